@@ -1,0 +1,811 @@
+"""What two or more of the methods share, from the papers' parts to the plumbing of a run.
+
+    1  Layers        EqualLinear, EqualConv2d, EqualConvTranspose2d, pixel_norm, Mapping
+    2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
+    3  Losses        softplus, r1
+    4  Weights       adam, update, ema_update
+    5  Held out      held_out: image error and reciprocity of any model
+    6  Processes     start, rank_zero_first, broadcast, autocast, average_gradients
+    7  Flags         Parser, add_flags, resolve, check_resolution, settle
+    8  The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
+    9  Pictures      to_float, to_uint8, grid, snapshot_pictures, curves
+    10 Errors        Error, command
+
+Images are float (B, C, H, W) in [-1, 1] from `to_float` on and uint8 before it.
+"""
+import contextlib
+import csv
+import errno
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as nnf
+from torch import nn
+
+
+class Error(Exception):
+    """Something that the user can put right: what was wrong and what to do, in one line.  `command` prints it."""
+
+
+# ---------------------------------------------------------------------------------------------------- 1 Layers
+
+def lrelu(x):
+    return nnf.leaky_relu(x, 0.2)
+
+
+class EqualLinear(nn.Module):
+    """y = c W x + m b,  c = gain * m / sqrt(fan_in),  W ~ N(0, 1/m^2),  m = lr_mul.   (ProGAN 4.1)
+
+    c multiplies x, which is smaller than W.  (N, fan_in) -> (N, fan_out).
+    """
+
+    def __init__(self, fan_in, fan_out, gain, lr_mul=1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in) / lr_mul)
+        self.bias = nn.Parameter(torch.zeros(fan_out))
+        self.scale = gain * lr_mul / math.sqrt(fan_in)
+        self.lr_mul = lr_mul
+
+    def forward(self, x):
+        return nnf.linear(x * self.scale, self.weight, self.bias * self.lr_mul)
+
+
+class EqualConv2d(nn.Module):
+    """A convolution with the run-time scale c = gain / sqrt(c_in k^2) and W ~ N(0, 1).   (ProGAN 4.1)"""
+
+    def __init__(self, c_in, c_out, kernel, gain, stride=1, padding=0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(c_out))
+        self.scale = gain / math.sqrt(c_in * kernel**2)
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,H/stride,W/stride]
+        return nnf.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
+
+
+class EqualConvTranspose2d(nn.Module):
+    """The transposed convolution; k^2 / stride^2 weights a channel reach one output pixel, hence its fan-in."""
+
+    def __init__(self, c_in, c_out, kernel, gain, stride=1, padding=0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_in, c_out, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(c_out))
+        self.scale = gain * stride / math.sqrt(c_in * kernel**2)
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,stride*H,stride*W]
+        return nnf.conv_transpose2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
+
+
+def pixel_norm(x):
+    """x over its root mean square along dimension 1.   (ProGAN 4.2)"""
+    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
+class Mapping(nn.Module):
+    """z -> w: pixel norm, then `depth` equalised layers with leaky ReLU 0.2, the last one too.   (StyleGAN, fig. 1)"""
+
+    def __init__(self, nz, nw, depth, lr_mul):
+        super().__init__()
+        widths = [nz] + [nw] * depth
+        self.layers = nn.ModuleList(
+            EqualLinear(i, o, gain=math.sqrt(2), lr_mul=lr_mul) for i, o in zip(widths, widths[1:], strict=False))
+
+    def forward(self, z):  # [N,nz] -> [N,nw]
+        w = pixel_norm(z)
+        for layer in self.layers:
+            w = lrelu(layer(w))
+        return w
+
+
+# ------------------------------------------------------------------------------------------------- 2 Backbones
+# A generator maps (N, nw) to images, an encoder images to (N, n_out).  An encoder is a trunk, whose output is what
+# the papers call long features, and a linear head.
+
+class MLPGenerator(nn.Module):
+    """nw - 1024 - 1024 - C H W, leaky ReLU between, linear at the end.   (ALAE 7.1)"""
+
+    def __init__(self, nw, image_shape, width=1):
+        super().__init__()
+        self.image_shape, hidden = tuple(image_shape), 1024 // width
+        self.layer1 = EqualLinear(nw, hidden, gain=math.sqrt(2))
+        self.layer2 = EqualLinear(hidden, hidden, gain=math.sqrt(2))
+        self.layer3 = EqualLinear(hidden, math.prod(image_shape), gain=1)
+
+    def forward(self, w):
+        x = lrelu(self.layer1(w))
+        x = lrelu(self.layer2(x))
+        return self.layer3(x).view(-1, *self.image_shape)
+
+
+class MLPEncoder(nn.Module):
+    """C H W - 1024 - 1024 - n_out, the mirror of `MLPGenerator`; long features are the second hidden layer."""
+
+    def __init__(self, image_shape, n_out, width=1):
+        super().__init__()
+        hidden = 1024 // width
+        self.layer1 = EqualLinear(math.prod(image_shape), hidden, gain=math.sqrt(2))
+        self.layer2 = EqualLinear(hidden, hidden, gain=math.sqrt(2))
+        self.head = EqualLinear(hidden, n_out, gain=1)
+
+    def trunk(self, x):  # [N,C,H,W] -> [N,1024]
+        return lrelu(self.layer2(lrelu(self.layer1(x.flatten(1)))))
+
+    def forward(self, x):
+        return self.head(self.trunk(x))
+
+
+def dcgan_channels(resolution, width=1):
+    """Channels at 4, 8, ... resolution/2 px: 64 at half size, doubling on the way down, at most 512."""
+    levels = int(math.log2(resolution)) - 2
+    return [max(min(64 * 2**(levels - 1 - i), 512) // width, 1) for i in range(levels)]
+
+
+class DCGANGenerator(nn.Module):
+    """DCGAN (1511.06434): a dense layer to 4x4, then transposed 4x4 convolutions of stride 2; batch norm, ReLU; tanh.
+
+    Weights are equalised, so that one learning rate serves every backbone (ours).
+    """
+
+    def __init__(self, nw, image_shape, width=1):
+        super().__init__()
+        channels = dcgan_channels(image_shape[1], width)
+        self.first = EqualLinear(nw, channels[0] * 16, gain=math.sqrt(2))
+        self.convs = nn.ModuleList(
+            EqualConvTranspose2d(i, o, 4, gain=math.sqrt(2), stride=2, padding=1)
+            for i, o in zip(channels, channels[1:], strict=False))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
+        self.last = EqualConvTranspose2d(channels[-1], image_shape[0], 4, gain=1, stride=2, padding=1)
+
+    def forward(self, w):
+        x = self.first(w).view(len(w), -1, 4, 4)                 # [N,c,4,4]
+        x = torch.relu(self.norms[0](x))
+        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
+            x = torch.relu(norm(conv(x)))                        # [N,c/2,2H,2W]
+        return torch.tanh(self.last(x))
+
+
+class DCGANEncoder(nn.Module):
+    """The mirror, as DCGAN's discriminator: 4x4 convolutions of stride 2, leaky ReLU 0.2, a dense head.
+
+    No batch norm: a code or a score must not depend on the other images of its batch.
+    """
+
+    def __init__(self, image_shape, n_out, width=1):
+        super().__init__()
+        channels = [image_shape[0]] + dcgan_channels(image_shape[1], width)[::-1]
+        self.convs = nn.ModuleList(
+            EqualConv2d(i, o, 4, gain=math.sqrt(2), stride=2, padding=1)
+            for i, o in zip(channels, channels[1:], strict=False))
+        self.head = EqualLinear(channels[-1] * 16, n_out, gain=1)
+
+    def trunk(self, x):  # [N,C,H,W] -> [N,c*16]
+        for conv in self.convs:
+            x = lrelu(conv(x))
+        return x.flatten(1)
+
+    def forward(self, x):
+        return self.head(self.trunk(x))
+
+
+# ---------------------------------------------------------------------------------------------------- 3 Losses
+
+def softplus(t):
+    """log(1 + e^t), averaged over the batch, in fp32: the logistic loss of a score's sign.   (ALAE Alg. 1)"""
+    return nnf.softplus(t.float()).mean()
+
+
+def r1(scores, x):
+    """E ||grad_x score(x)||^2: squared l2 norm per image, averaged over the batch.   (Mescheder et al. 2018, eq. 9)
+
+    scores (N, 1) are those of x (N, ...), a leaf that requires grad.  The caller multiplies by gamma / 2.
+    """
+    gradient, = torch.autograd.grad(scores.sum(), x, create_graph=True)
+    return gradient.square().flatten(1).sum(1).mean()
+
+
+# --------------------------------------------------------------------------------------------------- 4 Weights
+
+def adam(module, lr, betas):
+    """One Adam a network: moments are kept per parameter, so steps that share a network share its moments."""
+    return torch.optim.Adam(module.parameters(), lr=lr, betas=betas, eps=1e-8, fused=True)
+
+
+def update(loss, *optimizers):
+    """Move exactly the parameters of `optimizers` one step down `loss`, averaged over processes.
+
+    Gradients are taken at these parameters alone; one that `loss` does not depend on is not stepped.
+    """
+    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward(inputs=parameters)
+    average_gradients(parameters)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+@torch.no_grad()
+def ema_update(ema, model, beta):
+    """ema <- beta ema + (1 - beta) model, for parameters and floating-point buffers; other buffers are copied."""
+    pairs = list(zip([*ema.parameters(), *ema.buffers()], [*model.parameters(), *model.buffers()], strict=True))
+    floats = [(a, b) for a, b in pairs if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - beta)
+    for a, b in pairs:
+        if not a.is_floating_point():
+            a.copy_(b)
+
+
+# -------------------------------------------------------------------------------------------------- 5 Held out
+
+@torch.no_grad()
+def held_out(model, x, z):
+    """How well a model inverts: means over images x and codes of z that it was not trained on.
+
+    x (N, C, H, W) in [-1, 1], z (N, nz).  -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean
+    |G(E(x)) - x| per pixel; recip_w, mean |E(G(w)) - w| per dimension, w = map(z) (ALAE 4.1, reciprocity).
+    """
+    def batches(t):
+        return t.split(250)
+    error = torch.cat([model.generate(model.encode(b), noise="fixed") - b for b in batches(x)])
+    w = torch.cat([model.map(b) for b in batches(z)])
+    back = torch.cat([model.encode(model.generate(b, noise="fixed")) for b in batches(w)])
+    return dict(mse=error.square().mean().item(), recip_x=error.abs().mean().item(),
+                recip_w=(back - w).abs().mean().item())
+
+
+# ------------------------------------------------------------------------------------------------- 6 Processes
+
+def start(args):
+    """Join the other processes of `torchrun`, if any, and seed.  -> device, rank, world.
+
+    Sets args.precision where it is "auto".  Raises `Error` for a device that is not there or a batch that does not
+    divide.  One process a GPU (NCCL), or several on the CPU (gloo).
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = find_device(args.device)
+    if device.type == "cpu":
+        keep_memory()
+    if args.batch % world:
+        raise Error(f"--batch {args.batch} does not divide among {world} processes; "
+                    f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}")
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index if world == 1 else int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    torch.manual_seed(args.seed)
+    if args.precision == "auto":
+        args.precision = "bf16" if device.type == "cuda" and args.backbone != "mlp" else "fp32"
+    return device, rank, world
+
+
+def find_device(name):
+    """-> torch.device; "auto" is the GPU where there is one.  Raises `Error` where it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", 0)
+        torch.zeros(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise Error(f"there is no device {name!r} here; --device can be {' or '.join(found)}") from None
+    return device
+
+
+def keep_memory():
+    """Have glibc keep freed memory rather than give it back to the kernel, which must clear each page that it lends
+    again: 5% (fp32) to 13% (bf16) of a step of the MLP.  Elsewhere nothing happens."""
+    import ctypes
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(-3, 1 << 30)        # M_MMAP_THRESHOLD
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+@contextlib.contextmanager
+def rank_zero_first():
+    """Process 0 runs the block before the others, so that what it downloads is there for them."""
+    first = int(os.environ.get("RANK", 0)) == 0
+    if dist.is_initialized() and not first:
+        dist.barrier()
+    yield
+    if dist.is_initialized() and first:
+        dist.barrier()
+
+
+def broadcast(module):
+    """Give every process the weights and buffers of process 0."""
+    if dist.is_initialized():
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def autocast(precision, device):
+    """-> a function that gives the context of a forward pass: bf16 autocast, or nothing for "fp32"."""
+    if precision == "fp32":
+        return contextlib.nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+def average_gradients(parameters):
+    """Replace each gradient by its mean over processes, in one flat reduction."""
+    if not dist.is_initialized():
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+# ----------------------------------------------------------------------------------------------------- 7 Flags
+
+class Parser(ArgumentParser):
+    """argparse with whole flag names only and one `error:` line."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; `python {self.prog} --help` lists the flags\n")
+
+
+def add_flags(parser, backbones):
+    """The flags that all four scripts share."""
+    def positive(kind):
+        def parse(text):
+            value = kind(text)
+            if not value > 0 or value == math.inf:
+                raise ValueError
+            return value
+        parse.__name__ = f"positive {kind.__name__}"
+        return parse
+    add = parser.add_argument
+    add("--data", default="mnist-mini", metavar="NAME|PATH", help="a set's name, or a folder or zip of images")
+    add("--data-root", default="data", metavar="DIR", help="where named sets lie (and are downloaded to)")
+    add("--resolution", default="auto", metavar="N|WxH", help="image size in pixels, cropped to that aspect")
+    add("--split", default="auto", help="which of the papers' cuts, where they differ (mnist: dw, sw)")
+    add("--workers", type=int, default=2, help="processes that read images, for sets too large for memory")
+    add("--skip-bad", action="store_true", help="leave out images that cannot be read, and say how many")
+    add("--backbone", default="auto", choices=["auto", *backbones], help="networks; chosen by the data if not given")
+    add("--width", type=positive(int), default=1, help="divides all channel counts")
+    add("--nz", type=positive(int), default=50, help="dimensions of z")
+    add("--nw", type=positive(int), default=50, help="dimensions of w")
+    add("--kimg", type=positive(float), default=1000, help="length of training in thousands of real images shown")
+    add("--batch", type=positive(int), default=128, help="images a step, over all processes")
+    add("--lr", type=positive(float), default=0.002, help="learning rate of Adam")
+    add("--seed", type=int, default=0)
+    add("--device", default="auto", help="cpu, cuda, cuda:1 ...; the GPU if there is one")
+    add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
+        help="of the networks; losses and R1 are always fp32 (auto: bf16 on a GPU, except for mlp)")
+    add("--compile", action="store_true", help="torch.compile the passes that R1 does not differentiate twice")
+    add("--out", default="auto", metavar="RUN", help="the run folder (auto: runs/ and what is not the default)")
+    add("--resume", default="", metavar="RUN", help="go on with this run")
+    add("--snapshot-kimg", type=positive(float), default=50, help="pictures, a row of log.csv and a checkpoint "
+        "every so many thousand images")
+
+
+RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg")  # what --resume may change
+
+
+def resolve(parser, method, presets, recipes, default_backbone, argv):
+    """Parse argv: explicit flag > --recipe > presets[backbone], then presets["backbone data"] > default.
+
+    presets, recipes: dicts of dicts of flag values.  default_backbone(data name) -> str.  With --resume the run's own
+    args.json stands in for all of these.  -> Namespace with `method`, and `resume` a path or "".
+    Raises `Error` where an explicit flag contradicts the run.
+    """
+    unset = object()
+    names = vars(parser.parse_args([]))
+    given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(names, unset))))
+    given = {k: v for k, v in given.items() if v is not unset}
+
+    if given.get("resume"):
+        run = Path(given.pop("resume"))
+        stored = read_args(run, method)
+        given.pop("out", None)
+        for key, value in given.items():
+            if key not in RESUMABLE and str(value) != str(stored[key]):
+                raise Error(f"{run} was trained with --{key.replace('_', '-')} {stored[key]}, not {value}; leave the "
+                            f"flag out to resume it, or start another run with --out")
+        kept = {k: v for k, v in given.items() if k in RESUMABLE}
+        return Namespace(**{**stored, **kept, "out": str(run), "resume": str(run)})
+
+    data = Path(given.get("data", names["data"])).name
+    backbone = given.get("backbone", "auto")
+    if backbone == "auto":
+        backbone = default_backbone(data)
+    recipe = given.get("recipe", names.get("recipe"))
+    values = {**names, **presets[backbone], **presets.get(f"{backbone} {data}", {}), **recipes.get(recipe, {}), **given}
+    return Namespace(**{**values, "backbone": backbone, "method": method})
+
+
+def check_resolution(args, resolutions):
+    """Raise `Error` where args.resolution is given and args.backbone cannot make it."""
+    sizes = resolutions[args.backbone]
+    if args.resolution != "auto" and args.resolution not in [s for n in sizes for s in (f"{n}", f"{n}x{n}")]:
+        others = [b for b, n in resolutions.items() if args.resolution in map(str, n)]
+        raise Error(f"{args.backbone} makes images of {' or '.join(map(str, sizes))} px, not {args.resolution}; "
+                    + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {sizes[0]}")
+
+
+def settle(args, images, held_out, label, unstated, named=None, default_split="dw"):
+    """Complete the arguments once the data are known, and print them.
+
+    Sets label (the paper's name of the method), image_shape, versions, and out where it is "auto": runs/<method>[-<each
+    of `named` (flag -> its default) that is not the default>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].
+    unstated: the flags whose values the paper leaves open.
+    """
+    if args.resume:
+        print(f"resuming {args.out}")
+        return
+    args.label, args.image_shape = label, list(images.shape)
+    args.versions = dict(torch=torch.__version__, code=code_version())
+    if args.out == "auto":
+        parts = [args.method] + [str(getattr(args, k)) for k, default in (named or {}).items()
+                                 if getattr(args, k) != default] + [args.backbone, images.name]
+        parts += [args.split] * (args.split not in ("auto", default_split))
+        parts += [args.resolution] * (args.resolution != "auto") + [f"s{args.seed}"] * (args.seed != 0)
+        args.out = str(Path("runs", "-".join(parts)))
+    args.data_root = str(Path(args.data_root).resolve())
+    if images.path:
+        args.data = str(images.path)
+    if int(os.environ.get("RANK", 0)) == 0:
+        skip = {"method", "label", "resume", "versions", "out", "data", "data_root"}
+        shown = {k: v for k, v in vars(args).items() if k not in skip}
+        print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
+              f"{'x'.join(map(str, images.shape))}; run folder {args.out}")
+        print("settings: " + "  ".join(f"{k} {v}" for k, v in shown.items() if k not in unstated))
+        print("ours, not stated in the paper: " + "  ".join(f"{k} {shown[k]}" for k in unstated))
+
+
+# --------------------------------------------------------------------------------------------------- 8 The run
+
+def write_atomic(path, data):
+    """Write bytes so that `path` holds either all of them or what it held before."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def code_version():
+    """The git commit of this code, with a + where files were changed since; "unknown" outside git."""
+    def git(*words):
+        return subprocess.run(["git", "-C", Path(__file__).parent, *words], capture_output=True, text=True, check=True)
+    try:
+        return git("rev-parse", "--short=10", "HEAD").stdout.strip() + "+" * bool(
+            git("status", "--porcelain", "--untracked-files=no").stdout.strip())
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def read_args(run, method=None):
+    """The resolved arguments of a run folder.  Raises `Error` if it holds none, or those of another method."""
+    try:
+        args = json.loads((Path(run) / "args.json").read_text())
+    except (OSError, ValueError):
+        raise Error(f"{run} holds no run (no readable args.json); give the folder that a training script made") from None
+    if method not in (None, args["method"]):
+        raise Error(f"{run} is a run of {args['method']}.py, not of {method}.py; use that script")
+    return args
+
+
+def read_checkpoint(run, args, device):
+    """checkpoint.pt of a run, on `device`.  Raises `Error` if it is missing, broken, or that of other settings."""
+    path = Path(run) / "checkpoint.pt"
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+        written = checkpoint["args"]
+    except FileNotFoundError:
+        raise Error(f"{run} has no checkpoint.pt yet; train it first") from None
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as e:
+        raise Error(f"{path} cannot be read ({type(e).__name__}); it is damaged or not a checkpoint of this project: "
+                    f"put back a copy, or delete it and train again") from None
+    for key, value in written.items():
+        if key not in (*RESUMABLE, "resume", "versions") and value != args.get(key):
+            raise Error(f"{path} was written with {key} = {value}, but args.json says {args.get(key)}; "
+                        f"the two files belong to different runs")
+    return checkpoint
+
+
+def load_weights(run, args, model, weights, device):
+    """Load a run's averaged ("ema") or trained ("raw") weights into `model`, strictly.  -> model, in eval mode."""
+    checkpoint = read_checkpoint(run, args, device)
+    model.load_state_dict(checkpoint["state"]["ema" if weights == "ema" else "model"])
+    model.seen = checkpoint["seen"]
+    return model.to(device).eval().requires_grad_(False)
+
+
+class Run:
+    """A run folder while it trains: log.csv, checkpoint.pt, pictures, the progress line.  Process 0 writes.
+
+    args: the resolved arguments, with `out`.  state: name -> what training changes (modules, optimisers, torch
+    generators).  losses: their names, in the order of `step`.  With args.resume the checkpoint is read into state.
+    Raises `Error` for a folder that already holds a run.
+    """
+    HEADER = ("kimg", "seconds", "images/s", "lr", "level", "alpha", "peak_gb")
+    MEASURES = ("mse", "recip_x", "recip_w")
+
+    def __init__(self, args, state, losses, device):
+        self.args, self.state, self.losses, self.device = args, state, losses, device
+        self.folder = Path(args.out)
+        self.writer = int(os.environ.get("RANK", 0)) == 0
+        self.seen, self.seconds, self.last_snapshot = 0, 0.0, -1
+        self.sums, self.steps = [0.0] * len(losses), 0        # since the last row of log.csv
+        self.columns = (*self.HEADER, *losses, *self.MEASURES)
+        if args.resume:
+            self._resume()
+        elif (self.folder / "args.json").exists():
+            raise Error(f"{self.folder} already holds a run; go on with it by --resume {self.folder}, "
+                        f"or name another folder by --out")
+        self.start_seen, self.began = self.seen, time.time()
+        self.shown = self.drawn = 0.0
+        self.pending = []                                       # loss tensors not yet fetched from the device
+        self.stop = 0                                           # the signal that asked to stop
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        if self.writer:
+            for name in ("samples", "reconstructions"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            text = json.dumps({**vars(args), "resume": ""}, indent=1)
+            write_atomic(self.folder / "args.json", text.encode())
+
+    # -- what the loop asks
+
+    @property
+    def done(self):
+        return self.stop or self.seen >= self.args.kimg * 1000
+
+    @property
+    def snapshot_due(self):
+        if self.stop:
+            return False
+        every = self.args.snapshot_kimg * 1000
+        return (self.last_snapshot < 0 or self.seen // every != self.last_snapshot // every
+                or (self.seen >= self.args.kimg * 1000 and self.seen != self.last_snapshot))
+
+    def step(self, losses):
+        """Count one step of args.batch images.  losses: scalar tensors, fetched about once a second."""
+        self.pending.append(torch.stack([loss.detach().float() for loss in losses]))
+        self.seen += self.args.batch
+        if dist.is_initialized() and len(self.pending) % 10 == 0:    # all processes stop at the same step
+            flag = torch.tensor(self.stop_wanted, device=self.device)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            self.stop = int(flag)
+        if time.time() - self.shown > 1:
+            self._show()
+
+    def snapshot(self, lr, measures, pictures, level=0, alpha=1.0):
+        """Write a row of log.csv, pictures ({folder: (H, W, C) uint8 array}), curves.png and the checkpoint."""
+        self._fetch()
+        if self.writer:
+            means = [s / self.steps for s in self.sums] if self.steps else [""] * len(self.sums)
+            seconds = self.seconds + time.time() - self.began
+            row = [self.seen / 1000, round(seconds, 1), round(self._rate(), 1), lr, level, alpha,
+                   round(peak_memory(self.device) / 1e9, 3), *means, *(measures[k] for k in self.MEASURES)]
+            log = self.folder / "log.csv"
+            new = not log.exists()
+            with open(log, "a", newline="") as f:
+                csv.writer(f).writerows([self.columns] * new + [row])
+            for name, picture in pictures.items():
+                save_png(self.folder / name / f"{int(self.seen / 1000):06d}.png", picture)
+            if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
+                curves(log, self.folder / "curves.png")
+                self.drawn = time.time()
+        self.sums, self.steps = [0.0] * len(self.losses), 0
+        self.last_snapshot = self.seen
+        self.save()
+        if self.writer and self.seen == self.start_seen == 0:
+            print(f"pictures: {self.folder}/samples and {self.folder}/reconstructions")
+
+    def save(self):
+        """Write checkpoint.pt: all of state, and how far the run is."""
+        if not self.writer:
+            return
+        args = {k: v for k, v in vars(self.args).items() if k != "resume"}
+        checkpoint = dict(args=args, seen=self.seen, seconds=self.seconds + time.time() - self.began,
+                          last_snapshot=self.last_snapshot, sums=self.sums, steps=self.steps,
+                          state={k: v.get_state() if isinstance(v, torch.Generator) else v.state_dict()
+                                 for k, v in self.state.items()})
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            write_atomic(self.folder / "checkpoint.pt", buffer.getbuffer())
+        except OSError as e:
+            raise Error(f"{self.folder}/checkpoint.pt could not be written ({e.strerror}); the last one is whole: make "
+                        f"room and --resume {self.folder}") from None
+
+    def finish(self):
+        """Last words.  After a signal: write the checkpoint, then leave as interrupted."""
+        self._show(last=True)
+        if self.stop:
+            self.save()
+            if self.writer:
+                print(f"stopped at {self.seen / 1000:g} kimg; go on with --resume {self.folder}")
+            raise KeyboardInterrupt
+        if dist.is_initialized():
+            dist.barrier()
+
+    # -- inside
+
+    def _on_signal(self, number, frame):
+        if self.stop_wanted:                    # a second Ctrl-C does not wait
+            raise KeyboardInterrupt
+        self.stop_wanted = number
+        if not dist.is_initialized():
+            self.stop = number
+
+    stop_wanted = 0
+
+    def _resume(self):
+        checkpoint_there = (self.folder / "checkpoint.pt").exists()
+        if not checkpoint_there:                # stopped before the first checkpoint: nothing to go on from
+            return
+        args = json.loads(json.dumps(vars(self.args)))
+        checkpoint = read_checkpoint(self.folder, args, self.device)
+        for name, value in checkpoint["state"].items():
+            if isinstance(self.state[name], torch.Generator):
+                self.state[name].set_state(value.cpu())
+            else:
+                self.state[name].load_state_dict(value)
+        for name in ("seen", "seconds", "last_snapshot", "sums", "steps"):
+            setattr(self, name, checkpoint[name])
+        log = self.folder / "log.csv"
+        if self.writer and log.exists():        # drop what was logged after the checkpoint
+            with open(log, newline="") as f:
+                rows = [row for row in csv.reader(f) if len(row) == len(self.columns)]
+            rows = rows[:1] + [row for row in rows[1:] if float(row[0]) * 1000 <= self.seen + 0.5]
+            text = io.StringIO()
+            csv.writer(text).writerows(rows)
+            write_atomic(log, text.getvalue().encode())
+
+    def _fetch(self):
+        """Bring the pending losses over and add them up; stop at the first that is not finite."""
+        if not self.pending:
+            return
+        values = torch.stack(self.pending).double().cpu()         # [steps,losses]
+        first = self.seen // self.args.batch - len(values) + 1
+        bad = (~values.isfinite()).nonzero()
+        if len(bad):
+            step, i = bad[0].tolist()
+            raise Error(f"{self.losses[i]} is {values[step, i].item()} at step {first + step} "
+                        f"({(first + step) * self.args.batch / 1000:g} kimg); the checkpoint of "
+                        f"{self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or another --gamma")
+        for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
+            self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
+        self.steps += len(values)
+        self.recent = values[-1].tolist()
+        self.pending = []
+
+    def _rate(self):
+        return (self.seen - self.start_seen) / max(time.time() - self.began, 1e-9)
+
+    def _show(self, last=False):
+        self._fetch()
+        if not (self.writer and self.steps):
+            self.shown = time.time()
+            return
+        terminal = sys.stdout.isatty()
+        if terminal or last or time.time() - self.shown > 30:
+            left = (self.args.kimg * 1000 - self.seen) / max(self._rate(), 1e-9)
+            line = f"{self.seen / 1000:.1f} of {self.args.kimg:g} kimg  " + "  ".join(
+                f"{name} {value:.3f}" for name, value in zip(self.losses, self.recent, strict=True))
+            line += f"  {self._rate():.0f} images/s  {duration(left)} left"
+            print(f"\r{line:<100}" if terminal else line, end="" if terminal and not last else "\n", flush=True)
+            self.shown = time.time()
+
+
+def duration(seconds):
+    """90 -> "1m30s"."""
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}h{m:02d}m" if hours else f"{m}m{s:02d}s"
+
+
+def peak_memory(device):
+    """Bytes: the most that was allocated on a GPU, or the process's largest size on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# -------------------------------------------------------------------------------------------------- 9 Pictures
+
+def to_float(x):
+    """uint8 0 ... 255 -> float in [-1, 1]."""
+    return x.float() / 127.5 - 1
+
+
+def to_uint8(x):
+    """Float in [-1, 1] -> uint8, rounded and clipped."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(x, columns):
+    """Images (N, C, H, W) in [-1, 1], row by row -> a picture (H', W', 3) uint8."""
+    import torchvision
+    return torchvision.utils.make_grid(to_uint8(x.cpu()), columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
+
+
+def snapshot_pictures(model, x, z):
+    """-> samples from z, and reconstructions of x under their originals, for `Run.snapshot`."""
+    with torch.no_grad():
+        samples = model.generate(model.map(z[:64]), noise="fixed")
+        rows = [t for real in x[:32].split(16) for t in (real, model.generate(model.encode(real), noise="fixed"))]
+    return dict(samples=grid(samples, 8), reconstructions=grid(torch.cat(rows), min(len(x), 16)))
+
+
+def save_png(path, picture):
+    """Write a (H, W, C) uint8 picture, whole or not at all."""
+    from PIL import Image
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png")
+    write_atomic(Path(path), buffer.getvalue())
+
+
+def curves(log, path):
+    """Plot every column of log.csv that changes against kimg, a panel each."""
+    import matplotlib.figure
+    with open(log, newline="") as f:
+        rows = list(csv.DictReader(f))
+    kimg = [float(row["kimg"]) for row in rows]
+    names = [n for n in rows[0] if n not in ("kimg", "seconds", "lr", "level", "alpha", "peak_gb")]
+    figure = matplotlib.figure.Figure(figsize=(4 * math.ceil(len(names) / 2), 6), layout="constrained")
+    for axes, name in zip(figure.subplots(2, math.ceil(len(names) / 2)).flat, names, strict=False):
+        axes.plot(kimg, [float(row[name] or "nan") for row in rows])
+        axes.set_title(name)
+        axes.set_xlabel("kimg")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    write_atomic(Path(path), buffer.getvalue())
+
+
+# -------------------------------------------------------------------------------------------------- 10 Errors
+
+def command(main, *errors):
+    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory, no room on the disk;
+    130 when interrupted.  Anything else is a bug and keeps its traceback."""
+    code, message = 0, None
+    try:
+        main()
+    except KeyboardInterrupt:
+        code = 130
+    except (Error, *errors) as e:
+        message = str(e)
+    except (MemoryError, RuntimeError) as e:       # torch.OutOfMemoryError is a RuntimeError, and so is the CPU's
+        if not (isinstance(e, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(e)):
+            raise
+        message = "out of memory; pass a smaller --batch, a smaller --resolution or a larger --width"
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EFBIG):
+            raise
+        message = f"{e.filename or 'a file'} could not be written ({e.strerror}); make room, or name another --out"
+    if message:
+        code = 2
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)

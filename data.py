@@ -1,0 +1,428 @@
+"""Image sets: named ones, folders and zips, their splits, labels and loaders.  Images are uint8 until the device.
+
+    mnist-mini   10,000 + 2,000 digits that come with the code; the default
+    mnist        28x28 grey.  --split dw, different writers: the official 60,000 / 10,000;
+                 --split sw, same writers: the training file shuffled with seed 0, 50,000 / 10,000   (ALAE 7.1)
+    cifar10      32x32 RGB, 50,000 / 10,000
+    FOLDER       any images below it; class = first sub-folder, or labels from its dataset.json
+    FILE.zip     the layout of the StyleGAN2/3 tools: images and a dataset.json with {"labels": [[name, class], ...]},
+                 or a row of attributes in place of the class, or null
+
+X-train.zip beside X-test.zip, and a folder of train/ and test/, are one set; a set without a test part holds out the
+last tenth (of each class, where there are classes).  Files of any size and kind are made alike: grey where all of the
+looked-at images are, transparent pixels on white, the centre cropped to the wanted aspect, area averaging.
+"""
+import functools
+import io
+import json
+import math
+import os
+import sys
+import zipfile
+import zlib
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+NAMES = ("mnist-mini", "mnist", "cifar10")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError,
+          Image.DecompressionBombError)   # what Pillow and zipfile raise for a damaged image
+
+
+class DataError(Exception):
+    """A data set that cannot be used as asked: what was wrong and what to do, in one line."""
+
+
+class Images:
+    """One part ("train" or "test") of a set, at one resolution.
+
+    shape (C, H, W); source, a name, and ids (N,) int64, the images' positions in it: equal (source, id) is the same
+    picture, whatever the split; labels: int64 (N,) classes, bool (N, A) attributes, or None; label_names or None.
+    pixels: uint8 (N, C, H, W), or None where the set is too large and `read` decodes one image at a time.
+    split: "dw", "sw" or None; path: of the folder or zip, or None.
+    """
+
+    def __init__(self, name, part, source, ids, shape, labels=None, label_names=None, pixels=None, read=None,
+                 split=None, path=None):
+        self.name, self.part, self.source, self.split, self.path = name, part, source, split, path
+        self.ids, self.shape, self.labels, self.label_names = ids, tuple(shape), labels, label_names
+        self.pixels, self.read = pixels, read
+
+    def __len__(self):
+        return len(self.ids)
+
+    def take(self, indices):
+        """uint8 (len(indices), C, H, W)."""
+        if self.pixels is not None:
+            return self.pixels[torch.as_tensor(indices)]
+        return torch.from_numpy(np.stack([self.read(int(i)) for i in indices]))
+
+
+# ------------------------------------------------------------------------------------------------- opening a set
+
+def load(data, root="data", split="auto", resolution="auto", skip_bad=False, sizes=None):
+    """Open a set.  -> (train, test), both `Images`.
+
+    data: a name of NAMES, or the path of a folder or zip (as typed, or below root).  resolution: "auto", "N" or "WxH",
+    pixels; sizes: the resolutions that the caller can use, from which "auto" takes the largest that the set's images
+    hold.  Raises DataError: unknown name, missing or empty folder, no zip, unknown split, unreadable images.
+    """
+    wanted = parse_resolution(resolution)
+    if data == "mnist":
+        return _mnist(root, split, wanted or _default_size(28, sizes))
+    if split != "auto":
+        raise DataError(f"--split {split} is for mnist; {data} has one split: leave --split out")
+    if data == "mnist-mini":
+        return _mnist_mini(wanted or _default_size(28, sizes))
+    if data == "cifar10":
+        return _cifar10(root, wanted or _default_size(32, sizes))
+    for path in (Path(data), Path(root) / data, Path(root) / f"{data}.zip"):
+        if path.exists():
+            return _files(path, wanted, skip_bad, sizes)
+    if data.endswith(".zip") or os.sep in data:
+        raise DataError(f"there is no {data}, here or under --data-root {root}; check the path")
+    raise DataError(f"unknown data set {data!r}, and no folder or zip of that name here or under --data-root {root}; "
+                    f"the names are {', '.join(NAMES)}")
+
+
+def base_name(data):
+    """The set's name in tables and run folders: faces128-train.zip -> faces128."""
+    name = Path(data).name
+    return name.removesuffix(".zip").removesuffix("-train")
+
+
+def parse_resolution(text):
+    """"64" -> (64, 64), "128x96" -> (128, 96) as (W, H), "auto" -> None."""
+    if text == "auto":
+        return None
+    try:
+        w, h = [int(t) for t in str(text).split("x")] if "x" in str(text) else [int(text)] * 2
+        assert w > 0
+        assert h > 0
+        return w, h
+    except (ValueError, AssertionError):
+        raise DataError(f"--resolution {text} is not a size; give N or WxH in pixels, such as 64 or 128x96") from None
+
+
+def _default_size(native, sizes):
+    """(W, H): the largest of sizes that an image of `native` px holds, or else the smallest."""
+    return (max([s for s in sizes or [native] if s <= native], default=min(sizes or [native])),) * 2
+
+
+def _resident(name, source, parts, wanted, label_names, pad=0, split=None):
+    """(train, test) from arrays: parts = two of (ids, pixels (N, H, W[, C]) uint8, labels).
+
+    Sizes other than the native one are resampled from the images with a black border of `pad` pixels.
+    """
+    out = []
+    for part, (ids, pixels, labels) in zip(("train", "test"), parts, strict=True):
+        if wanted != pixels.shape[2:0:-1]:
+            pixels = np.pad(pixels, [(0, 0), (pad, pad), (pad, pad), (0, 0)][:pixels.ndim])
+        pixels = np.stack([to_array(Image.fromarray(p), 1 if p.ndim == 2 else 3, wanted) for p in pixels])
+        labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+        out.append(Images(name, part, source, np.asarray(ids), pixels.shape[1:], labels, label_names,
+                          torch.from_numpy(pixels), split=split))
+    return tuple(out)
+
+
+# MNIST's ids are 0 ... 59,999 for the training file and 60,000 ... for the test file, in every split and in mnist-mini.
+# At 32 px digits are padded by two pixels on each side.
+DIGITS = [str(i) for i in range(10)]
+
+
+def _mnist_mini(wanted):
+    with np.load(Path(__file__).parent / "tests" / "mnist-mini.npz") as f:
+        parts = [(first + np.arange(len(f[f"{part}_labels"])), f[f"{part}_images"], f[f"{part}_labels"])
+                 for part, first in (("train", 0), ("test", 60000))]
+    return _resident("mnist-mini", "mnist", parts, wanted, DIGITS, pad=2)
+
+
+def _mnist(root, split, wanted):
+    if split not in ("auto", "dw", "sw"):
+        raise DataError(f"mnist has no split {split!r}; it is dw (different writers) or sw (same writers)")
+    train, test = (_torchvision("MNIST", root, train=t, files="train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+                                "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte into {}/MNIST/raw") for t in (1, 0))
+    images, labels = train.data.numpy(), train.targets.numpy()
+    if split == "sw":
+        order = np.random.RandomState(0).permutation(60000)  # noqa: NPY002  (the generator that is fixed for good)
+        parts = [(ids, images[ids], labels[ids]) for ids in (order[:50000], order[50000:])]
+    else:
+        parts = [(np.arange(60000), images, labels), (60000 + np.arange(10000), test.data.numpy(), test.targets.numpy())]
+    return _resident("mnist", "mnist", parts, wanted, DIGITS, pad=2, split="sw" if split == "sw" else "dw")
+
+
+def _cifar10(root, wanted):
+    train, test = (_torchvision("CIFAR10", root, train=t, files="the unpacked cifar-10-batches-py into {}")
+                   for t in (1, 0))
+    parts = [(np.arange(50000), train.data, train.targets), (50000 + np.arange(10000), test.data, test.targets)]
+    return _resident("cifar10", "cifar10", parts, wanted, train.classes)
+
+
+def _torchvision(name, root, train, files):
+    """A torchvision set, downloaded when absent.  Raises DataError naming the files where that fails."""
+    import torchvision
+    try:
+        return getattr(torchvision.datasets, name)(root, train=bool(train), download=True)
+    except (RuntimeError, OSError) as e:
+        reason = str(e).strip().splitlines()[0]
+        raise DataError(f"{name} is neither under --data-root {root} nor to be downloaded ({reason}); "
+                        f"put {files.format(root)}, or name the right --data-root") from None
+
+
+# --------------------------------------------------------------------------------------------- folders and zips
+
+class Store:
+    """The image files of a folder or a zip, by name.  A zip is opened once a process."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._zip, self._pid = None, None
+        if self.path.is_dir():
+            self.names = sorted(str(Path(folder, f).relative_to(self.path)).replace(os.sep, "/")
+                                for folder, _, files in os.walk(self.path, followlinks=True) for f in files)
+        else:
+            try:
+                self.names = sorted(self._open().namelist())
+            except BROKEN as e:
+                raise DataError(f"{path} is not a whole zip file ({e}); make or copy it again") from None
+        self.images = [n for n in self.names if n.lower().endswith(ENDINGS) and "__MACOSX" not in n]
+
+    def __getstate__(self):
+        return {**vars(self), "_zip": None, "_pid": None}
+
+    def _open(self):
+        if self._pid != os.getpid():
+            self._zip, self._pid = zipfile.ZipFile(self.path), os.getpid()
+        return self._zip
+
+    def bytes(self, name):
+        return (self.path / name).read_bytes() if self.path.is_dir() else self._open().read(name)
+
+    def image(self, name):
+        """A decoded Pillow image.  Raises DataError naming the file."""
+        try:
+            image = Image.open(io.BytesIO(self.bytes(name)))
+            image.load()
+            return image
+        except BROKEN as e:
+            raise DataError(f"{self.path}/{name} cannot be read ({e}); mend it or take it away, or leave such files "
+                            f"out by --skip-bad") from None
+
+    def labels(self):
+        """-> (labels by image name or None, label names or None), from dataset.json or a folder's sub-folders."""
+        if "dataset.json" in self.names:
+            try:
+                content = json.loads(self.bytes("dataset.json"))
+                rows = dict(content["labels"]) if content.get("labels") else None
+                if rows and (missing := [n for n in self.images if n not in rows]):
+                    raise DataError(f"{self.path}: dataset.json has no label for {missing[0]} ({len(missing)} missing); "
+                                    f"complete it, or set its labels to null")
+                return rows, content.get("classes") or content.get("attributes")
+            except (*BROKEN, AttributeError, KeyError, TypeError) as e:
+                raise DataError(f"{self.path}: dataset.json is not as the StyleGAN tools write it ({e}); mend it or "
+                                f"take it away") from None
+        tops = [n.split("/")[0] for n in self.images]
+        if self.path.is_dir() and all("/" in n for n in self.images) and len(set(tops)) > 1:
+            classes = sorted(set(tops))
+            return dict(zip(self.images, map(classes.index, tops), strict=True)), classes
+        return None, None
+
+
+def _files(path, wanted, skip_bad, sizes):
+    """(train, test) of a folder or zip; see the top of this file for which images are which."""
+    stores = [Store(p) for p in _parts(path)]
+    for store in stores:
+        if not store.images:
+            raise DataError(f"{store.path} has no images in it; they end in {' '.join(ENDINGS)}")
+    grey, smallest = _survey(stores[0], skip_bad)
+    if wanted is None:
+        holds = [s for s in sizes or [2**k for k in range(2, 11)] if s <= smallest]
+        if not holds:
+            raise DataError(f"the images of {path} are {smallest} px at their smallest side, less than the smallest "
+                            f"resolution here, {min(sizes)}; pass --resolution {min(sizes)} to enlarge them")
+        wanted = (max(holds),) * 2
+    shape = (1 if grey else 3, wanted[1], wanted[0])
+    name, source, out = base_name(path), str(path.resolve()), []
+    for part, store in zip(("train", "test"), (stores * 2)[:2], strict=True):
+        rows, label_names = store.labels()
+        labels = None if rows is None else torch.tensor([rows[n] for n in store.images])
+        ids = np.arange(len(store.images))
+        if len(stores) == 1:
+            ids = _hold_out(labels, len(ids), part)
+            if not len(ids):
+                raise DataError(f"{path} has {len(store.images)} image(s), too few for a training and a test part; "
+                                f"add images")
+        if labels is not None:
+            labels = (labels.long() if labels.ndim == 1 else labels.bool())[ids]
+        names = [store.images[i] for i in ids]
+        reader = Reader(store, names, shape, skip_bad)
+        images = Images(name, part, source if len(stores) == 1 else f"{source} {part}", ids, shape, labels, label_names,
+                        read=reader, path=path.resolve())
+        if len(stores) == 1 or part == "train":
+            size = len(store.images) * math.prod(shape)
+        if size < RESIDENT_BYTES:
+            _decode(images, reader)
+        out.append(images)
+    return tuple(out)
+
+
+def _parts(path):
+    """The one or two folders or zips that make up the set at `path`."""
+    if path.is_dir() and (path / "train").is_dir() and (path / "test").is_dir():
+        return path / "train", path / "test"
+    if path.name.endswith("-train.zip"):
+        test = path.with_name(path.name.removesuffix("-train.zip") + "-test.zip")
+        if test.exists():
+            return path, test
+    return (path,)
+
+
+def _hold_out(labels, n, part):
+    """Positions of the training part, or of the last tenth (of each class)."""
+    groups = [np.arange(n)]
+    if labels is not None and labels.ndim == 1:
+        groups = [(labels == c).nonzero().flatten().numpy() for c in labels.unique()]
+    cut = [len(g) - max(len(g) // 10, int(len(groups) == 1)) for g in groups]
+    chosen = [g[:c] if part == "train" else g[c:] for g, c in zip(groups, cut, strict=True)]
+    return np.sort(np.concatenate(chosen))
+
+
+def _survey(store, skip_bad):
+    """(all grey?, smallest side) over up to 256 evenly spaced images; only their headers are read."""
+    grey, smallest, seen = True, math.inf, 0
+    for name in store.images[::max(len(store.images) // 256, 1)]:
+        try:
+            image = Image.open(io.BytesIO(store.bytes(name)))
+        except BROKEN as e:
+            if skip_bad:
+                continue
+            raise DataError(f"{store.path}/{name} cannot be read ({e}); mend it or take it away, or leave such files "
+                            f"out by --skip-bad") from None
+        grey &= image.mode in ("1", "L", "LA") or image.mode[0] in "IF"
+        smallest, seen = min(smallest, *image.size), seen + 1
+    if not seen:
+        raise DataError(f"{store.path} has no image that can be read; check its files")
+    return grey, smallest
+
+
+class Reader:
+    """reader(i) -> image i as (C, H, W) uint8.  With skip_bad an unreadable image's place is taken by the next one."""
+
+    def __init__(self, store, names, shape, skip_bad):
+        self.store, self.names, self.shape, self.skip_bad, self.told = store, names, shape, skip_bad, set()
+
+    def __call__(self, i):
+        for k in range(i, i + len(self.names)):
+            name = self.names[k % len(self.names)]
+            try:
+                return to_array(self.store.image(name), self.shape[0], self.shape[:0:-1])
+            except DataError as e:
+                if not self.skip_bad:
+                    raise
+                if name not in self.told:
+                    self.told.add(name)
+                    print(f"left out: {e}".split(";")[0], file=sys.stderr)
+        raise DataError(f"{self.store.path} has no image that can be read; check its files")
+
+
+def _decode(images, reader):
+    """Read the whole part into images.pixels; with skip_bad leave out, and count, what cannot be read."""
+    def read(name):
+        try:
+            return to_array(reader.store.image(name), images.shape[0], images.shape[:0:-1])
+        except DataError:
+            if not reader.skip_bad:
+                raise
+            return None
+    with ThreadPool(os.cpu_count()) as pool:
+        pixels = list(pool.imap(read, reader.names, chunksize=64))
+    good = [i for i, p in enumerate(pixels) if p is not None]
+    if len(good) < len(pixels):
+        print(f"left out {len(pixels) - len(good)} of {len(pixels)} images of {reader.store.path} that cannot be read, "
+              f"the first {reader.names[next(i for i, p in enumerate(pixels) if p is None)]}", file=sys.stderr)
+    if not good:
+        raise DataError(f"{reader.store.path} has no image that can be read; check its files")
+    images.pixels = torch.from_numpy(np.stack([pixels[i] for i in good]))
+    images.ids, images.labels = images.ids[good], None if images.labels is None else images.labels[good]
+
+
+def to_array(image, channels, size):
+    """A Pillow image of any mode -> uint8 (channels, H, W): upright, centre crop to the aspect of size, area average.
+
+    16-bit grey keeps its high byte; transparent pixels show white; CMYK and palettes become RGB.   size = (W, H).
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":
+        values = np.asarray(image).astype(np.float64)
+        image = Image.fromarray((values / (256 if values.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
+    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    (w, h), (W, H) = image.size, size
+    scale = min(w / W, h / H)
+    left, top = (w - scale * W) / 2, (h - scale * H) / 2
+    if (w, h) != (W, H):
+        image = image.resize((W, H), Image.Resampling.BOX, box=(left, top, left + scale * W, top + scale * H))
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+# ------------------------------------------------------------------------------------------------------- loading
+
+@functools.lru_cache(maxsize=4)
+def permutation(n, seed, epoch):
+    """The order of one pass over n images."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
+
+
+def order(n, seed, begin, count):
+    """Positions begin ... begin + count - 1 of the endless stream of passes over n images.  -> int64 (count,)"""
+    out = []
+    while count:
+        epoch, at = divmod(begin, n)
+        out.append(permutation(n, seed, epoch)[at:at + count])
+        begin, count = begin + len(out[-1]), count - len(out[-1])
+    return torch.cat(out)
+
+
+def batches(images, batch, seed, seen, device, rank=0, world=1, workers=0):
+    """Endless batches of uint8 images on `device`, (batch / world, C, H, W) each.
+
+    Which images they hold is a function of (seed, images seen, rank, world): step k shows the same `batch` images to
+    the processes together, however many they are.
+    """
+    def indices(begin):
+        while True:
+            yield order(len(images), seed, begin, batch)[rank::world]
+            begin += batch
+    if images.pixels is not None:
+        pixels = images.pixels.to(device)
+        for chosen in indices(seen):
+            yield pixels[chosen.to(device, non_blocking=True)]
+    else:
+        loader = torch.utils.data.DataLoader(
+            _Caught(images), batch_sampler=indices(seen), num_workers=workers, collate_fn=lambda x: x,
+            pin_memory=False, prefetch_factor=4 if workers else None, persistent_workers=bool(workers))
+        for x in loader:
+            if isinstance(x, DataError):
+                raise x
+            yield x.to(device, non_blocking=True)
+
+
+class _Caught(torch.utils.data.Dataset):
+    """Whole batches; an unreadable image comes back as the error, so that a worker adds no traceback to it."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __getitems__(self, indices):
+        try:
+            return self.images.take(indices)
+        except DataError as e:
+            return e
