@@ -455,7 +455,7 @@ def settle(args, images, held_out, label, unstated, named=None, default_split="d
         print(f"resuming {args.out}")
         return
     args.label, args.image_shape = label, list(images.shape)
-    args.versions = dict(torch=torch.__version__, code=code_version())
+    args.versions = dict(torch=str(torch.__version__), code=code_version())
     if args.out == "auto":
         parts = [args.method] + [str(getattr(args, k)) for k, default in (named or {}).items()
                                  if getattr(args, k) != default] + [args.backbone, images.name]
