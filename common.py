@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -100,7 +101,7 @@ class Mapping(nn.Module):
         super().__init__()
         widths = [nz] + [nw] * depth
         self.layers = nn.ModuleList(
-            EqualLinear(i, o, gain=math.sqrt(2), lr_mul=lr_mul) for i, o in zip(widths, widths[1:], strict=False))
+            EqualLinear(i, o, gain=math.sqrt(2), lr_mul=lr_mul) for i, o in pairwise(widths))
 
     def forward(self, z):  # [N,nz] -> [N,nw]
         w = pixel_norm(z)
@@ -164,7 +165,7 @@ class DCGANGenerator(nn.Module):
         self.first = EqualLinear(nw, channels[0] * 16, gain=math.sqrt(2))
         self.convs = nn.ModuleList(
             EqualConvTranspose2d(i, o, 4, gain=math.sqrt(2), stride=2, padding=1)
-            for i, o in zip(channels, channels[1:], strict=False))
+            for i, o in pairwise(channels))
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
         self.last = EqualConvTranspose2d(channels[-1], image_shape[0], 4, gain=1, stride=2, padding=1)
 
@@ -187,7 +188,7 @@ class DCGANEncoder(nn.Module):
         channels = [image_shape[0]] + dcgan_channels(image_shape[1], width)[::-1]
         self.convs = nn.ModuleList(
             EqualConv2d(i, o, 4, gain=math.sqrt(2), stride=2, padding=1)
-            for i, o in zip(channels, channels[1:], strict=False))
+            for i, o in pairwise(channels))
         self.head = EqualLinear(channels[-1] * 16, n_out, gain=1)
 
     def trunk(self, x):  # [N,C,H,W] -> [N,c*16]
@@ -358,8 +359,8 @@ def average_gradients(parameters):
 class Parser(ArgumentParser):
     """argparse with whole flag names only and one `error:` line."""
 
-    def __init__(self, doc):
-        super().__init__(description=doc, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    def __init__(self, doc=None, **kwargs):
+        super().__init__(description=doc, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message):
         self.exit(2, f"error: {message}; `python {self.prog} --help` lists the flags\n")
@@ -563,7 +564,8 @@ class Run:
             raise Error(f"{self.folder} already holds a run; go on with it by --resume {self.folder}, "
                         f"or name another folder by --out")
         self.start_seen, self.began = self.seen, time.time()
-        self.shown = self.drawn = 0.0
+        self.rate, self.rated = 0.0, None       # images/s, from (seen, time) at the last look at the clock
+        self.looked, self.shown, self.drawn = self.began, self.began, 0.0
         self.pending = []                                       # loss tensors not yet fetched from the device
         self.stop = 0                                           # the signal that asked to stop
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -592,12 +594,12 @@ class Run:
         """Count one step of args.batch images.  losses: scalar tensors, fetched about once a second."""
         self.pending.append(torch.stack([loss.detach().float() for loss in losses]))
         self.seen += self.args.batch
-        if dist.is_initialized() and len(self.pending) % 10 == 0:    # all processes stop at the same step
+        if dist.is_initialized() and self.seen // self.args.batch % 10 == 0:    # all stop at the same step
             flag = torch.tensor(self.stop_wanted, device=self.device)
             dist.all_reduce(flag, dist.ReduceOp.MAX)
             self.stop = int(flag)
-        if time.time() - self.shown > 1:
-            self._show()
+        if time.time() - self.looked > 1:
+            self._look()
 
     def snapshot(self, lr, measures, pictures, level=0, alpha=1.0):
         """Write a row of log.csv, pictures ({folder: (H, W, C) uint8 array}), curves.png and the checkpoint."""
@@ -605,7 +607,7 @@ class Run:
         if self.writer:
             means = [s / self.steps for s in self.sums] if self.steps else [""] * len(self.sums)
             seconds = self.seconds + time.time() - self.began
-            row = [self.seen / 1000, round(seconds, 1), round(self._rate(), 1), lr, level, alpha,
+            row = [self.seen / 1000, round(seconds, 1), round(self.rate, 1), lr, level, alpha,
                    round(peak_memory(self.device) / 1e9, 3), *means, *(measures[k] for k in self.MEASURES)]
             log = self.folder / "log.csv"
             new = not log.exists()
@@ -619,8 +621,9 @@ class Run:
         self.sums, self.steps = [0.0] * len(self.losses), 0
         self.last_snapshot = self.seen
         self.save()
+        self.rated = None                       # do not count the time that this took
         if self.writer and self.seen == self.start_seen == 0:
-            print(f"pictures: {self.folder}/samples and {self.folder}/reconstructions")
+            print(f"pictures: {self.folder}/samples and {self.folder}/reconstructions", flush=True)
 
     def save(self):
         """Write checkpoint.pt: all of state, and how far the run is."""
@@ -641,11 +644,15 @@ class Run:
 
     def finish(self):
         """Last words.  After a signal: write the checkpoint, then leave as interrupted."""
-        self._show(last=True)
+        self._fetch()
         if self.stop:
             self.save()
-            if self.writer:
-                print(f"stopped at {self.seen / 1000:g} kimg; go on with --resume {self.folder}")
+        if self.writer:
+            seconds = self.seconds + time.time() - self.began
+            print("\n" * sys.stdout.isatty() + f"{'stopped' if self.stop else 'done'}: {self.seen / 1000:g} kimg in "
+                  f"{duration(seconds)}; " + (f"go on with --resume {self.folder}" if self.stop else
+                                              f"python eval.py metrics {self.folder}"), flush=True)
+        if self.stop:
             raise KeyboardInterrupt
         if dist.is_initialized():
             dist.barrier()
@@ -701,22 +708,22 @@ class Run:
         self.recent = values[-1].tolist()
         self.pending = []
 
-    def _rate(self):
-        return (self.seen - self.start_seen) / max(time.time() - self.began, 1e-9)
-
-    def _show(self, last=False):
+    def _look(self):
+        """Once a second: fetch the losses, measure the rate; print the line, without a terminal every half minute."""
         self._fetch()
-        if not (self.writer and self.steps):
-            self.shown = time.time()
-            return
+        now = time.time()
+        self.looked = now
+        if self.rated:
+            self.rate = (self.seen - self.rated[0]) / max(now - self.rated[1], 1e-9)
+        self.rated = (self.seen, now)
         terminal = sys.stdout.isatty()
-        if terminal or last or time.time() - self.shown > 30:
-            left = (self.args.kimg * 1000 - self.seen) / max(self._rate(), 1e-9)
+        if self.writer and (terminal or now - self.shown > 30):
+            left = (self.args.kimg * 1000 - self.seen) / max(self.rate, 1e-9)
             line = f"{self.seen / 1000:.1f} of {self.args.kimg:g} kimg  " + "  ".join(
                 f"{name} {value:.3f}" for name, value in zip(self.losses, self.recent, strict=True))
-            line += f"  {self._rate():.0f} images/s  {duration(left)} left"
-            print(f"\r{line:<100}" if terminal else line, end="" if terminal and not last else "\n", flush=True)
-            self.shown = time.time()
+            line += f"  {self.rate:.0f} images/s  {duration(left)} left"
+            print(f"\r{line:<100}" if terminal else line, end="" if terminal else "\n", flush=True)
+            self.shown = now
 
 
 def duration(seconds):

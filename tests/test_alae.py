@@ -1,0 +1,343 @@
+import csv
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import alae
+import common
+import data
+from conftest import ROOT
+
+# --------------------------------------------------------------------------------------- Algorithm 1, line by line
+
+
+class Linear(nn.Module):
+    """F, G, E, D of one matrix each, so that Algorithm 1 can be worked out by hand."""
+
+    def __init__(self, nz=3, nw=4, nx=5):
+        super().__init__()
+        def layer(i, o):
+            return nn.Linear(i, o, bias=False).double()
+        self.F, self.G, self.E, self.D = layer(nz, nw), layer(nw, nx), layer(nx, nw), layer(nw, 1)
+
+
+def by_hand(A, B, C, d, x, zs, gamma, lr, latent, moves_F):
+    """One iteration in numpy: F = A, G = B, E = C, D = d.  -> losses and the new matrices."""
+    def sigmoid(t):
+        return 1 / (1 + np.exp(-t))
+
+    def softplus(t):
+        return np.log1p(np.exp(t))
+    state = {}
+
+    def adam(name, p, g):       # beta_1 = 0, beta_2 = 0.99: m = g, v corrected for its bias
+        t, v = state.get(name, (0, 0))
+        t, v = t + 1, 0.99 * v + 0.01 * g**2
+        state[name] = t, v
+        return p - lr * g / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+
+    n = len(x)
+    # Step I.  s_f = d C B A z, s_r = d C x, R1 = gamma/2 |C^T d|^2
+    fake = zs[0] @ A.T @ B.T
+    s_f, s_r = fake @ C.T @ d, x @ C.T @ d
+    L_ED, R1 = softplus(s_f).mean() + softplus(-s_r).mean(), gamma / 2 * ((C.T @ d)**2).sum()
+    pull = (sigmoid(s_f) @ fake - sigmoid(-s_r) @ x) / n + gamma * C.T @ d      # dL / d(C^T d)
+    C, d = adam("C", C, np.outer(d, pull)), adam("d", d, C @ pull)
+    # Step II.  -s_f, through E and D as they are now
+    s_f = zs[1] @ A.T @ B.T @ C.T @ d
+    L_FG, g = softplus(-s_f).mean(), -sigmoid(-s_f) / n
+    A, B = adam("A", A, np.outer(B.T @ C.T @ d, g @ zs[1])), adam("B", B, np.outer(C.T @ d, g @ (zs[1] @ A.T)))
+    # Step III.  e = w - C B w
+    w = zs[2] @ A.T
+    e = w - w @ B.T @ C.T
+    scale = 1 / (n * (w.shape[1] if latent == "mean" else 1))
+    L_EG = (e**2).sum() * scale
+    gA = -2 * scale * (e @ C @ B).T @ zs[2]
+    gB, gC = -2 * scale * (e @ C).T @ w, -2 * scale * e.T @ (w @ B.T)
+    B, C = adam("B", B, gB), adam("C", C, gC)
+    if moves_F:
+        A = adam("A", A, gA)
+    return (L_ED, R1, L_FG, L_EG), (A, B, C, d)
+
+
+@pytest.mark.parametrize("flags", [
+    [], ["--latent-loss", "sum", "--gamma", "3"], ["--step3", "EGF"], ["--recipe", "official"]])
+def test_algorithm_1_by_hand(flags):
+    args = alae.parse_args(["--nw", "4", *flags])
+    torch.manual_seed(1)
+    model, x = Linear(), torch.randn(6, 5, dtype=torch.float64)
+    zs = [torch.randn(6, 3, dtype=torch.float64) for _ in range(3)]
+    nets = (model.F, model.G, model.E, model.D)
+    A, B, C, d = (net.weight.detach().numpy().copy() for net in nets)
+    draws = iter(zs)        # three draws, one a step: a fourth raises
+    optimizers = [common.adam(net, 0.01, alae.BETAS) for net in nets]
+    losses = alae.train_step(model, optimizers, x.clone(), lambda: next(draws), args)
+    assert next(draws, None) is None
+    expected, after = by_hand(A, B, C, d[0], x.numpy(), [z.numpy() for z in zs], args.gamma, 0.01, args.latent_loss,
+                              args.step3 == "EGF")
+    assert [float(v.detach()) for v in losses] == pytest.approx(expected, rel=1e-5)       # losses are taken in fp32
+    for net, value in zip(nets, after, strict=True):
+        np.testing.assert_allclose(net.weight.detach().numpy().reshape(value.shape), value, rtol=0, atol=2e-6)
+
+
+def tiny(backbone="mlp", **changes):
+    shape = {"mlp": (1, 28, 28), "dcgan": (1, 32, 32)}[backbone]
+    args = alae.parse_args(["--backbone", backbone, "--nz", "8", "--nw", "8", "--width", "16"])
+    torch.manual_seed(0)
+    args.image_shape = shape
+    model = alae.ALAE(**{**alae.network_args(vars(args)), **changes})
+    optimizers = [common.adam(net, 0.002, alae.BETAS) for net in (model.F, model.G, model.E, model.D)]
+    return args, model, optimizers
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "dcgan"])
+@pytest.mark.parametrize(("step3", "third"), [("EG", "GE"), ("EGF", "FGE")])
+def test_each_step_moves_what_it_names(backbone, step3, third, monkeypatch):
+    args, model, optimizers = tiny(backbone)
+    args.step3 = step3
+    moved = []
+
+    def spy(loss, *opts):
+        before = [p.detach().clone() for p in model.parameters()]
+        common.update(loss, *opts)
+        names = [name for name, _ in model.named_parameters()]
+        changed = {n for n, p, old in zip(names, model.parameters(), before, strict=True) if not torch.equal(p, old)}
+        whole = {net for net in "FGED" if {n for n in names if n.startswith(net + ".")} <= changed}
+        assert whole == {n[0] for n in changed}         # all of a network or nothing
+        moved.append("".join(net for net in "FGED" if net in whole))
+    monkeypatch.setattr(alae, "update", spy)
+    alae.train_step(model, optimizers, torch.rand(4, *args.image_shape), lambda: torch.randn(4, 8), args)
+    assert moved == ["ED", "FG", third]
+
+
+def test_latent_discriminator():
+    w = torch.randn(50, 6)
+    for act, affine in (("none", True), ("lrelu", False)):
+        D = alae.LatentDiscriminator(6, act)
+        assert [tuple(p.shape) for p in D.parameters() if p.ndim == 2] == [(6, 6), (6, 6), (1, 6)]
+        gap = D((w[:25] + w[25:]) / 2) - (D(w[:25]) + D(w[25:])) / 2
+        assert (gap.abs().max() < 1e-6) == affine
+
+
+def test_the_models_interface():
+    args, model, _ = tiny()
+    model.eval()
+    x = torch.rand(3, 1, 28, 28) * 2 - 1
+    z = model.prior(4, torch.Generator().manual_seed(0))
+    assert z.shape == (4, 8)
+    w = model.map(z).detach().requires_grad_()
+    model.generate(w).sum().backward()
+    assert w.grad.abs().sum() > 0
+    short, long = model.features(x)
+    assert torch.equal(short, model.encode(x))
+    assert long.shape == (3, 64)
+    black, white = model.inward(torch.tensor(-1.0)), model.inward(torch.tensor(1.0))
+    assert (black, white) == (0, 1)                     # the MLP works on pixels in [0, 1]
+    assert model.outward(black) == -1
+    assert not tiny("dcgan")[1].unit_range
+
+
+def test_sizes_of_the_papers_mlp():
+    args = alae.parse_args(["--data", "mnist"])
+    assert (args.backbone, args.nz, args.nw, args.batch, args.lr) == ("mlp", 50, 50, 128, 0.002)
+    assert alae.BETAS == (0.0, 0.99)
+    model = alae.ALAE("mlp", (1, 28, 28), args.nz, args.nw, args.width, args.d_act)
+    short, long = model.features(torch.zeros(1, 1, 28, 28))
+    assert (short.shape[1], long.shape[1]) == (50, 1024)
+
+
+def train(steps, precision="fp32", fast=False, backbone="mlp"):
+    args, model, optimizers = tiny(backbone)
+    images = data.load("mnist-mini", sizes=[args.image_shape[1]])[0]
+    rng, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
+    compiled = [torch.compile(net) for net in (model.F, model.G, model.E, model.D)] if fast else None
+    losses = []
+    for _, x in zip(range(steps), data.batches(images, 32, 0, 0, cpu), strict=False):
+        losses.append(torch.stack([v.detach() for v in alae.train_step(
+            model, optimizers, model.inward(common.to_float(x)), lambda: model.prior(32, rng), args,
+            common.autocast(precision, cpu), compiled)]))
+    return model, torch.stack(losses)
+
+
+def test_fp32_and_bf16_both_learn():
+    for precision in ("fp32", "bf16"):
+        model, losses = train(400, precision)
+        assert losses.isfinite().all()
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        R1, L_EG = losses[:, 1], losses[:, 3]
+        assert L_EG[-50:].mean() < 0.5 * L_EG[:50].mean(), precision
+        assert losses[-50:, 0].mean() < 2 * math.log(2), precision       # E and D beat chance
+        assert R1[-50:].mean() > 0
+
+
+def test_a_bf16_step_agrees_with_fp32():
+    first = {p: train(1, p)[1][0] for p in ("fp32", "bf16")}
+    torch.testing.assert_close(first["fp32"], first["bf16"], rtol=0.02, atol=0.01)
+
+
+def test_compiled_passes_agree_with_plain_ones():
+    plain, compiled = train(3)[1], train(3, fast=True)[1]
+    torch.testing.assert_close(plain, compiled, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ the script, as typed
+
+SMALL = ("--width", "16", "--batch", "32", "--snapshot-kimg", "1")
+SAME = ("kimg", "lr", "L_ED", "R1", "L_FG", "L_EG", "mse", "recip_x", "recip_w")
+
+
+def log_of(run):
+    with open(run / "log.csv", newline="") as f:
+        return [{k: row[k] for k in SAME} for row in csv.DictReader(f)]
+
+
+def checkpoint_of(run):
+    return torch.load(run / "checkpoint.pt", weights_only=True)
+
+
+def assert_equal_runs(a, b):
+    def flat(tree):
+        if isinstance(tree, dict):
+            return [v for k in sorted(tree, key=str) for v in flat(tree[k])]
+        return [v for t in tree for v in flat(t)] if isinstance(tree, (list, tuple)) else [tree]
+    a_, b_ = checkpoint_of(a), checkpoint_of(b)
+    assert (a_["seen"], a_["sums"], a_["steps"]) == (b_["seen"], b_["sums"], b_["steps"])
+    for x, y in zip(flat(a_["state"]), flat(b_["state"]), strict=True):
+        assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+    assert log_of(a) == log_of(b)
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "dcgan"])
+def test_script_and_resume_to_the_bit(script, tmp_path, backbone):
+    flags = (*SMALL, "--backbone", backbone)
+    script("alae.py", *flags, "--kimg", 4, "--out", "whole")
+    whole = tmp_path / "whole"
+    rows = log_of(whole)
+    assert [float(r["kimg"]) for r in rows] == pytest.approx([0, 1.024, 2.016, 3.008, 4.0])
+    assert all(math.isfinite(float(v)) for row in rows[1:] for v in row.values())
+    for name in ("samples/000000.png", "samples/000004.png", "reconstructions/000004.png", "curves.png", "args.json"):
+        assert (whole / name).stat().st_size > 500, name
+
+    script("alae.py", *flags, "--kimg", 2, "--out", "parts")
+    script("alae.py", "--resume", "parts", "--kimg", 4)
+    assert_equal_runs(whole, tmp_path / "parts")
+
+
+def start(tmp_path, *flags):
+    return subprocess.Popen([sys.executable, str(ROOT / "alae.py"), *map(str, flags)], cwd=tmp_path, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_rows(run, n, process):
+    for _ in range(600):
+        if (run / "log.csv").exists() and len((run / "log.csv").read_text().splitlines()) > n:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("the run wrote nothing")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_at_any_moment(script, tmp_path, number):
+    script("alae.py", *SMALL, "--kimg", 12, "--out", "whole")
+    process = start(tmp_path, *SMALL, "--kimg", 12, "--out", "parts")
+    wait_for_rows(tmp_path / "parts", 3, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "go on with --resume parts" in out
+        assert "Traceback" not in err
+    with open(tmp_path / "parts" / "log.csv", "a") as f:
+        f.write("7.5,torn")                             # as a kill in the middle of a write leaves it
+    script("alae.py", "--resume", "parts")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_killed_before_the_first_checkpoint(script, tmp_path):
+    script("alae.py", *SMALL, "--kimg", 1, "--out", "run")
+    for name in ("checkpoint.pt", "log.csv"):
+        (tmp_path / "run" / name).unlink()
+    script("alae.py", "--resume", "run")
+    assert checkpoint_of(tmp_path / "run")["seen"] == 1024
+
+
+def test_two_processes_are_one(script, tmp_path):
+    flags = (*SMALL, "--kimg", 1, "--lr", "0.0002")
+    script("alae.py", *flags, "--out", "one")
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+    script("alae.py", *flags, "--out", "two", launcher=launcher)
+    one, two = (checkpoint_of(tmp_path / name)["state"] for name in ("one", "two"))
+    start_, end = alae.load(tmp_path / "one", weights="raw").state_dict(), one["model"]
+    assert start_.keys() == end.keys() == two["model"].keys()
+    for key, value in end.items():          # sums are taken in another order, and Adam divides by small numbers
+        assert (value - two["model"][key]).abs().mean() < 2e-5 + 1e-4 * value.abs().mean(), key
+    assert torch.equal(one["rng"], two["rng"])
+
+
+def test_load_gives_averaged_or_raw_weights(script, tmp_path):
+    script("alae.py", *SMALL, "--kimg", 1, "--out", "run")
+    state = checkpoint_of(tmp_path / "run")["state"]
+    for weights, name in (("ema", "ema"), ("raw", "model")):
+        model = alae.load(tmp_path / "run", weights=weights)
+        assert not model.training
+        assert all(torch.equal(v, state[name][k]) for k, v in model.state_dict().items())
+    assert not torch.equal(state["ema"]["G.layer1.weight"], state["model"]["G.layer1.weight"])
+
+
+def test_default_run_folder(script, tmp_path):
+    flags = ("--kimg", "0.1", "--width", "64", "--batch", "32")
+    script("alae.py", *flags)
+    script("alae.py", *flags, "--recipe", "official", "--backbone", "dcgan", "--resolution", "64", "--seed", "3")
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {
+        "alae-mlp-mnist-mini", "alae-official-dcgan-mnist-mini-64-s3"}
+
+
+BAD = {
+    "unknown data": (("--data", "minst"), "unknown data set 'minst'"),
+    "unknown flag": (("--gama", "3"), "unrecognized arguments: --gama 3"),
+    "unknown backbone": (("--backbone", "resnet"), "--backbone: invalid choice: 'resnet'"),
+    "missing folder": (("--data", "no/such/folder"), "there is no no/such/folder"),
+    "folder without images": (("--data", "."), "has no images in it"),
+    "resolution": (("--backbone", "dcgan", "--resolution", "48"), "32 or 64 or 128 px, not 48"),
+    "resolution of another": (("--resolution", "64"), "pass --backbone dcgan"),
+    "resume of nothing": (("--resume", "."), "holds no run"),
+    "device": (("--device", "cuda:7"), "there is no device 'cuda:7' here"),
+    "not a device": (("--device", "gpu"), "there is no device 'gpu' here"),
+    "not finite": ((*SMALL, "--lr", "1e30", "--kimg", "1"), "is nan at step"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(script, tmp_path, name):
+    flags, message = BAD[name]
+    done = script("alae.py", *flags, code=2)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+
+
+def test_run_folders_are_protected(script, tmp_path):
+    flags = (*SMALL, "--kimg", "0.1", "--out", "run")
+    script("alae.py", *flags)
+    assert "already holds a run; go on with it by --resume run" in script("alae.py", *flags, code=2).stderr
+    err = script("alae.py", "--resume", "run", "--backbone", "dcgan", code=2).stderr
+    assert "was trained with --backbone mlp, not dcgan" in err
+    args = tmp_path / "run" / "args.json"
+    text = args.read_text()
+    args.write_text(text.replace('"method": "alae"', '"method": "lia"'))
+    assert "run is a run of lia.py, not of alae.py" in script("alae.py", "--resume", "run", code=2).stderr
+    args.write_text(text.replace('"width": 16', '"width": 8'))
+    assert "width = 16, but args.json says 8" in script("alae.py", "--resume", "run", code=2).stderr
+
+
+def test_a_batch_that_the_processes_do_not_divide(script):
+    done = script("alae.py", "--batch", "33", code=2, env={"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
+    assert done.stderr == "error: --batch 33 does not divide among 2 processes; pass a multiple of 2, such as 32\n"

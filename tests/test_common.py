@@ -1,0 +1,251 @@
+import copy
+import errno
+import math
+import os
+from argparse import Namespace
+
+import pytest
+import torch
+from torch import nn
+
+import alae
+import common
+
+
+@pytest.mark.parametrize("lr_mul", [1.0, 0.1])
+def test_equal_linear(lr_mul):
+    torch.manual_seed(0)
+    layer = common.EqualLinear(300, 4000, gain=1.5, lr_mul=lr_mul)
+    assert layer.weight.std().item() == pytest.approx(1 / lr_mul, rel=0.01)
+    nn.init.normal_(layer.bias)
+    x = torch.randn(50, 300)
+    y = layer(x)
+    c = 1.5 * lr_mul / math.sqrt(300)
+    torch.testing.assert_close(y, x @ (c * layer.weight).T + lr_mul * layer.bias)
+    assert (y - lr_mul * layer.bias).var().item() == pytest.approx(1.5**2, rel=0.05)
+
+
+@pytest.mark.parametrize("layer", [
+    common.EqualConv2d(64, 128, 4, gain=1, stride=2, padding=1),
+    common.EqualConv2d(64, 128, 3, gain=1, padding=1),
+    common.EqualConvTranspose2d(64, 128, 4, gain=1, stride=2, padding=1)])
+def test_equal_convolutions_keep_the_variance(layer):
+    y = layer(torch.randn(8, 64, 16, 16))[:, :, 2:-2, 2:-2]     # away from the padding
+    assert y.var().item() == pytest.approx(1, rel=0.1)
+    assert y.shape[1] == 128
+    assert layer.weight.std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_mapping_and_pixel_norm():
+    z = torch.tensor([[3.0, 4.0]])
+    torch.testing.assert_close(common.pixel_norm(z), z / math.sqrt(12.5))
+    F = common.Mapping(8, 16, depth=3, lr_mul=0.1)
+    assert [tuple(layer.weight.shape) for layer in F.layers] == [(16, 8), (16, 16), (16, 16)]
+    z = torch.randn(5, 8)
+    torch.testing.assert_close(F(z), F(7 * z))
+    w = common.pixel_norm(z)
+    for layer in F.layers:
+        w = w @ (layer.weight * 0.1 * math.sqrt(2 / layer.weight.shape[1])).T + 0.1 * layer.bias
+        w = torch.where(w > 0, w, 0.2 * w)
+    torch.testing.assert_close(F(z), w)
+
+
+def test_mlp_backbone_is_the_papers():
+    G, E = common.MLPGenerator(50, (1, 28, 28)), common.MLPEncoder((1, 28, 28), 50)
+    assert [layer.weight.shape[::-1] for layer in (E.layer1, E.layer2, E.head)] == [(784, 1024), (1024, 1024), (1024, 50)]
+    assert [layer.weight.shape[::-1] for layer in (G.layer1, G.layer2, G.layer3)] == [(50, 1024), (1024, 1024), (1024, 784)]
+    x = torch.randn(3, 1, 28, 28)
+    assert E.trunk(x).shape == (3, 1024)
+    assert E(x).shape == (3, 50)
+    assert G(E(x)).shape == x.shape
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_dcgan_backbone(size):
+    G, E = common.DCGANGenerator(16, (3, size, size), width=8), common.DCGANEncoder((3, size, size), 16, width=8)
+    x = torch.randn(4, 3, size, size)
+    assert G(E(x)).shape == x.shape
+    torch.testing.assert_close(E(x)[:1], E(x[:1]))              # a code does not depend on its batch mates
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in E.modules())
+
+
+def test_softplus_is_fp32_and_averages():
+    t = torch.tensor([[-2.0], [0.5]], dtype=torch.bfloat16)
+    expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(0.5))) / 2
+    assert common.softplus(t).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_r1_of_a_linear_critic():
+    a = torch.randn(1, 12, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(5, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    penalty = common.r1(x.flatten(1) @ a.T, x)
+    torch.testing.assert_close(penalty, a.square().sum())
+    penalty.backward()
+    torch.testing.assert_close(a.grad, 2 * a.detach())
+
+
+def test_r1_is_a_mean_over_images():
+    x = torch.tensor([[1.0], [2.0], [4.0]], requires_grad=True)
+    assert common.r1(x.square(), x).item() == pytest.approx((2**2 + 4**2 + 8**2) / 3)
+
+
+def test_ema_of_parameters_and_buffers():
+    model = nn.BatchNorm1d(1)
+    ema = copy.deepcopy(model)
+    model.weight.data.fill_(3.0)
+    model.running_mean.fill_(10.0)
+    model.num_batches_tracked.fill_(7)
+    common.ema_update(ema, model, beta=0.75)
+    assert ema.weight.item() == pytest.approx(0.75 * 1 + 0.25 * 3)
+    assert ema.running_mean.item() == pytest.approx(0.25 * 10)
+    assert ema.num_batches_tracked.item() == 7
+    assert model.weight.item() == 3.0
+
+
+def test_update_moves_what_it_names():
+    a, b, c = (nn.Linear(2, 2) for _ in range(3))
+    optimizers = {m: common.adam(m, 0.1, (0.0, 0.99)) for m in (a, b, c)}
+    before = copy.deepcopy([a.state_dict(), b.state_dict(), c.state_dict()])
+    loss = b(a(torch.ones(1, 2))).sum()
+    common.update(loss, optimizers[b], optimizers[c])
+    same = [[torch.equal(old[k], new[k]) for k in old] for old, new in
+            zip(before, (a.state_dict(), b.state_dict(), c.state_dict()), strict=True)]
+    assert same == [[True, True], [False, False], [True, True]]     # loss does not depend on c: not stepped
+    assert all(p.grad is None for p in a.parameters())
+
+
+def test_fused_adam_is_adam():
+    torch.manual_seed(0)
+    ours = nn.Linear(5, 5)
+    theirs = copy.deepcopy(ours)
+    fast = common.adam(ours, 0.01, (0.0, 0.99))
+    plain = torch.optim.Adam(theirs.parameters(), lr=0.01, betas=(0.0, 0.99), eps=1e-8, foreach=False, fused=False)
+    for _ in range(20):
+        x = torch.randn(3, 5)
+        for model, optimizer in ((ours, fast), (theirs, plain)):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_pixels_round_trip():
+    x = torch.arange(256, dtype=torch.uint8)
+    assert common.to_float(x).min() == -1
+    assert common.to_float(x).max() == 1
+    assert torch.equal(common.to_uint8(common.to_float(x)), x)
+    assert common.to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+def resolve(*flags):
+    return common.resolve(PARSER(), "alae", {"mlp": {"lr": 0.1, "kimg": 10.0}, "mlp digits": {"kimg": 5.0}},
+                          {"paper": {}, "official": {"kimg": 7.0, "gamma": 10.0}}, lambda name: "mlp", list(flags))
+
+
+def PARSER():
+    parser = common.Parser()
+    common.add_flags(parser, ["mlp"])
+    parser.add_argument("--recipe", default="paper")
+    parser.add_argument("--gamma", type=float, default=1.0)
+    return parser
+
+
+def test_precedence_of_flags():
+    assert resolve().kimg == 10
+    assert resolve("--data", "digits").kimg == 5
+    assert resolve("--data", "digits", "--recipe", "official").kimg == 7
+    assert resolve("--data", "digits", "--recipe", "official", "--kimg", "3").kimg == 3
+    assert (resolve().lr, resolve().gamma, resolve("--recipe", "official").gamma) == (0.1, 1.0, 10.0)
+    assert None not in vars(resolve()).values()
+
+
+def test_flags_are_not_abbreviated(capsys):
+    with pytest.raises(SystemExit) as e:
+        resolve("--gam", "3")
+    assert e.value.code == 2
+    assert capsys.readouterr().err.startswith("error: unrecognized arguments: --gam 3;")
+
+
+@pytest.mark.parametrize("flags", [("--batch", "0"), ("--batch", "two"), ("--kimg", "nan"), ("--kimg", "-1"),
+                                   ("--lr", "inf")])
+def test_numbers_are_checked(flags, capsys):
+    with pytest.raises(SystemExit):
+        resolve(*flags)
+    assert f"argument {flags[0]}: invalid positive" in capsys.readouterr().err
+
+
+def test_every_preset_key_is_a_flag():
+    flags = set(vars(alae.parse_args([])))
+    for table in (alae.PRESETS, alae.RECIPES):
+        for name, values in table.items():
+            assert set(values) <= flags, name
+    assert set(alae.UNSTATED) <= flags
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    common.write_atomic(path, b"old")
+
+    def full(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        common.write_atomic(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def make_run(folder, **changes):
+    args = dict(out=str(folder), resume="", kimg=1, batch=10, snapshot_kimg=1, lr=0.1, method="alae", backbone="mlp")
+    model = nn.Linear(2, 2)
+    return common.Run(Namespace(**{**args, **changes}), {"model": model, "rng": torch.Generator()}, ("a", "b"),
+                      torch.device("cpu"))
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    run = make_run(tmp_path / "run")
+    run.save()
+    with pytest.raises(common.Error, match="backbone = mlp, but args.json says dcgan"):
+        make_run(tmp_path / "run", resume="yes", backbone="dcgan")
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"PK broken")
+    with pytest.raises(common.Error, match="cannot be read"):
+        make_run(tmp_path / "run", resume="yes")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    run = make_run(tmp_path / "run")
+    run.step([torch.tensor(1.0), torch.tensor(2.0)])
+    run.step([torch.tensor(1.0), torch.tensor(float("nan"))])
+    run.step([torch.tensor(float("nan")), torch.tensor(float("nan"))])
+    with pytest.raises(common.Error, match=r"b is nan at step 2 \(0.02 kimg\)"):
+        run.finish()
+
+
+def test_a_full_disk_says_so(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    monkeypatch.setattr(os, "fsync", lambda n: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(common.Error, match=r"could not be written \(No space left on device\)"):
+        run.save()
+
+
+@pytest.mark.parametrize(("error", "code", "line"), [
+    (common.Error("a thing; do that"), 2, "error: a thing; do that\n"),
+    (torch.OutOfMemoryError("CUDA out of memory"), 2, "--batch"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "--batch"),
+    (OSError(errno.ENOSPC, "No space left on device", "log.csv"), 2, "log.csv could not be written"),
+    (KeyboardInterrupt(), 130, ""), (None, 0, "")])
+def test_exit_codes(error, code, line, capsys):
+    def main():
+        if error:
+            raise error
+    with pytest.raises(SystemExit) as e:
+        common.command(main)
+    assert e.value.code == code
+    assert line in capsys.readouterr().err
+
+
+def test_bugs_keep_their_traceback():
+    def main():
+        raise RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        common.command(main)

@@ -1,0 +1,305 @@
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+from conftest import DATA_ROOT
+
+
+def picture(i, size=(40, 40), mode="L"):
+    return Image.fromarray(np.random.default_rng(i).integers(0, 256, (size[1], size[0]), np.uint8)).convert(mode)
+
+
+def fill(folder, n=20, **kwargs):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        picture(i, **kwargs).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def fill_zip(path, n=20, labels="class", **kwargs):
+    names = [f"00000/img{i:08d}.png" for i in range(n)]
+    rows = {"class": [[m, i % 3] for i, m in enumerate(names)], "none": None,
+            "attributes": [[m, [i % 2, 1]] for i, m in enumerate(names)]}[labels]
+    with zipfile.ZipFile(path, "w") as z:
+        for i, name in enumerate(names):
+            b = io.BytesIO()
+            picture(i, **kwargs).save(b, "png")
+            z.writestr(name, b.getvalue())
+        z.writestr("dataset.json", json.dumps({"labels": rows}))
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------- named sets
+
+def test_mnist_mini():
+    train, test = data.load("mnist-mini")
+    assert (len(train), len(test), train.shape) == (10000, 2000, (1, 28, 28))
+    assert train.pixels.dtype == torch.uint8
+    assert (data.Path(data.__file__).parent / "tests" / "mnist-mini.npz").stat().st_size < 2.5e6
+    assert torch.bincount(train.labels).min() > 850             # ten digits, about equally many
+    padded = data.load("mnist-mini", resolution="32")[1].pixels
+    assert torch.equal(padded[:, :, 2:-2, 2:-2], test.pixels)
+    assert padded[:, :, :2].sum() + padded[:, :, :, -2:].sum() == 0
+    assert data.load("mnist-mini", sizes=[32, 64])[0].shape == (1, 32, 32)
+
+
+def test_mnist_mini_is_the_head_of_mnist():
+    if not (DATA_ROOT / "MNIST").exists():
+        pytest.skip(f"no MNIST below {DATA_ROOT}")
+    for mini, full in zip(data.load("mnist-mini"), data.load("mnist", DATA_ROOT), strict=True):
+        assert torch.equal(mini.pixels, full.pixels[:len(mini)])
+        assert torch.equal(mini.labels, full.labels[:len(mini)])
+        assert (mini.ids == full.ids[:len(mini)]).all()
+
+
+@pytest.fixture(scope="module")
+def mnist_root(tmp_path_factory):
+    """idx files of MNIST's size in which an image spells its own place, and its label is that modulo 10."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "MNIST" / "raw").mkdir(parents=True)
+    for name, first, n in (("train", 0, 60000), ("t10k", 60000, 10000)):
+        images = np.zeros((n, 784), np.uint8)
+        images[:, :4] = np.arange(first, first + n, dtype=">u4").view(np.uint8).reshape(n, 4)
+        head = np.array([0x803, n, 28, 28], ">u4").tobytes()
+        (root / "MNIST" / "raw" / f"{name}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        labels = (np.arange(first, first + n) % 10).astype(np.uint8)
+        (root / "MNIST" / "raw" / f"{name}-labels-idx1-ubyte").write_bytes(
+            np.array([0x801, n], ">u4").tobytes() + labels.tobytes())
+    return root
+
+
+def places(images):
+    return images.pixels[:, 0, 0, :4].numpy().copy().view(">u4")[:, 0].astype(np.int64)
+
+
+@pytest.mark.parametrize(("split", "sizes"), [("dw", (60000, 10000)), ("sw", (50000, 10000))])
+def test_mnist_splits(mnist_root, split, sizes):
+    train, test = data.load("mnist", mnist_root, split)
+    assert (len(train), len(test), train.split) == (*sizes, split)
+    for part in (train, test):
+        assert (places(part) == part.ids).all()
+        assert (part.labels.numpy() == part.ids % 10).all()
+    ids = np.concatenate([train.ids, test.ids])
+    assert len(np.unique(ids)) == sum(sizes)                    # disjoint
+    if split == "dw":
+        assert (train.ids < 60000).all()
+        assert (test.ids >= 60000).all()
+    else:                                                       # the official training file alone, shuffled with seed 0
+        assert ids.max() == 59999
+        assert (ids == np.random.RandomState(0).permutation(60000)).all()
+
+
+def test_a_split_that_is_not_there(mnist_root):
+    with pytest.raises(data.DataError, match="no split 'xw'"):
+        data.load("mnist", mnist_root, "xw")
+    with pytest.raises(data.DataError, match="leave --split out"):
+        data.load("mnist-mini", split="sw")
+
+
+# --------------------------------------------------------------------------------------------- decoding and cutting
+
+def test_modes_become_alike():
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+
+    def array(image, channels=3):
+        return data.to_array(image, channels, (8, 8))
+    L = Image.fromarray(grey)
+    assert (array(L, 1) == grey).all()
+    assert (array(L) == grey).all()
+    assert (array(Image.fromarray(grey.astype(np.uint16) * 256 + 5), 1) == grey).all()        # 16-bit
+    assert (array(Image.fromarray(grey.astype(np.int32) * 256), 1) == grey).all()
+    half = Image.merge("LA", (L, Image.fromarray(np.where(grey > 31, 255, 0).astype(np.uint8))))
+    assert (array(half, 1) == np.where(grey > 31, grey, 255)).all()                           # transparent shows white
+    rgb = np.stack([grey, grey[::-1], grey.T], 2)
+    assert (array(Image.fromarray(rgb)) == rgb.transpose(2, 0, 1)).all()
+    opaque = Image.fromarray(np.concatenate([rgb, np.full((8, 8, 1), 255, np.uint8)], 2))
+    assert (array(opaque) == rgb.transpose(2, 0, 1)).all()
+    assert (array(Image.fromarray(255 - rgb).convert("CMYK")) == 255 - rgb.transpose(2, 0, 1)).all()
+    palette = Image.fromarray(grey % 4)
+    palette = palette.convert("P")
+    palette.putpalette([v for i in range(256) for v in (i, 2 * i % 256, 3)])
+    assert array(palette).shape == (3, 8, 8)
+    assert (array(palette)[2] == 3).all()
+
+
+def test_crop_and_area_resize():
+    wide = np.zeros((4, 12), np.uint8)
+    wide[:, 4:8] = np.arange(16).reshape(4, 4) * 16
+    out = data.to_array(Image.fromarray(wide), 1, (2, 2))[0]
+    middle = wide[:, 4:8].reshape(2, 2, 2, 2).mean((1, 3))
+    assert np.abs(out - middle).max() <= 0.5                    # the centre square, each pixel the mean of four
+    assert data.to_array(Image.fromarray(wide), 1, (8, 4)).shape == (1, 4, 8)
+    assert (data.to_array(Image.fromarray(wide), 1, (8, 4))[0] == wide[:, 2:10]).all()
+
+
+@pytest.mark.parametrize("text", ["0", "x", "12x", "-4", "3.5"])
+def test_bad_resolutions(text):
+    with pytest.raises(data.DataError, match="is not a size"):
+        data.load("mnist-mini", resolution=text)
+
+
+# ------------------------------------------------------------------------------------------------ folders and zips
+
+def test_folder(tmp_path):
+    folder = fill(tmp_path / "pictures", 20)
+    train, test = data.load(str(folder), sizes=[32, 64])
+    assert (len(train), len(test), train.shape, train.name) == (18, 2, (1, 32, 32), "pictures")
+    assert test.ids.tolist() == [18, 19]
+    assert train.labels is None
+    train, _ = data.load("pictures", tmp_path, resolution="40")
+    assert (train.pixels[3, 0].numpy() == np.asarray(picture(3))).all()
+    picture(0, mode="RGB").save(folder / "zzz.png")
+    assert data.load(str(folder))[0].shape[0] == 3              # one coloured image makes the set RGB
+
+
+def test_folder_of_classes(tmp_path):
+    for name, n in (("ant", 20), ("bee", 10)):
+        fill(tmp_path / "set" / name, n)
+    train, test = data.load(str(tmp_path / "set"))
+    assert train.label_names == ["ant", "bee"]
+    assert torch.bincount(train.labels).tolist() == [18, 9]
+    assert torch.bincount(test.labels).tolist() == [2, 1]       # the last tenth of each class
+    assert not set(train.ids) & set(test.ids)
+
+
+def test_folder_of_parts(tmp_path):
+    fill(tmp_path / "set" / "train", 6)
+    fill(tmp_path / "set" / "test", 3)
+    train, test = data.load(str(tmp_path / "set"))
+    assert (len(train), len(test)) == (6, 3)
+
+
+@pytest.mark.parametrize("labels", ["class", "attributes", "none"])
+def test_zip(tmp_path, labels):
+    train, test = data.load(str(fill_zip(tmp_path / "set.zip", 30, labels)))
+    assert len(train) + len(test) == 30
+    if labels == "class":
+        assert (train.labels.numpy() == train.ids % 3).all()
+    elif labels == "attributes":
+        assert train.labels.shape == (27, 2)
+        assert train.labels.dtype == torch.bool
+        assert (train.labels[:, 0].numpy() == train.ids % 2).all()
+    else:
+        assert train.labels is None
+
+
+def test_train_and_test_zip_are_one_set(tmp_path):
+    fill_zip(tmp_path / "faces-train.zip", 9)
+    fill_zip(tmp_path / "faces-test.zip", 4)
+    train, test = data.load(str(tmp_path / "faces-train.zip"))
+    assert (len(train), len(test), train.name) == (9, 4, "faces")
+    assert train.source != test.source
+
+
+def test_missing_sets(tmp_path):
+    with pytest.raises(data.DataError, match=r"unknown data set 'minst'.*mnist-mini, mnist, cifar10"):
+        data.load("minst", tmp_path)
+    with pytest.raises(data.DataError, match="there is no .*gone.zip"):
+        data.load(str(tmp_path / "gone.zip"), tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(data.DataError, match="has no images in it"):
+        data.load(str(tmp_path / "empty"))
+    (tmp_path / "text.zip").write_text("not a zip")
+    with pytest.raises(data.DataError, match="not a whole zip file"):
+        data.load(str(tmp_path / "text.zip"))
+    fill(tmp_path / "one", 1)
+    with pytest.raises(data.DataError, match="too few"):
+        data.load(str(tmp_path / "one"))
+    with pytest.raises(data.DataError, match="40 px at their smallest side.*--resolution 64"):
+        data.load(str(fill(tmp_path / "small")), sizes=[64, 128])
+
+
+def test_absent_mnist_names_its_files(tmp_path, monkeypatch):
+    import torchvision
+
+    def fail(self):
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", fail)
+    with pytest.raises(data.DataError, match=r"put train-images-idx3-ubyte, .* into .*/MNIST/raw"):
+        data.load("mnist", tmp_path)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_truncated_image(tmp_path, monkeypatch, capsys, resident):
+    if not resident:
+        monkeypatch.setattr(data, "RESIDENT_BYTES", 0)
+    folder = fill(tmp_path / "set", 20)
+    truncate(folder / "007.png")
+
+    def read(**kwargs):
+        train, _ = data.load(str(folder), **kwargs)
+        return train, train.take(range(len(train)))
+    with pytest.raises(data.DataError, match=r"set/007.png cannot be read .*--skip-bad"):
+        read()
+    train, x = read(skip_bad=True)
+    told = capsys.readouterr().err
+    assert "007.png" in told
+    if resident:
+        assert len(train) == 17
+        assert 7 not in train.ids
+        assert "left out 1 of 18" in told
+    else:
+        assert (x[7, 0].numpy() == np.asarray(picture(8))).all()        # its place is taken by the next one
+
+
+def test_zip_with_a_broken_member(tmp_path):
+    path = fill_zip(tmp_path / "set.zip", 20)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as z:
+        at = z.getinfo("00000/img00000005.png").header_offset
+    content[at + 200:at + 400] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(data.DataError, match=r"set.zip/00000/img00000005.png cannot be read"):
+        data.load(str(path))
+    assert len(data.load(str(path), skip_bad=True)[0]) == 17
+
+
+# --------------------------------------------------------------------------------------------------------- loading
+
+def test_order_is_one_permutation_a_pass():
+    stream = data.order(10, 3, 0, 40)
+    for k in range(4):
+        assert sorted(stream[10 * k:10 * k + 10].tolist()) == list(range(10))
+    assert not torch.equal(stream[:10], stream[10:20])
+    assert torch.equal(data.order(10, 3, 7, 16), stream[7:23])
+    assert not torch.equal(data.order(10, 4, 0, 40), stream)
+
+
+def first_batches(images, n, *args, **kwargs):
+    source = data.batches(images, *args, **kwargs)
+    return torch.cat([next(source) for _ in range(n)])
+
+
+def test_batches_are_a_function_of_what_was_seen(tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    path = str(fill_zip(tmp_path / "set.zip", 30))
+    resident, _ = data.load(path)
+    whole = first_batches(resident, 6, 8, seed=1, seen=0, device=cpu)
+    assert torch.equal(first_batches(resident, 4, 8, seed=1, seen=16, device=cpu), whole[16:])
+    halves = [first_batches(resident, 6, 8, 1, 0, cpu, rank, 2) for rank in (0, 1)]
+    for rank in (0, 1):
+        assert torch.equal(halves[rank], torch.cat([b[rank::2] for b in whole.split(8)]))
+    monkeypatch.setattr(data, "RESIDENT_BYTES", 0)
+    streamed, _ = data.load(path)
+    assert streamed.pixels is None
+    for workers in (0, 2):
+        assert torch.equal(first_batches(streamed, 6, 8, 1, 0, cpu, workers=workers), whole)
+
+
+def test_an_unreadable_image_in_a_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "RESIDENT_BYTES", 0)
+    folder = fill(tmp_path / "set", 20)
+    truncate(folder / "007.png")
+    train, _ = data.load(str(folder))
+    with pytest.raises(data.DataError, match="^[^\n]*007.png cannot be read[^\n]*$"):     # one line, no traceback in it
+        first_batches(train, 5, 9, 0, 0, torch.device("cpu"), workers=1)
