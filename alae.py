@@ -25,8 +25,8 @@ Differences from the paper (P) and from the released code (C), and what restores
     f = softplus          P's eq. 1 with this f would reward the wrong side; Algorithm 1 is right and is what we follow.
     F's depth for MNIST   P leaves it open; 6 as in C.  Leaky ReLU 0.2 also after the last layer of F and of E: as in C.
     learning rate of F, D P leaves it open; 0.1 of the others', as in C.
-    weight averages       P is silent; pictures use an average of the weights with a half-life of 10,000 images, as in C.
-    dcgan                 is ours: not in the paper.
+    weight averages       P is silent; pictures use averaged weights with a half-life of 10,000 images, as in C.
+    dcgan                 is ours, with its batch and learning rate: not in the paper.
 `--recipe official` takes all that C does at once.
 """
 import copy
@@ -139,7 +139,7 @@ class ALAE(nn.Module):
 PRESETS = {  # the paper's settings where it states them: batch, lr, sizes (sections 6, 7.1); the rest is ours
     "mlp":              dict(nz=50, nw=50, batch=128, lr=0.002, gamma=1.0, kimg=6000, snapshot_kimg=100),
     "mlp mnist-mini":   dict(kimg=300, snapshot_kimg=10),
-    "dcgan":            dict(nz=128, nw=128, batch=128, lr=0.002, gamma=1.0, kimg=1000, snapshot_kimg=25),
+    "dcgan":            dict(nz=128, nw=128, batch=32, lr=0.006, gamma=1.0, kimg=1000, snapshot_kimg=25),
 }
 RECIPES = {
     "paper":    {},
@@ -181,7 +181,7 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, fast=None):
         fake = G(F(draw_z()))                                                               # line 5
     with amp():
         fake_score = D(E(fake))
-    real_score = model.D(model.E(x.requires_grad_()))           # fp32: R1 differentiates this pass twice
+        real_score = model.D(model.E(x.requires_grad_()))       # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(real_score, x)
     L_ED = softplus(fake_score) + softplus(-real_score) + R1                                # line 6
     update(L_ED, opt_E, opt_D)                                                              # line 7
@@ -232,7 +232,8 @@ def main(argv=None):
 
     while True:
         if run.snapshot_due:
-            run.snapshot(args.lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z))
+            run.snapshot(args.lr, common.held_out(ema, fixed_x, fixed_z),
+                         common.snapshot_pictures(ema, fixed_x, fixed_z))
         if run.done:
             break
         x = model.inward(common.to_float(next(batches)))

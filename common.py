@@ -210,7 +210,8 @@ def softplus(t):
 def r1(scores, x):
     """E ||grad_x score(x)||^2: squared l2 norm per image, averaged over the batch.   (Mescheder et al. 2018, eq. 9)
 
-    scores (N, 1) are those of x (N, ...), a leaf that requires grad.  The caller multiplies by gamma / 2.
+    scores (N, 1) are those of x (N, ...), fp32, which requires grad; the norm is fp32.  The caller multiplies by
+    gamma / 2.
     """
     gradient, = torch.autograd.grad(scores.sum(), x, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
@@ -313,7 +314,7 @@ def keep_memory():
     import ctypes
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(-3, 1 << 30)        # M_MMAP_THRESHOLD
+        mallopt(-3, 1 << 25)        # M_MMAP_THRESHOLD, the largest that it takes
         mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
@@ -393,7 +394,7 @@ def add_flags(parser, backbones):
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="cpu, cuda, cuda:1 ...; the GPU if there is one")
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
-        help="of the networks; losses and R1 are always fp32 (auto: bf16 on a GPU, except for mlp)")
+        help="of the networks' products (auto: bf16 on a GPU, except for mlp); weights, losses, R1's norm are fp32")
     add("--compile", action="store_true", help="torch.compile the passes that R1 does not differentiate twice")
     add("--out", default="auto", metavar="RUN", help="the run folder (auto: runs/ and what is not the default)")
     add("--resume", default="", metavar="RUN", help="go on with this run")
@@ -507,7 +508,7 @@ def read_args(run, method=None):
     try:
         args = json.loads((Path(run) / "args.json").read_text())
     except (OSError, ValueError):
-        raise Error(f"{run} holds no run (no readable args.json); give the folder that a training script made") from None
+        raise Error(f"{run} holds no run (no readable args.json); name a folder that a script made") from None
     if method not in (None, args["method"]):
         raise Error(f"{run} is a run of {args['method']}.py, not of {method}.py; use that script")
     return args
@@ -795,8 +796,8 @@ def curves(log, path):
 # -------------------------------------------------------------------------------------------------- 10 Errors
 
 def command(main, *errors):
-    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory, no room on the disk;
-    130 when interrupted.  Anything else is a bug and keeps its traceback."""
+    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory, no room on the
+    disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
     code, message = 0, None
     try:
         main()

@@ -149,10 +149,11 @@ def _mnist(root, split, wanted):
                                 "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte into {}/MNIST/raw") for t in (1, 0))
     images, labels = train.data.numpy(), train.targets.numpy()
     if split == "sw":
-        order = np.random.RandomState(0).permutation(60000)  # noqa: NPY002  (the generator that is fixed for good)
+        order = np.random.RandomState(0).permutation(60000)
         parts = [(ids, images[ids], labels[ids]) for ids in (order[:50000], order[50000:])]
     else:
-        parts = [(np.arange(60000), images, labels), (60000 + np.arange(10000), test.data.numpy(), test.targets.numpy())]
+        parts = [(np.arange(60000), images, labels),
+                 (60000 + np.arange(10000), test.data.numpy(), test.targets.numpy())]
     return _resident("mnist", "mnist", parts, wanted, DIGITS, pad=2, split="sw" if split == "sw" else "dw")
 
 
@@ -218,10 +219,10 @@ class Store:
         if "dataset.json" in self.names:
             try:
                 content = json.loads(self.bytes("dataset.json"))
-                rows = dict(content["labels"]) if content.get("labels") else None
+                rows = dict(content["labels"]) if content["labels"] else None
                 if rows and (missing := [n for n in self.images if n not in rows]):
-                    raise DataError(f"{self.path}: dataset.json has no label for {missing[0]} ({len(missing)} missing); "
-                                    f"complete it, or set its labels to null")
+                    raise DataError(f"{self.path}: dataset.json has no label for {missing[0]}; complete it, or set its "
+                                    "labels to null")
                 return rows, content.get("classes") or content.get("attributes")
             except (*BROKEN, AttributeError, KeyError, TypeError) as e:
                 raise DataError(f"{self.path}: dataset.json is not as the StyleGAN tools write it ({e}); mend it or "
@@ -287,7 +288,7 @@ def _hold_out(labels, n, part):
     groups = [np.arange(n)]
     if labels is not None and labels.ndim == 1:
         groups = [(labels == c).nonzero().flatten().numpy() for c in labels.unique()]
-    cut = [len(g) - max(len(g) // 10, int(len(groups) == 1)) for g in groups]
+    cut = [len(g) - max(len(g) // 10, int(len(g) > 1)) for g in groups]
     chosen = [g[:c] if part == "train" else g[c:] for g, c in zip(groups, cut, strict=True)]
     return np.sort(np.concatenate(chosen))
 

@@ -39,7 +39,7 @@ class View:
         try:
             self.model = importlib.import_module(args["method"]).load(run, device, weights)
         except ModuleNotFoundError:
-            raise Error(f"{run} names the method {args['method']!r}, and there is no {args['method']}.py here") from None
+            raise Error(f"{run} names the method {args['method']!r}; there is no {args['method']}.py here") from None
         c, h, w = args["image_shape"]
         self.train, self.test = data.load(args["data"], args["data_root"], args["split"], f"{w}x{h}", args["skip_bad"])
         if self.train.shape != (c, h, w):
@@ -144,7 +144,7 @@ def linear_svm(x, y, classes, C=0.02):
     # Solved for v = L^T w, L L^T = I + 2 C x^T x, where the problem is round and L-BFGS takes few steps.
     L = torch.linalg.cholesky(torch.eye(x.shape[1], device=x.device, dtype=x.dtype) + 2 * C * x.T @ x)
     v = torch.zeros(x.shape[1], classes, device=x.device, dtype=x.dtype, requires_grad=True)
-    solver = torch.optim.LBFGS([v], max_iter=500, history_size=20, tolerance_grad=1e-4, tolerance_change=1e-10,
+    solver = torch.optim.LBFGS([v], max_iter=500, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-9,
                                line_search_fn="strong_wolfe")
 
     def weights():
@@ -215,8 +215,8 @@ def table_alae_2(runs, args):
                 done = [r for _, r in trials.get((label, split), [])]
                 cells += [sum(r[c] for r in done) / len(done) if done else None for c in COLUMNS_ALAE_2]
             print(f"{label + ', ours':24}" + "".join("             -" if v is None else f"{v:14.2f}" for v in cells))
-    print("Euclidean 1-NN; linear SVM, L2-regularised squared hinge, C = 0.02; raw features of the whole training part, "
-          "scored on the whole test part.")
+    print("Euclidean 1-NN; linear SVM, L2-regularised squared hinge, C = 0.02; unscaled features of the whole training "
+          "part, scored on the whole test part.")
     for (label, split), done in trials.items():
         print(f"ours, {label} {split.upper()}: {len(done)} run(s): " + "; ".join(v.protocol for v, _ in done))
     return {f"{label} {split}": [dict(run=str(v.run), protocol=v.protocol, **r) for v, r in done]
@@ -280,8 +280,8 @@ def figure_traversal(view, args):
     x = [view.model.generate(p, noise="fixed") for pair in zip(along_z, along_w, strict=True) for p in pair]
     for name, path in (("Z", x[0::2]), ("W", x[1::2])):
         jumps = torch.stack([(p[1:] - p[:-1]).square().flatten(1).mean(1).sqrt() for p in path])
-        print(f"{view.run.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, the mean "
-              f"step {jumps.mean():.3f} (root mean square over pixels in [-1, 1], {len(path)} pairs)")
+        print(f"{view.run.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, the "
+              f"mean step {jumps.mean():.3f} (root mean square over pixels in [-1, 1], {len(path)} pairs)")
     return rows(*x)
 
 
@@ -299,8 +299,8 @@ def metrics(args):
         m = image_metrics(view, args.n or 10_000, args.seed)
         print(f"{view.title}\n  ({view.protocol}; first {m['n']:,} test images, no truncation, seed {args.seed})")
         print(f"  reconstruction  MSE {m['mse']:.4f}  MAE {m['mae']:.4f}  PSNR {m['psnr']:.2f} dB   on [-1, 1]")
-        print(f"  floors          MSE {m['mse_mean_image']:.4f} of the training-mean image, {m['mse_wrong_pair']:.4f} of "
-              f"reconstructions paired with the wrong originals")
+        print(f"  floors          MSE {m['mse_mean_image']:.4f} of the training-mean image, {m['mse_wrong_pair']:.4f} "
+              f"of reconstructions paired with the wrong originals")
         print(f"  reciprocity     |G(E(x)) - x| {m['mae']:.4f}" + (
             f"   |E(G(w)) - w| {m['recip_w']:.4f} (w deviates by {m['std_w']:.4f})" if "recip_w" in m else ""))
         if view.train.labels is not None and view.train.labels.ndim == 1 and hasattr(view.model, "features"):
@@ -386,7 +386,8 @@ def parse_args(argv=None):
         add("--device", default="auto", help="cpu, cuda ...; the GPU if there is one")
         add("--seed", type=int, default=0, help="of the codes z")
         add("-n", type=int, default=0, help="how many images (0: the command's own default)")
-        add("--weights", default="", choices=["ema", "raw"], help="averaged or as trained (table alae-2: raw, else ema)")
+        add("--weights", default="", choices=["ema", "raw"],
+            help="averaged, or as trained (default: ema; table alae-2: raw)")
         add("--json", default="", metavar="FILE", help="also write the numbers there")
         if name in ("figure", "compare"):
             add("--out", default="", metavar="FILE", help="the picture")

@@ -1,5 +1,5 @@
-"""Tests import the scripts from the folder above, run on one thread (bit-exact, and no fight over cores) and never write
-outside pytest's temporary folders."""
+"""Tests import the scripts from the folder above, run on one thread (bit-exact, and no fight over cores) and never
+write outside pytest's temporary folders."""
 import os
 import subprocess
 import sys

@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 import alae
 import common
 import data
-from conftest import ROOT
 
 # --------------------------------------------------------------------------------------- Algorithm 1, line by line
 
@@ -87,12 +87,11 @@ def test_algorithm_1_by_hand(flags):
         np.testing.assert_allclose(net.weight.detach().numpy().reshape(value.shape), value, rtol=0, atol=2e-6)
 
 
-def tiny(backbone="mlp", **changes):
-    shape = {"mlp": (1, 28, 28), "dcgan": (1, 32, 32)}[backbone]
-    args = alae.parse_args(["--backbone", backbone, "--nz", "8", "--nw", "8", "--width", "16"])
+def tiny(backbone="mlp", size=8, width=16):
+    args = alae.parse_args(["--backbone", backbone, "--nz", f"{size}", "--nw", f"{size}", "--width", f"{width}"])
+    args.image_shape = {"mlp": (1, 28, 28), "dcgan": (1, 32, 32)}[backbone]
     torch.manual_seed(0)
-    args.image_shape = shape
-    model = alae.ALAE(**{**alae.network_args(vars(args)), **changes})
+    model = alae.ALAE(**alae.network_args(vars(args)))
     optimizers = [common.adam(net, 0.002, alae.BETAS) for net in (model.F, model.G, model.E, model.D)]
     return args, model, optimizers
 
@@ -127,8 +126,7 @@ def test_latent_discriminator():
 
 
 def test_the_models_interface():
-    args, model, _ = tiny()
-    model.eval()
+    model = tiny()[1].eval()
     x = torch.rand(3, 1, 28, 28) * 2 - 1
     z = model.prior(4, torch.Generator().manual_seed(0))
     assert z.shape == (4, 8)
@@ -153,28 +151,35 @@ def test_sizes_of_the_papers_mlp():
     assert (short.shape[1], long.shape[1]) == (50, 1024)
 
 
-def train(steps, precision="fp32", fast=False, backbone="mlp"):
-    args, model, optimizers = tiny(backbone)
-    images = data.load("mnist-mini", sizes=[args.image_shape[1]])[0]
-    rng, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
-    compiled = [torch.compile(net) for net in (model.F, model.G, model.E, model.D)] if fast else None
+def train(steps, precision="fp32", fast=None):
+    """-> model, losses (steps, 4), after so many steps of a narrow MLP on the bundled digits, batch 64."""
+    args, model, optimizers = tiny(size=16, width=4)
+    images, rng, cpu = data.load("mnist-mini")[0], torch.Generator().manual_seed(0), torch.device("cpu")
+    nets = fast and [fast(net) for net in (model.F, model.G, model.E, model.D)]
     losses = []
-    for _, x in zip(range(steps), data.batches(images, 32, 0, 0, cpu), strict=False):
+    for _, x in zip(range(steps), data.batches(images, 64, 0, 0, cpu), strict=False):
         losses.append(torch.stack([v.detach() for v in alae.train_step(
-            model, optimizers, model.inward(common.to_float(x)), lambda: model.prior(32, rng), args,
-            common.autocast(precision, cpu), compiled)]))
-    return model, torch.stack(losses)
+            model, optimizers, model.inward(common.to_float(x)), lambda: model.prior(64, rng), args,
+            common.autocast(precision, cpu), nets)]))
+    return model, losses and torch.stack(losses)
 
 
-def test_fp32_and_bf16_both_learn():
-    for precision in ("fp32", "bf16"):
-        model, losses = train(400, precision)
-        assert losses.isfinite().all()
-        assert all(p.dtype == torch.float32 for p in model.parameters())
-        R1, L_EG = losses[:, 1], losses[:, 3]
-        assert L_EG[-50:].mean() < 0.5 * L_EG[:50].mean(), precision
-        assert losses[-50:, 0].mean() < 2 * math.log(2), precision       # E and D beat chance
-        assert R1[-50:].mean() > 0
+@torch.no_grad()
+def distance_to_mean_digit(model):
+    real = common.to_float(data.load("mnist-mini")[1].pixels).mean(0)
+    made = model.generate(model.map(model.prior(500, torch.Generator().manual_seed(1)))).mean(0)
+    return (made - real).square().mean().item()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_both_precisions_learn(precision):
+    model, losses = train(300, precision)
+    assert losses.isfinite().all()
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert losses[-50:, 0].mean() < 2 * math.log(2)                     # E and D tell real from fake better than chance
+    assert losses[-50:, 3].mean() < 0.5 * losses[:50, 3].mean()         # E inverts G better and better
+    assert distance_to_mean_digit(train(0)[0]) > 1                      # F and G come close to the data
+    assert distance_to_mean_digit(model) < 0.1
 
 
 def test_a_bf16_step_agrees_with_fp32():
@@ -183,8 +188,9 @@ def test_a_bf16_step_agrees_with_fp32():
 
 
 def test_compiled_passes_agree_with_plain_ones():
-    plain, compiled = train(3)[1], train(3, fast=True)[1]
-    torch.testing.assert_close(plain, compiled, rtol=1e-4, atol=1e-5)
+    def fast(net):
+        return torch.compile(net, backend="aot_eager")      # all of the compiler but its code generator
+    torch.testing.assert_close(train(3)[1], train(3, fast=fast)[1], rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ the script, as typed

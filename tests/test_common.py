@@ -52,8 +52,9 @@ def test_mapping_and_pixel_norm():
 
 def test_mlp_backbone_is_the_papers():
     G, E = common.MLPGenerator(50, (1, 28, 28)), common.MLPEncoder((1, 28, 28), 50)
-    assert [layer.weight.shape[::-1] for layer in (E.layer1, E.layer2, E.head)] == [(784, 1024), (1024, 1024), (1024, 50)]
-    assert [layer.weight.shape[::-1] for layer in (G.layer1, G.layer2, G.layer3)] == [(50, 1024), (1024, 1024), (1024, 784)]
+    sizes = [784, 1024, 1024, 50]
+    assert [tuple(layer.weight.shape) for layer in (E.layer1, E.layer2, E.head)] == list(zip(sizes[1:], sizes))
+    assert [tuple(layer.weight.shape) for layer in (G.layer3, G.layer2, G.layer1)] == list(zip(sizes, sizes[1:]))
     x = torch.randn(3, 1, 28, 28)
     assert E.trunk(x).shape == (3, 1024)
     assert E(x).shape == (3, 50)
@@ -205,7 +206,7 @@ def make_run(folder, **changes):
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     run = make_run(tmp_path / "run")
     run.save()
-    with pytest.raises(common.Error, match="backbone = mlp, but args.json says dcgan"):
+    with pytest.raises(common.Error, match=r"backbone = mlp, but args.json says dcgan"):
         make_run(tmp_path / "run", resume="yes", backbone="dcgan")
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"PK broken")
     with pytest.raises(common.Error, match="cannot be read"):

@@ -1,0 +1,126 @@
+"""Speed and memory of training steps, as ratios measured in one run.
+
+    python tests/bench.py                      every variant
+    python tests/bench.py mlp-fp32 mlp-bf16    some
+    python tests/bench.py --device cuda
+
+Each variant trains for a while in a process of its own, on random images.  In turns with its steps the same process
+times the matrix product (or convolution) that most of its work goes through, in the variant's precision, and the share
+of that rate that the whole step reaches is printed: `share` counts every operation of the step against it.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import alae  # noqa: E402
+import common  # noqa: E402
+
+VARIANTS = {
+    "mlp-fp32":      ["--backbone", "mlp", "--precision", "fp32"],
+    "mlp-bf16":      ["--backbone", "mlp", "--precision", "bf16"],
+    "dcgan32-fp32":  ["--backbone", "dcgan", "--resolution", "32", "--precision", "fp32"],
+    "dcgan32-bf16":  ["--backbone", "dcgan", "--resolution", "32", "--precision", "bf16"],
+}
+
+
+def make_step(flags, device):
+    """-> step(), a whole iteration as in alae.py's loop, and its batch."""
+    args = alae.parse_args(flags)
+    args.image_shape = (1, 28, 28) if args.backbone == "mlp" else (3, int(args.resolution), int(args.resolution))
+    torch.manual_seed(0)
+    model = alae.ALAE(**alae.network_args(vars(args))).to(device)
+    ema = alae.copy.deepcopy(model)
+    optimizers = [common.adam(net, args.lr, alae.BETAS) for net in (model.F, model.G, model.E, model.D)]
+    rng = torch.Generator(device).manual_seed(0)
+    amp = common.autocast(args.precision, device)
+    images = torch.randint(256, (4096, *args.image_shape), dtype=torch.uint8, device=device)
+
+    def step(leaf=True):
+        x = model.inward(common.to_float(images[torch.randint(4096, (args.batch,), device=device)]))
+        if not leaf:
+            x = x.requires_grad_().clone()      # flop_counter breaks on gradients at a leaf that enters a module
+        alae.train_step(model, optimizers, x, lambda: model.prior(args.batch, rng), args, amp)
+        common.ema_update(ema, model, 0.99)
+    return step, args
+
+
+def make_product(args, device):
+    """-> product(), the product in which most of the step's work lies, and its floating-point operations."""
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    if args.backbone == "mlp":
+        x, w = (torch.randn(n, 1024, device=device, dtype=dtype) for n in (args.batch, 1024))
+        return lambda: torch.nn.functional.linear(x, w), 2 * args.batch * 1024 * 1024
+    x = torch.randn(args.batch, 64, 16, 16, device=device, dtype=dtype)
+    w = torch.randn(128, 64, 4, 4, device=device, dtype=dtype)
+    return lambda: torch.nn.functional.conv2d(x, w, stride=2, padding=1), 2 * args.batch * 128 * 64 * 16 * 64
+
+
+def timed(function, times, device):
+    """Mean seconds of a call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(times):
+        function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / times
+
+
+def measure(flags, device, rounds):
+    """Alternate the product and the step; -> dict of the medians."""
+    if device.type == "cpu":
+        common.keep_memory()
+    step, args = make_step(flags, device)
+    product, product_flops = make_product(args, device)
+    from torch.utils.flop_counter import FlopCounterMode
+    with FlopCounterMode(display=False) as counter, torch.random.fork_rng():
+        step(leaf=False)
+    timed(step, 5, device)
+    timed(product, 50, device)
+    steps = 20 if args.backbone == "mlp" or device.type == "cuda" else 4
+    pairs = [(timed(product, 100, device), timed(step, steps, device)) for _ in range(rounds)]
+    product_s, step_s = (sorted(t)[rounds // 2] for t in zip(*pairs, strict=True))
+    rate = product_flops / product_s
+    return dict(images_per_s=args.batch / step_s, ms=1e3 * step_s, gflop=counter.get_total_flops() / 1e9,
+                rate=rate / 1e9, share=counter.get_total_flops() / step_s / rate,
+                peak_gb=common.peak_memory(device) / 1e9)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", default=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    device = common.find_device(args.device)
+    if args.one:
+        print(json.dumps(measure(VARIANTS[args.one], device, args.rounds)))
+        return
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{name}, torch {torch.__version__}, code {common.code_version()}, medians of {args.rounds} rounds")
+    print(f"{'variant':14}{'images/s':>10}{'ms/step':>9}{'GFLOP/step':>12}{'peak GFLOP/s':>14}{'share':>8}"
+          f"{'memory GB':>11}")
+    first = {}
+    for variant in args.variants:
+        done = subprocess.run([sys.executable, __file__, "--one", variant, "--device", args.device, "--rounds",
+                               str(args.rounds)], stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
+        m = json.loads(done.stdout)
+        base = first.setdefault(variant.split("-")[0], m)
+        print(f"{variant:14}{m['images_per_s']:10.0f}{m['ms']:9.1f}{m['gflop']:12.2f}{m['rate']:14.0f}{m['share']:8.0%}"
+              f"{m['peak_gb']:11.2f}" + (f"   {m['images_per_s'] / base['images_per_s']:.2f} times the images/s of the "
+                                         f"first {variant.split('-')[0]} row" if m is not base else ""), flush=True)
+
+
+if __name__ == "__main__":
+    main()

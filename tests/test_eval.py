@@ -1,0 +1,204 @@
+import json
+import os
+import sys
+
+import pytest
+import torch
+from conftest import DATA_ROOT, ROOT
+from PIL import Image
+
+import common
+import data
+import eval as evaluation
+
+# ----------------------------------------------------------------------------------------------- classifiers
+
+
+def blobs(n=400, d=12, classes=4, seed=0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, d, generator=torch.Generator().manual_seed(9), dtype=dtype)
+    y = torch.randint(classes, (n,), generator=g)
+    return centres[y] + torch.randn(n, d, generator=g, dtype=dtype), y
+
+
+def test_one_nn():
+    (x, y), (x2, y2) = blobs(), blobs(150, seed=1)
+    nearest = torch.stack([(x - q).square().sum(1) for q in x2]).argmin(1)
+    expected = 100 * (y[nearest] == y2).double().mean().item()
+    for chunk in (1, 7, 500):
+        assert evaluation.one_nn(x, y, x2, y2, chunk) == pytest.approx(expected)
+    assert evaluation.one_nn(x, y, x, y) == 100
+
+
+def test_linear_svm_minimises_liblinears_objective():
+    x, y = blobs()
+    w = evaluation.linear_svm(x, y, 4, C=0.05)
+    assert w.shape == (13, 4)
+    x1, sign = torch.nn.functional.pad(x, (0, 1), value=1.0), torch.nn.functional.one_hot(y).double() * 2 - 1
+    slack = (1 - sign * (x1 @ w)).relu()
+    gradient = w - 2 * 0.05 * x1.T @ (sign * slack)             # of |w|^2 / 2 + C sum slack^2
+    assert gradient.abs().max() < 1e-4
+    assert torch.equal(evaluation.svm_scores(w, x), x1 @ w)
+
+
+def test_one_nn_and_svm_against_scikit_learn():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.svm import LinearSVC
+    train, test = data.load("mnist-mini")
+    x, x2 = (part.pixels.flatten(1).double() / 255 for part in (train, test))
+    x, y = x[:3000], train.labels[:3000]
+    theirs = KNeighborsClassifier(1, algorithm="brute").fit(x, y).score(x2, test.labels)
+    assert evaluation.one_nn(x, y, x2, test.labels) == pytest.approx(100 * theirs)
+    x, x2 = x[:, ::5], x2[:, ::5]
+    svc = LinearSVC(C=0.02, dual=False, tol=1e-8, max_iter=5000).fit(x, y)
+    for dtype, tolerance in ((torch.float64, 1e-4), (torch.float32, 2e-3)):
+        w = evaluation.linear_svm(x.to(dtype), y, 10).double()
+        torch.testing.assert_close(w[:-1].T, torch.tensor(svc.coef_), rtol=0, atol=tolerance)
+        torch.testing.assert_close(w[-1], torch.tensor(svc.intercept_), rtol=0, atol=tolerance)
+        accuracy = (evaluation.svm_scores(w, x2).argmax(1) == test.labels).double().mean().item()
+        assert accuracy == pytest.approx(svc.score(x2, test.labels), abs=6e-4)
+
+
+# --------------------------------------------------------------------------------- a method that eval has never met
+# x is 28x28; w is x itself.  E keeps it, G dims it by `dim`, so every number can be worked out.
+
+DUMMY = """
+import torch, common
+class Dummy(torch.nn.Module):
+    image_shape, nz, nw, num_layers = (1, 28, 28), 784, 784, 1
+    def __init__(self, dim): super().__init__(); self.dim = torch.nn.Parameter(torch.tensor(dim))
+    def prior(self, n, generator): return torch.rand(n, 784, generator=generator) * 2 - 1
+    def map(self, z): return z / 2
+    def generate(self, w, noise="fixed"): return (w * self.dim).view(-1, 1, 28, 28)
+    def encode(self, x): return x.flatten(1)
+    def features(self, x): return x.flatten(1)[:, ::16], x.flatten(1)[:, ::8]
+def load(run, device="cpu", weights="ema"):
+    return common.load_weights(run, common.read_args(run, "dummy"), Dummy(0.0), weights, device)
+"""
+
+
+@pytest.fixture
+def dummy(tmp_path, monkeypatch):
+    """dummy("name", dim=0.9, data="mnist-mini") writes a run of a method in a file of its own.  -> its folder"""
+    (tmp_path / "dummy.py").write_text(DUMMY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    import dummy as method
+
+    def make(name, dim=0.9, data="mnist-mini", data_root="data", split="auto"):
+        args = dict(method="dummy", label="Dummy", backbone="none", data=data, data_root=str(data_root), split=split,
+                    resolution="auto", skip_bad=False, seed=0, image_shape=[1, 28, 28],
+                    versions=dict(torch="0", code="unknown"))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "args.json").write_text(json.dumps(args))
+        state = {k: method.Dummy(d).state_dict() for k, d in (("ema", dim), ("model", dim / 2))}
+        torch.save(dict(args=args, seen=1000, state=state), tmp_path / name / "checkpoint.pt")
+        return tmp_path / name
+    yield make
+    sys.modules.pop("dummy")
+
+
+def test_image_metrics(dummy):
+    view = evaluation.View(dummy("run"), torch.device("cpu"), "ema")
+    m = evaluation.image_metrics(view, 1200, seed=0)
+    x = common.to_float(view.test.pixels[:1200])
+    y = 0.9 * x
+    assert m["n"] == 1200
+    assert m["mse"] == pytest.approx((0.1 * x).square().mean().item(), rel=1e-4)
+    assert m["mae"] == pytest.approx((0.1 * x).abs().mean().item(), rel=1e-4)
+    each = (0.1 * x).square().flatten(1).mean(1)
+    assert m["psnr"] == pytest.approx((10 * (4 / each).log10()).mean().item(), rel=1e-4)
+    mean = common.to_float(view.train.pixels).mean(0)
+    assert m["mse_mean_image"] == pytest.approx((x - mean).square().mean().item(), rel=1e-4)
+    assert m["mse_wrong_pair"] == pytest.approx((y.roll(1, 0) - x).square().mean().item(), rel=1e-4)
+    w = view.codes(1200, 0) / 2
+    assert m["recip_w"] == pytest.approx((0.1 * w).abs().mean().item(), rel=1e-3)
+    assert m["std_w"] == pytest.approx(w.std(0).mean().item(), rel=1e-3)
+    raw = evaluation.image_metrics(evaluation.View(view.run, torch.device("cpu"), "raw"), 1200, 0)
+    assert raw["mse"] == pytest.approx((0.55 * x).square().mean().item(), rel=1e-4)
+    with pytest.raises(common.Error, match="too few"):
+        evaluation.image_metrics(view, 1, 0)
+
+
+def test_held_out_measures_agree_with_metrics(dummy):
+    view = evaluation.View(dummy("run"), torch.device("cpu"), "ema")
+    m = evaluation.image_metrics(view, 600, seed=0)
+    h = common.held_out(view.model, view.images(range(600)), view.codes(600, 0))
+    assert (h["mse"], h["recip_x"], h["recip_w"]) == pytest.approx((m["mse"], m["mae"], m["recip_w"]), rel=1e-4)
+
+
+def test_commands_on_an_unknown_method(dummy, script, tmp_path):
+    a, b = dummy("a", 0.9), dummy("b", 0.5)
+    out = script("eval.py", "metrics", a, "-n", 500, "--json", "m.json").stdout
+    numbers = json.loads((tmp_path / "m.json").read_text())[str(a)]
+    for text in (f"MSE {numbers['mse']:.4f}", "wrong originals", "first 500 test images", "ema weights", "seed 0",
+                 f"1-NN            short features {numbers['1nn_short']:.2f} %"):
+        assert text in out, text
+    for name, size in (("samples", (8, 8)), ("reconstructions", (16, 4)), ("alae-4", (12, 10))):
+        script("eval.py", "figure", name, a, "--out", f"{name}.png")
+        assert Image.open(tmp_path / f"{name}.png").size == tuple(2 + 30 * n for n in size)
+    out = script("eval.py", "compare", a, b).stdout
+    assert "2,000 test images that all runs have in common" in out
+    assert Image.open(tmp_path / "compare.png").size == (2 + 30 * 16, 2 + 30 * 3)
+    first, second = (float(line.split("MSE ")[1].split()[0]) for line in out.splitlines() if "MSE" in line)
+    assert second > first * 20
+    assert "alae-2" in script("eval.py", "list").stdout
+
+
+@pytest.mark.skipif(not (DATA_ROOT / "MNIST").exists(), reason=f"no MNIST below {DATA_ROOT}")
+def test_compare_takes_what_no_run_was_trained_on(dummy, script):
+    mini, dw = dummy("mini"), dummy("dw", data="mnist", data_root=DATA_ROOT)
+    sw = dummy("sw", data="mnist", data_root=DATA_ROOT, split="sw")
+    assert "2,000 test images that all" in script("eval.py", "compare", mini, dw).stdout
+    assert "no image in common" in script("eval.py", "compare", dw, sw, code=2).stderr
+
+
+def test_traversal_figure_is_straight_in_w(dummy, capsys):
+    a = evaluation.lines(torch.zeros(2, 3), torch.tensor([[1.0, 2, 4], [0, 0, 8]]), 5)
+    assert a.shape == (2, 5, 3)
+    assert a[0, :, 2].tolist() == [0, 1, 2, 3, 4]
+    assert a[1, -1].tolist() == [0, 0, 8]
+
+
+def test_table_needs_mnist(dummy, script):
+    assert "table alae-2 is about --data mnist" in script("eval.py", "table", "alae-2", dummy("run"), code=2).stderr
+    assert "there is no table 'lia-9'" in script("eval.py", "table", "lia-9", "run", code=2).stderr
+
+
+def test_table_alae_2(dummy, monkeypatch, capsys):
+    """Means over trials, beside the paper's numbers."""
+    runs = [dummy(f"run{i}") for i in range(3)]
+    accuracies = iter([(90, 91, 92, 93), (94, 95, 96, 97), (50, 51, 52, 53)])
+
+    def classified(view):
+        return dict(zip(evaluation.COLUMNS_ALAE_2, next(accuracies), strict=True))
+
+    class Known(evaluation.View):
+        def __init__(self, run, device, weights):
+            super().__init__(run, device, weights)
+            assert weights == "raw"
+            self.args["label"] = "ALAE"
+            self.test.split = "sw" if run == runs[2] else "dw"
+    monkeypatch.setattr(evaluation, "View", Known)
+    monkeypatch.setattr(evaluation, "classification", classified)
+    args = evaluation.parse_args(["table", "alae-2", *map(str, runs)])
+    args.device = torch.device("cpu")
+    result = evaluation.table_alae_2(runs, args)
+    out = capsys.readouterr().out.splitlines()
+    row = next(line for line in out if line.startswith("ALAE, ours"))
+    assert [float(v) for v in row.split()[2:]] == [50, 51, 52, 53, 92, 93, 94, 95]
+    row = next(line for line in out if line.startswith("ALAE, paper"))
+    assert [float(v) for v in row.split()[2:]] == [93.79, 97.61, 93.47, 98.20, 94.59, 97.47, 94.23, 98.64]
+    assert len(result["ALAE dw"]) == 2
+
+
+def test_what_a_run_cannot_do_is_refused(dummy, script, tmp_path):
+    run = dummy("run")
+    source = tmp_path / "dummy.py"
+    source.write_text(source.read_text().replace("def prior", "def _prior"))
+    assert "has no 'prior', which this needs" in script("eval.py", "figure", "samples", run, code=2).stderr
+    assert "|E(G(w)) - w|" not in script("eval.py", "metrics", run).stdout
+    assert "holds no run" in script("eval.py", "metrics", "nowhere", code=2).stderr
+    source.unlink()
+    assert "there is no dummy.py here" in script("eval.py", "metrics", run, code=2).stderr
