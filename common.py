@@ -276,14 +276,13 @@ def start(args):
     divide.  One process a GPU (NCCL), or several on the CPU (gloo).
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = find_device(args.device)
+    device = find_device(args.device, int(os.environ.get("LOCAL_RANK", 0)))
     if device.type == "cpu":
         keep_memory()
     if args.batch % world:
         raise Error(f"--batch {args.batch} does not divide among {world} processes; "
                     f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}")
     if device.type == "cuda":
-        device = torch.device("cuda", device.index if world == 1 else int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -293,14 +292,17 @@ def start(args):
     return device, rank, world
 
 
-def find_device(name):
-    """-> torch.device; "auto" is the GPU where there is one.  Raises `Error` where it is not there."""
+def find_device(name, local_rank=0):
+    """-> torch.device; "auto" is the GPU where there is one, and a GPU without a number that of this process.
+
+    Raises `Error` where it is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", 0)
+            device = torch.device("cuda", local_rank)
         torch.zeros(1, device=device).sum().item()
     except (RuntimeError, AssertionError, NotImplementedError):
         found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -422,7 +424,8 @@ def resolve(parser, method, presets, recipes, default_backbone, argv):
         stored = read_args(run, method)
         given.pop("out", None)
         for key, value in given.items():
-            if key not in RESUMABLE and str(value) != str(stored[key]):
+            same = str(stored[key]) in (str(value), str(Path(str(value)).resolve()))     # data are stored by full path
+            if key not in RESUMABLE and not same:
                 raise Error(f"{run} was trained with --{key.replace('_', '-')} {stored[key]}, not {value}; leave the "
                             f"flag out to resume it, or start another run with --out")
         kept = {k: v for k, v in given.items() if k in RESUMABLE}
@@ -657,13 +660,15 @@ class Run:
             raise KeyboardInterrupt
         if dist.is_initialized():
             dist.barrier()
+            dist.destroy_process_group()
 
     # -- inside
 
     def _on_signal(self, number, frame):
-        if self.stop_wanted:                    # a second Ctrl-C does not wait
+        if not self.stop_wanted:
+            self.stop_wanted, self.stop_asked = number, time.time()
+        elif time.time() - self.stop_asked > 2:     # asked again, not told twice: do not wait for the step
             raise KeyboardInterrupt
-        self.stop_wanted = number
         if not dist.is_initialized():
             self.stop = number
 
@@ -677,7 +682,10 @@ class Run:
         checkpoint = read_checkpoint(self.folder, args, self.device)
         for name, value in checkpoint["state"].items():
             if isinstance(self.state[name], torch.Generator):
-                self.state[name].set_state(value.cpu())
+                try:
+                    self.state[name].set_state(value.cpu())
+                except RuntimeError:            # the state of another kind of device
+                    self.state[name].manual_seed(self.args.seed + checkpoint["seen"])
             else:
                 self.state[name].load_state_dict(value)
         for name in ("seen", "seconds", "last_snapshot", "sums", "steps"):
@@ -738,7 +746,10 @@ def peak_memory(device):
     """Bytes: the most that was allocated on a GPU, or the process's largest size on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
+    try:
+        import resource
+    except ImportError:                         # Windows
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

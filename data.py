@@ -17,6 +17,7 @@ import io
 import json
 import math
 import os
+import signal
 import sys
 import zipfile
 import zlib
@@ -191,7 +192,7 @@ class Store:
                 self.names = sorted(self._open().namelist())
             except BROKEN as e:
                 raise DataError(f"{path} is not a whole zip file ({e}); make or copy it again") from None
-        self.images = [n for n in self.names if n.lower().endswith(ENDINGS) and "__MACOSX" not in n]
+        self.images = [n for n in self.names if n.lower().endswith(ENDINGS) and not n.split("/")[-1].startswith(".")]
 
     def __getstate__(self):
         return {**vars(self), "_zip": None, "_pid": None}
@@ -409,11 +410,17 @@ def batches(images, batch, seed, seen, device, rank=0, world=1, workers=0):
     else:
         loader = torch.utils.data.DataLoader(
             _Caught(images), batch_sampler=indices(seen), num_workers=workers, collate_fn=lambda x: x,
-            pin_memory=False, prefetch_factor=4 if workers else None, persistent_workers=bool(workers))
+            prefetch_factor=4 if workers else None, worker_init_fn=_leave_signals)
         for x in loader:
             if isinstance(x, DataError):
                 raise x
             yield x.to(device, non_blocking=True)
+
+
+def _leave_signals(worker):
+    """Ctrl-C is for the training process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Caught(torch.utils.data.Dataset):

@@ -9,6 +9,7 @@ times the matrix product (or convolution) that most of its work goes through, in
 of that rate that the whole step reaches is printed: `share` counts every operation of the step against it.
 """
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -38,7 +39,7 @@ def make_step(flags, device):
     args.image_shape = (1, 28, 28) if args.backbone == "mlp" else (3, int(args.resolution), int(args.resolution))
     torch.manual_seed(0)
     model = alae.ALAE(**alae.network_args(vars(args))).to(device)
-    ema = alae.copy.deepcopy(model)
+    ema = copy.deepcopy(model)
     optimizers = [common.adam(net, args.lr, alae.BETAS) for net in (model.F, model.G, model.E, model.D)]
     rng = torch.Generator(device).manual_seed(0)
     amp = common.autocast(args.precision, device)
