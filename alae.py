@@ -54,6 +54,8 @@ from common import (
 )
 
 BETAS = (0.0, 0.99)         # Adam's beta_1, beta_2 (section 6)
+F_DEPTH = 6                 # layers of F
+LR_MUL = 0.1                # learning rate of F and D, relative to the others'
 EMA_HALF_LIFE = 10_000      # images
 
 
@@ -65,9 +67,9 @@ class LatentDiscriminator(nn.Module):
     def __init__(self, nw, act):
         super().__init__()
         gain = math.sqrt(2) if act == "lrelu" else 1
-        self.layer1 = EqualLinear(nw, nw, gain, lr_mul=0.1)
-        self.layer2 = EqualLinear(nw, nw, gain, lr_mul=0.1)
-        self.layer3 = EqualLinear(nw, 1, gain=1, lr_mul=0.1)
+        self.layer1 = EqualLinear(nw, nw, gain, LR_MUL)
+        self.layer2 = EqualLinear(nw, nw, gain, LR_MUL)
+        self.layer3 = EqualLinear(nw, 1, 1, LR_MUL)
         self.act = lrelu if act == "lrelu" else nn.Identity()
 
     def forward(self, w):
@@ -81,13 +83,18 @@ class Encoder(nn.Module):
         super().__init__()
         self.net = net
 
+    def features(self, x):
+        """-> short (N, nw), the code, and long (N, n), the last hidden layer (section 7.1)."""
+        long = self.net.trunk(x)
+        return lrelu(self.net.head(long)), long
+
     def forward(self, x):
-        return lrelu(self.net(x))
+        return self.features(x)[0]
 
 
 def build_networks(backbone, image_shape, nz, nw, width, d_act):
-    """-> F, G, E, D.  image_shape (C, H, W).  Raises common.Error where the backbone cannot make such images."""
-    F = Mapping(nz, nw, depth=6, lr_mul=0.1)
+    """-> F, G, E, D for images of image_shape (C, H, W)."""
+    F = Mapping(nz, nw, F_DEPTH, LR_MUL)
     D = LatentDiscriminator(nw, d_act)
     if backbone == "mlp":
         G, E = MLPGenerator(nw, image_shape, width), MLPEncoder(image_shape, nw, width)
@@ -129,9 +136,8 @@ class ALAE(nn.Module):
         return self.E(self.inward(x))
 
     def features(self, x):
-        """-> short (N, nw), long (N, features): the code, and the last hidden layer of E (section 7.1)."""
-        long = self.E.net.trunk(self.inward(x))
-        return lrelu(self.E.net.head(long)), long
+        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1] (section 7.1)."""
+        return self.E.features(self.inward(x))
 
 
 # ----------------------------------------------------------------------------------------------------- settings
@@ -145,7 +151,7 @@ RECIPES = {
     "paper":    {},
     "official": dict(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0),
 }
-UNSTATED = ("gamma", "kimg")   # for the MLP; all of dcgan is ours
+UNSTATED = {"mlp": ("gamma", "kimg"), "dcgan": ("gamma", "kimg", "batch", "lr", "nz", "nw")}
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128]}
 
 
@@ -193,9 +199,10 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, fast=None):
 
     # Step III: E inverts G in latent space (lines 12-15)
     with amp():
-        w = F(draw_z())                                                                     # line 13
-        error = w.detach() - E(G(w if args.step3 == "EGF" else w.detach()))                 # line 14, eq. 8
-    L_EG = error.float().square().sum(1).mean() / (args.nw if args.latent_loss == "mean" else 1)
+        with torch.set_grad_enabled(args.step3 == "EGF"):
+            w = F(draw_z())                                                                 # line 13
+        error = w.detach().float() - E(G(w)).float()                                        # line 14, eq. 8
+    L_EG = error.square().sum(1).mean() / (args.nw if args.latent_loss == "mean" else 1)
     update(L_EG, *((opt_E, opt_G) if args.step3 == "EG" else (opt_E, opt_G, opt_F)))        # line 15
 
     return L_ED - R1, R1, L_FG, L_EG
@@ -209,23 +216,24 @@ def main(argv=None):
     with common.rank_zero_first():
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
                                      RESOLUTIONS[args.backbone])
-    common.settle(args, images, held_out, label="ALAE", unstated=UNSTATED, named=dict(recipe="paper"))
+    common.settle(args, images, held_out, label="ALAE", named=dict(recipe="paper"), unstated=UNSTATED[args.backbone],
+                  constants=f"F depth {F_DEPTH}  lr of F and D x{LR_MUL}  ema half-life {EMA_HALF_LIFE:,} images")
     model = ALAE(**network_args(vars(args))).to(device)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizers = [adam(network, args.lr, BETAS) for network in (model.F, model.G, model.E, model.D)]
-    rng = torch.Generator(device).manual_seed(args.seed)
+    optimizers = opt_F, opt_G, opt_E, opt_D = [
+        adam(network, args.lr, BETAS) for network in (model.F, model.G, model.E, model.D)]
+    rng = common.generator(device, args.seed, "training")
 
     # What training changes, and so what a checkpoint holds
-    state = dict(model=model, ema=ema, rng=rng, **dict(zip(("opt_F", "opt_G", "opt_E", "opt_D"), optimizers,
-                                                           strict=True)))
+    state = dict(model=model, ema=ema, opt_F=opt_F, opt_G=opt_G, opt_E=opt_E, opt_D=opt_D, rng=rng)
     run = common.Run(args, state, losses=("L_ED", "R1", "L_FG", "L_EG"), device=device)
     batches = data.batches(images, args.batch, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
     fast = [torch.compile(n) for n in (model.F, model.G, model.E, model.D)] if args.compile else None
     beta = 0.5 ** (args.batch / EMA_HALF_LIFE)
     fixed_x = common.to_float(held_out.take(range(min(len(held_out), 1000))).to(device))
-    fixed_z = ema.prior(1000, torch.Generator(device).manual_seed(args.seed + 1))
+    fixed_z = ema.prior(1000, common.generator(device, args.seed, "pictures"))
 
     def draw_z():       # all processes draw the whole batch and take their share
         return model.prior(args.batch, rng)[rank::world]
@@ -238,6 +246,7 @@ def main(argv=None):
             break
         x = model.inward(common.to_float(next(batches)))
         losses = train_step(model, optimizers, x, draw_z, args, amp, fast)
+        common.average_buffers(model)
         ema_update(ema, model, beta)
         run.step(losses)
     run.finish()

@@ -4,18 +4,17 @@
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
     3  Losses        softplus, r1
     4  Weights       adam, update, ema_update
-    5  Held out      held_out: image error and reciprocity of any model
-    6  Processes     start, rank_zero_first, broadcast, autocast, average_gradients
-    7  Flags         Parser, add_flags, resolve, check_resolution, settle
+    5  Held out      reconstruct, latent_reciprocity, held_out
+    6  Processes     start, rank_zero_first, generator, broadcast, autocast, average_gradients, average_buffers
+    7  Flags         Parser, positive, add_flags, resolve, check_resolution, settle
     8  The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
-    9  Pictures      to_float, to_uint8, grid, snapshot_pictures, curves
+    9  Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
     10 Errors        Error, command
 
 Images are float (B, C, H, W) in [-1, 1] from `to_float` on and uint8 before it.
 """
 import contextlib
 import csv
-import errno
 import io
 import json
 import math
@@ -252,19 +251,27 @@ def ema_update(ema, model, beta):
 # -------------------------------------------------------------------------------------------------- 5 Held out
 
 @torch.no_grad()
-def held_out(model, x, z):
-    """How well a model inverts: means over images x and codes of z that it was not trained on.
+def reconstruct(model, x):
+    """G(E(x)) clipped to [-1, 1], as it would be shown; errors of reconstructions are taken of this."""
+    return model.generate(model.encode(x), noise="fixed").clamp(-1, 1)
 
-    x (N, C, H, W) in [-1, 1], z (N, nz).  -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean
-    |G(E(x)) - x| per pixel; recip_w, mean |E(G(w)) - w| per dimension, w = map(z) (ALAE 4.1, reciprocity).
+
+@torch.no_grad()
+def latent_reciprocity(model, z):
+    """-> mean |E(G(w)) - w| per dimension, and the mean deviation of w, over w = map(z), z (N, nz).   (ALAE 4.1)"""
+    w = torch.cat([model.map(b) for b in z.split(250)])
+    back = torch.cat([model.encode(model.generate(b, noise="fixed")) for b in w.split(250)])
+    return (back - w).abs().mean().item(), w.std(0).mean().item()
+
+
+def held_out(model, x, z):
+    """How well a model inverts images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) that it was not trained on.
+
+    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|.
     """
-    def batches(t):
-        return t.split(250)
-    error = torch.cat([model.generate(model.encode(b), noise="fixed") - b for b in batches(x)])
-    w = torch.cat([model.map(b) for b in batches(z)])
-    back = torch.cat([model.encode(model.generate(b, noise="fixed")) for b in batches(w)])
+    error = torch.cat([reconstruct(model, b) - b for b in x.split(250)])
     return dict(mse=error.square().mean().item(), recip_x=error.abs().mean().item(),
-                recip_w=(back - w).abs().mean().item())
+                recip_w=latent_reciprocity(model, z)[0])
 
 
 # ------------------------------------------------------------------------------------------------- 6 Processes
@@ -283,6 +290,8 @@ def start(args):
         raise Error(f"--batch {args.batch} does not divide among {world} processes; "
                     f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}")
     if device.type == "cuda":
+        if world > 1 and device.index != int(os.environ["LOCAL_RANK"]):
+            raise Error(f"--device {args.device} would put {world} processes on one GPU; pass --device cuda")
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -331,6 +340,13 @@ def rank_zero_first():
         dist.barrier()
 
 
+def generator(device, seed, use):
+    """A torch.Generator on device for one use of a run's seed: "training", "pictures" or "evaluation", so that no two
+    uses (nor the initialisation, which has the seed itself) draw the same numbers."""
+    offset = {"training": 1, "pictures": 2, "evaluation": 3}[use]
+    return torch.Generator(device).manual_seed(1_000_003 * (seed + 1) + offset)
+
+
 def broadcast(module):
     """Give every process the weights and buffers of process 0."""
     if dist.is_initialized():
@@ -349,12 +365,23 @@ def average_gradients(parameters):
     """Replace each gradient by its mean over processes, in one flat reduction."""
     if not dist.is_initialized():
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
+    _average([p.grad for p in parameters if p.grad is not None])
+
+
+def average_buffers(module):
+    """Replace each floating-point buffer (the statistics of batch norm) by its mean over processes."""
+    buffers = [b for b in module.buffers() if b.is_floating_point()]
+    if dist.is_initialized() and buffers:
+        _average(buffers)
+
+
+@torch.no_grad()
+def _average(tensors):
+    flat = torch.cat([t.flatten() for t in tensors])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
 
 
 # ----------------------------------------------------------------------------------------------------- 7 Flags
@@ -369,23 +396,28 @@ class Parser(ArgumentParser):
         self.exit(2, f"error: {message}; `python {self.prog} --help` lists the flags\n")
 
 
+def positive(kind):
+    """An argparse type: int or float, above zero and finite."""
+    def parse(text):
+        value = kind(text)
+        if not value > 0 or value == math.inf:
+            raise ValueError
+        return value
+    parse.__name__ = f"positive {kind.__name__}"        # what argparse calls it in its message
+    return parse
+
+
 def add_flags(parser, backbones):
     """The flags that all four scripts share."""
-    def positive(kind):
-        def parse(text):
-            value = kind(text)
-            if not value > 0 or value == math.inf:
-                raise ValueError
-            return value
-        parse.__name__ = f"positive {kind.__name__}"
-        return parse
     add = parser.add_argument
     add("--data", default="mnist-mini", metavar="NAME|PATH", help="a set's name, or a folder or zip of images")
     add("--data-root", default="data", metavar="DIR", help="where named sets lie (and are downloaded to)")
     add("--resolution", default="auto", metavar="N|WxH", help="image size in pixels, cropped to that aspect")
     add("--split", default="auto", help="which of the papers' cuts, where they differ (mnist: dw, sw)")
-    add("--workers", type=int, default=2, help="processes that read images, for sets too large for memory")
-    add("--skip-bad", action="store_true", help="leave out images that cannot be read, and say how many")
+    add("--workers", type=int, choices=range(65), metavar="N", default=2,
+        help="processes that read images, for sets too large for memory (0: none)")
+    add("--skip-bad", action="store_true", help="leave out images that cannot be read, and say how many (in a set too "
+        "large for memory the next image takes the place of such a one, and each is named)")
     add("--backbone", default="auto", choices=["auto", *backbones], help="networks; chosen by the data if not given")
     add("--width", type=positive(int), default=1, help="divides all channel counts")
     add("--nz", type=positive(int), default=50, help="dimensions of z")
@@ -404,7 +436,8 @@ def add_flags(parser, backbones):
         "every so many thousand images")
 
 
-RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg")  # what --resume may change
+# What --resume may change; data and data_root only in where the same images are
+RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "data", "data_root")
 
 
 def resolve(parser, method, presets, recipes, default_backbone, argv):
@@ -421,17 +454,15 @@ def resolve(parser, method, presets, recipes, default_backbone, argv):
 
     if given.get("resume"):
         run = Path(given.pop("resume"))
-        stored = read_args(run, method)
-        given.pop("out", None)
+        stored = {**names, **read_args(run, method)}
         for key, value in given.items():
-            same = str(stored[key]) in (str(value), str(Path(str(value)).resolve()))     # data are stored by full path
-            if key not in RESUMABLE and not same:
+            if key not in RESUMABLE and str(value) not in (str(stored[key]), "auto"):
                 raise Error(f"{run} was trained with --{key.replace('_', '-')} {stored[key]}, not {value}; leave the "
                             f"flag out to resume it, or start another run with --out")
         kept = {k: v for k, v in given.items() if k in RESUMABLE}
-        return Namespace(**{**stored, **kept, "out": str(run), "resume": str(run)})
+        return Namespace(**{**stored, "out": str(run), **kept, "resume": str(run)})
 
-    data = Path(given.get("data", names["data"])).name
+    data = given.get("data", names["data"])
     backbone = given.get("backbone", "auto")
     if backbone == "auto":
         backbone = default_backbone(data)
@@ -449,17 +480,28 @@ def check_resolution(args, resolutions):
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {sizes[0]}")
 
 
-def settle(args, images, held_out, label, unstated, named=None, default_split="dw"):
-    """Complete the arguments once the data are known, and print them.
+def settle(args, images, held_out, label, named, unstated, constants="", default_split="dw"):
+    """Complete the arguments once the data are known, and print them.  A resumed run's data are compared with its own.
 
-    Sets label (the paper's name of the method), image_shape, versions, and out where it is "auto": runs/<method>[-<each
-    of `named` (flag -> its default) that is not the default>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].
-    unstated: the flags whose values the paper leaves open.
+    Sets label (the paper's name of the method), image_shape, train_images, versions, what was "auto" of split and
+    resolution, and out: runs/<method>[-<each of `named` (flag -> its default) that is not the default>]-<backbone>-
+    <data>[-<split>][-<resolution>][-s<seed>].  unstated: the flags whose values the paper leaves open; constants: the
+    same for what is no flag, as text.  Raises `Error` where a resumed run's data are not what it was trained on.
     """
+    writer = int(os.environ.get("RANK", 0)) == 0
+    now = dict(data_name=images.name, image_shape=list(images.shape), train_images=len(images))
+    args.data_root = str(Path(args.data_root).resolve())
+    if images.path:
+        args.data = str(images.path)
     if args.resume:
-        print(f"resuming {args.out}")
+        for key, value in now.items():
+            if value != getattr(args, key):
+                raise Error(f"{args.resume} was trained with {key} {getattr(args, key)}, but {args.data} has {value}; "
+                            f"say where its own images are by --data or --data-root")
+        if writer:
+            print(f"resuming {args.resume}" + f" as {args.out}" * (args.out != args.resume))
         return
-    args.label, args.image_shape = label, list(images.shape)
+    vars(args).update(label=label, **now)
     args.versions = dict(torch=str(torch.__version__), code=code_version())
     if args.out == "auto":
         parts = [args.method] + [str(getattr(args, k)) for k, default in (named or {}).items()
@@ -467,16 +509,15 @@ def settle(args, images, held_out, label, unstated, named=None, default_split="d
         parts += [args.split] * (args.split not in ("auto", default_split))
         parts += [args.resolution] * (args.resolution != "auto") + [f"s{args.seed}"] * (args.seed != 0)
         args.out = str(Path("runs", "-".join(parts)))
-    args.data_root = str(Path(args.data_root).resolve())
-    if images.path:
-        args.data = str(images.path)
-    if int(os.environ.get("RANK", 0)) == 0:
-        skip = {"method", "label", "resume", "versions", "out", "data", "data_root"}
+    h, w = images.shape[1:]
+    args.resolution, args.split = str(w) if w == h else f"{w}x{h}", images.split or "auto"
+    if writer:
+        skip = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images"}
         shown = {k: v for k, v in vars(args).items() if k not in skip}
         print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
               f"{'x'.join(map(str, images.shape))}; run folder {args.out}")
         print("settings: " + "  ".join(f"{k} {v}" for k, v in shown.items() if k not in unstated))
-        print("ours, not stated in the paper: " + "  ".join(f"{k} {shown[k]}" for k in unstated))
+        print("ours, not stated in the paper: " + "  ".join([f"{k} {shown[k]}" for k in unstated] + [constants]))
 
 
 # --------------------------------------------------------------------------------------------------- 8 The run
@@ -510,7 +551,8 @@ def read_args(run, method=None):
     """The resolved arguments of a run folder.  Raises `Error` if it holds none, or those of another method."""
     try:
         args = json.loads((Path(run) / "args.json").read_text())
-    except (OSError, ValueError):
+        args["method"], args["backbone"], args["image_shape"]
+    except (OSError, ValueError, KeyError, TypeError):
         raise Error(f"{run} holds no run (no readable args.json); name a folder that a script made") from None
     if method not in (None, args["method"]):
         raise Error(f"{run} is a run of {args['method']}.py, not of {method}.py; use that script")
@@ -525,9 +567,11 @@ def read_checkpoint(run, args, device):
         written = checkpoint["args"]
     except FileNotFoundError:
         raise Error(f"{run} has no checkpoint.pt yet; train it first") from None
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as e:
+    except OSError as e:
+        raise Error(f"{path} cannot be opened ({e.strerror}); check its permissions and the disk") from None
+    except Exception as e:      # torch.load lets through whatever the damage leads to
+        if is_out_of_memory(e):
+            raise
         raise Error(f"{path} cannot be read ({type(e).__name__}); it is damaged or not a checkpoint of this project: "
                     f"put back a copy, or delete it and train again") from None
     for key, value in written.items():
@@ -557,21 +601,24 @@ class Run:
 
     def __init__(self, args, state, losses, device):
         self.args, self.state, self.losses, self.device = args, state, losses, device
-        self.folder = Path(args.out)
+        self.folder = Path(args.out)                            # with --resume A --out B, goes on from A in B
         self.writer = int(os.environ.get("RANK", 0)) == 0
         self.seen, self.seconds, self.last_snapshot = 0, 0.0, -1
         self.sums, self.steps = [0.0] * len(losses), 0        # since the last row of log.csv
         self.columns = (*self.HEADER, *losses, *self.MEASURES)
-        if args.resume:
-            self._resume()
-        elif (self.folder / "args.json").exists():
+        if args.out != args.resume and (self.folder / "args.json").exists():
             raise Error(f"{self.folder} already holds a run; go on with it by --resume {self.folder}, "
                         f"or name another folder by --out")
-        self.start_seen, self.began = self.seen, time.time()
+        if dist.is_initialized():
+            dist.barrier()                                      # before process 0 makes it one
+        if args.resume:
+            self._resume(Path(args.resume))
+        self.began = time.time()
         self.rate, self.rated = 0.0, None       # images/s, from (seen, time) at the last look at the clock
         self.looked, self.shown, self.drawn = self.began, self.began, 0.0
         self.pending = []                                       # loss tensors not yet fetched from the device
-        self.stop = 0                                           # the signal that asked to stop
+        self.stop = False                                       # a signal asked to stop, and all processes agree
+        self.stop_wanted, self.stop_asked = 0, 0.0              # which signal, and when
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         if self.writer:
@@ -601,7 +648,7 @@ class Run:
         if dist.is_initialized() and self.seen // self.args.batch % 10 == 0:    # all stop at the same step
             flag = torch.tensor(self.stop_wanted, device=self.device)
             dist.all_reduce(flag, dist.ReduceOp.MAX)
-            self.stop = int(flag)
+            self.stop = flag.item() > 0
         if time.time() - self.looked > 1:
             self._look()
 
@@ -626,7 +673,7 @@ class Run:
         self.last_snapshot = self.seen
         self.save()
         self.rated = None                       # do not count the time that this took
-        if self.writer and self.seen == self.start_seen == 0:
+        if self.writer and self.seen == 0:
             print(f"pictures: {self.folder}/samples and {self.folder}/reconstructions", flush=True)
 
     def save(self):
@@ -651,6 +698,9 @@ class Run:
         self._fetch()
         if self.stop:
             self.save()
+        if dist.is_initialized():
+            dist.barrier()                      # the others wait for process 0's checkpoint
+            dist.destroy_process_group()
         if self.writer:
             seconds = self.seconds + time.time() - self.began
             print("\n" * sys.stdout.isatty() + f"{'stopped' if self.stop else 'done'}: {self.seen / 1000:g} kimg in "
@@ -658,9 +708,6 @@ class Run:
                                               f"python eval.py metrics {self.folder}"), flush=True)
         if self.stop:
             raise KeyboardInterrupt
-        if dist.is_initialized():
-            dist.barrier()
-            dist.destroy_process_group()
 
     # -- inside
 
@@ -669,48 +716,48 @@ class Run:
             self.stop_wanted, self.stop_asked = number, time.time()
         elif time.time() - self.stop_asked > 2:     # asked again, not told twice: do not wait for the step
             raise KeyboardInterrupt
-        if not dist.is_initialized():
-            self.stop = number
+        self.stop = not dist.is_initialized()
 
-    stop_wanted = 0
-
-    def _resume(self):
-        checkpoint_there = (self.folder / "checkpoint.pt").exists()
-        if not checkpoint_there:                # stopped before the first checkpoint: nothing to go on from
+    def _resume(self, source):
+        """Read source's checkpoint, and bring to this folder the rows of its log.csv up to there."""
+        if not (source / "checkpoint.pt").exists():     # stopped before the first one: begin again
+            if self.writer:
+                (self.folder / "log.csv").unlink(missing_ok=True)
             return
-        args = json.loads(json.dumps(vars(self.args)))
-        checkpoint = read_checkpoint(self.folder, args, self.device)
-        for name, value in checkpoint["state"].items():
-            if isinstance(self.state[name], torch.Generator):
-                try:
-                    self.state[name].set_state(value.cpu())
-                except RuntimeError:            # the state of another kind of device
-                    self.state[name].manual_seed(self.args.seed + checkpoint["seen"])
-            else:
-                self.state[name].load_state_dict(value)
+        checkpoint = read_checkpoint(source, vars(self.args), self.device)
+        for name, target in self.state.items():
+            value = checkpoint["state"][name]
+            if not isinstance(target, torch.Generator):
+                target.load_state_dict(value)
+                continue
+            try:
+                target.set_state(value.cpu())
+            except RuntimeError:                # the state of another kind of device
+                target.manual_seed(self.args.seed + checkpoint["seen"])
         for name in ("seen", "seconds", "last_snapshot", "sums", "steps"):
             setattr(self, name, checkpoint[name])
-        log = self.folder / "log.csv"
-        if self.writer and log.exists():        # drop what was logged after the checkpoint
+        log = source / "log.csv"
+        if self.writer and log.exists():
             with open(log, newline="") as f:
                 rows = [row for row in csv.reader(f) if len(row) == len(self.columns)]
             rows = rows[:1] + [row for row in rows[1:] if float(row[0]) * 1000 <= self.seen + 0.5]
             text = io.StringIO()
             csv.writer(text).writerows(rows)
-            write_atomic(log, text.getvalue().encode())
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.folder / "log.csv", text.getvalue().encode())
 
     def _fetch(self):
         """Bring the pending losses over and add them up; stop at the first that is not finite."""
         if not self.pending:
             return
-        values = torch.stack(self.pending).double().cpu()         # [steps,losses]
+        values = torch.stack(self.pending).cpu().double()         # [steps,losses]
         first = self.seen // self.args.batch - len(values) + 1
         bad = (~values.isfinite()).nonzero()
         if len(bad):
             step, i = bad[0].tolist()
             raise Error(f"{self.losses[i]} is {values[step, i].item()} at step {first + step} "
                         f"({(first + step) * self.args.batch / 1000:g} kimg); the checkpoint of "
-                        f"{self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or another --gamma")
+                        f"{self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
         for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
             self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
         self.steps += len(values)
@@ -771,12 +818,19 @@ def grid(x, columns):
     return torchvision.utils.make_grid(to_uint8(x.cpu()), columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
 
 
+def pairs(x, y, columns=16):
+    """A picture of rows of x (N, C, H, W), each over the same row of y; what does not fill a row is left out."""
+    columns = min(columns, len(x))
+    n = len(x) // columns * columns
+    rows = [row for pair in zip(x[:n].split(columns), y[:n].split(columns)) for row in pair]
+    return grid(torch.cat(rows), columns)
+
+
+@torch.no_grad()
 def snapshot_pictures(model, x, z):
     """-> samples from z, and reconstructions of x under their originals, for `Run.snapshot`."""
-    with torch.no_grad():
-        samples = model.generate(model.map(z[:64]), noise="fixed")
-        rows = [t for real in x[:32].split(16) for t in (real, model.generate(model.encode(real), noise="fixed"))]
-    return dict(samples=grid(samples, 8), reconstructions=grid(torch.cat(rows), min(len(x), 16)))
+    samples = model.generate(model.map(z[:64]), noise="fixed")
+    return dict(samples=grid(samples, 8), reconstructions=pairs(x[:32], reconstruct(model, x[:32])))
 
 
 def save_png(path, picture):
@@ -806,6 +860,12 @@ def curves(log, path):
 
 # -------------------------------------------------------------------------------------------------- 10 Errors
 
+def is_out_of_memory(e):
+    """The GPU's allocator raises torch.OutOfMemoryError, the CPU's a plain RuntimeError."""
+    return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(e, RuntimeError) and "allocate memory" in str(e))
+
+
 def command(main, *errors):
     """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory, no room on the
     disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
@@ -816,14 +876,16 @@ def command(main, *errors):
         code = 130
     except (Error, *errors) as e:
         message = str(e)
-    except (MemoryError, RuntimeError) as e:       # torch.OutOfMemoryError is a RuntimeError, and so is the CPU's
-        if not (isinstance(e, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(e)):
+    except (MemoryError, RuntimeError) as e:
+        if not is_out_of_memory(e):
             raise
         message = "out of memory; pass a smaller --batch, a smaller --resolution or a larger --width"
+    except BrokenPipeError:                     # whoever read the output has gone
+        sys.stdout = None
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EFBIG):
+        if e.errno is None:
             raise
-        message = f"{e.filename or 'a file'} could not be written ({e.strerror}); make room, or name another --out"
+        message = f"{e.filename or 'a file'}: {e.strerror}; make room, or name another place"
     if message:
         code = 2
         print(f"error: {message}", file=sys.stderr, flush=True)

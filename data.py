@@ -13,11 +13,13 @@ last tenth (of each class, where there are classes).  Files of any size and kind
 looked-at images are, transparent pixels on white, the centre cropped to the wanted aspect, area averaging.
 """
 import functools
+import http.client
 import io
 import json
 import math
 import os
 import signal
+import struct
 import sys
 import zipfile
 import zlib
@@ -31,8 +33,8 @@ from PIL import Image, ImageOps
 NAMES = ("mnist-mini", "mnist", "cifar10")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError,
-          Image.DecompressionBombError)   # what Pillow and zipfile raise for a damaged image
+BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, zipfile.BadZipFile,
+          NotImplementedError, Image.DecompressionBombError)   # what Pillow and zipfile raise for a damaged image
 
 
 class DataError(Exception):
@@ -93,7 +95,7 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
 
 def base_name(data):
     """The set's name in tables and run folders: faces128-train.zip -> faces128."""
-    name = Path(data).name
+    name = Path(data).resolve().name
     return name.removesuffix(".zip").removesuffix("-train")
 
 
@@ -101,13 +103,10 @@ def parse_resolution(text):
     """"64" -> (64, 64), "128x96" -> (128, 96) as (W, H), "auto" -> None."""
     if text == "auto":
         return None
-    try:
-        w, h = [int(t) for t in str(text).split("x")] if "x" in str(text) else [int(text)] * 2
-        assert w > 0
-        assert h > 0
-        return w, h
-    except (ValueError, AssertionError):
-        raise DataError(f"--resolution {text} is not a size; give N or WxH in pixels, such as 64 or 128x96") from None
+    sides = str(text).split("x")
+    if len(sides) > 2 or not all(s.isdecimal() and int(s) > 0 for s in sides):
+        raise DataError(f"--resolution {text} is not a size; give N or WxH in pixels, such as 64 or 128x96")
+    return int(sides[0]), int(sides[-1])
 
 
 def _default_size(native, sizes):
@@ -170,8 +169,8 @@ def _torchvision(name, root, train, files):
     import torchvision
     try:
         return getattr(torchvision.datasets, name)(root, train=bool(train), download=True)
-    except (RuntimeError, OSError) as e:
-        reason = str(e).strip().splitlines()[0]
+    except (RuntimeError, OSError, ValueError, http.client.HTTPException) as e:
+        reason = " ".join(f"{type(e).__name__} {e}".split())
         raise DataError(f"{name} is neither under --data-root {root} nor to be downloaded ({reason}); "
                         f"put {files.format(root)}, or name the right --data-root") from None
 
@@ -205,34 +204,43 @@ class Store:
     def bytes(self, name):
         return (self.path / name).read_bytes() if self.path.is_dir() else self._open().read(name)
 
-    def image(self, name):
-        """A decoded Pillow image.  Raises DataError naming the file."""
+    def image(self, name, shape):
+        """One image as uint8 of shape (C, H, W), or with None as Pillow opens it.  Raises DataError naming the file."""
         try:
             image = Image.open(io.BytesIO(self.bytes(name)))
-            image.load()
-            return image
+            return image if shape is None else to_array(image, shape[0], shape[:0:-1])
         except BROKEN as e:
             raise DataError(f"{self.path}/{name} cannot be read ({e}); mend it or take it away, or leave such files "
                             f"out by --skip-bad") from None
 
-    def labels(self):
-        """-> (labels by image name or None, label names or None), from dataset.json or a folder's sub-folders."""
+    def labels(self, known=None):
+        """-> (int64 (N,) classes, bool (N, A) attributes or None; label names or None) of `images`.
+
+        From dataset.json or a folder's sub-folders.  known: class names to index by, those of the training part.
+        Raises DataError where they cannot be understood.
+        """
         if "dataset.json" in self.names:
             try:
                 content = json.loads(self.bytes("dataset.json"))
-                rows = dict(content["labels"]) if content["labels"] else None
-                if rows and (missing := [n for n in self.images if n not in rows]):
+                if not content["labels"]:
+                    return None, None
+                rows = dict(content["labels"])
+                if missing := [n for n in self.images if n not in rows]:
                     raise DataError(f"{self.path}: dataset.json has no label for {missing[0]}; complete it, or set its "
                                     "labels to null")
-                return rows, content.get("classes") or content.get("attributes")
-            except (*BROKEN, AttributeError, KeyError, TypeError) as e:
-                raise DataError(f"{self.path}: dataset.json is not as the StyleGAN tools write it ({e}); mend it or "
-                                f"take it away") from None
+                labels = torch.tensor([rows[n] for n in self.images])
+                return (labels.long() if labels.ndim == 1 else labels > 0), content.get("classes")
+            except (*BROKEN, AttributeError, KeyError, RuntimeError) as e:
+                raise DataError(f"{self.path}: dataset.json is not as the StyleGAN tools write it, with a whole number "
+                                f"or a row of attributes an image ({type(e).__name__} {e}); mend it or take it away"
+                                ) from None
         tops = [n.split("/")[0] for n in self.images]
-        if self.path.is_dir() and all("/" in n for n in self.images) and len(set(tops)) > 1:
-            classes = sorted(set(tops))
-            return dict(zip(self.images, map(classes.index, tops), strict=True)), classes
-        return None, None
+        if not self.path.is_dir() or not all("/" in n for n in self.images) or len({*tops, *(known or ())}) < 2:
+            return None, None
+        names = known or sorted(set(tops))
+        if strangers := set(tops) - set(names):
+            raise DataError(f"{self.path} has a class {min(strangers)!r} that the training part has not; take it away")
+        return torch.tensor([names.index(t) for t in tops]), names
 
 
 def _files(path, wanted, skip_bad, sizes):
@@ -250,9 +258,9 @@ def _files(path, wanted, skip_bad, sizes):
         wanted = (max(holds),) * 2
     shape = (1 if grey else 3, wanted[1], wanted[0])
     name, source, out = base_name(path), str(path.resolve()), []
+    label_names = None
     for part, store in zip(("train", "test"), (stores * 2)[:2], strict=True):
-        rows, label_names = store.labels()
-        labels = None if rows is None else torch.tensor([rows[n] for n in store.images])
+        labels, label_names = store.labels(label_names)
         ids = np.arange(len(store.images))
         if len(stores) == 1:
             ids = _hold_out(labels, len(ids), part)
@@ -260,7 +268,9 @@ def _files(path, wanted, skip_bad, sizes):
                 raise DataError(f"{path} has {len(store.images)} image(s), too few for a training and a test part; "
                                 f"add images")
         if labels is not None:
-            labels = (labels.long() if labels.ndim == 1 else labels.bool())[ids]
+            if part == "test" and labels.ndim == 1:
+                ids = ids[_interleave(labels[ids])]
+            labels = labels[ids]
         names = [store.images[i] for i in ids]
         reader = Reader(store, names, shape, skip_bad)
         images = Images(name, part, source if len(stores) == 1 else f"{source} {part}", ids, shape, labels, label_names,
@@ -294,17 +304,24 @@ def _hold_out(labels, n, part):
     return np.sort(np.concatenate(chosen))
 
 
+def _interleave(labels):
+    """The order first of each class, second of each class ...: the head of a test part shows all classes."""
+    place = torch.zeros_like(labels)
+    for c in labels.unique():
+        place[labels == c] = torch.arange((labels == c).sum())
+    return np.argsort(place.numpy(), kind="stable")
+
+
 def _survey(store, skip_bad):
-    """(all grey?, smallest side) over up to 256 evenly spaced images; only their headers are read."""
+    """(all grey?, smallest side) over up to 256 evenly spaced images, which are opened but not decoded."""
     grey, smallest, seen = True, math.inf, 0
-    for name in store.images[::max(len(store.images) // 256, 1)]:
+    for name in store.images[::math.ceil(len(store.images) / 256)]:
         try:
-            image = Image.open(io.BytesIO(store.bytes(name)))
-        except BROKEN as e:
+            image = store.image(name, None)
+        except DataError:
             if skip_bad:
                 continue
-            raise DataError(f"{store.path}/{name} cannot be read ({e}); mend it or take it away, or leave such files "
-                            f"out by --skip-bad") from None
+            raise
         grey &= image.mode in ("1", "L", "LA") or image.mode[0] in "IF"
         smallest, seen = min(smallest, *image.size), seen + 1
     if not seen:
@@ -322,7 +339,7 @@ class Reader:
         for k in range(i, i + len(self.names)):
             name = self.names[k % len(self.names)]
             try:
-                return to_array(self.store.image(name), self.shape[0], self.shape[:0:-1])
+                return self.store.image(name, self.shape)
             except DataError as e:
                 if not self.skip_bad:
                     raise
@@ -336,7 +353,7 @@ def _decode(images, reader):
     """Read the whole part into images.pixels; with skip_bad leave out, and count, what cannot be read."""
     def read(name):
         try:
-            return to_array(reader.store.image(name), images.shape[0], images.shape[:0:-1])
+            return reader.store.image(name, images.shape)
         except DataError:
             if not reader.skip_bad:
                 raise
@@ -359,9 +376,10 @@ def to_array(image, channels, size):
     16-bit grey keeps its high byte; transparent pixels show white; CMYK and palettes become RGB.   size = (W, H).
     """
     image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":
+    if image.mode[0] in "IF":                       # older versions of Pillow open 16-bit files as mode I
         values = np.asarray(image).astype(np.float64)
-        image = Image.fromarray((values / (256 if values.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
+        deep = image.mode.startswith("I;16") or values.max() > 255
+        image = Image.fromarray((values / (256 if deep else 1)).clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -370,7 +388,8 @@ def to_array(image, channels, size):
     scale = min(w / W, h / H)
     left, top = (w - scale * W) / 2, (h - scale * H) / 2
     if (w, h) != (W, H):
-        image = image.resize((W, H), Image.Resampling.BOX, box=(left, top, left + scale * W, top + scale * H))
+        box = max(left, 0), max(top, 0), min(left + scale * W, w), min(top + scale * H, h)      # rounding
+        image = image.resize((W, H), Image.Resampling.BOX, box=box)
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -409,7 +428,7 @@ def batches(images, batch, seed, seen, device, rank=0, world=1, workers=0):
             yield pixels[chosen.to(device, non_blocking=True)]
     else:
         loader = torch.utils.data.DataLoader(
-            _Caught(images), batch_sampler=indices(seen), num_workers=workers, collate_fn=lambda x: x,
+            _Caught(images), batch_sampler=indices(seen), num_workers=workers, collate_fn=_as_it_is,
             prefetch_factor=4 if workers else None, worker_init_fn=_leave_signals)
         for x in loader:
             if isinstance(x, DataError):
@@ -418,9 +437,13 @@ def batches(images, batch, seed, seen, device, rank=0, world=1, workers=0):
 
 
 def _leave_signals(worker):
-    """Ctrl-C is for the training process, which ends its workers."""
+    """Signals are for the training process, which saves and then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _as_it_is(batch):
+    return batch
 
 
 class _Caught(torch.utils.data.Dataset):

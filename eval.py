@@ -18,6 +18,7 @@ generate, encode, features, prior.
 """
 import importlib
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -33,18 +34,23 @@ from common import Error
 class View:
     """A run, opened for evaluation: args (its args.json), model, train and test (data.Images)."""
 
-    def __init__(self, run, device, weights):
-        self.run, self.device, self.weights = Path(run), device, weights
+    def __init__(self, run, options, weights="ema"):
+        """options: device, weights ("" for those given here), data and data_root ("" for the run's own)."""
+        self.run, self.device, self.weights = Path(run), options.device, options.weights or weights
         self.args = args = common.read_args(run)
         try:
-            self.model = importlib.import_module(args["method"]).load(run, device, weights)
-        except ModuleNotFoundError:
+            self.model = importlib.import_module(args["method"]).load(run, self.device, self.weights)
+        except ModuleNotFoundError as e:
+            if e.name != args["method"]:
+                raise
             raise Error(f"{run} names the method {args['method']!r}; there is no {args['method']}.py here") from None
         c, h, w = args["image_shape"]
-        self.train, self.test = data.load(args["data"], args["data_root"], args["split"], f"{w}x{h}", args["skip_bad"])
-        if self.train.shape != (c, h, w):
-            raise Error(f"{run} was trained on images {c}x{h}x{w}, but {args['data']} now gives "
-                        f"{'x'.join(map(str, self.train.shape))}; restore the data that it was trained on")
+        self.train, self.test = data.load(options.data or args["data"], options.data_root or args["data_root"],
+                                          args["split"], f"{w}x{h}", args["skip_bad"])
+        if (self.train.shape, len(self.train)) != ((c, h, w), args["train_images"]):
+            raise Error(f"{run} was trained on {args['train_images']:,} images {c}x{h}x{w}, and {self.train.name} has "
+                        f"{len(self.train):,}, {'x'.join(map(str, self.train.shape))}; say where its own images are "
+                        f"by --data or --data-root")
 
     @property
     def title(self):
@@ -53,9 +59,11 @@ class View:
     @property
     def protocol(self):
         """What a number of this run depends on, in one line."""
-        return (f"{self.test.name}{' ' + self.test.split if self.test.split else ''}, "
-                f"{self.model.seen / 1000:g} kimg, seed {self.args['seed']}, {self.weights} weights, "
-                f"training code {self.args['versions']['code']}")
+        a = self.args
+        return (f"{self.test.name}{' ' + self.test.split if self.test.split else ''}, {a['backbone']}, "
+                f"{'recipe ' + a['recipe'] + ', ' if 'recipe' in a else ''}{a['precision']}, "
+                f"{self.model.seen / 1000:g} kimg, seed {a['seed']}, {self.weights} weights, "
+                f"training code {a['versions']['code']}")
 
     def need(self, *abilities):
         """Raise Error where the model lacks one of the named methods."""
@@ -69,7 +77,13 @@ class View:
 
     def codes(self, n, seed):
         """z (n, nz) from the prior."""
-        return self.model.prior(n, torch.Generator(self.device).manual_seed(seed))
+        return self.model.prior(n, common.generator(self.device, seed, "evaluation"))
+
+    @property
+    def has_classes(self):
+        """Whether both parts have class labels, and the model features to tell them by."""
+        labels = self.train.labels, self.test.labels
+        return hasattr(self.model, "features") and all(y is not None and y.ndim == 1 for y in labels)
 
     @torch.no_grad()
     def features(self, part):
@@ -82,45 +96,37 @@ class View:
 # --------------------------------------------------------------------------------------------------- 2 Metrics
 
 @torch.no_grad()
-def image_metrics(view, n, seed):
-    """Errors of the reconstructions of the first n test images, beside two floors, and reciprocity.   -> dict
+def image_metrics(view, indices):
+    """Errors of the reconstructions of these test images, beside two floors.   -> dict
 
-    mse, mae: means over pixels in [-1, 1];  psnr: mean over images of 10 log10(4 / mse), dB.
-    mse_mean_image: of the training mean as every reconstruction;  mse_wrong_pair: of each image against the
-    reconstruction of another, the next one.  recip_w: mean |E(G(w)) - w| over n codes w = map(z), beside std_w, the
-    mean deviation of these w.
+    mse, mae: means over pixels in [-1, 1], of reconstructions clipped to it;  psnr: mean over images of
+    10 log10(4 / mse), dB.  mse_mean_image: of the training mean as every reconstruction;  mse_wrong_pair: of each image
+    against the reconstruction of another, the one before it in `indices`.  Raises Error for fewer than 2 images.
     """
-    n = min(n, len(view.test))
+    n = len(indices)
     if n < 2:
-        raise Error(f"{view.run}: {n} test image is too few; -n 2 or more")
+        raise Error(f"{view.run}: {n} test image is too few; pass -n 2 or more")
     view.need("encode", "generate")
-    total = dict.fromkeys(("mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair"), 0.0)
     mean_image = training_mean(view)
-    first = last = None
-    for indices in torch.arange(n).split(500):
-        x = view.images(indices)
-        y = view.model.generate(view.model.encode(x), noise="fixed").clamp(-1, 1)
+    total = dict.fromkeys(("mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair"), 0.0)
+    before = common.reconstruct(view.model, view.images(indices[-1:]))
+    for chunk in indices.split(500):
+        x = view.images(chunk)
+        y = common.reconstruct(view.model, x)
         mse = (y - x).square().flatten(1).mean(1)
-        total["mse"] += mse.sum().item()
-        total["mae"] += (y - x).abs().flatten(1).mean(1).sum().item()
-        total["psnr"] += (10 * (4 / mse).log10()).sum().item()
-        total["mse_mean_image"] += (mean_image - x).square().flatten(1).mean(1).sum().item()
-        previous = y[:-1] if last is None else torch.cat([last, y[:-1]])        # image i with reconstruction i - 1
-        target = x[1:] if last is None else x
-        total["mse_wrong_pair"] += (previous - target).square().flatten(1).mean(1).sum().item()
-        first, last = x[:1] if first is None else first, y[-1:]
-    total["mse_wrong_pair"] += (last - first).square().mean().item()
-    result = dict(n=n, **{k: v / n for k, v in total.items()})
-    if hasattr(view.model, "prior"):
-        w = torch.cat([view.model.map(z) for z in view.codes(n, seed).split(500)])
-        back = torch.cat([view.model.encode(view.model.generate(b, noise="fixed")) for b in w.split(500)])
-        result.update(recip_w=(back - w).abs().mean().item(), std_w=w.std(0).mean().item())
-    return result
+        wrong = torch.cat([before, y[:-1]])
+        sums = dict(mse=mse, mae=(y - x).abs().flatten(1).mean(1), psnr=10 * (4 / mse).log10(),
+                    mse_mean_image=(mean_image - x).square().flatten(1).mean(1),
+                    mse_wrong_pair=(wrong - x).square().flatten(1).mean(1))
+        for key, value in sums.items():
+            total[key] += value.sum().item()
+        before = y[-1:]
+    return dict(n=n, **{k: v / n for k, v in total.items()})
 
 
 def training_mean(view):
     """The mean of (up to 10,000 evenly spaced) training images, (1, C, H, W)."""
-    indices = torch.arange(0, len(view.train), max(len(view.train) // 10_000, 1))
+    indices = torch.arange(0, len(view.train), math.ceil(len(view.train) / 10_000))
     return sum(view.images(i, "train").sum(0, keepdim=True) for i in indices.split(500)) / len(indices)
 
 
@@ -197,12 +203,18 @@ PAPER = {
 def table_alae_2(runs, args):
     """ALAE's table 2: every run is one trial of its label and split; trials are averaged."""
     trials = {}
+    own = {"seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root", "versions"}
     for run in runs:
-        view = View(run, args.device, args.weights or "raw")
+        view = View(run, args, "raw")
         if view.test.source != "mnist" or view.test.split is None:
             raise Error(f"{run} was trained on {view.test.name}; table alae-2 is about --data mnist (--split dw or sw)")
+        done = trials.setdefault((view.args["label"], view.test.split), [])
+        for key, value in view.args.items() if done else ():
+            if key not in own and value != done[0][0].args[key]:
+                raise Error(f"{run} and {done[0][0].run} differ in {key} ({value}, {done[0][0].args[key]}), so they "
+                            f"are not trials of one setting; make a table of each")
         result = classification(view)
-        trials.setdefault((view.args["label"], view.test.split), []).append((view, result))
+        done.append((view, result))
         print(f"{view.title}: " + "  ".join(f"{c} {result[c]:.2f}" for c in COLUMNS_ALAE_2), flush=True)
     heads = [f"{c} {s.upper()}" for s in ("sw", "dw") for c in COLUMNS_ALAE_2]
     print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
@@ -250,8 +262,7 @@ def figure_samples(view, args):
 def figure_reconstructions(view, args):
     """Test images and, under each row of them, their reconstructions (ALAE fig. 3)."""
     x = view.images(range(min(args.n or 32, len(view.test))))
-    y = view.model.generate(view.model.encode(x), noise="fixed")
-    return common.grid(torch.cat([r for pair in zip(x.split(16), y.split(16), strict=True) for r in pair]), 16)
+    return common.pairs(x, common.reconstruct(view.model, x))
 
 
 def figure_traversal(view, args):
@@ -263,10 +274,10 @@ def figure_traversal(view, args):
     """
     view.need("prior", "map", "features")
     pairs, steps, labels = args.n or 5, 12, view.train.labels
-    z = view.codes(200, args.seed)
+    z = view.codes(max(200, 2 * pairs), args.seed)
     w = view.model.map(z)
     if labels is not None and labels.ndim == 1:
-        few = torch.arange(0, len(view.train), max(len(view.train) // 5000, 1))
+        few = torch.arange(0, len(view.train), math.ceil(len(view.train) / 5000))
         known = view.model.features(view.images(few, "train"))[1]
         made = view.model.features(view.model.generate(w, noise="fixed"))[1]
         digit = labels[few][torch.cdist(made, known).argmin(1).cpu()]
@@ -295,15 +306,17 @@ def metrics(args):
     """Print every metric of every run."""
     out = {}
     for run in args.runs:
-        view = View(run, args.device, args.weights or "ema")
-        m = image_metrics(view, args.n or 10_000, args.seed)
-        print(f"{view.title}\n  ({view.protocol}; first {m['n']:,} test images, no truncation, seed {args.seed})")
+        view = View(run, args)
+        m = image_metrics(view, torch.arange(min(args.n or 10_000, len(view.test))))
+        print(f"{view.title}\n  ({view.protocol}; first {m['n']:,} test images; {m['n']:,} codes, seed {args.seed})")
         print(f"  reconstruction  MSE {m['mse']:.4f}  MAE {m['mae']:.4f}  PSNR {m['psnr']:.2f} dB   on [-1, 1]")
         print(f"  floors          MSE {m['mse_mean_image']:.4f} of the training-mean image, {m['mse_wrong_pair']:.4f} "
               f"of reconstructions paired with the wrong originals")
+        if hasattr(view.model, "prior"):
+            m["recip_w"], m["std_w"] = common.latent_reciprocity(view.model, view.codes(m["n"], args.seed))
         print(f"  reciprocity     |G(E(x)) - x| {m['mae']:.4f}" + (
             f"   |E(G(w)) - w| {m['recip_w']:.4f} (w deviates by {m['std_w']:.4f})" if "recip_w" in m else ""))
-        if view.train.labels is not None and view.train.labels.ndim == 1 and hasattr(view.model, "features"):
+        if view.has_classes:
             c = classification(view)
             print(f"  1-NN            short features {c['1nn_short']:.2f} %   long {c['1nn_long']:.2f} %")
             print(f"  linear SVM      short features {c['svm_short']:.2f} %   long {c['svm_long']:.2f} %")
@@ -325,15 +338,17 @@ def figure(args):
     name = ALIASES.get(args.name, args.name)
     if name not in FIGURES:
         raise Error(f"there is no figure {args.name!r}; there are {', '.join([*FIGURES, *ALIASES])}")
+    if args.out and len(args.runs) > 1:
+        raise Error("--out names one picture, and there are several runs; leave it out, or draw them one by one")
     for run in args.runs:
-        view = View(run, args.device, args.weights or "ema")
+        view = View(run, args)
         write_picture(FIGURES[name](view, args), args.out or view.run / "figures" / f"{name}.png")
 
 
 @torch.no_grad()
 def compare(args):
     """The same test images through every run: a picture with the real row on top, and a line of errors a run."""
-    views = [View(run, args.device, args.weights or "ema") for run in args.runs]
+    views = [View(run, args) for run in args.runs]
     first = views[0]
     for view in views[1:]:
         if view.test.source != first.test.source or view.test.shape != first.test.shape:
@@ -348,19 +363,17 @@ def compare(args):
         raise Error(f"the runs' test parts have no image in common that none of them was trained on "
                     f"({', '.join(v.protocol.split(',')[0] for v in views)}); compare runs of one split")
     out, pictures = {}, []
-    print(f"{len(ids):,} test images that all runs have in common; errors on [-1, 1]")
+    print(f"{len(ids):,} test images that all runs have in common; errors on [-1, 1]; floors: the training-mean image, "
+          f"reconstructions paired with the wrong originals")
     for view in views:
         place = {int(i): k for k, i in enumerate(view.test.ids)}
-        errors, shown = [], None
-        for chunk in torch.tensor([place[i] for i in ids]).split(500):
-            x = view.images(chunk)
-            y = view.model.generate(view.model.encode(x), noise="fixed").clamp(-1, 1)
-            errors.append(torch.stack([(y - x).square().flatten(1).mean(1), (y - x).abs().flatten(1).mean(1)], 1))
-            shown = (x[:16], y[:16]) if shown is None else shown
-        mse, mae = torch.cat(errors).mean(0).tolist()
-        pictures += [shown[0]] * (not pictures) + [shown[1]]
-        out[str(view.run)] = dict(protocol=view.protocol, n=len(ids), mse=mse, mae=mae)
-        print(f"  {view.title}: MSE {mse:.4f}  MAE {mae:.4f}   ({view.protocol})")
+        indices = torch.tensor([place[i] for i in ids])
+        m = image_metrics(view, indices)
+        x = view.images(indices[:16])
+        pictures += [x] * (not pictures) + [common.reconstruct(view.model, x)]
+        out[str(view.run)] = dict(protocol=view.protocol, **m)
+        print(f"  {view.title}: MSE {m['mse']:.4f}  MAE {m['mae']:.4f}  floors MSE {m['mse_mean_image']:.4f} "
+              f"{m['mse_wrong_pair']:.4f}   ({view.protocol})")
     write_picture(rows(*pictures), args.out or "compare.png")
     print("rows from the top: real images, then " + ", ".join(v.title for v in views))
     return out
@@ -384,11 +397,16 @@ def parse_args(argv=None):
         add = sub.add_argument
         add("runs", nargs="+", metavar="RUN", help="run folders")
         add("--device", default="auto", help="cpu, cuda ...; the GPU if there is one")
-        add("--seed", type=int, default=0, help="of the codes z")
-        add("-n", type=int, default=0, help="how many images (0: the command's own default)")
+        add("--data", default="", metavar="NAME|PATH", help="where the runs' images are, if they have moved")
+        add("--data-root", default="", metavar="DIR", help="where named sets are, if they have moved")
+        if name in ("metrics", "figure"):
+            add("--seed", type=int, default=0, help="of the codes z")
+        if name != "table":
+            add("-n", type=common.positive(int), default=0, help="how many images")
         add("--weights", default="", choices=["ema", "raw"],
             help="averaged, or as trained (default: ema; table alae-2: raw)")
-        add("--json", default="", metavar="FILE", help="also write the numbers there")
+        if name != "figure":
+            add("--json", default="", metavar="FILE", help="also write the numbers there")
         if name in ("figure", "compare"):
             add("--out", default="", metavar="FILE", help="the picture")
     commands.add_parser("list", doc="The tables and figures that there are.")
@@ -403,7 +421,7 @@ def main(argv=None):
         return
     args.device = common.find_device(args.device)
     result = args.function(args)
-    if args.json and result is not None:
+    if vars(args).get("json"):
         common.write_atomic(Path(args.json), json.dumps(result, indent=1).encode())
 
 

@@ -1,5 +1,6 @@
 import csv
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from test_data import fill_zip
 from torch import nn
 
 import alae
@@ -269,23 +271,56 @@ def test_stopped_at_any_moment(script, tmp_path, number):
 
 def test_killed_before_the_first_checkpoint(script, tmp_path):
     script("alae.py", *SMALL, "--kimg", 1, "--out", "run")
-    for name in ("checkpoint.pt", "log.csv"):
-        (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / "checkpoint.pt").unlink()
     script("alae.py", "--resume", "run")
     assert checkpoint_of(tmp_path / "run")["seen"] == 1024
+    assert [row["kimg"] for row in log_of(tmp_path / "run")] == ["0.0", "1.024"]
+
+
+TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
 
 
 def test_two_processes_are_one(script, tmp_path):
-    flags = (*SMALL, "--kimg", 1, "--lr", "0.0002")
-    script("alae.py", *flags, "--out", "one")
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-    script("alae.py", *flags, "--out", "two", launcher=launcher)
-    one, two = (checkpoint_of(tmp_path / name)["state"] for name in ("one", "two"))
-    start_, end = alae.load(tmp_path / "one", weights="raw").state_dict(), one["model"]
-    assert start_.keys() == end.keys() == two["model"].keys()
-    for key, value in end.items():          # sums are taken in another order, and Adam divides by small numbers
-        assert (value - two["model"][key]).abs().mean() < 2e-5 + 1e-4 * value.abs().mean(), key
+    script("alae.py", *SMALL, "--kimg", "0.032", "--out", "start")
+    script("alae.py", *SMALL, "--kimg", "0.160", "--out", "one")        # four steps more
+    script("alae.py", *SMALL, "--kimg", "0.160", "--out", "two", launcher=TWO)
+    start_, one, two = (checkpoint_of(tmp_path / name)["state"] for name in ("start", "one", "two"))
+    for key, value in one["model"].items():         # equal but for the order of sums
+        moved = (value - start_["model"][key]).abs().mean()
+        assert moved > 1e-3, key
+        assert (value - two["model"][key]).abs().mean() < 0.01 * moved, key
     assert torch.equal(one["rng"], two["rng"])
+    for a, b in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two")):
+        assert float(a["mse"]) == pytest.approx(float(b["mse"]), rel=0.01)
+
+
+def test_processes_with_batch_norm_stop_together_and_resume(tmp_path, script):
+    flags = ("--backbone", "dcgan", *SMALL, "--kimg", "50", "--out", "run")
+    process = subprocess.Popen([*TWO, str(ROOT / "alae.py"), *flags], cwd=tmp_path, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for_rows(tmp_path / "run", 2, process)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert "go on with --resume run" in out
+    seen = checkpoint_of(tmp_path / "run")["seen"]
+    assert seen % (32 * 10) == 0                    # agreed upon at every tenth step
+    script("alae.py", "--resume", "run", "--kimg", seen / 1000 + 0.064, launcher=TWO)
+    assert checkpoint_of(tmp_path / "run")["seen"] == seen + 64
+
+
+def test_average_buffers(tmp_path):
+    code = """if True:
+        import sys, torch, torch.distributed
+        sys.path.insert(0, sys.argv[1])
+        import common
+        torch.distributed.init_process_group("gloo")
+        norm = torch.nn.BatchNorm1d(2)
+        norm.running_mean.fill_(torch.distributed.get_rank())
+        common.average_buffers(norm)
+        assert norm.running_mean.tolist() == [0.5, 0.5]
+        """
+    (tmp_path / "check.py").write_text(code)
+    subprocess.run([*TWO, str(tmp_path / "check.py"), str(ROOT)], check=True, capture_output=True)
 
 
 def test_load_gives_averaged_or_raw_weights(script, tmp_path):
@@ -328,6 +363,46 @@ def test_bad_input_is_one_line(script, tmp_path, name):
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
+
+
+def test_streamed_set_trains_and_stops(tmp_path, script):
+    """A set too large for memory, read by workers: a signal to the whole process group still leaves a checkpoint."""
+    fill_zip(tmp_path / "set.zip", 100)
+    (tmp_path / "small.py").write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import alae, common, data\n"
+        "data.RESIDENT_BYTES = 0\n"
+        "if __name__ == '__main__': common.command(alae.main, data.DataError)\n")
+    process = subprocess.Popen(
+        [sys.executable, "small.py", "--data", "set.zip", *SMALL, "--kimg", "100", "--out", "run"], cwd=tmp_path,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    wait_for_rows(tmp_path / "run", 2, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    seen = checkpoint_of(tmp_path / "run")["seen"]
+    assert f"stopped: {seen / 1000:g} kimg" in out
+    script("alae.py", "--resume", "run", "--kimg", seen / 1000 + 0.032)     # on the device, in the same order
+
+
+def test_data_that_have_moved(tmp_path, script):
+    fill_zip(tmp_path / "set.zip", 40)
+    flags = ("--data", "set.zip", *SMALL, "--kimg", "0.1", "--out", "run")
+    script("alae.py", *flags)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "set.zip").rename(tmp_path / "new" / "set.zip")
+    assert "there is no" in script("eval.py", "metrics", "run", code=2).stderr
+    assert "MSE" in script("eval.py", "metrics", "run", "--data", "new/set.zip").stdout
+    script("alae.py", "--resume", "run", "--data", "new/set.zip", "--kimg", "0.2")
+    fill_zip(tmp_path / "new" / "set.zip", 50)
+    err = script("alae.py", "--resume", "run", code=2).stderr
+    assert "was trained with train_images" in err
+    err = script("alae.py", "--resume", "run", "--data", "mnist-mini", code=2).stderr
+    assert "data_name set, but mnist-mini" in err
+
+
+def test_bf16_through_the_script(script, tmp_path):
+    script("alae.py", *SMALL, "--kimg", "0.1", "--precision", "bf16", "--backbone", "dcgan", "--out", "bf16")
+    assert all(math.isfinite(float(v)) for v in log_of(tmp_path / "bf16")[-1].values())
 
 
 def test_run_folders_are_protected(script, tmp_path):

@@ -2,6 +2,7 @@ import copy
 import errno
 import math
 import os
+import signal
 from argparse import Namespace
 
 import pytest
@@ -65,7 +66,11 @@ def test_mlp_backbone_is_the_papers():
 def test_dcgan_backbone(size):
     G, E = common.DCGANGenerator(16, (3, size, size), width=8), common.DCGANEncoder((3, size, size), 16, width=8)
     x = torch.randn(4, 3, size, size)
-    assert G(E(x)).shape == x.shape
+    assert E.trunk(x).shape == (4, common.dcgan_channels(size, 8)[0] * 16)
+    y = G(E(x))
+    assert y.shape == x.shape
+    assert y.abs().max() <= 1
+    assert 0.2 < y.std() < 0.9                                  # tanh of a variance of about 1
     torch.testing.assert_close(E(x)[:1], E(x[:1]))              # a code does not depend on its batch mates
     assert not any(isinstance(m, nn.BatchNorm2d) for m in E.modules())
 
@@ -180,7 +185,7 @@ def test_every_preset_key_is_a_flag():
     for table in (alae.PRESETS, alae.RECIPES):
         for name, values in table.items():
             assert set(values) <= flags, name
-    assert set(alae.UNSTATED) <= flags
+    assert set().union(*alae.UNSTATED.values()) <= flags
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
@@ -196,6 +201,14 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.fixture(autouse=True)
+def restore_signals():
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def make_run(folder, **changes):
     args = dict(out=str(folder), resume="", kimg=1, batch=10, snapshot_kimg=1, lr=0.1, method="alae", backbone="mlp")
     model = nn.Linear(2, 2)
@@ -207,10 +220,10 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     run = make_run(tmp_path / "run")
     run.save()
     with pytest.raises(common.Error, match=r"backbone = mlp, but args.json says dcgan"):
-        make_run(tmp_path / "run", resume="yes", backbone="dcgan")
+        make_run(tmp_path / "run", resume=str(tmp_path / "run"), backbone="dcgan")
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"PK broken")
     with pytest.raises(common.Error, match="cannot be read"):
-        make_run(tmp_path / "run", resume="yes")
+        make_run(tmp_path / "run", resume=str(tmp_path / "run"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -229,11 +242,43 @@ def test_a_full_disk_says_so(tmp_path, monkeypatch):
         run.save()
 
 
+def test_resume_into_another_folder(tmp_path):
+    run = make_run(tmp_path / "a")
+    run.step([torch.tensor(1.0), torch.tensor(2.0)])
+    run.snapshot(0.1, dict.fromkeys(run.MEASURES, 0.5), {})
+    before = {p: p.read_bytes() for p in (tmp_path / "a").glob("*.*")}
+    run = make_run(tmp_path / "b", resume=str(tmp_path / "a"))
+    assert run.seen == 10
+    run.step([torch.tensor(1.0), torch.tensor(2.0)])
+    run.snapshot(0.1, dict.fromkeys(run.MEASURES, 0.5), {})
+    assert len((tmp_path / "b" / "log.csv").read_text().splitlines()) == 3
+    assert before == {p: p.read_bytes() for p in (tmp_path / "a").glob("*.*")}
+
+
+def test_uses_of_a_seed_draw_different_numbers():
+    cpu = torch.device("cpu")
+    torch.manual_seed(0)
+    draws = [torch.randn(5)] + [torch.randn(5, generator=common.generator(cpu, seed, use))
+                                for seed in (0, 1) for use in ("training", "pictures", "evaluation")]
+    assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
+
+
+def test_pairs_picture_keeps_each_over_its_own():
+    x = torch.arange(20.0).view(20, 1, 1, 1) / 10 - 1
+    picture = common.pairs(x, -x)
+    shown = picture[2::3, 2::3, 0]                      # one pixel an image, two pixels between
+    assert shown.shape == (2, 16)
+    assert (shown[0] == common.to_uint8(x[:16, 0, 0, 0]).numpy()).all()
+    assert (shown[1] == common.to_uint8(-x[:16, 0, 0, 0]).numpy()).all()
+    assert common.pairs(x[:3], x[:3])[2::3, 2::3].shape[:2] == (2, 3)
+
+
 @pytest.mark.parametrize(("error", "code", "line"), [
     (common.Error("a thing; do that"), 2, "error: a thing; do that\n"),
     (torch.OutOfMemoryError("CUDA out of memory"), 2, "--batch"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "--batch"),
-    (OSError(errno.ENOSPC, "No space left on device", "log.csv"), 2, "log.csv could not be written"),
+    (OSError(errno.ENOSPC, "No space left on device", "log.csv"), 2, "log.csv: No space left on device"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "no/m.json"), 2, "no/m.json: No such file"),
     (KeyboardInterrupt(), 130, ""), (None, 0, "")])
 def test_exit_codes(error, code, line, capsys):
     def main():

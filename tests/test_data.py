@@ -25,7 +25,7 @@ def fill(folder, n=20, **kwargs):
 def fill_zip(path, n=20, labels="class", **kwargs):
     names = [f"00000/img{i:08d}.png" for i in range(n)]
     rows = {"class": [[m, i % 3] for i, m in enumerate(names)], "none": None,
-            "attributes": [[m, [i % 2, 1]] for i, m in enumerate(names)]}[labels]
+            "attributes": [[m, [2 * (i % 2) - 1, 1]] for i, m in enumerate(names)]}[labels]
     with zipfile.ZipFile(path, "w") as z:
         for i, name in enumerate(names):
             b = io.BytesIO()
@@ -138,6 +138,14 @@ def test_crop_and_area_resize():
     assert (data.to_array(Image.fromarray(wide), 1, (8, 4))[0] == wide[:, 2:10]).all()
 
 
+def test_any_size_can_be_cropped():
+    for w in range(500, 530):
+        for size in ((28, 28), (31, 17)):
+            out = data.to_array(Image.new("L", (w, 1205 - w), 77), 1, size)
+            assert out.shape == (1, size[1], size[0])
+            assert (out == 77).all()
+
+
 @pytest.mark.parametrize("text", ["0", "x", "12x", "-4", "3.5"])
 def test_bad_resolutions(text):
     with pytest.raises(data.DataError, match="is not a size"):
@@ -169,10 +177,25 @@ def test_folder_of_classes(tmp_path):
 
 
 def test_folder_of_parts(tmp_path):
-    fill(tmp_path / "set" / "train", 6)
-    fill(tmp_path / "set" / "test", 3)
+    for part, classes in (("train", "abc"), ("test", "ac")):
+        for c in classes:
+            fill(tmp_path / "set" / part / c, 4)
     train, test = data.load(str(tmp_path / "set"))
-    assert (len(train), len(test)) == (6, 3)
+    assert (len(train), len(test)) == (12, 8)
+    assert test.labels.tolist() == [0, 2] * 4           # of the training part's a, b, c; the head shows all classes
+    assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    fill(tmp_path / "set" / "test" / "d", 1)
+    with pytest.raises(data.DataError, match="class 'd' that the training part has not"):
+        data.load(str(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("rows", [[["a.png", "cat"]], [["a.png", None]], [["b.png", 1]], 7])
+def test_labels_that_cannot_be_understood(tmp_path, rows):
+    folder = fill(tmp_path / "set", 0)
+    picture(0).save(folder / "a.png")
+    (folder / "dataset.json").write_text(json.dumps({"labels": rows}))
+    with pytest.raises(data.DataError, match=r"dataset\.json (is not as|has no label for a\.png)"):
+        data.load(str(folder))
 
 
 @pytest.mark.parametrize("labels", ["class", "attributes", "none"])
@@ -294,6 +317,16 @@ def test_batches_are_a_function_of_what_was_seen(tmp_path, monkeypatch):
     assert streamed.pixels is None
     for workers in (0, 2):
         assert torch.equal(first_batches(streamed, 6, 8, 1, 0, cpu, workers=workers), whole)
+
+
+def test_streaming_where_workers_are_spawned(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "RESIDENT_BYTES", 0)
+    loader = torch.utils.data.DataLoader
+    monkeypatch.setattr(torch.utils.data, "DataLoader",
+                        lambda *a, **k: loader(*a, **k, multiprocessing_context="spawn"))
+    train, _ = data.load(str(fill(tmp_path / "set", 20)))
+    x = first_batches(train, 2, 6, 0, 0, torch.device("cpu"), workers=1)
+    assert torch.equal(x, train.take(data.order(18, 0, 0, 12)))
 
 
 def test_an_unreadable_image_in_a_worker(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 import json
 import os
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
 from conftest import DATA_ROOT, ROOT
 from PIL import Image
+from test_data import fill
 
 import common
 import data
@@ -89,7 +91,8 @@ def dummy(tmp_path, monkeypatch):
     def make(name, dim=0.9, data="mnist-mini", data_root="data", split="auto"):
         args = dict(method="dummy", label="Dummy", backbone="none", data=data, data_root=str(data_root), split=split,
                     resolution="auto", skip_bad=False, seed=0, image_shape=[1, 28, 28],
-                    versions=dict(torch="0", code="unknown"))
+                    precision="fp32", versions=dict(torch="0", code="unknown"),
+                    train_images=10000 if data == "mnist-mini" else 50000 if split == "sw" else 60000)
         (tmp_path / name).mkdir()
         (tmp_path / name / "args.json").write_text(json.dumps(args))
         state = {k: method.Dummy(d).state_dict() for k, d in (("ema", dim), ("model", dim / 2))}
@@ -99,9 +102,13 @@ def dummy(tmp_path, monkeypatch):
     sys.modules.pop("dummy")
 
 
+def options(**changes):
+    return Namespace(**{**dict(device=torch.device("cpu"), weights="", data="", data_root="", seed=0, n=0), **changes})
+
+
 def test_image_metrics(dummy):
-    view = evaluation.View(dummy("run"), torch.device("cpu"), "ema")
-    m = evaluation.image_metrics(view, 1200, seed=0)
+    view = evaluation.View(dummy("run"), options())
+    m = evaluation.image_metrics(view, torch.arange(1200))
     x = common.to_float(view.test.pixels[:1200])
     y = 0.9 * x
     assert m["n"] == 1200
@@ -112,20 +119,23 @@ def test_image_metrics(dummy):
     mean = common.to_float(view.train.pixels).mean(0)
     assert m["mse_mean_image"] == pytest.approx((x - mean).square().mean().item(), rel=1e-4)
     assert m["mse_wrong_pair"] == pytest.approx((y.roll(1, 0) - x).square().mean().item(), rel=1e-4)
-    w = view.codes(1200, 0) / 2
-    assert m["recip_w"] == pytest.approx((0.1 * w).abs().mean().item(), rel=1e-3)
-    assert m["std_w"] == pytest.approx(w.std(0).mean().item(), rel=1e-3)
-    raw = evaluation.image_metrics(evaluation.View(view.run, torch.device("cpu"), "raw"), 1200, 0)
+    z = view.codes(600, 0)
+    recip_w, std_w = common.latent_reciprocity(view.model, z)
+    assert recip_w == pytest.approx((0.1 * z / 2).abs().mean().item(), rel=1e-3)
+    assert std_w == pytest.approx((z / 2).std(0).mean().item(), rel=1e-3)
+    raw = evaluation.image_metrics(evaluation.View(view.run, options(weights="raw")), torch.arange(1200))
     assert raw["mse"] == pytest.approx((0.55 * x).square().mean().item(), rel=1e-4)
     with pytest.raises(common.Error, match="too few"):
-        evaluation.image_metrics(view, 1, 0)
+        evaluation.image_metrics(view, torch.arange(1))
 
 
 def test_held_out_measures_agree_with_metrics(dummy):
-    view = evaluation.View(dummy("run"), torch.device("cpu"), "ema")
-    m = evaluation.image_metrics(view, 600, seed=0)
+    view = evaluation.View(dummy("run", dim=1.5), options())         # leaves [-1, 1], and is clipped
+    m = evaluation.image_metrics(view, torch.arange(600))
     h = common.held_out(view.model, view.images(range(600)), view.codes(600, 0))
-    assert (h["mse"], h["recip_x"], h["recip_w"]) == pytest.approx((m["mse"], m["mae"], m["recip_w"]), rel=1e-4)
+    assert (h["mse"], h["recip_x"]) == pytest.approx((m["mse"], m["mae"]), rel=1e-4)
+    x = view.images(range(600))
+    assert m["mse"] == pytest.approx(((1.5 * x).clamp(-1, 1) - x).square().mean().item(), rel=1e-4)
 
 
 def test_commands_on_an_unknown_method(dummy, script, tmp_path):
@@ -154,11 +164,21 @@ def test_compare_takes_what_no_run_was_trained_on(dummy, script):
     assert "no image in common" in script("eval.py", "compare", dw, sw, code=2).stderr
 
 
-def test_traversal_figure_is_straight_in_w(dummy, capsys):
+def test_lines():
     a = evaluation.lines(torch.zeros(2, 3), torch.tensor([[1.0, 2, 4], [0, 0, 8]]), 5)
     assert a.shape == (2, 5, 3)
     assert a[0, :, 2].tolist() == [0, 1, 2, 3, 4]
     assert a[1, -1].tolist() == [0, 0, 8]
+
+
+def test_traversal_joins_samples_of_one_digit(dummy, capsys):
+    view = evaluation.View(dummy("run", dim=2.0), options())    # map(z) = z / 2 and G(w) = 2 w: Z's lines are W's
+    picture = torch.tensor(evaluation.figure_traversal(view, options(n=1)))[:, :, 0]
+    z_row, w_row = picture[2:30], picture[32:60]
+    assert torch.equal(z_row, w_row)
+    first, last = z_row[:, 2:30].int(), z_row[:, 332:360].int()
+    assert ((first + last) / 2 - z_row[:, 2 + 5 * 30:30 + 5 * 30]).abs().max() < 15     # near the middle of the line
+    assert "along Z" in capsys.readouterr().out
 
 
 def test_table_needs_mnist(dummy, script):
@@ -175,9 +195,9 @@ def test_table_alae_2(dummy, monkeypatch, capsys):
         return dict(zip(evaluation.COLUMNS_ALAE_2, next(accuracies), strict=True))
 
     class Known(evaluation.View):
-        def __init__(self, run, device, weights):
-            super().__init__(run, device, weights)
-            assert weights == "raw"
+        def __init__(self, run, options, weights):
+            super().__init__(run, options, weights)
+            assert self.weights == "raw"
             self.args["label"] = "ALAE"
             self.test.split = "sw" if run == runs[2] else "dw"
     monkeypatch.setattr(evaluation, "View", Known)
@@ -185,6 +205,15 @@ def test_table_alae_2(dummy, monkeypatch, capsys):
     args = evaluation.parse_args(["table", "alae-2", *map(str, runs)])
     args.device = torch.device("cpu")
     result = evaluation.table_alae_2(runs, args)
+    other = dummy("other", split="auto")
+    text = (other / "args.json").read_text()
+    (other / "args.json").write_text(text.replace('"backbone": "none"', '"backbone": "more"'))
+    checkpoint = torch.load(other / "checkpoint.pt")
+    checkpoint["args"]["backbone"] = "more"
+    torch.save(checkpoint, other / "checkpoint.pt")
+    accuracies = iter([(1, 2, 3, 4)])
+    with pytest.raises(common.Error, match="differ in backbone .more, none., so they are not trials"):
+        evaluation.table_alae_2([runs[0], other], args)
     out = capsys.readouterr().out.splitlines()
     row = next(line for line in out if line.startswith("ALAE, ours"))
     assert [float(v) for v in row.split()[2:]] == [50, 51, 52, 53, 92, 93, 94, 95]
@@ -200,5 +229,9 @@ def test_what_a_run_cannot_do_is_refused(dummy, script, tmp_path):
     assert "has no 'prior', which this needs" in script("eval.py", "figure", "samples", run, code=2).stderr
     assert "|E(G(w)) - w|" not in script("eval.py", "metrics", run).stdout
     assert "holds no run" in script("eval.py", "metrics", "nowhere", code=2).stderr
+    assert "--out names one picture" in script("eval.py", "figure", "reconstructions", run, run, "--out", "a.png",
+                                               code=2).stderr
+    assert "say where its own images are" in script("eval.py", "metrics", run, "--data", fill(tmp_path / "set"),
+                                                    code=2).stderr
     source.unlink()
     assert "there is no dummy.py here" in script("eval.py", "metrics", run, code=2).stderr
