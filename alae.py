@@ -21,7 +21,7 @@ Differences from the paper (P) and from the released code (C), and what restores
     step III moves F?     P no, C yes (F is reached through G).  Ours follows P.                --step3 EGF
     D                     P an MLP; in C its layers have no activation between, so it is affine. Ours follows P.
                                                                                                 --d-act none
-    gamma                 P leaves it open, C has 10.  Ours is set where MNIST's features are best.  --gamma 10
+    gamma                 P leaves it open, C has 10.  Ours is 1, chosen on MNIST.              --gamma 10
     f = softplus          P's eq. 1 with this f would reward the wrong side; Algorithm 1 is right and is what we follow.
     F's depth for MNIST   P leaves it open; 6 as in C.  Leaky ReLU 0.2 also after the last layer of F and of E: as in C.
     learning rate of F, D P leaves it open; 0.1 of the others', as in C.

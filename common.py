@@ -489,7 +489,7 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
     same for what is no flag, as text.  Raises `Error` where a resumed run's data are not what it was trained on.
     """
     writer = int(os.environ.get("RANK", 0)) == 0
-    now = dict(data_name=images.name, image_shape=list(images.shape), train_images=len(images))
+    now, code = dict(data_name=images.name, image_shape=list(images.shape), train_images=len(images)), code_version()
     args.data_root = str(Path(args.data_root).resolve())
     if images.path:
         args.data = str(images.path)
@@ -498,11 +498,13 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
             if value != getattr(args, key):
                 raise Error(f"{args.resume} was trained with {key} {getattr(args, key)}, but {args.data} has {value}; "
                             f"say where its own images are by --data or --data-root")
+        if code not in args.versions["code"]:
+            args.versions["code"] += f", {code}"
         if writer:
             print(f"resuming {args.resume}" + f" as {args.out}" * (args.out != args.resume))
         return
     vars(args).update(label=label, **now)
-    args.versions = dict(torch=str(torch.__version__), code=code_version())
+    args.versions = dict(torch=str(torch.__version__), code=code)
     if args.out == "auto":
         parts = [args.method] + [str(getattr(args, k)) for k, default in (named or {}).items()
                                  if getattr(args, k) != default] + [args.backbone, images.name]
