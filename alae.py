@@ -57,6 +57,7 @@ BETAS = (0.0, 0.99)         # Adam's beta_1, beta_2 (section 6)
 F_DEPTH = 6                 # layers of F
 LR_MUL = 0.1                # learning rate of F and D, relative to the others'
 EMA_HALF_LIFE = 10_000      # images
+EMA_EVERY = 1024            # images between updates of the average: at each step they would take 2% of the MLP's time
 
 
 # ---------------------------------------------------------------------------------------------------- networks
@@ -231,7 +232,7 @@ def main(argv=None):
     batches = data.batches(images, args.batch, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
     fast = [torch.compile(n) for n in (model.F, model.G, model.E, model.D)] if args.compile else None
-    beta = 0.5 ** (args.batch / EMA_HALF_LIFE)
+    ema_every = max(args.batch, EMA_EVERY)
     fixed_x = common.to_float(held_out.take(range(min(len(held_out), 1000))).to(device))
     fixed_z = ema.prior(1000, common.generator(device, args.seed, "pictures"))
 
@@ -247,7 +248,8 @@ def main(argv=None):
         x = model.inward(common.to_float(next(batches)))
         losses = train_step(model, optimizers, x, draw_z, args, amp, fast)
         common.average_buffers(model)
-        ema_update(ema, model, beta)
+        if run.seen % ema_every < args.batch:
+            ema_update(ema, model, beta=0.5 ** (ema_every / EMA_HALF_LIFE))
         run.step(losses)
     run.finish()
 

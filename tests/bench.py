@@ -10,6 +10,7 @@ of that rate that the whole step reaches is printed: `share` counts every operat
 """
 import argparse
 import copy
+import itertools
 import json
 import os
 import subprocess
@@ -45,12 +46,15 @@ def make_step(flags, device):
     amp = common.autocast(args.precision, device)
     images = torch.randint(256, (4096, *args.image_shape), dtype=torch.uint8, device=device)
 
+    calls = itertools.count()
+
     def step(leaf=True):
         x = model.inward(common.to_float(images[torch.randint(4096, (args.batch,), device=device)]))
         if not leaf:
             x = x.requires_grad_().clone()      # flop_counter breaks on gradients at a leaf that enters a module
         alae.train_step(model, optimizers, x, lambda: model.prior(args.batch, rng), args, amp)
-        common.ema_update(ema, model, 0.99)
+        if next(calls) * args.batch % alae.EMA_EVERY < args.batch:
+            common.ema_update(ema, model, 0.99)
     return step, args
 
 
