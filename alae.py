@@ -1,6 +1,6 @@
 """Adversarial Latent Autoencoders (ALAE), Pidhorskyi, Adjeroh, Doretto, CVPR 2020, arXiv 2004.04467.
 
-    python alae.py                                             MLP on 10,000 bundled digits, 3 minutes on two cores
+    python alae.py                                             MLP on 10,000 bundled digits, 4 minutes on two cores
     python alae.py --data mnist                                MLP on MNIST, as section 7.1
     python alae.py --data cifar10                              DCGAN, 32x32
     python alae.py --data faces.zip --resolution 64            DCGAN on a folder or zip of images
@@ -160,7 +160,8 @@ def parse_args(argv=None):
     parser = common.Parser(__doc__)
     common.add_flags(parser, backbones=RESOLUTIONS)
     add = parser.add_argument
-    add("--recipe", default="paper", choices=RECIPES, help="the printed method, or all that the released code does")
+    add("--recipe", default="paper", choices=RECIPES,
+        help="the printed method (but for line 14's mean, see the differences), or all that the released code does")
     add("--gamma", type=float, default=1.0, help="weight of R1, over 2 (Alg. 1 line 6; not stated; released code 10)")
     add("--latent-loss", default="mean", choices=["mean", "sum"], help="over w's dimensions (Alg. 1 line 14: sum)")
     add("--step3", default="EG", choices=["EG", "EGF"], help="networks that step III moves (Alg. 1 line 15: EG)")
@@ -175,10 +176,10 @@ def default_backbone(name):
 # ----------------------------------------------------------------------------------------------------- training
 
 def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, fast=None):
-    """One iteration of Algorithm 1 on real images x (B, C, H, W), a leaf in E's range.  -> the losses, R1 apart.
+    """One iteration of Algorithm 1 on real images x (B, C, H, W), a leaf in E's range.
 
     draw_z() -> z (B, nz), fresh at each call.  amp: context of bf16 passes.  fast: compiled F, G, E, D for the passes
-    that are differentiated once.
+    that are differentiated once.  -> L_ED without R1's term, R1's term, L_FG, L_EG; all are means over the batch.
     """
     F, G, E, D = fast or (model.F, model.G, model.E, model.D)
     opt_F, opt_G, opt_E, opt_D = optimizers

@@ -409,6 +409,7 @@ def positive(kind):
 
 def add_flags(parser, backbones):
     """The flags that all four scripts share."""
+    parser.epilog = "Defaults depend on the backbone and the data (PRESETS); every run prints the values that it takes."
     add = parser.add_argument
     add("--data", default="mnist-mini", metavar="NAME|PATH", help="a set's name, or a folder or zip of images")
     add("--data-root", default="data", metavar="DIR", help="where named sets lie (and are downloaded to)")
@@ -419,13 +420,14 @@ def add_flags(parser, backbones):
     add("--skip-bad", action="store_true", help="leave out images that cannot be read, and say how many (in a set too "
         "large for memory the next image takes the place of such a one, and each is named)")
     add("--backbone", default="auto", choices=["auto", *backbones], help="networks; chosen by the data if not given")
-    add("--width", type=positive(int), default=1, help="divides all channel counts")
+    add("--width", type=positive(int), default=1,
+        help="divides all channel counts: at 2 the networks are half as wide")
     add("--nz", type=positive(int), default=50, help="dimensions of z")
     add("--nw", type=positive(int), default=50, help="dimensions of w")
     add("--kimg", type=positive(float), default=1000, help="length of training in thousands of real images shown")
     add("--batch", type=positive(int), default=128, help="images a step, over all processes")
     add("--lr", type=positive(float), default=0.002, help="learning rate of Adam")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of weights, codes and the order of images")
     add("--device", default="auto", help="cpu, cuda, cuda:1 ...; the GPU if there is one")
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
         help="of the networks' products (auto: bf16 on a GPU, except for mlp); weights, losses, R1's norm are fp32")
@@ -660,7 +662,7 @@ class Run:
         if self.writer:
             means = [s / self.steps for s in self.sums] if self.steps else [""] * len(self.sums)
             seconds = self.seconds + time.time() - self.began
-            row = [self.seen / 1000, round(seconds, 1), round(self.rate, 1), lr, level, alpha,
+            row = [self.seen / 1000, round(seconds, 1), round(self.rate, 1) or "", lr, level, alpha,
                    round(peak_memory(self.device) / 1e9, 3), *means, *(measures[k] for k in self.MEASURES)]
             log = self.folder / "log.csv"
             new = not log.exists()

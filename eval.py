@@ -105,7 +105,8 @@ def image_metrics(view, indices):
     """
     n = len(indices)
     if n < 2:
-        raise Error(f"{view.run}: {n} test image is too few; pass -n 2 or more")
+        raise Error(f"{view.run}: errors and their floors need 2 test images or more, and this would take {n} of "
+                    f"{len(view.test)}; raise -n, or evaluate on more images by --data")
     view.need("encode", "generate")
     mean_image = training_mean(view)
     total = dict.fromkeys(("mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair"), 0.0)
@@ -387,10 +388,10 @@ def write_picture(picture, path):
 
 
 def parse_args(argv=None):
-    parser = common.Parser(__doc__)
+    parser = common.Parser(__doc__.split("A run is")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name, function in (("metrics", metrics), ("table", table), ("figure", figure), ("compare", compare)):
-        sub = commands.add_parser(name, doc=function.__doc__)
+        sub = commands.add_parser(name, doc=function.__doc__, help=function.__doc__.splitlines()[0])
         sub.set_defaults(function=function)
         if name in ("table", "figure"):
             sub.add_argument("name", help=", ".join(TABLES if name == "table" else [*FIGURES, *ALIASES]))
@@ -409,7 +410,7 @@ def parse_args(argv=None):
             add("--json", default="", metavar="FILE", help="also write the numbers there")
         if name in ("figure", "compare"):
             add("--out", default="", metavar="FILE", help="the picture")
-    commands.add_parser("list", doc="The tables and figures that there are.")
+    commands.add_parser("list", help="The tables and figures that there are.")
     return parser.parse_args(argv)
 
 

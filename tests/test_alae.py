@@ -318,9 +318,12 @@ def test_average_buffers(tmp_path):
         norm.running_mean.fill_(torch.distributed.get_rank())
         common.average_buffers(norm)
         assert norm.running_mean.tolist() == [0.5, 0.5]
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
         """
     (tmp_path / "check.py").write_text(code)
-    subprocess.run([*TWO, str(tmp_path / "check.py"), str(ROOT)], check=True, capture_output=True)
+    done = subprocess.run([*TWO, str(tmp_path / "check.py"), str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_load_gives_averaged_or_raw_weights(script, tmp_path):

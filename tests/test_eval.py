@@ -125,7 +125,7 @@ def test_image_metrics(dummy):
     assert std_w == pytest.approx((z / 2).std(0).mean().item(), rel=1e-3)
     raw = evaluation.image_metrics(evaluation.View(view.run, options(weights="raw")), torch.arange(1200))
     assert raw["mse"] == pytest.approx((0.55 * x).square().mean().item(), rel=1e-4)
-    with pytest.raises(common.Error, match="too few"):
+    with pytest.raises(common.Error, match="2 test images or more, and this would take 1 of 2000"):
         evaluation.image_metrics(view, torch.arange(1))
 
 
