@@ -209,7 +209,7 @@ def softplus(t):
 def r1(scores, x):
     """E ||grad_x score(x)||^2: squared l2 norm per image, averaged over the batch.   (Mescheder et al. 2018, eq. 9)
 
-    scores (N, 1) are those of x (N, ...), fp32, which requires grad; the norm is fp32.  The caller multiplies by
+    scores (N, 1) are those of x (N, ...); x is fp32 and requires grad, so the norm is fp32.  The caller multiplies by
     gamma / 2.
     """
     gradient, = torch.autograd.grad(scores.sum(), x, create_graph=True)
@@ -370,8 +370,9 @@ def average_gradients(parameters):
 
 def average_buffers(module):
     """Replace each floating-point buffer (the statistics of batch norm) by its mean over processes."""
-    buffers = [b for b in module.buffers() if b.is_floating_point()]
-    if dist.is_initialized() and buffers:
+    if not dist.is_initialized():
+        return
+    if buffers := [b for b in module.buffers() if b.is_floating_point()]:
         _average(buffers)
 
 

@@ -121,9 +121,11 @@ def _resident(name, source, parts, wanted, label_names, pad=0, split=None):
     """
     out = []
     for part, (ids, pixels, labels) in zip(("train", "test"), parts, strict=True):
-        if wanted != pixels.shape[2:0:-1]:
+        if wanted == pixels.shape[2:0:-1]:
+            pixels = pixels[:, None] if pixels.ndim == 3 else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        else:
             pixels = np.pad(pixels, [(0, 0), (pad, pad), (pad, pad), (0, 0)][:pixels.ndim])
-        pixels = np.stack([to_array(Image.fromarray(p), 1 if p.ndim == 2 else 3, wanted) for p in pixels])
+            pixels = np.stack([to_array(Image.fromarray(p), 1 if p.ndim == 2 else 3, wanted) for p in pixels])
         labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
         out.append(Images(name, part, source, np.asarray(ids), pixels.shape[1:], labels, label_names,
                           torch.from_numpy(pixels), split=split))
