@@ -267,11 +267,12 @@ def latent_reciprocity(model, z):
 def held_out(model, x, z):
     """How well a model inverts images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) that it was not trained on.
 
-    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|.
+    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|,
+    which is "" where z is None (a model without a prior).
     """
     error = torch.cat([reconstruct(model, b) - b for b in x.split(250)])
     return dict(mse=error.square().mean().item(), recip_x=error.abs().mean().item(),
-                recip_w=latent_reciprocity(model, z)[0])
+                recip_w="" if z is None else latent_reciprocity(model, z)[0])
 
 
 # ------------------------------------------------------------------------------------------------- 6 Processes
@@ -444,16 +445,14 @@ RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "data", "data_
 
 
 def resolve(parser, method, presets, recipes, default_backbone, argv):
-    """Parse argv: explicit flag > --recipe > presets[backbone], then presets["backbone data"] > default.
+    """Parse argv: explicit flag > --recipe > presets > default.
 
-    presets, recipes: dicts of dicts of flag values.  default_backbone(data name) -> str.  With --resume the run's own
-    args.json stands in for all of these.  -> Namespace with `method`, and `resume` a path or "".
+    presets, recipes: dicts of dicts of flag values.  A preset counts where each word of its name is the backbone, the
+    data or the value of another flag; later ones refine earlier ones.  default_backbone(data name) -> str.  With
+    --resume the run's own args.json stands in for all of these.  -> Namespace with `method`, and `resume` a path or "".
     Raises `Error` where an explicit flag contradicts the run.
     """
-    unset = object()
-    names = vars(parser.parse_args([]))
-    given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(names, unset))))
-    given = {k: v for k, v in given.items() if v is not unset}
+    names, given = vars(parser.parse_args([])), explicit(parser, argv)
 
     if given.get("resume"):
         run = Path(given.pop("resume"))
@@ -469,9 +468,18 @@ def resolve(parser, method, presets, recipes, default_backbone, argv):
     backbone = given.get("backbone", "auto")
     if backbone == "auto":
         backbone = default_backbone(data)
-    recipe = given.get("recipe", names.get("recipe"))
-    values = {**names, **presets[backbone], **presets.get(f"{backbone} {data}", {}), **recipes.get(recipe, {}), **given}
-    return Namespace(**{**values, "backbone": backbone, "method": method})
+    recipe = recipes.get(given.get("recipe", names.get("recipe")), {})
+    words = {backbone, data, *(v for v in {**names, **recipe, **given}.values() if isinstance(v, str))}
+    chosen = {k: v for name, preset in presets.items() if words.issuperset(name.split()) for k, v in preset.items()}
+    return Namespace(**{**names, **chosen, **recipe, **given, "backbone": backbone, "method": method})
+
+
+def explicit(parser, argv):
+    """The flags that argv gives, name -> value."""
+    unset = object()
+    names = vars(parser.parse_args([]))
+    given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(names, unset))))
+    return {k: v for k, v in given.items() if v is not unset}
 
 
 def check_resolution(args, resolutions):
@@ -486,7 +494,8 @@ def check_resolution(args, resolutions):
 def settle(args, images, held_out, label, named, unstated, constants="", default_split="dw"):
     """Complete the arguments once the data are known, and print them.  A resumed run's data are compared with its own.
 
-    Sets label (the paper's name of the method), image_shape, train_images, versions, what was "auto" of split and
+    Sets label (the paper's name of the method), image_shape, train_images, versions, schedule_kimg (the --kimg that
+    schedules are laid out for, whatever --resume makes of --kimg), what was "auto" of split and
     resolution, and out: runs/<method>[-<each of `named` (flag -> its default) that is not the default>]-<backbone>-
     <data>[-<split>][-<resolution>][-s<seed>].  unstated: the flags whose values the paper leaves open; constants: the
     same for what is no flag, as text.  Raises `Error` where a resumed run's data are not what it was trained on.
@@ -506,7 +515,7 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
         if writer:
             print(f"resuming {args.resume}" + f" as {args.out}" * (args.out != args.resume))
         return
-    vars(args).update(label=label, **now)
+    vars(args).update(label=label, schedule_kimg=args.kimg, **now)
     args.versions = dict(torch=str(torch.__version__), code=code)
     if args.out == "auto":
         parts = [args.method] + [str(getattr(args, k)) for k, default in (named or {}).items()
@@ -517,7 +526,8 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
     h, w = images.shape[1:]
     args.resolution, args.split = str(w) if w == h else f"{w}x{h}", images.split or "auto"
     if writer:
-        skip = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images"}
+        skip = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
+                "schedule_kimg"}
         shown = {k: v for k, v in vars(args).items() if k not in skip}
         print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
               f"{'x'.join(map(str, images.shape))}; run folder {args.out}")
@@ -627,8 +637,7 @@ class Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         if self.writer:
-            for name in ("samples", "reconstructions"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps({**vars(args), "resume": ""}, indent=1)
             write_atomic(self.folder / "args.json", text.encode())
 
@@ -670,6 +679,7 @@ class Run:
             with open(log, "a", newline="") as f:
                 csv.writer(f).writerows([self.columns] * new + [row])
             for name, picture in pictures.items():
+                (self.folder / name).mkdir(exist_ok=True)
                 save_png(self.folder / name / f"{int(self.seen / 1000):06d}.png", picture)
             if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
                 curves(log, self.folder / "curves.png")
@@ -679,7 +689,7 @@ class Run:
         self.save()
         self.rated = None                       # do not count the time that this took
         if self.writer and self.seen == 0:
-            print(f"pictures: {self.folder}/samples and {self.folder}/reconstructions", flush=True)
+            print("pictures: " + " and ".join(f"{self.folder}/{name}" for name in pictures), flush=True)
 
     def save(self):
         """Write checkpoint.pt: all of state, and how far the run is."""
@@ -833,9 +843,11 @@ def pairs(x, y, columns=16):
 
 @torch.no_grad()
 def snapshot_pictures(model, x, z):
-    """-> samples from z, and reconstructions of x under their originals, for `Run.snapshot`."""
-    samples = model.generate(model.map(z[:64]), noise="fixed")
-    return dict(samples=grid(samples, 8), reconstructions=pairs(x[:32], reconstruct(model, x[:32])))
+    """-> samples from z (none where z is None), and reconstructions of x under their originals, for `Run.snapshot`."""
+    pictures = dict(reconstructions=pairs(x[:32], reconstruct(model, x[:32])))
+    if z is not None:
+        pictures["samples"] = grid(model.generate(model.map(z[:64]), noise="fixed"), 8)
+    return pictures
 
 
 def save_png(path, picture):
@@ -852,7 +864,8 @@ def curves(log, path):
     with open(log, newline="") as f:
         rows = list(csv.DictReader(f))
     kimg = [float(row["kimg"]) for row in rows]
-    names = [n for n in rows[0] if n not in ("kimg", "seconds", "lr", "level", "alpha", "peak_gb")]
+    names = [n for n in rows[0] if n not in ("kimg", "seconds", "lr", "level", "alpha", "peak_gb")
+             and any(row[n] for row in rows)]
     figure = matplotlib.figure.Figure(figsize=(4 * math.ceil(len(names) / 2), 6), layout="constrained")
     for axes, name in zip(figure.subplots(2, math.ceil(len(names) / 2)).flat, names, strict=False):
         axes.plot(kimg, [float(row[name] or "nan") for row in rows])

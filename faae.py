@@ -1,0 +1,695 @@
+"""Flipped-Adversarial AutoEncoders (F-AAE), Zhang, Dang, Lee, Chang, 2018, arXiv 1802.04504, and its family: what this
+and the other papers compare with, over plain networks E, G, D.
+
+    python faae.py                                          F-AAE, MLP on 10,000 bundled digits
+    python faae.py --data cifar10                           F-AAE, its convolutional networks, 32x32, as section 4.1
+    python faae.py --data cifar10 --objective aae           AAE with the same G and E
+    python faae.py --data mnist --objective bigan           BiGAN, MLP on MNIST, as its own paper and ALAE's table 2
+    torchrun --nproc_per_node=8 faae.py --data faces.zip    several GPUs
+
+    z  (B, nz)       prior sample            G  z -> x  generator
+    x  (B, C, H, W)  image, in [0, 1] here   E  x -> z  encoder (the code is called z too: there is no mapping network)
+                                             D  x, z or a pair (x, z) -> logit
+
+The family, in the terms of table 1 of the ALAE paper (rows marked * are placed by us, they are not in it):
+
+    --objective     (a) data        (b) latent              (c) reciprocity    prior of z        source
+    faae            adversarial     imposed/divergence *    latent             unit sphere       F-AAE eq. 4
+    aae             similarity      imposed/adversarial     data               unit sphere       F-AAE eq. 2
+    bigan           adversarial     imposed/adversarial     adversarial        U(-1, 1)          F-AAE eq. 3
+    ali             adversarial     imposed/adversarial     adversarial        N(0, I)           LIA table 1
+    age             adversarial     imposed/adversarial     latent, and data   unit sphere       LIA table 1
+    lr              adversarial     imposed/none *          latent, E alone    U(-1, 1)          ALAE table 2
+    jlr             adversarial     imposed/divergence *    latent             U(-1, 1)          ALAE table 2
+    ae-l1, ae-l2    similarity      free *                  data               none              ALAE table 2
+
+Each has a function of its name below, next to its equation.
+
+Differences from the papers, and what restores them:
+    eq. 4                 prints E_theta(G_phi(z)); the indices are swapped.
+    norm of eq. 4         the unsquared l2 norm as printed; section 5 calls it a mean square error.        --reenc mse
+    steps of G            phases 1 and 3 share one Adam state, else the weights of eq. 4 would cancel in it; --joint
+                          takes both terms in one step.
+    log(1 - D)            G, and BiGAN's and ALI's E, minimise -log D of the swapped label instead, as is usual and as
+                          BiGAN and ALI do; the paper's "maximally confuse" leaves it open.
+    decay 1e-4            read as Keras has it, lr / (1 + 1e-4 t) after t steps.             --decay-kind weight | none
+    codes                 E's output is not normalised in F-AAE's training; where a code is decoded (reconstructions,
+                          morphs: eq. 5) G reads its direction.  AAE's G does so in training too, so that what is
+                          decoded is what was trained; its D sees E's output as it is.
+    networks              section 3.2 gives the order of layers; kernels, widths, slopes, initialisation (Glorot's) and
+                          the batch are ours.  On dcgan the whole family has these networks, without batch norm in an E
+                          whose code D scores together with x (bigan, ali).
+    batch norm in D       none: a score must not depend on its batch mates.  BiGAN's MLP has it; with real and generated
+                          images in batches of their own its G then learnt nothing on MNIST.
+    BiGAN's MLPs          no batch norm in E's first hidden layer, N(0, 0.02) weights: ours.
+    lr, jlr               squared l2 norm, summed over z's dimensions: ours (G's weight 0.25 in jlr is published).
+    age                   the released code puts a variance where its formula has a deviation; ours is the closed form,
+                          of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.
+    ali, age, and aae on mlp; all but faae and aae on dcgan: the settings are ours.
+    weight averages       the papers are silent; pictures use averaged weights with a half-life of 10,000 images.
+"""
+import copy
+import math
+from argparse import Namespace
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as nnf
+from torch import nn
+
+import common
+import data
+from common import Error, ema_update, softplus, update
+
+BETA_2 = 0.999              # of Adam
+EMA_HALF_LIFE = 10_000      # images
+EMA_EVERY = 1024            # images between updates of the average
+
+
+# ---------------------------------------------------------------------------------------------------- networks
+
+class MLP(nn.Module):
+    """n_in - hidden - hidden - n_out; batch norm without gain and bias where `norms` says so.   (BiGAN on MNIST)"""
+
+    def __init__(self, n_in, n_out, hidden, norms, slope=0.2):
+        super().__init__()
+        self.layer1 = nn.Linear(n_in, hidden, bias=not norms[0])
+        self.layer2 = nn.Linear(hidden, hidden, bias=not norms[1])
+        self.norm1, self.norm2 = (nn.BatchNorm1d(hidden, affine=False) if norm else nn.Identity() for norm in norms)
+        self.head = nn.Linear(hidden, n_out)
+        self.slope = slope
+        for layer in (self.layer1, self.layer2, self.head):
+            nn.init.normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def trunk(self, x):  # [N,...] -> [N,hidden]
+        x = nnf.leaky_relu(self.norm1(self.layer1(x.flatten(1))), self.slope)
+        return nnf.leaky_relu(self.norm2(self.layer2(x)), self.slope)
+
+    def forward(self, x):
+        return self.head(self.trunk(x))
+
+
+def channels(resolution, width):
+    """Channels of the blocks of section 3.2's G, at 8, 16, ... resolution px; E's from the other end."""
+    return [max(c // width, 1) for c in (256, 128, 64, 32)[:resolution.bit_length() - 3]]
+
+
+def glorot(layer):
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ConvGenerator(nn.Module):
+    """z -> x in [0, 1]: a dense layer to 4x4, then [upsample x2, conv 3x3] blocks, batch norm and leaky ReLU after
+    each; a last convolution and a sigmoid.   (F-AAE 3.2)"""
+
+    def __init__(self, nz, image_shape, width):
+        super().__init__()
+        widths = channels(image_shape[1], width)
+        self.first = glorot(nn.Linear(nz, widths[0] * 16, bias=False))
+        self.norm = nn.BatchNorm2d(widths[0])
+        self.convs = nn.ModuleList(
+            glorot(nn.Conv2d(i, o, 3, padding=1, bias=False)) for i, o in pairwise(widths[:1] + widths))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in widths)
+        self.last = glorot(nn.Conv2d(widths[-1], image_shape[0], 3, padding=1))
+
+    def forward(self, z):
+        x = self.first(z).view(len(z), -1, 4, 4)                            # [N,256,4,4]
+        x = nnf.leaky_relu(self.norm(x), 0.2)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = nnf.interpolate(x, scale_factor=2, mode="nearest")
+            x = nnf.leaky_relu(norm(conv(x)), 0.2)                          # [N,c,2H,2W]
+        return torch.sigmoid(self.last(x))
+
+
+class ConvTrunk(nn.Module):
+    """x -> (N, 256 * 16): the generator in reverse order, max-pooling in place of upsampling.   (F-AAE 3.2)"""
+
+    def __init__(self, image_shape, width, norm):
+        super().__init__()
+        widths = [image_shape[0]] + channels(image_shape[1], width)[::-1]
+        self.convs = nn.ModuleList(
+            glorot(nn.Conv2d(i, o, 3, padding=1, bias=not norm)) for i, o in pairwise(widths))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) if norm else nn.Identity() for c in widths[1:])
+        self.n_out = widths[-1] * 16
+
+    def forward(self, x):
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = nnf.max_pool2d(nnf.leaky_relu(norm(conv(x)), 0.2), 2)       # [N,c,H/2,W/2]
+        return x.flatten(1)
+
+
+class ConvNet(nn.Module):
+    """x -> (N, n_out): E, and without batch norm D.   (F-AAE 3.2)"""
+
+    def __init__(self, image_shape, n_out, width, norm):
+        super().__init__()
+        self.trunk = ConvTrunk(image_shape, width, norm)
+        self.head = glorot(nn.Linear(self.trunk.n_out, n_out))
+
+    def forward(self, x):
+        return self.head(self.trunk(x))
+
+
+class Encoder(nn.Module):
+    """E: x -> code (N, nz)."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def features(self, x):
+        """-> short (N, nz), the code, and long (N, n), the last hidden layer."""
+        long = self.net.trunk(x)
+        return self.net.head(long), long
+
+    def forward(self, x):
+        return self.features(x)[0]
+
+
+class GaussianEncoder(Encoder):
+    """ALI's E: q(z|x) = N(mean, exp(log_var)).  Its code is the mean."""
+
+    def features(self, x):
+        long = self.net.trunk(x)
+        return self.net.head(long).chunk(2, 1)[0], long
+
+    def moments(self, x):
+        """-> mean, log variance, both (N, nz)."""
+        return self.net(x).chunk(2, 1)
+
+
+class SphereEncoder(Encoder):
+    """AGE's E: codes on the unit sphere."""
+
+    def features(self, x):
+        short, long = super().features(x)
+        return unit(short), long
+
+
+class PairDiscriminator(nn.Module):
+    """D of a pair: (x, z) -> logit (N, 1)."""
+
+    def __init__(self, trunk, net):
+        super().__init__()
+        self.trunk, self.net = trunk, net
+
+    def forward(self, x, z):
+        return self.net(torch.cat([self.trunk(x), z], 1))
+
+
+def unit(z):
+    """Each row over its length: onto the unit sphere."""
+    return nnf.normalize(z.float(), dim=1)
+
+
+def build_networks(backbone, image_shape, nz, width, objective):
+    """-> G, E, D for images of image_shape (C, H, W); D is None where the objective has none."""
+    judges, n_code = JUDGES.get(objective), 2 * nz if objective == "ali" else nz
+    pixels, hidden = math.prod(image_shape), max(1024 // width, 1)
+    D = None
+    if backbone == "mlp":
+        G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
+        E = MLP(pixels, n_code, hidden, (False, True))
+        if judges == "x":
+            D = MLP(pixels, 1, hidden, (False, False))
+        elif judges == "z":
+            D = MLP(nz, 1, hidden, (False, False))
+        elif judges == "x, z":
+            D = PairDiscriminator(nn.Flatten(), MLP(pixels + nz, 1, hidden, (False, False)))
+    elif backbone == "dcgan":
+        G, E = ConvGenerator(nz, image_shape, width), ConvNet(image_shape, n_code, width, norm=judges != "x, z")
+        if judges == "x":
+            D = ConvNet(image_shape, 1, width, norm=False)
+        elif judges == "z":
+            D = MLP(nz, 1, hidden // 4, (False, False))
+        elif judges == "x, z":
+            trunk = ConvTrunk(image_shape, width, norm=False)
+            D = PairDiscriminator(trunk, MLP(trunk.n_out + nz, 1, hidden, (False, False)))
+    if objective == "ali":
+        E = GaussianEncoder(E)
+    elif objective == "age":
+        E = SphereEncoder(E)
+    else:
+        E = Encoder(E)
+    return G, E, D
+
+
+# ------------------------------------------------------------------------------------------------------ priors
+
+def sphere(n, nz, generator):
+    """z (n, nz), uniform on the unit sphere: a normal vector over its length.   (F-AAE 3.1)"""
+    return unit(normal(n, nz, generator))
+
+
+def uniform(n, nz, generator):
+    """z (n, nz) ~ U(-1, 1).   (BiGAN)"""
+    return torch.rand(n, nz, generator=generator, device=generator.device) * 2 - 1
+
+
+def normal(n, nz, generator):
+    """z (n, nz) ~ N(0, I).   (ALI)"""
+    return torch.randn(n, nz, generator=generator, device=generator.device)
+
+
+LABELS = {"faae": "F-AAE", "aae": "AAE", "bigan": "BiGAN", "ali": "ALI", "age": "AGE", "lr": "LR", "jlr": "JLR",
+          "ae-l1": "AE l1", "ae-l2": "AE l2"}
+PRIORS = {"faae": sphere, "aae": sphere, "age": sphere, "bigan": uniform, "lr": uniform, "jlr": uniform, "ali": normal}
+JUDGES = {"faae": "x", "lr": "x", "jlr": "x", "aae": "z", "bigan": "x, z", "ali": "x, z"}       # D's input
+
+
+class Autoencoder(nn.Module):
+    """G, E, D, and what `eval.py` asks of any model (eval mode).  The family has no mapping: w is z."""
+
+    def __init__(self, backbone, image_shape, nz, width, objective):
+        super().__init__()
+        self.G, self.E, self.D = build_networks(backbone, image_shape, nz, width, objective)
+        self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nz, 1
+        self.on_sphere = PRIORS.get(objective) is sphere
+
+    def generate(self, w, noise="fixed"):
+        """x = G(w), (N, C, H, W) in [-1, 1]; of w's direction where the prior is a sphere (F-AAE eq. 5)."""
+        return self.G(unit(w) if self.on_sphere else w) * 2 - 1
+
+    def encode(self, x):
+        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1]; ALI's mean."""
+        return self.features(x)[0]
+
+    def features(self, x):
+        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1]."""
+        return self.E.features((x + 1) / 2)
+
+
+class GenerativeAutoencoder(Autoencoder):
+    """One with a prior."""
+
+    def __init__(self, backbone, image_shape, nz, width, objective):
+        super().__init__(backbone, image_shape, nz, width, objective)
+        self.sample = PRIORS[objective]
+
+    def prior(self, n, generator):
+        """z (n, nz) of the objective's prior, on the generator's device."""
+        return self.sample(n, self.nz, generator)
+
+    def map(self, z):
+        """w = z."""
+        return z
+
+
+# ---------------------------------------------------------------------------------------------------- the family
+# Each function is one iteration on real images x (B, C, H, W) in [0, 1].  net: G, E, D; opt: an Adam each;
+# draw_z() -> z (B, nz), fresh at each call; amp: context of bf16 passes; h: W_re and W_adv, the weights of reciprocity
+# and of G's (in AAE: E's) adversarial term, and d, a distance.  -> losses, unweighted, as LOSSES names them.
+
+def l2(a, b):
+    """E ||a - b||_2, not squared.   (F-AAE eq. 4)"""
+    return (a.float() - b.float()).flatten(1).norm(dim=1).mean()
+
+
+def mse(a, b):
+    """E (a - b)^2, a mean over dimensions too.   (F-AAE 5)"""
+    return (a.float() - b.float()).square().mean()
+
+
+def squared(a, b):
+    """E ||a - b||_2^2."""
+    return (a.float() - b.float()).square().flatten(1).sum(1).mean()
+
+
+def gaussian_kl(z):
+    """KL(N(m, s^2) || N(0, 1)), m and s^2 the moments of each dimension of sqrt(nz) z over the batch; mean over
+    dimensions.   (AGE, on the sphere)"""
+    z = z.float() * z.shape[1]**0.5
+    m, var = z.mean(0), z.var(0, correction=0)
+    return (m.square() + var - 1 - var.log()).mean() / 2
+
+
+def faae(net, opt, x, draw_z, amp, h):
+    """F-AAE (eq. 4): min_{G,E} max_D  log D(x) + log(1 - D(G(z))) + alpha ||z - E(G(z))||,  alpha = W_re / W_adv."""
+    # Re-encoding phase: G and E bring the code back (section 3.1)
+    with amp():
+        z = draw_z()
+        L_re = h.d(z, net.E(net.G(z)))
+    update(h.W_re * L_re, opt.G, opt.E)
+
+    # Regularisation phase: D tells real from generated ...
+    with amp():
+        with torch.no_grad():
+            fake = net.G(draw_z())
+        L_D = softplus(-net.D(x)) + softplus(net.D(fake))
+    update(L_D, opt.D)
+
+    # ... and G confuses it
+    with amp():
+        L_G = softplus(-net.D(net.G(draw_z())))
+    update(h.W_adv * L_G, opt.G)
+    return L_re, L_D, L_G
+
+
+def faae_joint(net, opt, x, draw_z, amp, h):
+    """F-AAE with both terms of G in one step: D, then G and E down W_re L_re + W_adv L_G."""
+    # D tells real from generated
+    with amp():
+        with torch.no_grad():
+            fake = net.G(draw_z())
+        L_D = softplus(-net.D(x)) + softplus(net.D(fake))
+    update(L_D, opt.D)
+
+    # G confuses it, and G and E bring the code back
+    with amp():
+        z = draw_z()
+        fake = net.G(z)
+        L_re, L_G = h.d(z, net.E(fake)), softplus(-net.D(fake))
+    update(h.W_re * L_re + h.W_adv * L_G, opt.G, opt.E)
+    return L_re, L_D, L_G
+
+
+def aae(net, opt, x, draw_z, amp, h):
+    """AAE (eq. 2): min_{G,E} max_D  log D(z) + log(1 - D(E(x))) + d(x, G(E(x)))."""
+    # Reconstruction: G and E bring the image back
+    with amp():
+        L_rec = h.d(x, net.G(unit(net.E(x))))
+    update(h.W_re * L_rec, opt.G, opt.E)
+
+    # D tells codes of the prior from codes of images ...
+    with amp():
+        with torch.no_grad():
+            code = net.E(x)
+        L_D = softplus(-net.D(draw_z())) + softplus(net.D(code))
+    update(L_D, opt.D)
+
+    # ... and E confuses it
+    with amp():
+        L_E = softplus(-net.D(net.E(x)))
+    update(h.W_adv * L_E, opt.E)
+    return L_rec, L_D, L_E
+
+
+def bigan(net, opt, x, draw_z, amp, h):
+    """BiGAN (eq. 3): min_{G,E} max_D  log D(x, E(x)) + log(1 - D(G(z), z))."""
+    # D tells (x, E(x)) from (G(z), z)
+    with amp():
+        with torch.no_grad():
+            z = draw_z()
+            fake, code = net.G(z), net.E(x)
+        L_D = softplus(-net.D(x, code)) + softplus(net.D(fake, z))
+    update(L_D, opt.D)
+
+    # G and E confuse it, each with the other's label
+    with amp():
+        z = draw_z()
+        L_GE = softplus(net.D(x, net.E(x))) + softplus(-net.D(net.G(z), z))
+    update(L_GE, opt.G, opt.E)
+    return L_D, L_GE
+
+
+def ali(net, opt, x, draw_z, amp, h):
+    """ALI: BiGAN's game with z ~ q(z|x) = N(mean, exp(log_var)), reparameterised by a draw of the prior N(0, I)."""
+    # D tells (x, z ~ q(z|x)) from (G(z), z)
+    with amp():
+        with torch.no_grad():
+            z = draw_z()
+            mean, log_var = net.E.moments(x)
+            fake, code = net.G(z), mean + (log_var / 2).exp() * draw_z()
+        L_D = softplus(-net.D(x, code)) + softplus(net.D(fake, z))
+    update(L_D, opt.D)
+
+    # G and E confuse it, each with the other's label
+    with amp():
+        z = draw_z()
+        mean, log_var = net.E.moments(x)
+        code = mean + (log_var / 2).exp() * draw_z()
+        L_GE = softplus(net.D(x, code)) + softplus(-net.D(net.G(z), z))
+    update(L_GE, opt.G, opt.E)
+    return L_D, L_GE
+
+
+def age(net, opt, x, draw_z, amp, h, W_x=10, steps=2):
+    """AGE: E min KL(E(x)) - KL(E(G(z))) + W_x |x - G(E(x))|_1;  G min KL(E(G(z))) + W_re (2 - mean z E(G(z)))."""
+    # E tells real from generated by how their codes are spread, and keeps what G needs
+    with amp():
+        with torch.no_grad():
+            fake = net.G(draw_z())
+        code = net.E(x)
+        L_x = (x - net.G(code).float()).abs().mean()
+        KL_x, KL_fake = gaussian_kl(code), gaussian_kl(net.E(fake))
+    update(KL_x - KL_fake + W_x * L_x, opt.E)
+
+    # G spreads the codes of its images as the prior's, each at its place
+    for _ in range(steps):
+        with amp():
+            z = draw_z()
+            code = net.E(net.G(z))
+            KL_G, L_z = gaussian_kl(code), 2 - (z * code).mean()
+        update(KL_G + h.W_re * L_z, opt.G)
+    return KL_x, KL_fake, L_x, KL_G, L_z
+
+
+def lr(net, opt, x, draw_z, amp, h):
+    """Latent regressor: a GAN (eq. 1), and E alone min ||z - E(G(z))||_2^2."""
+    # D tells real from generated
+    with amp():
+        with torch.no_grad():
+            fake = net.G(draw_z())
+        L_D = softplus(-net.D(x)) + softplus(net.D(fake))
+    update(L_D, opt.D)
+
+    # G confuses it
+    with amp():
+        L_G = softplus(-net.D(net.G(draw_z())))
+    update(L_G, opt.G)
+
+    # E brings the code back
+    with amp():
+        z = draw_z()
+        with torch.no_grad():
+            fake = net.G(z)
+        L_re = squared(z, net.E(fake))
+    update(L_re, opt.E)
+    return L_re, L_D, L_G
+
+
+def jlr(net, opt, x, draw_z, amp, h):
+    """Joint latent regressor: a GAN (eq. 1), and E and G min W_re ||z - E(G(z))||_2^2."""
+    # D tells real from generated
+    with amp():
+        with torch.no_grad():
+            fake = net.G(draw_z())
+        L_D = softplus(-net.D(x)) + softplus(net.D(fake))
+    update(L_D, opt.D)
+
+    # G confuses it, and G and E bring the code back
+    with amp():
+        z = draw_z()
+        fake = net.G(z)
+        L_re, L_G = squared(z, net.E(fake)), softplus(-net.D(fake))
+    update(L_G + h.W_re * L_re, opt.G, opt.E)
+    return L_re, L_D, L_G
+
+
+def ae_l1(net, opt, x, draw_z, amp, h):
+    """Autoencoder: min_{G,E} ||x - G(E(x))||_1."""
+    with amp():
+        L = (x - net.G(net.E(x)).float()).abs().flatten(1).sum(1).mean()
+    update(L, opt.G, opt.E)
+    return L,
+
+
+def ae_l2(net, opt, x, draw_z, amp, h):
+    """Autoencoder: min_{G,E} ||x - G(E(x))||_2^2."""
+    with amp():
+        L = squared(x, net.G(net.E(x)))
+    update(L, opt.G, opt.E)
+    return L,
+
+
+STEPS = {"faae": faae, "aae": aae, "bigan": bigan, "ali": ali, "age": age, "lr": lr, "jlr": jlr, "ae-l1": ae_l1,
+         "ae-l2": ae_l2}
+LOSSES = {"faae": ("L_re", "L_D", "L_G"), "aae": ("L_rec", "L_D", "L_E"), "bigan": ("L_D", "L_GE"),
+          "ali": ("L_D", "L_GE"), "age": ("KL_x", "KL_fake", "L_x", "KL_G", "L_z"), "lr": ("L_re", "L_D", "L_G"),
+          "jlr": ("L_re", "L_D", "L_G"), "ae-l1": ("L",), "ae-l2": ("L",)}
+DISTANCES = {"l2": l2, "mse": mse}
+
+
+# ----------------------------------------------------------------------------------------------------- settings
+
+PRESETS = {  # later rows refine earlier ones
+    # F-AAE section 4.1 (batch and beta_1 ours)
+    "dcgan":            dict(nz=256, batch=64, lr=3e-4, lr_d=1e-3, beta1=0.9, decay=1e-4, decay_kind="inverse",
+                             kimg=2500, snapshot_kimg=50),
+    "dcgan imagenet":   dict(reencode_weight=[30.0, 100.0], kimg=768_700, snapshot_kimg=1000),
+    # BiGAN on permutation-invariant MNIST: 400 epochs
+    "mlp":              dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, decay_kind="weight",
+                             lr_final=0.01, kimg=24_000, snapshot_kimg=500),
+    "mlp mnist-mini":   dict(kimg=400, snapshot_kimg=20),
+    # Ours
+    "mlp faae":         dict(reencode_weight=[10.0], reenc="mse"),
+    "mlp aae":          dict(reenc="mse"),
+    **{f"dcgan {o}":    dict(lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")
+       for o in ("bigan", "ali", "age", "lr", "jlr")},
+    # Published weights
+    "age":              dict(reencode_weight=[1000.0]),
+    "jlr":              dict(reencode_weight=[0.25]),
+}
+SETTINGS = ("nz", "batch", "lr", "lr_d", "beta1", "decay", "decay_kind", "lr_final", "kimg")
+PUBLISHED = {("dcgan", "faae"), ("dcgan", "aae"), *(("mlp", o) for o in ("bigan", "lr", "jlr", "ae-l1", "ae-l2"))}
+USED_BY = {"reencode_weight": ("faae", "aae", "age", "jlr"), "adversarial_weight": ("faae", "aae"),
+           "reenc": ("faae", "aae"), "joint": ("faae",),
+           "lr_d": tuple(JUDGES)}
+RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64]}
+
+
+def weights(text):
+    """An argparse type: "100", or "30,100", the first of which holds for the first third of training."""
+    values = [common.positive(float)(v) for v in text.split(",")]
+    if len(values) > 2:
+        raise ValueError
+    return values
+
+
+weights.__name__ = "weight, or two with a comma between"
+
+
+def parse_args(argv=None):
+    parser = common.Parser(__doc__)
+    common.add_flags(parser, backbones=RESOLUTIONS)
+    parser.set_defaults(nw=0)
+    add = parser.add_argument
+    add("--objective", default="faae", choices=STEPS, help="what is trained: see the table above")
+    add("--reencode-weight", type=weights, default=[100.0], metavar="W[,W]",
+        help="W_re, weight of reciprocity (faae and aae 100, section 4.1; jlr 0.25; age 1000); of two, the first is for "
+        "the first third of training (ImageNet)")
+    add("--adversarial-weight", type=common.positive(float), default=0.1, metavar="W",
+        help="W_adv, weight of G's (aae: E's) adversarial term (section 4.1: 0.1)")
+    add("--reenc", default="l2", choices=DISTANCES, help="d of faae and aae: unsquared norm (eq. 4), mean square error")
+    add("--joint", action="store_true", help="faae: both terms of G in one step")
+    add("--lr-d", type=common.positive(float), default=1e-3, help="learning rate of D; --lr is G's and E's")
+    add("--beta1", type=float, default=0.9, help="of Adam")
+    add("--decay", type=float, default=0.0, help="see --decay-kind (section 4.1: 1e-4)")
+    add("--decay-kind", default="none", choices=["inverse", "weight", "none"],
+        help="lr / (1 + decay t) after t steps, or decay times the weights added to their gradients")
+    add("--lr-final", type=common.positive(float), default=1.0,
+        help="the second half of training brings the learning rates down to this share, exponentially (BiGAN: 0.01)")
+    args = common.resolve(parser, "faae", PRESETS, {}, default_backbone, argv)
+    given = common.explicit(parser, argv)
+    for flag, objectives in USED_BY.items():
+        if args.objective not in objectives:
+            if flag in given and not args.resume:
+                raise Error(f"--{flag.replace('_', '-')} is for {', '.join(objectives)}; {args.objective} has "
+                            f"nothing that it could set: leave it out")
+            delattr(args, flag)
+    if args.nw not in (0, args.nz):
+        raise Error(f"--nw {args.nw} differs from nz {args.nz}, but here z is the code itself: leave --nw out")
+    args.nw = args.nz
+    return args
+
+
+def default_backbone(name):
+    return "mlp" if name in ("mnist", "mnist-mini") else "dcgan"
+
+
+# ----------------------------------------------------------------------------------------------------- training
+
+def adam(network, lr, args):
+    """One Adam a network; weight decay, if any, on matrices and kernels only."""
+    decay = args.decay if args.decay_kind == "weight" else 0.0
+    groups = [dict(params=[p for p in network.parameters() if p.ndim > 1], weight_decay=decay),
+              dict(params=[p for p in network.parameters() if p.ndim == 1], weight_decay=0.0)]
+    groups = [dict(group, lr=lr, first_lr=lr) for group in groups if group["params"]]
+    return torch.optim.Adam(groups, betas=(args.beta1, BETA_2), eps=1e-8, fused=True)
+
+
+def lr_share(args, seen):
+    """What the learning rates are multiplied by once `seen` images have been shown."""
+    inverse = 1 / (1 + args.decay * seen / args.batch) if args.decay_kind == "inverse" else 1.0
+    past_half = min(max(2 * seen / (1000 * args.schedule_kimg) - 1, 0), 1)
+    return inverse * args.lr_final**past_half
+
+
+def hyper(args, seen):
+    """-> h of the steps: W_re, W_adv and d, as far as the objective has them."""
+    h = Namespace()
+    if hasattr(args, "reencode_weight"):
+        h.W_re = args.reencode_weight[0 if seen < 1000 * args.schedule_kimg / 3 else -1]
+    if hasattr(args, "adversarial_weight"):
+        h.W_adv, h.d = args.adversarial_weight, DISTANCES[args.reenc]
+    return h
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    common.check_resolution(args, RESOLUTIONS)
+    device, rank, world = common.start(args)
+
+    with common.rank_zero_first():
+        sizes = RESOLUTIONS[args.backbone] if args.data == "imagenet" else RESOLUTIONS[args.backbone][:1]
+        images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad, sizes)
+    published = (args.backbone, args.objective) in PUBLISHED
+    unstated = ("kimg", "batch", "beta1") if published else SETTINGS
+    common.settle(args, images, held_out, label=LABELS[args.objective], named=dict(objective="faae"),
+                  unstated=[f for f in unstated if hasattr(args, f)],
+                  constants=f"beta2 {BETA_2}  leaky ReLU 0.2  ema half-life {EMA_HALF_LIFE:,} images")
+    model = make_model(vars(args)).to(device)
+    common.broadcast(model)
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    rates = dict(G=args.lr, E=args.lr, D=getattr(args, "lr_d", 0.0))
+    opt = {n: adam(net, rates[n], args) for n, net in model.named_children()}
+    rng = common.generator(device, args.seed, "training")
+
+    # What training changes, and so what a checkpoint holds
+    state = dict(model=model, ema=ema, **{f"opt_{n}": o for n, o in opt.items()}, rng=rng)
+    step = faae_joint if getattr(args, "joint", False) else STEPS[args.objective]
+    run = common.Run(args, state, losses=LOSSES[args.objective], device=device)
+    batches = data.batches(images, args.batch, args.seed, run.seen, device, rank, world, args.workers)
+    amp = common.autocast(args.precision, device)
+    if args.compile:
+        for net in model.children():
+            net.compile()
+    ema_every = max(args.batch, EMA_EVERY)
+    fixed_x = common.to_float(held_out.take(range(min(len(held_out), 1000))).to(device))
+    fixed_z = None
+    if hasattr(model, "prior"):
+        fixed_z = model.prior(1000, common.generator(device, args.seed, "pictures"))
+
+    def draw_z():       # all processes draw the whole batch and take their share
+        return model.prior(args.batch, rng)[rank::world]
+
+    while True:
+        share = lr_share(args, run.seen)
+        if run.snapshot_due:
+            run.snapshot(args.lr * share, common.held_out(ema, fixed_x, fixed_z),
+                         common.snapshot_pictures(ema, fixed_x, fixed_z))
+        if run.done:
+            break
+        for optimizer in opt.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["first_lr"] * share
+        x = next(batches).float() / 255
+        losses = step(model, Namespace(**opt), x, draw_z, amp, hyper(args, run.seen))
+        common.average_buffers(model)
+        if run.seen % ema_every < args.batch:
+            ema_update(ema, model, beta=0.5 ** (ema_every / EMA_HALF_LIFE))
+        run.step(losses)
+    run.finish()
+
+
+# ------------------------------------------------------------------------------------------------ trained model
+
+def make_model(args):
+    """The untrained model of a run's arguments."""
+    kind = GenerativeAutoencoder if args["objective"] in PRIORS else Autoencoder
+    return kind(**{k: args[k] for k in ("backbone", "image_shape", "nz", "width", "objective")})
+
+
+def load(run, device="cpu", weights="ema"):
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw".  Raises common.Error."""
+    args = common.read_args(run, "faae")
+    return common.load_weights(run, args, make_model(args), weights, device)
+
+
+if __name__ == "__main__":
+    common.command(main, data.DataError)
