@@ -258,10 +258,16 @@ def reconstruct(model, x):
 
 @torch.no_grad()
 def latent_reciprocity(model, z):
-    """-> mean |E(G(w)) - w| per dimension, and the mean deviation of w, over w = map(z), z (N, nz).   (ALAE 4.1)"""
+    """How far E(G(w)) is from w, over w = map(z), z (N, nz).   -> dict of floats   (ALAE 4.1)
+
+    recip_w: mean |E(G(w)) - w| per dimension; std_w: mean deviation of w's dimensions; norm_w: mean ||E(G(w)) - w||;
+    norm_w_wrong_pair: the same with each w beside the code of the one before.
+    """
     w = torch.cat([model.map(b) for b in z.split(250)])
     back = torch.cat([model.encode(model.generate(b, noise="fixed")) for b in w.split(250)])
-    return (back - w).abs().mean().item(), w.std(0).mean().item()
+    return dict(recip_w=(back - w).abs().mean().item(), std_w=w.std(0).mean().item(),
+                norm_w=(back - w).norm(dim=1).mean().item(),
+                norm_w_wrong_pair=(back - w.roll(1, 0)).norm(dim=1).mean().item())
 
 
 def held_out(model, x, z):
@@ -272,7 +278,7 @@ def held_out(model, x, z):
     """
     error = torch.cat([reconstruct(model, b) - b for b in x.split(250)])
     return dict(mse=error.square().mean().item(), recip_x=error.abs().mean().item(),
-                recip_w="" if z is None else latent_reciprocity(model, z)[0])
+                recip_w="" if z is None else latent_reciprocity(model, z)["recip_w"])
 
 
 # ------------------------------------------------------------------------------------------------- 6 Processes

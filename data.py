@@ -13,6 +13,7 @@ last tenth (of each class, where there are classes).  Files of any size and kind
 looked-at images are, transparent pixels on white, the centre cropped to the wanted aspect, area averaging.
 """
 import functools
+import hashlib
 import http.client
 import io
 import json
@@ -64,6 +65,14 @@ class Images:
         if self.pixels is not None:
             return self.pixels[torch.as_tensor(indices)]
         return torch.from_numpy(np.stack([self.read(int(i)) for i in indices]))
+
+    def fingerprint(self):
+        """8 hex digits of the part's name, shape, ids, labels and up to 100 of its images."""
+        some = self.take(range(0, len(self), math.ceil(len(self) / 100)))
+        labels = b"" if self.labels is None else self.labels.numpy().tobytes()
+        parts = (f"{self.name} {self.part} {self.shape}".encode(), np.asarray(self.ids).tobytes(), labels,
+                 some.numpy().tobytes())
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:8]
 
 
 # ------------------------------------------------------------------------------------------------- opening a set
@@ -329,6 +338,14 @@ def _survey(store, skip_bad):
     if not seen:
         raise DataError(f"{store.path} has no image that can be read; check its files")
     return grey, smallest
+
+
+def read_image(path, shape):
+    """The image file at path as a uint8 tensor of shape (C, H, W).  Raises DataError where there is none."""
+    try:
+        return torch.from_numpy(to_array(Image.open(path), shape[0], shape[:0:-1]))
+    except BROKEN as e:
+        raise DataError(f"{path} cannot be read as an image ({e}); name another file") from None
 
 
 class Reader:

@@ -1,28 +1,35 @@
 """Metrics, tables and figures of any run of any method.
 
-    python eval.py metrics RUN...               errors, reciprocity, and what the features know of the labels
-    python eval.py table alae-2 RUN...          MNIST classification beside the paper's numbers
-    python eval.py figure samples RUN
-    python eval.py figure reconstructions RUN   ALAE's figure 3
-    python eval.py figure traversal RUN         ALAE's figure 4
-    python eval.py compare RUN RUN...           the same images through several runs, side by side
-    python eval.py list                         what there is
+    python eval.py metrics RUN...                  errors, reciprocity, sharpness, Frechet distances, classification
+    python eval.py table alae-2 RUN...             MNIST classification beside the paper's numbers
+    python eval.py figure samples RUN...           F-AAE's figure 8
+    python eval.py figure reconstructions RUN...   ALAE's figure 3, F-AAE's 5 to 7
+    python eval.py figure traversal RUN...         ALAE's figure 4
+    python eval.py figure morph RUN...             F-AAE's figure 9
+    python eval.py compare RUN RUN...              the same images through several runs: errors and a picture
+    python eval.py list                            what there is
 
 A run is the folder that a training script made.  This file knows of a method only what its `load` returns: map,
 generate, encode, features, prior.
     1  Runs         View
-    2  Metrics      image_metrics, one_nn, linear_svm
-    3  Tables       PAPER, table_alae_2
-    4  Figures      samples, reconstructions, traversal
-    5  Commands
+    2  Extractors   Classifier, trained on a set's labels
+    3  Metrics      image_metrics, Moments, frechet, sharpness, one_nn, linear_svm
+    4  Tables       PAPER, table_alae_2
+    5  Figures      samples, reconstructions, traversal, morph
+    6  Commands
 """
+import hashlib
 import importlib
+import io
 import json
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as nnf
+from torch import nn
 
 import common
 import data
@@ -81,9 +88,8 @@ class View:
 
     @property
     def has_classes(self):
-        """Whether both parts have class labels, and the model features to tell them by."""
-        labels = self.train.labels, self.test.labels
-        return hasattr(self.model, "features") and all(y is not None and y.ndim == 1 for y in labels)
+        """Whether both parts have class labels."""
+        return all(y is not None and y.ndim == 1 for y in (self.train.labels, self.test.labels))
 
     @torch.no_grad()
     def features(self, part):
@@ -93,7 +99,165 @@ class View:
         return tuple(torch.cat(c) for c in zip(*chunks, strict=True))
 
 
-# --------------------------------------------------------------------------------------------------- 2 Metrics
+# ------------------------------------------------------------------------------------------------ 2 Extractors
+
+class Classifier(nn.Module):
+    """Tells a set's classes apart, and gives features for Frechet distances; made by `classifier_of`.
+
+    name: "digits" for MNIST, else the set's; checksum: of its weights; accuracy: on the test part, %.
+    """
+    WIDTH = 128
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(channels, 32, 5, stride=2, padding=2), nn.Conv2d(32, 64, 3, padding=1),
+                                    nn.Conv2d(64, 128, 3, padding=1)])
+        self.dense = nn.Linear(128 * 16, self.WIDTH)
+        self.head = nn.Linear(self.WIDTH, classes)
+        self.register_buffer("accuracy", torch.zeros(()))
+
+    def features(self, x):  # [N,C,H,W] in [-1,1] -> [N,128]
+        for i, conv in enumerate(self.convs):
+            x = torch.relu(conv(x))
+            x = nnf.max_pool2d(x, 2) if i == 1 else x
+        return torch.relu(self.dense(nnf.adaptive_avg_pool2d(x, 4).flatten(1)))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+    @property
+    def checksum(self):
+        return hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in self.state_dict().values())).hexdigest()[:8]
+
+
+def classifier_of(view, cache):
+    """The classifier of a run's data, trained on the training part's labels the first time and kept in `cache`.
+
+    2,000 steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Error where there are no classes.
+    """
+    if not view.has_classes:
+        raise Error(f"{view.run}: {view.train.name} has no class labels, from which to train the feature extractor")
+    train, name = view.train, "digits" if view.train.source == "mnist" else view.train.name
+    path = Path(cache) / f"classifier-{name}-{'x'.join(map(str, train.shape))}-{train.fingerprint()}.pt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Classifier(train.shape[0], int(train.labels.max()) + 1).to(view.device)
+    net.name = name
+    if path.exists():
+        try:
+            net.load_state_dict(torch.load(path, map_location=view.device, weights_only=True))
+        except Exception as e:      # torch.load lets through whatever the damage leads to
+            raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew") from None
+        return net.eval().requires_grad_(False)
+    print(f"training a classifier of {train.name} once, for Frechet ({name}) and label flips", flush=True)
+    _fit(net, view)
+    right = sum((net(view.images(i)).argmax(1).cpu() == view.test.labels[i]).sum().item()
+                for i in torch.arange(len(view.test)).split(500))
+    net.accuracy.fill_(100 * right / len(view.test))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(net.state_dict(), buffer)
+    common.write_atomic(path, buffer.getvalue())
+    print(f"wrote {path} ({net.accuracy:.2f} % right on the test part)", flush=True)
+    return net
+
+
+@torch.enable_grad()
+def _fit(net, view, steps=2000, batch=128):
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for step in range(steps):
+        chosen = data.order(len(view.train), 0, step * batch, batch)
+        loss = nnf.cross_entropy(net(view.images(chosen, "train")), view.train.labels[chosen].to(view.device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    net.eval().requires_grad_(False)
+
+
+# --------------------------------------------------------------------------------------------------- 3 Metrics
+
+class Moments:
+    """Mean and covariance of features, added batch by batch in float64; memory does not grow with their number."""
+
+    def __init__(self, d):
+        self.n, self.sum, self.outer = 0, torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+
+    def add(self, features):
+        """features (N, d)."""
+        f = features.double()
+        self.n += len(f)
+        self.sum += f.sum(0).cpu()
+        self.outer += (f.T @ f).cpu()
+
+    def reduce(self):
+        """Add up those of all processes."""
+        if dist.is_initialized():
+            n = torch.tensor(self.n)
+            for tensor in (n, self.sum, self.outer):
+                dist.all_reduce(tensor)
+            self.n = n.item()
+
+    def gaussian(self):
+        """-> mean (d,), covariance (d, d) over n - 1."""
+        mean = self.sum / self.n
+        return mean, (self.outer - self.n * mean.outer(mean)) / (self.n - 1)
+
+
+def frechet(a, b):
+    """Frechet distance of two Gaussians, each (mean (d,), covariance (d, d)), float64:
+
+    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2), by symmetric eigenvalues.   (Heusel et al. 2017, eq. 6)
+    """
+    (m_a, C_a), (m_b, C_b) = a, b
+    values, vectors = torch.linalg.eigh(C_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ C_b @ root).clamp(min=0).sqrt().sum()
+    return ((m_a - m_b).square().sum() + C_a.trace() + C_b.trace() - 2 * cross).item()
+
+
+def sharpness(x):
+    """Variance of the Laplacian over each image's grey values, (N,): blurred images have little.  x (N, C, H, W)."""
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=x.device)
+    return nnf.conv2d(x.mean(1, keepdim=True), kernel[None, None]).flatten(1).var(1)
+
+
+@torch.no_grad()
+def distribution_metrics(view, indices, extractor, seed):
+    """How reconstructions of these test images, and as many samples, compare with real images.   -> dict
+
+    sharpness_*: mean variance of the Laplacian over that of the test images.  With an extractor: frechet_* to the whole
+    training part; flips: % of reconstructions that its classifier takes for another class than the original.
+    *_real: of the test images themselves; *_samples only where there is a prior.
+    """
+    parts = {"real": view.images, "reconstructions": lambda i: common.reconstruct(view.model, view.images(i))}
+    if hasattr(view.model, "prior"):
+        w = view.model.map(view.codes(len(indices), seed))
+        place = {int(k): n for n, k in enumerate(indices)}
+        parts["samples"] = lambda i: view.model.generate(w[[place[int(k)] for k in i]], noise="fixed").clamp(-1, 1)
+    out, classes, moments = {}, {}, {}
+    for name, images in parts.items():
+        total, moments[name], classes[name] = 0.0, Moments(Classifier.WIDTH), []
+        for chunk in indices.split(500):
+            x = images(chunk)
+            total += sharpness(x).sum().item()
+            if extractor:
+                f = extractor.features(x)
+                moments[name].add(f)
+                classes[name].append(extractor.head(f).argmax(1))
+        out[f"sharpness_{name}"] = total / len(indices)
+    out = {k: v / out["sharpness_real"] for k, v in out.items() if k != "sharpness_real"}
+    if extractor:
+        reference = Moments(Classifier.WIDTH)
+        for chunk in torch.arange(len(view.train)).split(500):
+            reference.add(extractor.features(view.images(chunk, "train")))
+        for name, m in moments.items():
+            out[f"frechet_{name}"] = frechet(m.gaussian(), reference.gaussian())
+        real, made = (torch.cat(classes[name]) for name in ("real", "reconstructions"))
+        out["flips"] = 100 * (real != made).float().mean().item()
+    return out
+
 
 @torch.no_grad()
 def image_metrics(view, indices):
@@ -123,6 +287,27 @@ def image_metrics(view, indices):
             total[key] += value.sum().item()
         before = y[-1:]
     return dict(n=n, **{k: v / n for k, v in total.items()})
+
+
+def shared_test_images(views):
+    """Positions, in each view's test part, of the images that all have and none was trained on, a tensor a view.
+
+    Raises Error where there are none.
+    """
+    first = views[0]
+    for view in views[1:]:
+        if view.test.source != first.test.source or view.test.shape != first.test.shape:
+            raise Error(f"{first.run} and {view.run} have no test images in common ({first.test.name} "
+                        f"{'x'.join(map(str, first.test.shape))}, {view.test.name} "
+                        f"{'x'.join(map(str, view.test.shape))}); compare runs of one data set and resolution")
+    ids = set(first.test.ids.tolist()).intersection(*(v.test.ids.tolist() for v in views))
+    for view in views:                          # nor may any of them have been trained on
+        ids -= set(view.train.ids.tolist()) if view.train.source == first.test.source else set()
+    if not ids:
+        raise Error(f"the runs' test parts have no image in common that none of them was trained on "
+                    f"({', '.join(v.protocol.split(',')[0] for v in views)}); compare runs of one split")
+    places = [{int(i): k for k, i in enumerate(v.test.ids)} for v in views]
+    return [torch.tensor([place[i] for i in sorted(ids)]) for place in places]
 
 
 def training_mean(view):
@@ -185,7 +370,7 @@ def classification(view):
     return result
 
 
-# ---------------------------------------------------------------------------------------------------- 3 Tables
+# ---------------------------------------------------------------------------------------------------- 4 Tables
 # The papers' numbers; None where a paper gives none.
 
 COLUMNS_ALAE_2 = ("1nn_short", "1nn_long", "svm_short", "svm_long")
@@ -211,8 +396,8 @@ def table_alae_2(runs, args):
             raise Error(f"{run} was trained on {view.test.name}; table alae-2 is about --data mnist (--split dw or sw)")
         done = trials.setdefault((view.args["label"], view.test.split), [])
         for key, value in view.args.items() if done else ():
-            if key not in own and value != done[0][0].args[key]:
-                raise Error(f"{run} and {done[0][0].run} differ in {key} ({value}, {done[0][0].args[key]}), so they "
+            if key not in own and value != done[0][0].args.get(key):
+                raise Error(f"{run} and {done[0][0].run} differ in {key} ({value}, {done[0][0].args.get(key)}), so they "
                             f"are not trials of one setting; make a table of each")
         result = classification(view)
         done.append((view, result))
@@ -220,8 +405,9 @@ def table_alae_2(runs, args):
     heads = [f"{c} {s.upper()}" for s in ("sw", "dw") for c in COLUMNS_ALAE_2]
     print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
     print(f"{'':24}" + "".join(f"{h:>14}" for h in heads))
-    for label, numbers in PAPER["alae-2"].items():
-        print(f"{label + ', paper':24}" + "".join(f"{v:14.2f}" for v in numbers))
+    for label in dict.fromkeys([*PAPER["alae-2"], *(label for label, _ in trials)]):
+        if label in PAPER["alae-2"]:
+            print(f"{label + ', paper':24}" + "".join(f"{v:14.2f}" for v in PAPER["alae-2"][label]))
         if any(key[0] == label for key in trials):
             cells = []
             for split in ("sw", "dw"):
@@ -239,12 +425,20 @@ def table_alae_2(runs, args):
 TABLES = {"alae-2": table_alae_2}
 
 
-# --------------------------------------------------------------------------------------------------- 4 Figures
-# Each makes a picture (H, W, 3) uint8 of one run from a few primitives: rows of images, and straight lines in a space.
+# --------------------------------------------------------------------------------------------------- 5 Figures
+# Each makes a picture (H, W, 3) uint8 of one run or several from a few primitives: rows of images, and straight lines
+# in a space.
 
 def rows(*rows_of_images):
     """Rows of images, each (N, C, H, W) in [-1, 1], N equal -> a picture."""
     return common.grid(torch.cat([r.cpu() for r in rows_of_images]), len(rows_of_images[0]))
+
+
+def stack(*pictures):
+    """Pictures, one above the other, a white line between."""
+    width = max(p.shape[1] for p in pictures)
+    pictures = [np.pad(p, [(0, 4), (0, width - p.shape[1]), (0, 0)], constant_values=255) for p in pictures]
+    return np.concatenate(pictures)[:-4]
 
 
 def lines(a, b, steps):
@@ -253,26 +447,74 @@ def lines(a, b, steps):
     return (1 - t) * a[:, None] + t * b[:, None]
 
 
-def figure_samples(view, args):
-    """Images of codes from the prior."""
-    view.need("prior", "map")
-    x = view.model.generate(view.model.map(view.codes(args.n or 64, args.seed)), noise="fixed")
-    return common.grid(x, 8)
+def bilinear(corners, steps):
+    """(4, d), the corners top left, top right, bottom left, bottom right -> (steps, steps, d), corners included."""
+    left, right = lines(corners[:2], corners[2:], steps)                    # [steps,d]
+    return lines(left, right, steps)
 
 
-def figure_reconstructions(view, args):
-    """Test images and, under each row of them, their reconstructions (ALAE fig. 3)."""
-    x = view.images(range(min(args.n or 32, len(view.test))))
-    return common.pairs(x, common.reconstruct(view.model, x))
+def chosen_images(views, args, n):
+    """(n or fewer, C, H, W) real images for all views: those of --images, else of the test images that they share."""
+    if args.images:
+        shape = views[0].test.shape
+        return common.to_float(torch.stack([data.read_image(p, shape) for p in args.images])).to(views[0].device)
+    return views[0].images(shared_test_images(views)[0][:n])
 
 
-def figure_traversal(view, args):
+def figure_samples(views, args):
+    """Images of codes from the prior; several runs one above the other (F-AAE fig. 8)."""
+    pictures = []
+    for view in views:
+        view.need("prior", "map")
+        x = view.model.generate(view.model.map(view.codes(args.n or 64, args.seed)), noise="fixed")
+        pictures.append(common.grid(x, 8 if len(views) == 1 else 16))
+    return stack(*pictures)
+
+
+def figure_reconstructions(views, args):
+    """Test images and, under each row of them, their reconstructions, a row a run (ALAE fig. 3, F-AAE figs. 5-7)."""
+    x = chosen_images(views, args, args.n or 32)
+    columns = min(16, len(x))
+    x = x[:len(x) // columns * columns]
+    all_rows = [x, *(common.reconstruct(view.model, x) for view in views)]
+    return rows(*(part for block in zip(*(r.split(columns) for r in all_rows)) for part in block))
+
+
+def figure_morph(views, args):
+    """Four real images at the corners of a panel, decoded mixtures of their codes between; a panel a run.
+
+    F-AAE's figure 9.  The weights of eq. 5 are bilinear.  A model whose prior is a sphere normalises the mixture when it decodes it.
+    """
+    if args.images and len(args.images) != 4:
+        raise Error(f"figure morph takes 4 images, one a corner, and --images names {len(args.images)}")
+    x, steps = chosen_images(views, args, 400), args.n or 7
+    if not args.images:                 # one of each of four classes, where there are any
+        ids, labels = shared_test_images(views)[0][:400], views[0].test.labels
+        first = [0, 1, 2, 3]
+        if views[0].has_classes and len(labels[ids].unique()) >= 4:
+            first = [(labels[ids] == c).nonzero()[0].item() for c in labels[ids].unique()[:4]]
+        x = x[first]
+    if len(x) < 4:
+        raise Error(f"figure morph takes 4 images, and there are {len(x)} test images")
+    panels = []
+    for view in views:
+        view.need("encode", "generate")
+        codes = bilinear(view.model.encode(x), steps)
+        panels.append(rows(*(view.model.generate(row, noise="fixed") for row in codes)))
+    return stack(*panels)
+
+
+def figure_traversal(views, args):
     """Pairs of samples that show the same digit, joined in Z (odd rows) and the same pairs joined in W (even rows)
     (ALAE fig. 4).
 
     A real image has no z (F is not inverted), so both ends are samples.  Which digit a sample shows is told by the
     nearest training image's label, in the space of long features.
     """
+    return stack(*(traversal(view, args) for view in views))
+
+
+def traversal(view, args):
     view.need("prior", "map", "features")
     pairs, steps, labels = args.n or 5, 12, view.train.labels
     z = view.codes(max(200, 2 * pairs), args.seed)
@@ -297,27 +539,43 @@ def figure_traversal(view, args):
     return rows(*x)
 
 
-FIGURES = {"samples": figure_samples, "reconstructions": figure_reconstructions, "traversal": figure_traversal}
-ALIASES = {"alae-3": "reconstructions", "alae-4": "traversal"}
+FIGURES = {"samples": figure_samples, "reconstructions": figure_reconstructions, "traversal": figure_traversal,
+           "morph": figure_morph}
+ALIASES = {"alae-3": "reconstructions", "alae-4": "traversal", "faae-5": "reconstructions", "faae-6": "reconstructions",
+           "faae-7": "reconstructions", "faae-8": "samples", "faae-9": "morph"}
 
 
-# -------------------------------------------------------------------------------------------------- 5 Commands
+# -------------------------------------------------------------------------------------------------- 6 Commands
 
 def metrics(args):
     """Print every metric of every run."""
     out = {}
     for run in args.runs:
         view = View(run, args)
-        m = image_metrics(view, torch.arange(min(args.n or 10_000, len(view.test))))
+        indices = torch.arange(min(args.n or 10_000, len(view.test)))
+        m = image_metrics(view, indices)
         print(f"{view.title}\n  ({view.protocol}; first {m['n']:,} test images; {m['n']:,} codes, seed {args.seed})")
         print(f"  reconstruction  MSE {m['mse']:.4f}  MAE {m['mae']:.4f}  PSNR {m['psnr']:.2f} dB   on [-1, 1]")
         print(f"  floors          MSE {m['mse_mean_image']:.4f} of the training-mean image, {m['mse_wrong_pair']:.4f} "
               f"of reconstructions paired with the wrong originals")
         if hasattr(view.model, "prior"):
-            m["recip_w"], m["std_w"] = common.latent_reciprocity(view.model, view.codes(m["n"], args.seed))
-        print(f"  reciprocity     |G(E(x)) - x| {m['mae']:.4f}" + (
-            f"   |E(G(w)) - w| {m['recip_w']:.4f} (w deviates by {m['std_w']:.4f})" if "recip_w" in m else ""))
-        if view.has_classes:
+            m.update(common.latent_reciprocity(view.model, view.codes(m["n"], args.seed)))
+            print(f"  latent          |E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f});   "
+                  f"||E(G(w)) - w|| {m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})")
+        extractor = classifier_of(view, args.cache) if view.has_classes else None
+        m.update(distribution_metrics(view, indices, extractor, args.seed))
+        made = [part for part in ("samples", "reconstructions", "real") if f"sharpness_{part}" in m]
+        print("  sharpness       " + "   ".join(f"{p} {m[f'sharpness_{p}']:.3f}" for p in made)
+              + "   (variance of the Laplacian over that of the test images)")
+        if extractor:
+            m["extractor"] = f"{extractor.name} {extractor.checksum}"
+            made = [part for part in ("samples", "reconstructions", "real") if f"frechet_{part}" in m]
+            print(f"  Frechet ({extractor.name})  " + "   ".join(f"{p} {m[f'frechet_{p}']:.3f}" for p in made)
+                  + f"   ({m['n']:,} each against {len(view.train):,} training images; features of a classifier, "
+                  f"{extractor.checksum})")
+            print(f"  label flips     {m['flips']:.2f} % of reconstructions change the class that this classifier sees "
+                  f"(it is right on {extractor.accuracy:.2f} % of the test part)")
+        if view.has_classes and hasattr(view.model, "features"):
             c = classification(view)
             print(f"  1-NN            short features {c['1nn_short']:.2f} %   long {c['1nn_long']:.2f} %")
             print(f"  linear SVM      short features {c['svm_short']:.2f} %   long {c['svm_long']:.2f} %")
@@ -335,40 +593,26 @@ def table(args):
 
 @torch.no_grad()
 def figure(args):
-    """Draw one of the papers' figures for every run."""
+    """Draw one of the papers' figures, of one run or of several together."""
     name = ALIASES.get(args.name, args.name)
     if name not in FIGURES:
         raise Error(f"there is no figure {args.name!r}; there are {', '.join([*FIGURES, *ALIASES])}")
-    if args.out and len(args.runs) > 1:
-        raise Error("--out names one picture, and there are several runs; leave it out, or draw them one by one")
-    for run in args.runs:
-        view = View(run, args)
-        write_picture(FIGURES[name](view, args), args.out or view.run / "figures" / f"{name}.png")
+    views = [View(run, args) for run in args.runs]
+    picture = FIGURES[name](views, args)
+    write_picture(picture, args.out or (views[0].run / "figures" if len(views) == 1 else Path()) / f"{name}.png")
+    if len(views) > 1:
+        print("from the top: " + ", ".join(v.title for v in views))
 
 
 @torch.no_grad()
 def compare(args):
     """The same test images through every run: a picture with the real row on top, and a line of errors a run."""
     views = [View(run, args) for run in args.runs]
-    first = views[0]
-    for view in views[1:]:
-        if view.test.source != first.test.source or view.test.shape != first.test.shape:
-            raise Error(f"{first.run} and {view.run} have no test images in common ({first.test.name} "
-                        f"{'x'.join(map(str, first.test.shape))}, {view.test.name} "
-                        f"{'x'.join(map(str, view.test.shape))}); compare runs of one data set and resolution")
-    common_ids = set(first.test.ids.tolist()).intersection(*(v.test.ids.tolist() for v in views))
-    for view in views:                          # nor may any of them have been trained on
-        common_ids -= set(view.train.ids.tolist()) if view.train.source == first.test.source else set()
-    ids = sorted(common_ids)[:args.n or 10_000]
-    if not ids:
-        raise Error(f"the runs' test parts have no image in common that none of them was trained on "
-                    f"({', '.join(v.protocol.split(',')[0] for v in views)}); compare runs of one split")
+    places = [p[:args.n or 10_000] for p in shared_test_images(views)]
     out, pictures = {}, []
-    print(f"{len(ids):,} test images that all runs have in common; errors on [-1, 1]; floors: the training-mean image, "
-          f"reconstructions paired with the wrong originals")
-    for view in views:
-        place = {int(i): k for k, i in enumerate(view.test.ids)}
-        indices = torch.tensor([place[i] for i in ids])
+    print(f"{len(places[0]):,} test images that all runs have in common; errors on [-1, 1]; floors: the "
+          f"training-mean image, reconstructions paired with the wrong originals")
+    for view, indices in zip(views, places):
         m = image_metrics(view, indices)
         x = view.images(indices[:16])
         pictures += [x] * (not pictures) + [common.reconstruct(view.model, x)]
@@ -400,6 +644,10 @@ def parse_args(argv=None):
         add("--device", default="auto", help="cpu, cuda ...; the GPU if there is one")
         add("--data", default="", metavar="NAME|PATH", help="where the runs' images are, if they have moved")
         add("--data-root", default="", metavar="DIR", help="where named sets are, if they have moved")
+        if name == "metrics":
+            add("--cache", default="cache", metavar="DIR", help="where the classifier of a labelled set is kept")
+        if name == "figure":
+            add("--images", nargs="+", default=[], metavar="PATH", help="real images in place of the test part's")
         if name in ("metrics", "figure"):
             add("--seed", type=int, default=0, help="of the codes z")
         if name != "table":

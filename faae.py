@@ -40,7 +40,8 @@ Differences from the papers, and what restores them:
                           the batch are ours.  On dcgan the whole family has these networks, without batch norm in an E
                           whose code D scores together with x (bigan, ali).
     batch norm in D       none: a score must not depend on its batch mates.  BiGAN's MLP has it; with real and generated
-                          images in batches of their own its G then learnt nothing on MNIST.
+                          images in batches of their own its G then learnt nothing on MNIST.  For the same reason none
+                          in AGE's E on mlp.
     BiGAN's MLPs          no batch norm in E's first hidden layer, N(0, 0.02) weights: ours.
     lr, jlr               squared l2 norm, summed over z's dimensions: ours (G's weight 0.25 in jlr is published).
     age                   the released code puts a variance where its formula has a deviation; ours is the closed form,
@@ -204,7 +205,7 @@ class PairDiscriminator(nn.Module):
 
 def unit(z):
     """Each row over its length: onto the unit sphere."""
-    return nnf.normalize(z.float(), dim=1)
+    return z / z.float().norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def build_networks(backbone, image_shape, nz, width, objective):
@@ -214,7 +215,7 @@ def build_networks(backbone, image_shape, nz, width, objective):
     D = None
     if backbone == "mlp":
         G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
-        E = MLP(pixels, n_code, hidden, (False, True))
+        E = MLP(pixels, n_code, hidden, (False, objective != "age"))
         if judges == "x":
             D = MLP(pixels, 1, hidden, (False, False))
         elif judges == "z":
@@ -561,8 +562,8 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--objective", default="faae", choices=STEPS, help="what is trained: see the table above")
     add("--reencode-weight", type=weights, default=[100.0], metavar="W[,W]",
-        help="W_re, weight of reciprocity (faae and aae 100, section 4.1; jlr 0.25; age 1000); of two, the first is for "
-        "the first third of training (ImageNet)")
+        help="W_re, weight of reciprocity (faae and aae 100, section 4.1; jlr 0.25; age 1000); of two, the first is "
+        "for the first third of training (ImageNet)")
     add("--adversarial-weight", type=common.positive(float), default=0.1, metavar="W",
         help="W_adv, weight of G's (aae: E's) adversarial term (section 4.1: 0.1)")
     add("--reenc", default="l2", choices=DISTANCES, help="d of faae and aae: unsquared norm (eq. 4), mean square error")
@@ -594,13 +595,16 @@ def default_backbone(name):
 
 # ----------------------------------------------------------------------------------------------------- training
 
-def adam(network, lr, args):
-    """One Adam a network; weight decay, if any, on matrices and kernels only."""
-    decay = args.decay if args.decay_kind == "weight" else 0.0
-    groups = [dict(params=[p for p in network.parameters() if p.ndim > 1], weight_decay=decay),
-              dict(params=[p for p in network.parameters() if p.ndim == 1], weight_decay=0.0)]
-    groups = [dict(group, lr=lr, first_lr=lr) for group in groups if group["params"]]
-    return torch.optim.Adam(groups, betas=(args.beta1, BETA_2), eps=1e-8, fused=True)
+def make_optimizers(model, args):
+    """-> Namespace of an Adam a network: G, E, D; weight decay, if any, on matrices and kernels only."""
+    opt = Namespace()
+    for name, network in model.named_children():
+        lr, decay = args.lr_d if name == "D" else args.lr, args.decay if args.decay_kind == "weight" else 0.0
+        groups = [dict(params=[p for p in network.parameters() if p.ndim > 1], weight_decay=decay),
+                  dict(params=[p for p in network.parameters() if p.ndim == 1], weight_decay=0.0)]
+        groups = [dict(group, lr=lr, first_lr=lr) for group in groups if group["params"]]
+        setattr(opt, name, torch.optim.Adam(groups, betas=(args.beta1, BETA_2), eps=1e-8, fused=True))
+    return opt
 
 
 def lr_share(args, seen):
@@ -636,12 +640,11 @@ def main(argv=None):
     model = make_model(vars(args)).to(device)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
-    rates = dict(G=args.lr, E=args.lr, D=getattr(args, "lr_d", 0.0))
-    opt = {n: adam(net, rates[n], args) for n, net in model.named_children()}
+    opt = make_optimizers(model, args)
     rng = common.generator(device, args.seed, "training")
 
     # What training changes, and so what a checkpoint holds
-    state = dict(model=model, ema=ema, **{f"opt_{n}": o for n, o in opt.items()}, rng=rng)
+    state = dict(model=model, ema=ema, **{f"opt_{n}": o for n, o in vars(opt).items()}, rng=rng)
     step = faae_joint if getattr(args, "joint", False) else STEPS[args.objective]
     run = common.Run(args, state, losses=LOSSES[args.objective], device=device)
     batches = data.batches(images, args.batch, args.seed, run.seen, device, rank, world, args.workers)
@@ -665,11 +668,11 @@ def main(argv=None):
                          common.snapshot_pictures(ema, fixed_x, fixed_z))
         if run.done:
             break
-        for optimizer in opt.values():
+        for optimizer in vars(opt).values():
             for group in optimizer.param_groups:
                 group["lr"] = group["first_lr"] * share
         x = next(batches).float() / 255
-        losses = step(model, Namespace(**opt), x, draw_z, amp, hyper(args, run.seen))
+        losses = step(model, opt, x, draw_z, amp, hyper(args, run.seen))
         common.average_buffers(model)
         if run.seen % ema_every < args.batch:
             ema_update(ema, model, beta=0.5 ** (ema_every / EMA_HALF_LIFE))

@@ -1,0 +1,520 @@
+import copy
+import csv
+import math
+from argparse import Namespace
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+import common
+import data
+import eval as evaluation
+import faae
+
+# -------------------------------------------------------------------------- each objective's iteration, by hand
+# G = B, E = C, D = d, a matrix each.  A phase is (the networks that it moves, its loss in numpy); gradients are
+# differences of that loss, so nothing here knows of autograd, of stopped gradients or of the order of the code's lines.
+
+N, NZ, NX = 6, 3, 5
+
+
+class Net(nn.Module):
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.trunk, self.head = nn.Flatten(), nn.Linear(n_in, n_out, bias=False).double()
+
+    def forward(self, x):
+        return self.head(self.trunk(x))
+
+
+def tiny_model(objective):
+    torch.manual_seed(1)
+    E = {"ali": faae.GaussianEncoder, "age": faae.SphereEncoder}.get(objective, faae.Encoder)
+    D = {"x": lambda: Net(NX, 1), "z": lambda: Net(NZ, 1),
+         "x, z": lambda: faae.PairDiscriminator(nn.Flatten(), Net(NX + NZ, 1))}.get(faae.JUDGES.get(objective))
+    model = nn.Module()
+    model.G, model.E, model.D = Net(NZ, NX), E(Net(NX, NZ * (1 + (objective == "ali")))), D and D()
+    return model
+
+
+def plus(t):
+    return np.log1p(np.exp(t)).mean()
+
+
+def on_sphere(z):
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+def length(e):
+    return np.linalg.norm(e, axis=1).mean()
+
+
+def kl(z):
+    """KL of N(m, s^2) from N(0, 1) for each dimension of sqrt(nz) z: log(1/s) + (s^2 + m^2)/2 - 1/2."""
+    z = z * math.sqrt(z.shape[1])
+    s = np.sqrt(((z - z.mean(0))**2).mean(0))
+    return np.mean(-np.log(s) + (s**2 + z.mean(0)**2) / 2 - 0.5)
+
+
+def phases(objective, x, z):
+    """[(networks, weight of each loss, {name: loss(B, C, d)})] with z an iterator of draws, in the code's order."""
+    def G(B, z): return z @ B.T
+    def E(C, x): return x @ C.T
+    def D(d, *parts): return np.concatenate(parts, 1) @ d.T
+
+    def gan(z):         # D's loss on images
+        return lambda B, C, d: plus(-D(d, x)) + plus(D(d, G(B, z)))
+
+    def fool(z):
+        return lambda B, C, d: plus(-D(d, G(B, z)))
+
+    def regress(z, distance):
+        return lambda B, C, d: distance(z - E(C, G(B, z)))
+
+    def square(e): return (e**2).sum(1).mean()
+    def mean_square(e): return (e**2).mean()
+
+    if objective in ("faae", "faae mse"):
+        d_ = length if objective == "faae" else mean_square
+        return [("GE", regress(next(z), d_), 100), ("D", gan(next(z)), 1), ("G", fool(next(z)), 0.1)], (0, 1, 2)
+    if objective == "faae joint":
+        z1, z2 = next(z), next(z)
+        return [("D", gan(z1), 1), ("GE", lambda *p: 100 * regress(z2, length)(*p) + 0.1 * fool(z2)(*p), 1)], None
+    if objective == "aae":
+        z1 = next(z)
+        return [("GE", lambda B, C, d: length(x - G(B, on_sphere(E(C, x)))), 100),
+                ("D", lambda B, C, d: plus(-D(d, z1)) + plus(D(d, E(C, x))), 1),
+                ("E", lambda B, C, d: plus(-D(d, E(C, x))), 0.1)], (0, 1, 2)
+    if objective == "bigan":
+        z1, z2 = next(z), next(z)
+        return [("D", lambda B, C, d: plus(-D(d, x, E(C, x))) + plus(D(d, G(B, z1), z1)), 1),
+                ("GE", lambda B, C, d: plus(D(d, x, E(C, x))) + plus(-D(d, G(B, z2), z2)), 1)], (0, 1)
+    if objective == "ali":
+        z1, e1, z2, e2 = (next(z) for _ in range(4))
+
+        def q(C, e):
+            h = E(C, x)
+            return h[:, :NZ] + np.exp(h[:, NZ:] / 2) * e
+        return [("D", lambda B, C, d: plus(-D(d, x, q(C, e1))) + plus(D(d, G(B, z1), z1)), 1),
+                ("GE", lambda B, C, d: plus(D(d, x, q(C, e2))) + plus(-D(d, G(B, z2), z2)), 1)], (0, 1)
+    if objective == "age":
+        z1, z2, z3 = (next(z) for _ in range(3))
+
+        def code(C, x): return on_sphere(E(C, x))
+
+        def spread(z):
+            return lambda B, C, d: kl(code(C, G(B, z))) + 1000 * (2 - (z * code(C, G(B, z))).mean())
+        B0 = None       # G is as it was in E's phase, where its images are fixed
+        return [("E", lambda B, C, d: kl(code(C, x)) - kl(code(C, G(B, z1))) + 10 * np.abs(
+            x - G(B, code(C, x))).mean(), 1), ("G", spread(z2), 1), ("G", spread(z3), 1)], B0
+    if objective == "lr":
+        z1, z2, z3 = (next(z) for _ in range(3))
+        return [("D", gan(z1), 1), ("G", fool(z2), 1), ("E", regress(z3, square), 1)], (2, 0, 1)
+    if objective == "jlr":
+        z1, z2 = next(z), next(z)
+        return [("D", gan(z1), 1), ("GE", lambda *p: fool(z2)(*p) + 0.25 * regress(z2, square)(*p), 1)], None
+    if objective == "ae-l1":
+        return [("GE", lambda B, C, d: np.abs(x - G(B, E(C, x))).sum(1).mean(), 1)], (0,)
+    if objective == "ae-l2":
+        return [("GE", lambda B, C, d: square(x - G(B, E(C, x))), 1)], (0,)
+
+
+def gradient(loss, matrices, i, eps=1e-6):
+    g = np.zeros_like(matrices[i])
+    for k in np.ndindex(g.shape):
+        up, down = (list(map(np.copy, matrices)) for _ in range(2))
+        up[i][k] += eps
+        down[i][k] -= eps
+        g[k] = (loss(*up) - loss(*down)) / (2 * eps)
+    return g
+
+
+@pytest.mark.parametrize("case", ["faae", "faae mse", "faae joint", "aae", "bigan", "ali", "age", "lr", "jlr", "ae-l1",
+                                  "ae-l2"])
+def test_an_iteration_by_hand(case):
+    objective = case.split()[0]
+    model, rate = tiny_model(objective), 1e-3
+    torch.manual_seed(2)
+    x, draws = torch.randn(N, NX, dtype=torch.float64), torch.randn(4, N, NZ, dtype=torch.float64)
+    if faae.PRIORS.get(objective) is faae.sphere:
+        draws = nn.functional.normalize(draws, dim=2)
+    nets = dict(zip("GED", (model.G, model.E, model.D), strict=True))
+    matrices = [next(net.parameters()).detach().numpy().copy() if net else np.zeros((1, 1)) for net in nets.values()]
+    z = iter(draws.numpy())
+    plan, order = phases(objective if objective == case else case, x.numpy(), z)
+    unused = len(list(z))
+    values = []
+    for names, loss, weight in plan:
+        values.append(loss(*matrices))
+        steps = {"GED".index(n): gradient(loss, matrices, "GED".index(n)) for n in names}
+        for i, g in steps.items():
+            matrices[i] = matrices[i] - rate * weight * g
+
+    opt = Namespace(**{n: torch.optim.SGD(net.parameters(), rate) for n, net in nets.items() if net})
+    args = faae.parse_args(["--objective", objective, "--backbone", "dcgan"])
+    args.schedule_kimg = 1
+    h = faae.hyper(args, 0)
+    h.d = faae.DISTANCES["mse" if "mse" in case else "l2"]
+    step = faae.faae_joint if "joint" in case else faae.STEPS[objective]
+    taken = iter(draws)
+    losses = step(model, opt, x, lambda: next(taken), nullcontext, h)
+    assert len(list(taken)) == unused           # as many draws, fresh ones
+    assert len(losses) == len(faae.LOSSES[objective])
+    if order is not None:
+        assert [losses[i].item() for i in order_of(order)] == pytest.approx(values, rel=1e-5)
+    for net, value in zip(nets.values(), matrices, strict=True):
+        if net:
+            before = value * 0 + next(net.parameters()).detach().numpy()
+            np.testing.assert_allclose(before, value, rtol=0, atol=3e-6 * max(1, abs(value).max()))
+
+
+def order_of(order):
+    """losses[order[i]] is phase i's."""
+    return order if order != (2, 0, 1) else (1, 2, 0)
+
+
+def test_the_losses_of_age_and_of_the_joint_steps():
+    """Where a phase has several terms, each is returned on its own."""
+    model = tiny_model("age")
+    torch.manual_seed(3)
+    x, z = torch.randn(N, NX, dtype=torch.float64), nn.functional.normalize(torch.randn(3, N, NZ).double(), dim=2)
+    before = copy.deepcopy(model)
+    opt = Namespace(G=torch.optim.SGD(model.G.parameters(), 0.0), E=torch.optim.SGD(model.E.parameters(), 0.0))
+    draws = iter(z)
+    KL_x, KL_fake, L_x, KL_G, L_z = faae.age(model, opt, x, lambda: next(draws), nullcontext, Namespace(W_re=1000.0))
+
+    def code(x):
+        return on_sphere(before.E.net(x).detach().numpy())
+    fake = [before.G(v).detach() for v in z]
+    expected = [kl(code(x)), kl(code(fake[0])), (x - before.G(before.E(x).double())).abs().mean().item(),
+                kl(code(fake[2])), 2 - (z[2].numpy() * code(fake[2])).mean()]
+    assert [v.item() for v in (KL_x, KL_fake, L_x, KL_G, L_z)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_ages_divergence_is_the_closed_form():
+    torch.manual_seed(0)
+    z = torch.randn(1000, 7) * torch.linspace(0.2, 2, 7) + torch.linspace(-1, 1, 7)
+    scaled = z.double() * math.sqrt(7)
+    fitted = Normal(scaled.mean(0), scaled.std(0, correction=0))
+    expected = kl_divergence(fitted, Normal(torch.zeros(7), torch.ones(7))).mean().item()
+    assert faae.gaussian_kl(z).item() == pytest.approx(expected, rel=1e-5)
+    assert faae.gaussian_kl(faae.sphere(20_000, 50, torch.Generator().manual_seed(0))).item() < 1e-3
+
+
+MOVES = {"faae": ["GE", "D", "G"], "aae": ["GE", "D", "E"], "bigan": ["D", "GE"], "ali": ["D", "GE"],
+         "age": ["E", "G", "G"], "lr": ["D", "G", "E"], "jlr": ["D", "GE"], "ae-l1": ["GE"], "ae-l2": ["GE"]}
+
+
+def small(objective, backbone="mlp", nz=8, width=16, *flags):
+    """-> args, model, optimisers by name, of narrow networks."""
+    args = faae.parse_args(["--objective", objective, "--backbone", backbone, "--nz", f"{nz}", "--width", f"{width}",
+                            *flags])
+    args.image_shape = {"mlp": (1, 28, 28), "dcgan": (3, 32, 32)}[backbone]
+    args.schedule_kimg = args.kimg
+    torch.manual_seed(0)
+    model = faae.make_model(vars(args))
+    return args, model, faae.make_optimizers(model, args)
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "dcgan"])
+@pytest.mark.parametrize("objective", MOVES)
+def test_each_phase_moves_what_it_names(objective, backbone, monkeypatch):
+    args, model, opt = small(objective, backbone, 8, 16, "--decay-kind", "none")
+    moved = []
+
+    def spy(loss, *optimizers):
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        common.update(loss, *optimizers)
+        changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+        whole = {net for net in "GED" if {n for n in before if n.startswith(net + ".")} <= changed}
+        assert {n[0] for n in changed} <= whole         # all of a network or nothing
+        moved.append("".join(net for net in "GED" if net in {n[0] for n in changed}))
+    monkeypatch.setattr(faae, "update", spy)
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(16, *args.image_shape)
+    losses = faae.STEPS[objective](model, opt, x, lambda: model.prior(16, rng), nullcontext, faae.hyper(args, 0))
+    assert moved == MOVES[objective]
+    assert all(v.isfinite() for v in losses)
+    if objective == "faae":
+        moved.clear()
+        faae.faae_joint(model, opt, x, lambda: model.prior(16, rng), nullcontext, faae.hyper(args, 0))
+        assert moved == ["D", "GE"]
+
+
+# --------------------------------------------------------------------------------------------- priors, networks
+
+def test_codes_are_uniform_on_the_sphere():
+    n, nz = 40_000, 6
+    z = faae.sphere(n, nz, torch.Generator().manual_seed(0)).double()
+    assert (z.norm(dim=1) - 1).abs().max() < 1e-6
+    assert z.mean(0).abs().max() < 4 / math.sqrt(nz * n)
+    torch.testing.assert_close(z.T @ z / n, torch.eye(nz).double() / nz, rtol=0, atol=0.005)
+    torch.testing.assert_close((z**4).mean(0), torch.full((nz,), 3 / (nz * (nz + 2))).double(), rtol=0.03, atol=0)
+    octant = (z[:, :3] > 0).double() @ torch.tensor([1.0, 2, 4]).double()
+    assert (torch.bincount(octant.long()) / n - 1 / 8).abs().max() < 0.01
+
+
+def test_the_other_priors():
+    g = torch.Generator().manual_seed(0)
+    z = faae.uniform(50_000, 2, g)
+    assert (z.min() < -0.999, z.max() > 0.999, z.abs().max() <= 1) == (True, True, True)
+    torch.testing.assert_close(z.var(0), torch.full((2,), 1 / 3), rtol=0.02, atol=0)
+    z = faae.normal(50_000, 2, g)
+    torch.testing.assert_close((z**4).mean(0), torch.full((2,), 3.0), rtol=0.05, atol=0)
+
+
+def test_bigans_mlps():
+    args, model, _ = small("bigan", "mlp", 50, 1)
+    assert [tuple(p.shape) for p in model.E.parameters() if p.ndim == 2] == [(1024, 784), (1024, 1024), (50, 1024)]
+    assert [tuple(p.shape) for p in model.G.parameters() if p.ndim == 2] == [(1024, 50), (1024, 1024), (784, 1024)]
+    assert [tuple(p.shape) for p in model.D.parameters() if p.ndim == 2] == [(1024, 834), (1024, 1024), (1, 1024)]
+    norms = {n: [not isinstance(m, nn.Identity) for k, m in net.named_modules() if "norm" in k]
+             for n, net in model.named_children()}
+    assert norms == {"G": [True, True], "E": [False, True], "D": [False, False]}
+    assert not any("norm" in n for n, _ in model.named_parameters())        # neither gain nor bias
+    for p in model.parameters():
+        if p.ndim == 2:
+            assert (p.mean().abs().item(), p.std().item()) == pytest.approx((0, 0.02), abs=2e-3)
+        else:
+            assert p.abs().max() == 0
+    x = torch.rand(8, 1, 28, 28) * 2 - 1
+    short, long = model.eval().features(x)
+    assert (short.shape[1], long.shape[1]) == (50, 1024)
+    assert torch.equal(short, model.encode(x))
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_section_3_2(size):
+    G, E, D = faae.build_networks("dcgan", (3, size, size), 256, 1, "faae")
+    widths = [256, 128, 64, 32][:int(math.log2(size)) - 2]
+    assert [c.weight.shape[:2] for c in G.convs] == list(zip(widths, [256, *widths]))
+    assert [c.weight.shape[:2] for c in E.net.trunk.convs] == list(zip(widths[::-1], [3, *widths[::-1]]))
+    assert all(m.kernel_size == (3, 3) for net in (G, E, D) for m in net.modules() if isinstance(m, nn.Conv2d))
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in G.modules()) == len(widths) + 1
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in E.modules()) == len(widths)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in D.modules())
+    x = G(torch.randn(4, 256))
+    assert x.shape == (4, 3, size, size)
+    assert (x > 0).all() and (x < 1).all()
+    assert (E(x).shape, D(x).shape) == ((4, 256), (4, 1))
+    for m in [*G.modules(), *E.modules(), *D.modules()]:
+        if isinstance(m, nn.Conv2d | nn.Linear):
+            fan = (m.weight.shape[0] + m.weight.shape[1]) * m.weight[0, 0].numel()
+            assert m.weight.abs().max() <= math.sqrt(6 / fan)
+            assert m.weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=0.2)
+
+
+def test_no_batch_norm_where_a_pair_is_scored():
+    for objective in faae.STEPS:
+        _, E, D = faae.build_networks("dcgan", (3, 32, 32), 8, 16, objective)
+        has = any(isinstance(m, nn.BatchNorm2d) for m in E.modules())
+        assert has == (objective not in ("bigan", "ali"))
+        assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in (D.modules() if D else ()))
+
+
+@torch.no_grad()
+def test_the_models_interface():
+    for objective in faae.STEPS:
+        model = small(objective)[1].eval()
+        x = torch.rand(4, 1, 28, 28) * 2 - 1
+        w = model.encode(x)
+        assert w.shape == (4, 8)
+        y = model.generate(w)
+        assert (y.shape == x.shape, y.abs().max() <= 1) == (True, True)
+        assert hasattr(model, "prior") == (not objective.startswith("ae-"))
+        # where the prior is a sphere, a code's length does not count
+        assert torch.allclose(model.generate(3 * w), y, atol=1e-6) == (objective in ("faae", "aae", "age"))
+    model = small("ali")[1].eval()
+    x = torch.rand(4, 1, 28, 28)
+    mean, log_var = model.E.moments(x)
+    assert torch.equal(model.encode(x * 2 - 1), mean)
+    assert mean.shape == log_var.shape
+
+
+# ------------------------------------------------------------------------------------------------------ settings
+
+def test_the_papers_settings():
+    a = faae.parse_args(["--data", "cifar10"])
+    assert (a.objective, a.backbone, a.nz, a.lr, a.lr_d, a.decay, a.decay_kind, a.reencode_weight,
+            a.adversarial_weight, a.reenc, a.kimg) == (
+        "faae", "dcgan", 256, 3e-4, 1e-3, 1e-4, "inverse", [100.0], 0.1, "l2", 50 * 50)
+    b = faae.parse_args(["--data", "cifar10", "--objective", "aae"])
+    assert {k: v for k, v in vars(b).items() if v != vars(a).get(k)} == {"objective": "aae"}   # the same parameters
+    for objective in ("bigan", "lr", "jlr", "ae-l1", "ae-l2"):
+        m = faae.parse_args(["--data", "mnist", "--objective", objective])
+        assert (m.backbone, m.nz, m.batch, m.lr, m.beta1, m.decay, m.decay_kind, m.lr_final, m.kimg) == (
+            "mlp", 50, 128, 2e-4, 0.5, 2.5e-5, "weight", 0.01, 400 * 60)
+    assert faae.parse_args(["--objective", "jlr"]).reencode_weight == [0.25]
+    assert faae.parse_args(["--objective", "age"]).reencode_weight == [1000.0]
+    for name, preset in faae.PRESETS.items():
+        assert set(preset) <= set(vars(common.resolve(parser(), "faae", {"mlp": {}}, {}, lambda d: "mlp", []))), name
+
+
+def parser():
+    """The script's own parser, caught on its way to `resolve`."""
+    caught = []
+    original = common.resolve
+    try:
+        common.resolve = lambda p, *rest: caught.append(p) or original(p, *rest)
+        faae.parse_args([])
+    finally:
+        common.resolve = original
+    return caught[0]
+
+
+def test_decay():
+    a = Namespace(decay=1e-4, decay_kind="inverse", lr_final=1.0, batch=64, schedule_kimg=1)
+    assert [faae.lr_share(a, 64 * t) for t in (0, 1, 10_000, 40_000)] == pytest.approx([1, 1 / 1.0001, 1 / 2, 1 / 5])
+    a = Namespace(decay=2.5e-5, decay_kind="weight", lr_final=0.01, batch=128, schedule_kimg=400)
+    assert [faae.lr_share(a, 1000 * k) for k in (0, 200, 300, 400, 500)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+    args, model, opt = small("bigan")
+    matrices, vectors = opt.E.param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (2.5e-5, 0)
+    assert {p.ndim for p in matrices["params"]} == {2}
+    assert {p.ndim for p in vectors["params"]} == {1}
+    assert all(g["weight_decay"] == 0 for g in small("faae", "dcgan")[2].E.param_groups)
+    assert [g["lr"] for o in (opt.G, opt.E, opt.D) for g in o.param_groups] == [2e-4] * len(
+        opt.G.param_groups + opt.E.param_groups + opt.D.param_groups)
+    _, _, opt = small("faae", "dcgan")
+    assert (opt.G.param_groups[0]["lr"], opt.E.param_groups[0]["lr"], opt.D.param_groups[0]["lr"]) == (3e-4, 3e-4, 1e-3)
+    assert opt.G.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_imagenets_schedule():
+    a = faae.parse_args(["--data", "imagenet"])
+    a.schedule_kimg = a.kimg
+    weights = [faae.hyper(a, 1000 * a.kimg * epoch / 600).W_re for epoch in (0, 199, 201, 599, 700)]
+    assert weights == [30, 30, 100, 100, 100]
+
+
+# --------------------------------------------------------------------------------------------------- the script
+
+SMALL = ("--width", "16", "--batch", "32", "--snapshot-kimg", "0.5")
+
+
+def log_of(run):
+    with open(run / "log.csv", newline="") as f:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "images/s", "peak_gb")}
+                for row in csv.DictReader(f)]
+
+
+@pytest.mark.parametrize("objective", ["faae", "age", "bigan", "ae-l1"])
+def test_script_and_resume_to_the_bit(script, tmp_path, objective):
+    flags = (*SMALL, "--objective", objective, *(["--reencode-weight", "3,7"] if objective == "faae" else []))
+    script("faae.py", *flags, "--kimg", 2, "--out", "whole")
+    rows = log_of(tmp_path / "whole")
+    assert all(math.isfinite(float(v)) for row in rows[1:] for v in row.values() if v != "")
+    assert (tmp_path / "whole" / "samples").exists() == (objective != "ae-l1")
+    assert (tmp_path / "whole" / "curves.png").exists()
+
+    # stopped after 1 kimg, with schedules laid out for 2
+    text = ("import sys; sys.path.insert(0, {root!r}); import common, faae\n"
+            "Run = common.Run\n"
+            "class Early(Run):\n"
+            "    done = property(lambda self: self.seen >= 1000)\n"
+            "common.Run = Early\n"
+            "common.command(faae.main)\n").format(root=str(__import__("conftest").ROOT))
+    (tmp_path / "early.py").write_text(text)
+    script(tmp_path / "early.py", *flags, "--kimg", 2, "--out", "parts")
+    script("faae.py", "--resume", "parts", "--kimg", 2)
+    assert log_of(tmp_path / "parts") == rows
+    a, b = (torch.load(tmp_path / r / "checkpoint.pt", weights_only=True)["state"] for r in ("whole", "parts"))
+    assert all(torch.equal(v, b["model"][k]) and torch.equal(a["ema"][k], b["ema"][k]) for k, v in a["model"].items())
+
+
+def test_more_kimg_extend_the_last_learning_rate(script, tmp_path):
+    script("faae.py", *SMALL, "--objective", "ae-l2", "--kimg", 1, "--out", "run")
+    script("faae.py", "--resume", "run", "--kimg", 2)
+    rates = {float(r["kimg"]): float(r["lr"]) for r in log_of(tmp_path / "run")}
+    assert rates[0] == 2e-4
+    assert [v for k, v in rates.items() if k >= 1] == pytest.approx([2e-6] * 3)
+
+
+@pytest.mark.parametrize("objective", faae.STEPS)
+def test_every_objective_runs_on_dcgan(script, objective):
+    script("faae.py", "--backbone", "dcgan", "--objective", objective, "--width", "16", "--batch", "32", "--kimg",
+           "0.064", "--out", "run")
+    out = script("eval.py", "figure", "reconstructions", "run").stdout
+    assert "wrote run/figures/reconstructions.png" in out
+
+
+def test_default_run_folder(script, tmp_path):
+    script("faae.py", "--kimg", "0.05", "--width", "64", "--batch", "32")
+    script("faae.py", "--kimg", "0.05", "--width", "64", "--batch", "32", "--objective", "ae-l1", "--backbone", "dcgan")
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"faae-mlp-mnist-mini", "faae-ae-l1-dcgan-mnist-mini"}
+
+
+BAD = {
+    "joint": (("--objective", "aae", "--joint"), "--joint is for faae; aae has nothing that it could set"),
+    "weight": (("--objective", "bigan", "--reencode-weight", "3"), "is for faae, aae, age, jlr; bigan has nothing"),
+    "adversarial": (("--objective", "age", "--adversarial-weight", "3"), "is for faae, aae; age has nothing"),
+    "norm": (("--objective", "jlr", "--reenc", "mse"), "--reenc is for faae, aae; jlr"),
+    "no D": (("--objective", "ae-l2", "--lr-d", "0.1"), "ae-l2 has nothing that it could set"),
+    "nw": (("--nz", "20", "--nw", "30"), "z is the code itself"),
+    "three weights": (("--reencode-weight", "1,2,3"), "--reencode-weight: invalid weight"),
+    "objective": (("--objective", "gan"), "invalid choice: 'gan'"),
+    "size": (("--backbone", "dcgan", "--resolution", "128"), "32 or 64 px, not 128"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_refused_flags_say_why(script, name):
+    flags, message = BAD[name]
+    done = script("faae.py", *flags, code=2)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+
+
+def test_no_prior_no_generation(script):
+    script("faae.py", *SMALL, "--objective", "ae-l2", "--kimg", "0.1", "--out", "run")
+    err = script("eval.py", "figure", "samples", "run", code=2).stderr
+    assert err == "error: run (AE l2) has no 'prior', which this needs; take another run\n"
+    err = script("eval.py", "figure", "traversal", "run", code=2).stderr
+    assert "has no 'prior'" in err
+
+
+def test_two_processes(script, tmp_path):
+    import sys
+    two = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+    script("faae.py", *SMALL, "--kimg", "0.128", "--out", "two", launcher=two)
+    state = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)
+    assert state["seen"] == 128
+    assert all(v.isfinite().all() for v in state["state"]["model"].values())
+
+
+@torch.no_grad()
+def test_morph_corners_are_reconstructions():
+    for objective in ("faae", "aae", "bigan"):
+        _, model, _ = small(objective)
+        model.eval()
+        x = common.to_float(data.load("mnist-mini")[1].pixels[:4])
+        codes = evaluation.bilinear(model.encode(x), 5)
+        corners = codes[[0, 0, -1, -1], [0, -1, 0, -1]]
+        torch.testing.assert_close(model.generate(corners), common.reconstruct(model, x), rtol=0, atol=1e-6)
+        middle = model.encode(x).mean(0)
+        torch.testing.assert_close(codes[2, 2], middle, rtol=1e-5, atol=1e-6)
+        if objective != "bigan":                        # eq. 5: G reads the mixture's direction
+            torch.testing.assert_close(model.generate(middle[None]), model.G(faae.unit(middle[None])) * 2 - 1)
+
+
+@pytest.mark.parametrize("objective", ["faae", "ae-l2"])
+def test_it_learns(objective):
+    args, model, opt = small(objective, "mlp", 16, 4)
+    train, test = data.load("mnist-mini")
+    rng, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
+    x_test = common.to_float(test.pixels[:500])
+    h = faae.hyper(args, 0)
+    for _, x in zip(range(300), data.batches(train, 64, 0, 0, cpu), strict=False):
+        faae.STEPS[objective](model, opt, x.float() / 255, lambda: model.prior(64, rng), nullcontext, h)
+    model.eval()
+    if objective == "ae-l2":
+        floor = (x_test - common.to_float(train.pixels).mean(0)).square().mean()
+        assert (common.reconstruct(model, x_test) - x_test).square().mean() < 0.7 * floor
+    else:
+        r = common.latent_reciprocity(model, model.prior(500, rng))
+        assert r["norm_w"] < 0.7 * r["norm_w_wrong_pair"]
