@@ -110,9 +110,9 @@ class Classifier(nn.Module):
 
     def __init__(self, channels, classes):
         super().__init__()
-        self.convs = nn.ModuleList([nn.Conv2d(channels, 32, 5, stride=2, padding=2), nn.Conv2d(32, 64, 3, padding=1),
-                                    nn.Conv2d(64, 128, 3, padding=1)])
-        self.dense = nn.Linear(128 * 16, self.WIDTH)
+        self.convs = nn.ModuleList([nn.Conv2d(channels, 32, 5, stride=2, padding=2), nn.Conv2d(32, 32, 3, padding=1),
+                                    nn.Conv2d(32, 64, 3, padding=1)])
+        self.dense = nn.Linear(64 * 16, self.WIDTH)
         self.head = nn.Linear(self.WIDTH, classes)
         self.register_buffer("accuracy", torch.zeros(()))
 
@@ -397,8 +397,8 @@ def table_alae_2(runs, args):
         done = trials.setdefault((view.args["label"], view.test.split), [])
         for key, value in view.args.items() if done else ():
             if key not in own and value != done[0][0].args.get(key):
-                raise Error(f"{run} and {done[0][0].run} differ in {key} ({value}, {done[0][0].args.get(key)}), so they "
-                            f"are not trials of one setting; make a table of each")
+                raise Error(f"{run} and {done[0][0].run} differ in {key} ({value}, {done[0][0].args.get(key)}), so "
+                            f"they are not trials of one setting; make a table of each")
         result = classification(view)
         done.append((view, result))
         print(f"{view.title}: " + "  ".join(f"{c} {result[c]:.2f}" for c in COLUMNS_ALAE_2), flush=True)
@@ -483,7 +483,8 @@ def figure_reconstructions(views, args):
 def figure_morph(views, args):
     """Four real images at the corners of a panel, decoded mixtures of their codes between; a panel a run.
 
-    F-AAE's figure 9.  The weights of eq. 5 are bilinear.  A model whose prior is a sphere normalises the mixture when it decodes it.
+    F-AAE's figure 9.  The weights of eq. 5 are bilinear.  A model whose prior is a sphere normalises the mixture when
+    it decodes it.
     """
     if args.images and len(args.images) != 4:
         raise Error(f"figure morph takes 4 images, one a corner, and --images names {len(args.images)}")

@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 from argparse import Namespace
 
@@ -62,6 +63,85 @@ def test_one_nn_and_svm_against_scikit_learn():
         assert accuracy == pytest.approx(svc.score(x2, test.labels), abs=6e-4)
 
 
+# --------------------------------------------------------------------------------- Frechet distance, sharpness
+
+def moments(*batches):
+    m = evaluation.Moments(batches[0].shape[1])
+    for b in batches:
+        m.add(b)
+    return m.gaussian()
+
+
+def test_frechet_of_gaussians_with_known_moments():
+    eye = torch.eye(3).double()
+    for m, s, t in ((0.0, 1.0, 1.0), (2.0, 1.0, 1.0), (0.5, 4.0, 0.25)):        # |m|^2 + d (sqrt s - sqrt t)^2
+        a, b = (torch.zeros(3).double(), s * eye), (torch.full((3,), m).double(), t * eye)
+        expected = 3 * m**2 + 3 * (s**0.5 - t**0.5)**2
+        assert evaluation.frechet(a, b) == pytest.approx(expected, abs=1e-6)
+    torch.manual_seed(0)
+    q = torch.linalg.qr(torch.randn(5, 5).double())[0]
+    s, t = torch.rand(5).double(), torch.rand(5).double()           # covariances that commute
+    d = evaluation.frechet((torch.zeros(5).double(), q * s @ q.T), (torch.ones(5).double(), q * t @ q.T))
+    assert d == pytest.approx((5 + (s.sqrt() - t.sqrt()).square().sum()).item(), abs=1e-6)
+    # two dimensions, which do not commute: tr (A B)^1/2 = sqrt(tr AB + 2 sqrt(det A det B))
+    A, B = (x @ x.T for x in torch.randn(2, 2, 2).double())
+    d = evaluation.frechet((torch.zeros(2).double(), A), (torch.zeros(2).double(), B))
+    root = ((A @ B).trace() + 2 * (A.det() * B.det()).sqrt()).sqrt()
+    assert d == pytest.approx((A.trace() + B.trace() - 2 * root).item(), abs=1e-6)
+
+
+def test_moments_in_any_split():
+    torch.manual_seed(0)
+    x = torch.randn(1000, 6) @ torch.randn(6, 6) + 5
+    mean, cov = moments(x)
+    torch.testing.assert_close(mean, x.double().mean(0))
+    torch.testing.assert_close(cov, x.double().T.cov())
+    for size in (1, 7, 400):
+        for a, b in zip(moments(*x.split(size)), (mean, cov), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    assert evaluation.frechet(moments(x), moments(*x.split(9))) == pytest.approx(0, abs=1e-6)
+    assert evaluation.frechet(moments(x), moments(x + 2)) == pytest.approx(4 * 6, abs=1e-4)     # fp32 sums
+
+
+def test_moments_over_processes(tmp_path):
+    (tmp_path / "check.py").write_text("""if True:
+        import sys, torch, torch.distributed
+        sys.path.insert(0, sys.argv[1])
+        import eval as evaluation
+        torch.distributed.init_process_group("gloo")
+        x = torch.randn(101, 4, generator=torch.Generator().manual_seed(0))
+        part, whole = evaluation.Moments(4), evaluation.Moments(4)
+        part.add(x[torch.distributed.get_rank()::2])
+        part.reduce()
+        whole.add(x)
+        assert part.n == 101
+        for a, b in zip(part.gaussian(), whole.gaussian()):
+            torch.testing.assert_close(a, b)
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+        """)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
+                           str(tmp_path / "check.py"), str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_sharpness():
+    x = common.to_float(data.load("mnist-mini")[1].pixels[:50])
+    blurred = torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+    assert (evaluation.sharpness(blurred) < 0.5 * evaluation.sharpness(x)).all()
+    torch.testing.assert_close(evaluation.sharpness(0.5 * x), 0.25 * evaluation.sharpness(x))
+    assert evaluation.sharpness(torch.full((2, 3, 8, 8), 0.7)).abs().max() < 1e-10
+    image = torch.zeros(1, 1, 3, 4)
+    image[0, 0, 1, 1] = 1                   # its Laplacian inside: -4 and 1
+    assert evaluation.sharpness(image).item() == pytest.approx(12.5)
+
+
+def test_bilinear():
+    corners = torch.tensor([[0.0], [1], [10], [11]])
+    panel = evaluation.bilinear(corners, 3)[:, :, 0]
+    assert panel.tolist() == [[0, 0.5, 1], [5, 5.5, 6], [10, 10.5, 11]]
+
+
 # --------------------------------------------------------------------------------- a method that eval has never met
 # x is 28x28; w is x itself.  E keeps it, G dims it by `dim`, so every number can be worked out.
 
@@ -103,7 +183,14 @@ def dummy(tmp_path, monkeypatch):
 
 
 def options(**changes):
-    return Namespace(**{**dict(device=torch.device("cpu"), weights="", data="", data_root="", seed=0, n=0), **changes})
+    return Namespace(**{**dict(device=torch.device("cpu"), weights="", data="", data_root="", seed=0, n=0, images=[]),
+                        **changes})
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Where the classifier of the bundled digits is trained once for all tests."""
+    return tmp_path_factory.mktemp("cache")
 
 
 def test_image_metrics(dummy):
@@ -120,13 +207,52 @@ def test_image_metrics(dummy):
     assert m["mse_mean_image"] == pytest.approx((x - mean).square().mean().item(), rel=1e-4)
     assert m["mse_wrong_pair"] == pytest.approx((y.roll(1, 0) - x).square().mean().item(), rel=1e-4)
     z = view.codes(600, 0)
-    recip_w, std_w = common.latent_reciprocity(view.model, z)
-    assert recip_w == pytest.approx((0.1 * z / 2).abs().mean().item(), rel=1e-3)
-    assert std_w == pytest.approx((z / 2).std(0).mean().item(), rel=1e-3)
+    r = common.latent_reciprocity(view.model, z)
+    w = z / 2                           # and E(G(w)) = 0.9 w
+    assert r["recip_w"] == pytest.approx((0.1 * w).abs().mean().item(), rel=1e-3)
+    assert r["std_w"] == pytest.approx(w.std(0).mean().item(), rel=1e-3)
+    assert r["norm_w"] == pytest.approx((0.1 * w).norm(dim=1).mean().item(), rel=1e-3)
+    assert r["norm_w_wrong_pair"] == pytest.approx((0.9 * w - w.roll(1, 0)).norm(dim=1).mean().item(), rel=1e-3)
     raw = evaluation.image_metrics(evaluation.View(view.run, options(weights="raw")), torch.arange(1200))
     assert raw["mse"] == pytest.approx((0.55 * x).square().mean().item(), rel=1e-4)
     with pytest.raises(common.Error, match="2 test images or more, and this would take 1 of 2000"):
         evaluation.image_metrics(view, torch.arange(1))
+
+
+def test_distribution_metrics(dummy, cache):
+    view = evaluation.View(dummy("run", dim=0.5), options())
+    net = evaluation.classifier_of(view, cache)
+    indices = torch.arange(0, 2000, 2)
+    m = evaluation.distribution_metrics(view, indices, net, seed=0)
+    x = view.images(indices)
+    assert m["sharpness_reconstructions"] == pytest.approx(0.25, rel=1e-4)      # G(E(x)) = x / 2
+    assert m["flips"] == pytest.approx(100 * (net(x).argmax(1) != net(x / 2).argmax(1)).double().mean().item())
+    reference = moments(net.features(view.images(range(len(view.train)), "train")))
+    assert m["frechet_real"] == pytest.approx(evaluation.frechet(moments(net.features(x)), reference), rel=1e-3)
+    assert m["frechet_reconstructions"] == pytest.approx(
+        evaluation.frechet(moments(net.features(x / 2)), reference), rel=1e-3)
+    assert m["frechet_real"] < 0.1 * m["frechet_reconstructions"] < 0.1 * m["frechet_samples"]
+
+
+def test_the_classifier_is_trained_once(dummy, cache, capsys):
+    view = evaluation.View(dummy("run"), options())
+    net = evaluation.classifier_of(view, cache)
+    assert net.name == "digits"
+    right = (net(view.images(range(2000))).argmax(1) == view.test.labels).double().mean().item()
+    assert net.accuracy.item() == pytest.approx(100 * right)
+    assert right > 0.95
+    capsys.readouterr()
+    again = evaluation.classifier_of(view, cache)
+    assert capsys.readouterr().out == ""                # read, not trained
+    assert again.checksum == net.checksum
+    path, = cache.glob("classifier-digits-1x28x28-*.pt")
+    (cache / "broken").mkdir()
+    (cache / "broken" / path.name).write_bytes(b"no")
+    with pytest.raises(common.Error, match="cannot be read .*delete it"):
+        evaluation.classifier_of(view, cache / "broken")
+    view.train.labels = None
+    with pytest.raises(common.Error, match="has no class labels"):
+        evaluation.classifier_of(view, cache)
 
 
 def test_held_out_measures_agree_with_metrics(dummy):
@@ -138,16 +264,19 @@ def test_held_out_measures_agree_with_metrics(dummy):
     assert m["mse"] == pytest.approx(((1.5 * x).clamp(-1, 1) - x).square().mean().item(), rel=1e-4)
 
 
-def test_commands_on_an_unknown_method(dummy, script, tmp_path):
+def test_commands_on_an_unknown_method(dummy, script, tmp_path, cache):
     a, b = dummy("a", 0.9), dummy("b", 0.5)
-    out = script("eval.py", "metrics", a, "-n", 500, "--json", "m.json").stdout
+    out = script("eval.py", "metrics", a, "-n", 500, "--json", "m.json", "--cache", cache).stdout
     numbers = json.loads((tmp_path / "m.json").read_text())[str(a)]
     for text in (f"MSE {numbers['mse']:.4f}", "wrong originals", "first 500 test images", "ema weights", "seed 0",
                  f"1-NN            short features {numbers['1nn_short']:.2f} %"):
         assert text in out, text
-    for name, size in (("samples", (8, 8)), ("reconstructions", (16, 4)), ("alae-4", (12, 10))):
+    for name, size in (("samples", (8, 8)), ("reconstructions", (16, 4)), ("alae-4", (12, 10)), ("morph", (7, 7))):
         script("eval.py", "figure", name, a, "--out", f"{name}.png")
         assert Image.open(tmp_path / f"{name}.png").size == tuple(2 + 30 * n for n in size)
+    out = script("eval.py", "figure", "faae-5", a, b, "-n", 20).stdout         # two runs under the real row
+    assert out.index("Dummy, none, a") < out.index("Dummy, none, b")
+    assert Image.open(tmp_path / "reconstructions.png").size == (2 + 30 * 16, 2 + 30 * 3)
     out = script("eval.py", "compare", a, b).stdout
     assert "2,000 test images that all runs have in common" in out
     assert Image.open(tmp_path / "compare.png").size == (2 + 30 * 16, 2 + 30 * 3)
@@ -173,7 +302,7 @@ def test_lines():
 
 def test_traversal_joins_samples_of_one_digit(dummy, capsys):
     view = evaluation.View(dummy("run", dim=2.0), options())    # map(z) = z / 2 and G(w) = 2 w: Z's lines are W's
-    picture = torch.tensor(evaluation.figure_traversal(view, options(n=1)))[:, :, 0]
+    picture = torch.tensor(evaluation.figure_traversal([view], options(n=1)))[:, :, 0]
     z_row, w_row = picture[2:30], picture[32:60]
     assert torch.equal(z_row, w_row)
     first, last = z_row[:, 2:30].int(), z_row[:, 332:360].int()
@@ -222,15 +351,18 @@ def test_table_alae_2(dummy, monkeypatch, capsys):
     assert len(result["ALAE dw"]) == 2
 
 
-def test_what_a_run_cannot_do_is_refused(dummy, script, tmp_path):
+def test_what_a_run_cannot_do_is_refused(dummy, script, tmp_path, cache):
     run = dummy("run")
     source = tmp_path / "dummy.py"
     source.write_text(source.read_text().replace("def prior", "def _prior"))
     assert "has no 'prior', which this needs" in script("eval.py", "figure", "samples", run, code=2).stderr
-    assert "|E(G(w)) - w|" not in script("eval.py", "metrics", run).stdout
+    out = script("eval.py", "metrics", run, "-n", 200, "--cache", cache).stdout
+    assert "label flips" in out
+    assert "|E(G(w)) - w|" not in out
+    assert "samples" not in out
     assert "holds no run" in script("eval.py", "metrics", "nowhere", code=2).stderr
-    assert "--out names one picture" in script("eval.py", "figure", "reconstructions", run, run, "--out", "a.png",
-                                               code=2).stderr
+    for name, message in (("reconstructions", "no.png cannot be read as an image"), ("morph", "takes 4 images, one a")):
+        assert message in script("eval.py", "figure", name, run, "--images", "no.png", code=2).stderr
     assert "say where its own images are" in script("eval.py", "metrics", run, "--data", fill(tmp_path / "set"),
                                                     code=2).stderr
     source.unlink()
