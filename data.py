@@ -4,6 +4,8 @@
     mnist        28x28 grey.  --split dw, different writers: the official 60,000 / 10,000;
                  --split sw, same writers: the training file shuffled with seed 0, 50,000 / 10,000   (ALAE 7.1)
     cifar10      32x32 RGB, 50,000 / 10,000
+    celeba       aligned faces, the centre square of 178x218.  --split official: two parts of its own partition;
+                 --split 5-1: the first five sixths and the last sixth of the files (F-AAE 4.1)
     FOLDER       any images below it; class = first sub-folder, or labels from its dataset.json
     FILE.zip     the layout of the StyleGAN2/3 tools: images and a dataset.json with {"labels": [[name, class], ...]},
                  or a row of attributes in place of the class, or null
@@ -31,7 +33,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-NAMES = ("mnist-mini", "mnist", "cifar10")
+NAMES = ("mnist-mini", "mnist", "cifar10", "celeba")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, zipfile.BadZipFile,
@@ -48,7 +50,7 @@ class Images:
     shape (C, H, W); source, a name, and ids (N,) int64, the images' positions in it: equal (source, id) is the same
     picture, whatever the split; labels: int64 (N,) classes, bool (N, A) attributes, or None; label_names or None.
     pixels: uint8 (N, C, H, W), or None where the set is too large and `read` decodes one image at a time.
-    split: "dw", "sw" or None; path: of the folder or zip, or None.
+    split: the name of its cut, or None; path: of the folder or zip, or None.
     """
 
     def __init__(self, name, part, source, ids, shape, labels=None, label_names=None, pixels=None, read=None,
@@ -87,8 +89,10 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
     wanted = parse_resolution(resolution)
     if data == "mnist":
         return _mnist(root, split, wanted or _default_size(28, sizes))
+    if data == "celeba":
+        return _celeba(root, split, wanted, skip_bad, sizes)
     if split != "auto":
-        raise DataError(f"--split {split} is for mnist; {data} has one split: leave --split out")
+        raise DataError(f"--split {split} is for mnist and celeba; {data} has one split: leave --split out")
     if data == "mnist-mini":
         return _mnist_mini(wanted or _default_size(28, sizes))
     if data == "cifar10":
@@ -282,14 +286,52 @@ def _files(path, wanted, skip_bad, sizes):
             if part == "test" and labels.ndim == 1:
                 ids = ids[_interleave(labels[ids])]
             labels = labels[ids]
-        names = [store.images[i] for i in ids]
-        reader = Reader(store, names, shape, skip_bad)
         images = Images(name, part, source if len(stores) == 1 else f"{source} {part}", ids, shape, labels, label_names,
-                        read=reader, path=path.resolve())
+                        read=Reader(store, ids, shape, skip_bad), path=path.resolve())
         if len(stores) == 1 or part == "train":
             size = len(store.images) * math.prod(shape)
         if size < RESIDENT_BYTES:
-            _decode(images, reader)
+            _decode(images)
+        out.append(images)
+    return tuple(out)
+
+
+def _celeba(root, split, wanted, skip_bad, sizes):
+    """CelebA as torchvision lays it out: img_align_celeba (folder or zip) and its lists below root/celeba."""
+    base = Path(root) / "celeba"
+    path = next((p for p in (base / "img_align_celeba", base / "img_align_celeba.zip") if p.exists()), None)
+    if split not in ("auto", "official", "5-1"):
+        raise DataError(f"celeba has no split {split!r}; it is official, or 5-1 (five sixths and one sixth)")
+    split = "official" if split == "auto" else split
+    needed = base / ("img_align_celeba" if path is None else "list_eval_partition.txt")
+    if path is None or (split == "official" and not needed.exists()):
+        raise DataError(f"there is no {needed}; put CelebA's img_align_celeba (folder or .zip), "
+                        f"list_eval_partition.txt and, for attributes, list_attr_celeba.txt into {base}, or name the right --data-root")
+    store = Store(path)
+    order = {Path(n).name: i for i, n in enumerate(store.images)}
+    n = len(order)
+    if split == "5-1":
+        parts = np.arange(n * 5 // 6), np.arange(n * 5 // 6, n)
+    else:
+        rows = [line.split() for line in needed.read_text().splitlines()]
+        parts = [np.array([order[name] for name, p in rows if p == which and name in order]) for which in "02"]
+    if not all(map(len, parts)):
+        raise DataError(f"{path} has {n} images, and {split} leaves a part of them empty; complete it")
+    labels = label_names = None
+    if (base / "list_attr_celeba.txt").exists():
+        _, head, *rows = (base / "list_attr_celeba.txt").read_text().splitlines()
+        label_names, labels = head.split(), torch.zeros(n, len(head.split()), dtype=torch.bool)
+        for name, *values in map(str.split, rows):
+            if name in order:
+                labels[order[name]] = torch.tensor([v == "1" for v in values])
+    wanted = wanted or _default_size(178, sizes)
+    shape = (3, wanted[1], wanted[0])
+    out = []
+    for part, ids in zip(("train", "test"), parts, strict=True):
+        images = Images("celeba", part, "celeba", ids, shape, None if labels is None else labels[ids], label_names,
+                        read=Reader(store, ids, shape, skip_bad), split=split)
+        if n * math.prod(shape) < RESIDENT_BYTES:
+            _decode(images)
         out.append(images)
     return tuple(out)
 
@@ -351,8 +393,9 @@ def read_image(path, shape):
 class Reader:
     """reader(i) -> image i as (C, H, W) uint8.  With skip_bad an unreadable image's place is taken by the next one."""
 
-    def __init__(self, store, names, shape, skip_bad):
-        self.store, self.names, self.shape, self.skip_bad, self.told = store, names, shape, skip_bad, set()
+    def __init__(self, store, ids, shape, skip_bad):
+        self.store, self.names = store, [store.images[i] for i in ids]
+        self.shape, self.skip_bad, self.told = shape, skip_bad, set()
 
     def __call__(self, i):
         for k in range(i, i + len(self.names)):
@@ -368,8 +411,10 @@ class Reader:
         raise DataError(f"{self.store.path} has no image that can be read; check its files")
 
 
-def _decode(images, reader):
+def _decode(images):
     """Read the whole part into images.pixels; with skip_bad leave out, and count, what cannot be read."""
+    reader = images.read
+
     def read(name):
         try:
             return reader.store.image(name, images.shape)

@@ -519,9 +519,11 @@ DISTANCES = {"l2": l2, "mse": mse}
 # ----------------------------------------------------------------------------------------------------- settings
 
 PRESETS = {  # later rows refine earlier ones
-    # F-AAE section 4.1 (batch and beta_1 ours)
+    # F-AAE section 4.1 (batch and beta_1 ours): 50 epochs of CIFAR-10 and of CelebA, 600 of ImageNet
     "dcgan":            dict(nz=256, batch=64, lr=3e-4, lr_d=1e-3, beta1=0.9, decay=1e-4, decay_kind="inverse",
                              kimg=2500, snapshot_kimg=50),
+    "celeba":           dict(split="5-1"),
+    "dcgan celeba":     dict(kimg=50 * 168.832),
     "dcgan imagenet":   dict(reencode_weight=[30.0, 100.0], kimg=768_700, snapshot_kimg=1000),
     # BiGAN on permutation-invariant MNIST: 400 epochs
     "mlp":              dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, decay_kind="weight",

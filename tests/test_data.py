@@ -49,6 +49,41 @@ def test_mnist_mini():
     assert data.load("mnist-mini", sizes=[32, 64])[0].shape == (1, 32, 32)
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_celeba(tmp_path, zipped):
+    base = tmp_path / "celeba"
+    folder, n = base / "img_align_celeba", 25
+    folder.mkdir(parents=True)
+    for i in range(n):
+        picture(i, (178, 218), "RGB").save(folder / f"{i + 1:06d}.jpg")
+    if zipped:
+        with zipfile.ZipFile(base / "img_align_celeba.zip", "w") as z:
+            for path in sorted(folder.iterdir()):
+                z.write(path, f"img_align_celeba/{path.name}")
+                path.unlink()
+        folder.rmdir()
+    with pytest.raises(data.DataError, match="there is no .*list_eval_partition.txt; put CelebA's"):
+        data.load("celeba", tmp_path)
+    train, test = data.load("celeba", tmp_path, "5-1", "32")        # no list needed
+    assert (train.ids.tolist(), test.ids.tolist()) == (list(range(20)), list(range(20, 25)))
+    assert (train.shape, train.split, train.labels) == ((3, 32, 32), "5-1", None)
+    centre = picture(20, (178, 218), "RGB").crop((0, 20, 178, 198)).resize((32, 32), Image.Resampling.BOX)
+    difference = test.take([0])[0].permute(1, 2, 0).float() - torch.from_numpy(np.array(centre)).float()
+    assert difference.abs().mean() < 3                              # JPEG
+    (base / "list_eval_partition.txt").write_text("".join(f"{i + 1:06d}.jpg {i % 3}\n" for i in range(n)))
+    (base / "list_attr_celeba.txt").write_text("25\nBald Smiling\n" + "".join(
+        f"{i + 1:06d}.jpg {1 if i < 9 else -1}  {-1 if i % 2 else 1}\n" for i in range(n)))
+    train, test = data.load("celeba", tmp_path, sizes=[32, 64, 128, 256])
+    assert (train.ids.tolist(), test.ids.tolist()) == (list(range(0, 25, 3)), list(range(2, 25, 3)))
+    assert (train.shape, train.split, train.label_names) == ((3, 128, 128), "official", ["Bald", "Smiling"])
+    assert train.labels[:, 0].tolist() == [i < 9 for i in range(0, 25, 3)]
+    assert train.labels[:, 1].tolist() == [i % 2 == 0 for i in range(0, 25, 3)]
+    with pytest.raises(data.DataError, match="celeba has no split 'dw'; it is official, or 5-1"):
+        data.load("celeba", tmp_path, "dw")
+    with pytest.raises(data.DataError, match="there is no .*img_align_celeba; put"):
+        data.load("celeba", tmp_path / "celeba", "5-1")
+
+
 def test_mnist_mini_is_the_head_of_mnist():
     if not (DATA_ROOT / "MNIST").exists():
         pytest.skip(f"no MNIST below {DATA_ROOT}")
