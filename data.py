@@ -306,7 +306,8 @@ def _celeba(root, split, wanted, skip_bad, sizes):
     needed = base / ("img_align_celeba" if path is None else "list_eval_partition.txt")
     if path is None or (split == "official" and not needed.exists()):
         raise DataError(f"there is no {needed}; put CelebA's img_align_celeba (folder or .zip), "
-                        f"list_eval_partition.txt and, for attributes, list_attr_celeba.txt into {base}, or name the right --data-root")
+                        f"list_eval_partition.txt and, for attributes, list_attr_celeba.txt into {base}, or name the "
+                        f"right --data-root")
     store = Store(path)
     order = {Path(n).name: i for i, n in enumerate(store.images)}
     n = len(order)
