@@ -25,23 +25,32 @@ sys.path.insert(0, str(ROOT))
 
 import alae  # noqa: E402
 import common  # noqa: E402
+import faae  # noqa: E402
 
 VARIANTS = {
     "mlp-fp32":      ["--backbone", "mlp", "--precision", "fp32"],
     "mlp-bf16":      ["--backbone", "mlp", "--precision", "bf16"],
     "dcgan32-fp32":  ["--backbone", "dcgan", "--resolution", "32", "--precision", "fp32"],
     "dcgan32-bf16":  ["--backbone", "dcgan", "--resolution", "32", "--precision", "bf16"],
+    "faae-fp32":     ["--objective", "faae", "--backbone", "dcgan", "--resolution", "32", "--precision", "fp32"],
+    "faae-bf16":     ["--objective", "faae", "--backbone", "dcgan", "--resolution", "32", "--precision", "bf16"],
 }
 
 
 def make_step(flags, device):
-    """-> step(), a whole iteration as in alae.py's loop, and its batch."""
-    args = alae.parse_args(flags)
+    """-> step(), a whole iteration as in the loop of alae.py or, with --objective, of faae.py, and its arguments."""
+    method = faae if "--objective" in flags else alae
+    args = method.parse_args(flags)
     args.image_shape = (1, 28, 28) if args.backbone == "mlp" else (3, int(args.resolution), int(args.resolution))
     torch.manual_seed(0)
-    model = alae.ALAE(**alae.network_args(vars(args))).to(device)
+    if method is alae:
+        model = alae.ALAE(**alae.network_args(vars(args))).to(device)
+        optimizers = [common.adam(net, args.lr, alae.BETAS) for net in (model.F, model.G, model.E, model.D)]
+    else:
+        model = faae.make_model(vars(args)).to(device)
+        optimizers = faae.make_optimizers(model, args)
+        args.schedule_kimg = args.kimg
     ema = copy.deepcopy(model)
-    optimizers = [common.adam(net, args.lr, alae.BETAS) for net in (model.F, model.G, model.E, model.D)]
     rng = torch.Generator(device).manual_seed(0)
     amp = common.autocast(args.precision, device)
     images = torch.randint(256, (4096, *args.image_shape), dtype=torch.uint8, device=device)
@@ -49,10 +58,15 @@ def make_step(flags, device):
     calls = itertools.count()
 
     def step(leaf=True):
-        x = model.inward(common.to_float(images[torch.randint(4096, (args.batch,), device=device)]))
-        if not leaf:
-            x = x.requires_grad_().clone()      # flop_counter breaks on gradients at a leaf that enters a module
-        alae.train_step(model, optimizers, x, lambda: model.prior(args.batch, rng), args, amp)
+        x = images[torch.randint(4096, (args.batch,), device=device)]
+        if method is alae:
+            x = model.inward(common.to_float(x))
+            if not leaf:
+                x = x.requires_grad_().clone()  # flop_counter breaks on gradients at a leaf that enters a module
+            alae.train_step(model, optimizers, x, lambda: model.prior(args.batch, rng), args, amp)
+        else:
+            faae.STEPS[args.objective](model, optimizers, x.float() / 255, lambda: model.prior(args.batch, rng), amp,
+                                       faae.hyper(args, 0))
         if next(calls) * args.batch % alae.EMA_EVERY < args.batch:
             common.ema_update(ema, model, 0.99)
     return step, args
@@ -64,6 +78,10 @@ def make_product(args, device):
     if args.backbone == "mlp":
         x, w = (torch.randn(n, 1024, device=device, dtype=dtype) for n in (args.batch, 1024))
         return lambda: torch.nn.functional.linear(x, w), 2 * args.batch * 1024 * 1024
+    if args.method == "faae":
+        x = torch.randn(args.batch, 256, 16, 16, device=device, dtype=dtype)
+        w = torch.randn(128, 256, 3, 3, device=device, dtype=dtype)
+        return lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * args.batch * 128 * 256 * 9 * 256
     x = torch.randn(args.batch, 64, 16, 16, device=device, dtype=dtype)
     w = torch.randn(128, 64, 4, 4, device=device, dtype=dtype)
     return lambda: torch.nn.functional.conv2d(x, w, stride=2, padding=1), 2 * args.batch * 128 * 64 * 16 * 64
