@@ -144,9 +144,9 @@ class ALAE(nn.Module):
 # ----------------------------------------------------------------------------------------------------- settings
 
 PRESETS = {  # the paper's settings where it states them: batch, lr, sizes (sections 6, 7.1); the rest is ours
-    "mlp":              dict(nz=50, nw=50, batch=128, lr=0.002, gamma=1.0, kimg=6000, snapshot_kimg=100),
-    "mlp mnist-mini":   dict(kimg=400, snapshot_kimg=10),
-    "dcgan":            dict(nz=128, nw=128, batch=32, lr=0.006, gamma=1.0, kimg=1000, snapshot_kimg=25),
+    "mlp":               dict(nz=50, nw=50, batch=128, lr=0.002, gamma=1.0, kimg=6000, snapshot_kimg=100),
+    "mlp on mnist-mini": dict(kimg=400, snapshot_kimg=10),
+    "dcgan":             dict(nz=128, nw=128, batch=32, lr=0.006, gamma=1.0, kimg=1000, snapshot_kimg=25),
 }
 RECIPES = {
     "paper":    {},

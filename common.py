@@ -261,7 +261,7 @@ def latent_reciprocity(model, z):
     """How far E(G(w)) is from w, over w = map(z), z (N, nz).   -> dict of floats   (ALAE 4.1)
 
     recip_w: mean |E(G(w)) - w| per dimension; std_w: mean deviation of w's dimensions; norm_w: mean ||E(G(w)) - w||;
-    norm_w_wrong_pair: the same with each w beside the code of the one before.
+    norm_w_wrong_pair: the same with each E(G(w)) beside the w before its own.
     """
     w = torch.cat([model.map(b) for b in z.split(250)])
     back = torch.cat([model.encode(model.generate(b, noise="fixed")) for b in w.split(250)])
@@ -453,10 +453,10 @@ RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "data", "data_
 def resolve(parser, method, presets, recipes, default_backbone, argv):
     """Parse argv: explicit flag > --recipe > presets > default.
 
-    presets, recipes: dicts of dicts of flag values.  A preset counts where each word of its name is the backbone, the
-    data or the value of another flag; later ones refine earlier ones.  default_backbone(data name) -> str.  With
-    --resume the run's own args.json stands in for all of these.  -> Namespace with `method`, and `resume` a path or "".
-    Raises `Error` where an explicit flag contradicts the run.
+    presets, recipes: dicts of dicts of flag values.  A preset is named by the backbone and by values of flags that have
+    choices, in any order, and by the data after "on"; it counts where all of these hold, and later ones refine earlier
+    ones.  default_backbone(data name) -> str.  With --resume the run's own args.json stands in for all of these.
+    -> Namespace with `method`, and `resume` a path or "".  Raises `Error` where an explicit flag contradicts the run.
     """
     names, given = vars(parser.parse_args([])), explicit(parser, argv)
 
@@ -475,8 +475,13 @@ def resolve(parser, method, presets, recipes, default_backbone, argv):
     if backbone == "auto":
         backbone = default_backbone(data)
     recipe = recipes.get(given.get("recipe", names.get("recipe")), {})
-    words = {backbone, data, *(v for v in {**names, **recipe, **given}.values() if isinstance(v, str))}
-    chosen = {k: v for name, preset in presets.items() if words.issuperset(name.split()) for k, v in preset.items()}
+    values = {**names, **recipe, **given}
+    words = {backbone, *(values[a.dest] for a in parser._actions if a.choices and isinstance(values[a.dest], str))}
+    chosen = {}
+    for name, preset in presets.items():
+        choices, _, on = f" {name}".partition(" on ")
+        if words.issuperset(choices.split()) and on in ("", data):
+            chosen.update(preset)
     return Namespace(**{**names, **chosen, **recipe, **given, "backbone": backbone, "method": method})
 
 
@@ -555,6 +560,14 @@ def write_atomic(path, data):
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+def save(path, value):
+    """torch.save, whole or not at all; folders are made."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getbuffer())
 
 
 def code_version():
@@ -706,10 +719,8 @@ class Run:
                           last_snapshot=self.last_snapshot, sums=self.sums, steps=self.steps,
                           state={k: v.get_state() if isinstance(v, torch.Generator) else v.state_dict()
                                  for k, v in self.state.items()})
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
         try:
-            write_atomic(self.folder / "checkpoint.pt", buffer.getbuffer())
+            save(self.folder / "checkpoint.pt", checkpoint)
         except OSError as e:
             raise Error(f"{self.folder}/checkpoint.pt could not be written ({e.strerror}); the last one is whole: make "
                         f"room and --resume {self.folder}") from None
@@ -865,7 +876,7 @@ def save_png(path, picture):
 
 
 def curves(log, path):
-    """Plot every column of log.csv that changes against kimg, a panel each."""
+    """Plot images/s, losses and measures of log.csv against kimg, a panel each."""
     import matplotlib.figure
     with open(log, newline="") as f:
         rows = list(csv.DictReader(f))

@@ -20,7 +20,6 @@ generate, encode, features, prior.
 """
 import hashlib
 import importlib
-import io
 import json
 import math
 from pathlib import Path
@@ -88,8 +87,8 @@ class View:
 
     @property
     def has_classes(self):
-        """Whether both parts have class labels."""
-        return all(y is not None and y.ndim == 1 for y in (self.train.labels, self.test.labels))
+        """Whether all images of both parts have a class."""
+        return all(y is not None and y.ndim == 1 and y.min() >= 0 for y in (self.train.labels, self.test.labels))
 
     @torch.no_grad()
     def features(self, part):
@@ -154,10 +153,7 @@ def classifier_of(view, cache):
     right = sum((net(view.images(i)).argmax(1).cpu() == view.test.labels[i]).sum().item()
                 for i in torch.arange(len(view.test)).split(500))
     net.accuracy.fill_(100 * right / len(view.test))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save(net.state_dict(), buffer)
-    common.write_atomic(path, buffer.getvalue())
+    common.save(path, net.state_dict())
     print(f"wrote {path} ({net.accuracy:.2f} % right on the test part)", flush=True)
     return net
 
@@ -181,28 +177,26 @@ def _fit(net, view, steps=2000, batch=128):
 class Moments:
     """Mean and covariance of features, added batch by batch in float64; memory does not grow with their number."""
 
-    def __init__(self, d):
-        self.n, self.sum, self.outer = 0, torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+    def __init__(self, d, device="cpu"):
+        self.n, self.sum, self.outer = (torch.zeros(s, dtype=torch.float64, device=device) for s in ((), d, (d, d)))
 
     def add(self, features):
         """features (N, d)."""
         f = features.double()
         self.n += len(f)
-        self.sum += f.sum(0).cpu()
-        self.outer += (f.T @ f).cpu()
+        self.sum += f.sum(0)
+        self.outer += f.T @ f
 
     def reduce(self):
         """Add up those of all processes."""
         if dist.is_initialized():
-            n = torch.tensor(self.n)
-            for tensor in (n, self.sum, self.outer):
+            for tensor in (self.n, self.sum, self.outer):
                 dist.all_reduce(tensor)
-            self.n = n.item()
 
     def gaussian(self):
-        """-> mean (d,), covariance (d, d) over n - 1."""
+        """-> mean (d,), covariance (d, d) over n - 1, on the CPU."""
         mean = self.sum / self.n
-        return mean, (self.outer - self.n * mean.outer(mean)) / (self.n - 1)
+        return mean.cpu(), ((self.outer - self.n * mean.outer(mean)) / (self.n - 1)).cpu()
 
 
 def frechet(a, b):
@@ -224,38 +218,52 @@ def sharpness(x):
 
 
 @torch.no_grad()
-def distribution_metrics(view, indices, extractor, seed):
+def reference(view, extractor, cache):
+    """The Gaussian of the whole training part's features, kept in `cache`."""
+    path = Path(cache) / f"moments-{extractor.checksum}-{view.train.fingerprint()}.pt"
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    moments = Moments(Classifier.WIDTH, view.device)
+    for chunk in torch.arange(len(view.train)).split(500):
+        moments.add(extractor.features(view.images(chunk, "train")))
+    common.save(path, moments.gaussian())
+    return moments.gaussian()
+
+
+@torch.no_grad()
+def distribution_metrics(view, indices, seed, extractor=None, real=None):
     """How reconstructions of these test images, and as many samples, compare with real images.   -> dict
 
-    sharpness_*: mean variance of the Laplacian over that of the test images.  With an extractor: frechet_* to the whole
-    training part; flips: % of reconstructions that its classifier takes for another class than the original.
+    sharpness_*: mean variance of the Laplacian over that of the test images.  With an extractor: frechet_* to `real`, a
+    Gaussian of its features; flips: % of reconstructions that it takes for another class than the original.
     *_real: of the test images themselves; *_samples only where there is a prior.
     """
-    parts = {"real": view.images, "reconstructions": lambda i: common.reconstruct(view.model, view.images(i))}
+    def part(name, begin, end):
+        if name == "samples":
+            return view.model.generate(w[begin:end], noise="fixed").clamp(-1, 1)
+        x = view.images(indices[begin:end])
+        return x if name == "real" else common.reconstruct(view.model, x)
+
+    names, sharp, classes, out = ["real", "reconstructions"], {}, {}, {}
     if hasattr(view.model, "prior"):
+        names.append("samples")
         w = view.model.map(view.codes(len(indices), seed))
-        place = {int(k): n for n, k in enumerate(indices)}
-        parts["samples"] = lambda i: view.model.generate(w[[place[int(k)] for k in i]], noise="fixed").clamp(-1, 1)
-    out, classes, moments = {}, {}, {}
-    for name, images in parts.items():
-        total, moments[name], classes[name] = 0.0, Moments(Classifier.WIDTH), []
-        for chunk in indices.split(500):
-            x = images(chunk)
-            total += sharpness(x).sum().item()
+    for name in names:
+        sharp[name], moments, classes[name] = 0.0, Moments(Classifier.WIDTH, view.device), []
+        for begin in range(0, len(indices), 500):
+            x = part(name, begin, begin + 500)
+            sharp[name] += sharpness(x).sum().item()
             if extractor:
                 f = extractor.features(x)
-                moments[name].add(f)
+                moments.add(f)
                 classes[name].append(extractor.head(f).argmax(1))
-        out[f"sharpness_{name}"] = total / len(indices)
-    out = {k: v / out["sharpness_real"] for k, v in out.items() if k != "sharpness_real"}
+        if name != "real":
+            out[f"sharpness_{name}"] = sharp[name] / sharp["real"]
+        if extractor:
+            out[f"frechet_{name}"] = frechet(moments.gaussian(), real)
     if extractor:
-        reference = Moments(Classifier.WIDTH)
-        for chunk in torch.arange(len(view.train)).split(500):
-            reference.add(extractor.features(view.images(chunk, "train")))
-        for name, m in moments.items():
-            out[f"frechet_{name}"] = frechet(m.gaussian(), reference.gaussian())
-        real, made = (torch.cat(classes[name]) for name in ("real", "reconstructions"))
-        out["flips"] = 100 * (real != made).float().mean().item()
+        flipped = torch.cat(classes["real"]) != torch.cat(classes["reconstructions"])
+        out["flips"] = 100 * flipped.float().mean().item()
     return out
 
 
@@ -292,7 +300,7 @@ def image_metrics(view, indices):
 def shared_test_images(views):
     """Positions, in each view's test part, of the images that all have and none was trained on, a tensor a view.
 
-    Raises Error where there are none.
+    In the order of the first view's.  Raises Error where there are none.
     """
     first = views[0]
     for view in views[1:]:
@@ -307,7 +315,7 @@ def shared_test_images(views):
         raise Error(f"the runs' test parts have no image in common that none of them was trained on "
                     f"({', '.join(v.protocol.split(',')[0] for v in views)}); compare runs of one split")
     places = [{int(i): k for k, i in enumerate(v.test.ids)} for v in views]
-    return [torch.tensor([place[i] for i in sorted(ids)]) for place in places]
+    return [torch.tensor([place[i] for i in first.test.ids.tolist() if i in ids]) for place in places]
 
 
 def training_mean(view):
@@ -395,10 +403,12 @@ def table_alae_2(runs, args):
         if view.test.source != "mnist" or view.test.split is None:
             raise Error(f"{run} was trained on {view.test.name}; table alae-2 is about --data mnist (--split dw or sw)")
         done = trials.setdefault((view.args["label"], view.test.split), [])
-        for key, value in view.args.items() if done else ():
-            if key not in own and value != done[0][0].args.get(key):
-                raise Error(f"{run} and {done[0][0].run} differ in {key} ({value}, {done[0][0].args.get(key)}), so "
-                            f"they are not trials of one setting; make a table of each")
+        if done:
+            first = {"schedule_kimg": done[0][0].args["kimg"], **done[0][0].args}
+            for key, value in {"schedule_kimg": view.args["kimg"], **view.args}.items():
+                if key not in own and value != first.get(key):
+                    raise Error(f"{run} and {done[0][0].run} differ in {key} ({value}, {first.get(key)}), so they are "
+                                f"not trials of one setting; make a table of each")
         result = classification(view)
         done.append((view, result))
         print(f"{view.title}: " + "  ".join(f"{c} {result[c]:.2f}" for c in COLUMNS_ALAE_2), flush=True)
@@ -453,12 +463,22 @@ def bilinear(corners, steps):
     return lines(left, right, steps)
 
 
-def chosen_images(views, args, n):
-    """(n or fewer, C, H, W) real images for all views: those of --images, else of the test images that they share."""
+def real_images(views, args, indices=None):
+    """Real images (N, C, H, W) for all views: those of --images, else of the test images that they share."""
+    shared = shared_test_images(views)[0] if not args.images else None
     if args.images:
         shape = views[0].test.shape
+        if any(v.test.shape != shape for v in views):
+            raise Error("the runs' images differ in size or colour, so they cannot share --images; draw them apart")
         return common.to_float(torch.stack([data.read_image(p, shape) for p in args.images])).to(views[0].device)
-    return views[0].images(shared_test_images(views)[0][:n])
+    return views[0].images(shared if indices is None else shared[indices])
+
+
+def one_of_four_classes(view, indices):
+    """Where in `indices` the first images of four classes are; the first four where there are no four."""
+    labels = view.test.labels[indices] if view.has_classes else torch.arange(len(indices))
+    first = [(labels == c).nonzero()[0].item() for c in labels.unique()[:4]]
+    return first if len(first) == 4 else list(range(min(4, len(indices))))
 
 
 def figure_samples(views, args):
@@ -473,11 +493,14 @@ def figure_samples(views, args):
 
 def figure_reconstructions(views, args):
     """Test images and, under each row of them, their reconstructions, a row a run (ALAE fig. 3, F-AAE figs. 5-7)."""
-    x = chosen_images(views, args, args.n or 32)
+    for view in views:
+        view.need("encode", "generate")
+    x = real_images(views, args, slice(args.n or 32))
     columns = min(16, len(x))
-    x = x[:len(x) // columns * columns]
     all_rows = [x, *(common.reconstruct(view.model, x) for view in views)]
-    return rows(*(part for block in zip(*(r.split(columns) for r in all_rows)) for part in block))
+    blank = x.new_ones(-len(x) % columns, *x.shape[1:])                     # fills up the last row
+    blocks = zip(*(torch.cat([r, blank]).split(columns) for r in all_rows), strict=True)
+    return rows(*(row for block in blocks for row in block))
 
 
 def figure_morph(views, args):
@@ -486,21 +509,16 @@ def figure_morph(views, args):
     F-AAE's figure 9.  The weights of eq. 5 are bilinear.  A model whose prior is a sphere normalises the mixture when
     it decodes it.
     """
-    if args.images and len(args.images) != 4:
-        raise Error(f"figure morph takes 4 images, one a corner, and --images names {len(args.images)}")
-    x, steps = chosen_images(views, args, 400), args.n or 7
-    if not args.images:                 # one of each of four classes, where there are any
-        ids, labels = shared_test_images(views)[0][:400], views[0].test.labels
-        first = [0, 1, 2, 3]
-        if views[0].has_classes and len(labels[ids].unique()) >= 4:
-            first = [(labels[ids] == c).nonzero()[0].item() for c in labels[ids].unique()[:4]]
-        x = x[first]
-    if len(x) < 4:
-        raise Error(f"figure morph takes 4 images, and there are {len(x)} test images")
-    panels = []
     for view in views:
         view.need("encode", "generate")
-        codes = bilinear(view.model.encode(x), steps)
+    corners = None if args.images else one_of_four_classes(views[0], shared_test_images(views)[0])
+    x = real_images(views, args, corners)
+    if len(x) != 4:
+        raise Error("figure morph takes 4 images, one a corner, and " + (
+            f"--images names {len(x)}" if args.images else f"there are {len(x)} test images"))
+    panels = []
+    for view in views:
+        codes = bilinear(view.model.encode(x), args.n or 7)
         panels.append(rows(*(view.model.generate(row, noise="fixed") for row in codes)))
     return stack(*panels)
 
@@ -564,7 +582,8 @@ def metrics(args):
             print(f"  latent          |E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f});   "
                   f"||E(G(w)) - w|| {m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})")
         extractor = classifier_of(view, args.cache) if view.has_classes else None
-        m.update(distribution_metrics(view, indices, extractor, args.seed))
+        real = reference(view, extractor, args.cache) if extractor else None
+        m.update(distribution_metrics(view, indices, args.seed, extractor, real))
         made = [part for part in ("samples", "reconstructions", "real") if f"sharpness_{part}" in m]
         print("  sharpness       " + "   ".join(f"{p} {m[f'sharpness_{p}']:.3f}" for p in made)
               + "   (variance of the Laplacian over that of the test images)")
@@ -573,7 +592,7 @@ def metrics(args):
             made = [part for part in ("samples", "reconstructions", "real") if f"frechet_{part}" in m]
             print(f"  Frechet ({extractor.name})  " + "   ".join(f"{p} {m[f'frechet_{p}']:.3f}" for p in made)
                   + f"   ({m['n']:,} each against {len(view.train):,} training images; features of a classifier, "
-                  f"{extractor.checksum})")
+                  f"{extractor.checksum}{'; too few images for 128 features' if m['n'] <= Classifier.WIDTH else ''})")
             print(f"  label flips     {m['flips']:.2f} % of reconstructions change the class that this classifier sees "
                   f"(it is right on {extractor.accuracy:.2f} % of the test part)")
         if view.has_classes and hasattr(view.model, "features"):
@@ -598,6 +617,8 @@ def figure(args):
     name = ALIASES.get(args.name, args.name)
     if name not in FIGURES:
         raise Error(f"there is no figure {args.name!r}; there are {', '.join([*FIGURES, *ALIASES])}")
+    if args.images and name not in ("reconstructions", "morph"):
+        raise Error(f"figure {name} shows no real images; leave --images out")
     views = [View(run, args) for run in args.runs]
     picture = FIGURES[name](views, args)
     write_picture(picture, args.out or (views[0].run / "figures" if len(views) == 1 else Path()) / f"{name}.png")
@@ -652,7 +673,8 @@ def parse_args(argv=None):
         if name in ("metrics", "figure"):
             add("--seed", type=int, default=0, help="of the codes z")
         if name != "table":
-            add("-n", type=common.positive(int), default=0, help="how many images")
+            add("-n", type=common.positive(int), default=0, help="how many images" + (
+                " (morph: along a side; traversal: pairs)" if name == "figure" else ""))
         add("--weights", default="", choices=["ema", "raw"],
             help="averaged, or as trained (default: ema; table alae-2: raw)")
         if name != "figure":

@@ -11,14 +11,14 @@ and the other papers compare with, over plain networks E, G, D.
     x  (B, C, H, W)  image, in [0, 1] here   E  x -> z  encoder (the code is called z too: there is no mapping network)
                                              D  x, z or a pair (x, z) -> logit
 
-The family, in the terms of table 1 of the ALAE paper (rows marked * are placed by us, they are not in it):
+The family, in the terms of table 1 of the ALAE paper (what is marked * is placed by us, it is not in it):
 
     --objective     (a) data        (b) latent              (c) reciprocity    prior of z        source
     faae            adversarial     imposed/divergence *    latent             unit sphere       F-AAE eq. 4
     aae             similarity      imposed/adversarial     data               unit sphere       F-AAE eq. 2
     bigan           adversarial     imposed/adversarial     adversarial        U(-1, 1)          F-AAE eq. 3
     ali             adversarial     imposed/adversarial     adversarial        N(0, I)           LIA table 1
-    age             adversarial     imposed/adversarial     latent, and data   unit sphere       LIA table 1
+    age             adversarial     imposed/adversarial     latent (data *)    unit sphere       LIA table 1
     lr              adversarial     imposed/none *          latent, E alone    U(-1, 1)          ALAE table 2
     jlr             adversarial     imposed/divergence *    latent             U(-1, 1)          ALAE table 2
     ae-l1, ae-l2    similarity      free *                  data               none              ALAE table 2
@@ -27,27 +27,29 @@ Each has a function of its name below, next to its equation.
 
 Differences from the papers, and what restores them:
     eq. 4                 prints E_theta(G_phi(z)); the indices are swapped.
-    norm of eq. 4         the unsquared l2 norm as printed; section 5 calls it a mean square error.        --reenc mse
+    norm of eq. 4         printed as an unsquared norm, and called a mean square error in section 5.  @@REENC@@
     steps of G            phases 1 and 3 share one Adam state, else the weights of eq. 4 would cancel in it; --joint
                           takes both terms in one step.
-    log(1 - D)            G, and BiGAN's and ALI's E, minimise -log D of the swapped label instead, as is usual and as
-                          BiGAN and ALI do; the paper's "maximally confuse" leaves it open.
+    log(1 - D)            who confuses D (G; AAE's E; BiGAN's and ALI's G and E) minimises -log D of the swapped label
+                          instead, as is usual; "maximally confuse" leaves it open.
     decay 1e-4            read as Keras has it, lr / (1 + 1e-4 t) after t steps.             --decay-kind weight | none
     codes                 E's output is not normalised in F-AAE's training; where a code is decoded (reconstructions,
                           morphs: eq. 5) G reads its direction.  AAE's G does so in training too, so that what is
                           decoded is what was trained; its D sees E's output as it is.
-    networks              section 3.2 gives the order of layers; kernels, widths, slopes, initialisation (Glorot's) and
-                          the batch are ours.  On dcgan the whole family has these networks, without batch norm in an E
-                          whose code D scores together with x (bigan, ali).
-    batch norm in D       none: a score must not depend on its batch mates.  BiGAN's MLP has it; with real and generated
-                          images in batches of their own its G then learnt nothing on MNIST.  For the same reason none
-                          in AGE's E on mlp.
+    networks              section 3.2 gives the order of layers; kernels, widths, slope, initialisation (Glorot's) and
+                          the batch are ours.  On dcgan the whole family has these networks.
+    batch norm in D       none: a score must not depend on its batch mates, so neither on dcgan in an E whose code D
+                          scores with x (bigan, ali).  BiGAN's MLPs have it, with no gain and bias; kept in G and E, but
+                          with it in D, real and generated images in batches of their own, G learnt nothing on MNIST.
     BiGAN's MLPs          no batch norm in E's first hidden layer, N(0, 0.02) weights: ours.
     lr, jlr               squared l2 norm, summed over z's dimensions: ours (G's weight 0.25 in jlr is published).
     age                   the released code puts a variance where its formula has a deviation; ours is the closed form,
-                          of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.
-    ali, age, and aae on mlp; all but faae and aae on dcgan: the settings are ours.
+                          of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.  W_fake is
+                          0.5, in the code 1: with 1, codes of real images bunch together on MNIST, and G(E(x)) is lost.
+                          On mlp E has no batch norm, for the reason that D has none.
     weight averages       the papers are silent; pictures use averaged weights with a half-life of 10,000 images.
+Settings are published for faae and aae on dcgan, and for bigan, lr, jlr, ae-l1, ae-l2 on mlp (BiGAN's, for MNIST); a
+run prints which of its own are ours.
 """
 import copy
 import math
@@ -63,6 +65,7 @@ import data
 from common import Error, ema_update, softplus, update
 
 BETA_2 = 0.999              # of Adam
+SLOPE = 0.2                 # of leaky ReLU
 EMA_HALF_LIFE = 10_000      # images
 EMA_EVERY = 1024            # images between updates of the average
 
@@ -72,7 +75,7 @@ EMA_EVERY = 1024            # images between updates of the average
 class MLP(nn.Module):
     """n_in - hidden - hidden - n_out; batch norm without gain and bias where `norms` says so.   (BiGAN on MNIST)"""
 
-    def __init__(self, n_in, n_out, hidden, norms, slope=0.2):
+    def __init__(self, n_in, n_out, hidden, norms=(False, False), slope=SLOPE):
         super().__init__()
         self.layer1 = nn.Linear(n_in, hidden, bias=not norms[0])
         self.layer2 = nn.Linear(hidden, hidden, bias=not norms[1])
@@ -94,7 +97,7 @@ class MLP(nn.Module):
 
 def channels(resolution, width):
     """Channels of the blocks of section 3.2's G, at 8, 16, ... resolution px; E's from the other end."""
-    return [max(c // width, 1) for c in (256, 128, 64, 32)[:resolution.bit_length() - 3]]
+    return [max(c // width, 1) for c in (256, 128, 64, 32, 16)[:resolution.bit_length() - 3]]
 
 
 def glorot(layer):
@@ -120,10 +123,10 @@ class ConvGenerator(nn.Module):
 
     def forward(self, z):
         x = self.first(z).view(len(z), -1, 4, 4)                            # [N,256,4,4]
-        x = nnf.leaky_relu(self.norm(x), 0.2)
+        x = nnf.leaky_relu(self.norm(x), SLOPE)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = nnf.interpolate(x, scale_factor=2, mode="nearest")
-            x = nnf.leaky_relu(norm(conv(x)), 0.2)                          # [N,c,2H,2W]
+            x = nnf.leaky_relu(norm(conv(x)), SLOPE)                          # [N,c,2H,2W]
         return torch.sigmoid(self.last(x))
 
 
@@ -140,7 +143,7 @@ class ConvTrunk(nn.Module):
 
     def forward(self, x):
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = nnf.max_pool2d(nnf.leaky_relu(norm(conv(x)), 0.2), 2)       # [N,c,H/2,W/2]
+            x = nnf.max_pool2d(nnf.leaky_relu(norm(conv(x)), SLOPE), 2)       # [N,c,H/2,W/2]
         return x.flatten(1)
 
 
@@ -173,14 +176,13 @@ class Encoder(nn.Module):
 
 
 class GaussianEncoder(Encoder):
-    """ALI's E: q(z|x) = N(mean, exp(log_var)).  Its code is the mean."""
+    """ALI's E: x -> mean, log_var (N, nz) of q(z|x) = N(mean, exp(log_var)); the mean is what is used of it later."""
 
     def features(self, x):
-        long = self.net.trunk(x)
-        return self.net.head(long).chunk(2, 1)[0], long
+        short, long = super().features(x)
+        return short.chunk(2, 1)[0], long
 
-    def moments(self, x):
-        """-> mean, log variance, both (N, nz)."""
+    def forward(self, x):
         return self.net(x).chunk(2, 1)
 
 
@@ -216,27 +218,19 @@ def build_networks(backbone, image_shape, nz, width, objective):
     if backbone == "mlp":
         G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
         E = MLP(pixels, n_code, hidden, (False, objective != "age"))
-        if judges == "x":
-            D = MLP(pixels, 1, hidden, (False, False))
-        elif judges == "z":
-            D = MLP(nz, 1, hidden, (False, False))
-        elif judges == "x, z":
-            D = PairDiscriminator(nn.Flatten(), MLP(pixels + nz, 1, hidden, (False, False)))
+        if judges:
+            D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden)
+        trunk = nn.Flatten()
     elif backbone == "dcgan":
         G, E = ConvGenerator(nz, image_shape, width), ConvNet(image_shape, n_code, width, norm=judges != "x, z")
+        trunk = ConvTrunk(image_shape, width, norm=False)
         if judges == "x":
             D = ConvNet(image_shape, 1, width, norm=False)
-        elif judges == "z":
-            D = MLP(nz, 1, hidden // 4, (False, False))
-        elif judges == "x, z":
-            trunk = ConvTrunk(image_shape, width, norm=False)
-            D = PairDiscriminator(trunk, MLP(trunk.n_out + nz, 1, hidden, (False, False)))
-    if objective == "ali":
-        E = GaussianEncoder(E)
-    elif objective == "age":
-        E = SphereEncoder(E)
-    else:
-        E = Encoder(E)
+        elif judges:
+            D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else MLP(trunk.n_out + nz, 1, hidden)
+    if judges == "x, z":
+        D = PairDiscriminator(trunk, D)
+    E = {"ali": GaussianEncoder, "age": SphereEncoder}.get(objective, Encoder)(E)
     return G, E, D
 
 
@@ -270,11 +264,11 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.G, self.E, self.D = build_networks(backbone, image_shape, nz, width, objective)
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nz, 1
-        self.on_sphere = PRIORS.get(objective) is sphere
+        self.sample = PRIORS.get(objective)
 
     def generate(self, w, noise="fixed"):
         """x = G(w), (N, C, H, W) in [-1, 1]; of w's direction where the prior is a sphere (F-AAE eq. 5)."""
-        return self.G(unit(w) if self.on_sphere else w) * 2 - 1
+        return self.G(unit(w) if self.sample is sphere else w) * 2 - 1
 
     def encode(self, x):
         """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1]; ALI's mean."""
@@ -288,10 +282,6 @@ class Autoencoder(nn.Module):
 class GenerativeAutoencoder(Autoencoder):
     """One with a prior."""
 
-    def __init__(self, backbone, image_shape, nz, width, objective):
-        super().__init__(backbone, image_shape, nz, width, objective)
-        self.sample = PRIORS[objective]
-
     def prior(self, n, generator):
         """z (n, nz) of the objective's prior, on the generator's device."""
         return self.sample(n, self.nz, generator)
@@ -304,7 +294,7 @@ class GenerativeAutoencoder(Autoencoder):
 # ---------------------------------------------------------------------------------------------------- the family
 # Each function is one iteration on real images x (B, C, H, W) in [0, 1].  net: G, E, D; opt: an Adam each;
 # draw_z() -> z (B, nz), fresh at each call; amp: context of bf16 passes; h: W_re and W_adv, the weights of reciprocity
-# and of G's (in AAE: E's) adversarial term, and d, a distance.  -> losses, unweighted, as LOSSES names them.
+# and of the adversarial term, and d, a distance.  -> losses, unweighted, as LOSSES names them.
 
 def l2(a, b):
     """E ||a - b||_2, not squared.   (F-AAE eq. 4)"""
@@ -348,24 +338,6 @@ def faae(net, opt, x, draw_z, amp, h):
     with amp():
         L_G = softplus(-net.D(net.G(draw_z())))
     update(h.W_adv * L_G, opt.G)
-    return L_re, L_D, L_G
-
-
-def faae_joint(net, opt, x, draw_z, amp, h):
-    """F-AAE with both terms of G in one step: D, then G and E down W_re L_re + W_adv L_G."""
-    # D tells real from generated
-    with amp():
-        with torch.no_grad():
-            fake = net.G(draw_z())
-        L_D = softplus(-net.D(x)) + softplus(net.D(fake))
-    update(L_D, opt.D)
-
-    # G confuses it, and G and E bring the code back
-    with amp():
-        z = draw_z()
-        fake = net.G(z)
-        L_re, L_G = h.d(z, net.E(fake)), softplus(-net.D(fake))
-    update(h.W_re * L_re + h.W_adv * L_G, opt.G, opt.E)
     return L_re, L_D, L_G
 
 
@@ -414,7 +386,7 @@ def ali(net, opt, x, draw_z, amp, h):
     with amp():
         with torch.no_grad():
             z = draw_z()
-            mean, log_var = net.E.moments(x)
+            mean, log_var = net.E(x)
             fake, code = net.G(z), mean + (log_var / 2).exp() * draw_z()
         L_D = softplus(-net.D(x, code)) + softplus(net.D(fake, z))
     update(L_D, opt.D)
@@ -422,15 +394,15 @@ def ali(net, opt, x, draw_z, amp, h):
     # G and E confuse it, each with the other's label
     with amp():
         z = draw_z()
-        mean, log_var = net.E.moments(x)
+        mean, log_var = net.E(x)
         code = mean + (log_var / 2).exp() * draw_z()
         L_GE = softplus(net.D(x, code)) + softplus(-net.D(net.G(z), z))
     update(L_GE, opt.G, opt.E)
     return L_D, L_GE
 
 
-def age(net, opt, x, draw_z, amp, h, W_x=10, steps=2):
-    """AGE: E min KL(E(x)) - KL(E(G(z))) + W_x |x - G(E(x))|_1;  G min KL(E(G(z))) + W_re (2 - mean z E(G(z)))."""
+def age(net, opt, x, draw_z, amp, h, W_fake=0.5, W_x=10, steps=2):
+    """AGE: E min KL(E(x)) - W_fake KL(E(G(z))) + W_x |x - G(E(x))|;  G min KL(E(G(z))) + W_re (2 - mean z E(G(z)))."""
     # E tells real from generated by how their codes are spread, and keeps what G needs
     with amp():
         with torch.no_grad():
@@ -438,7 +410,7 @@ def age(net, opt, x, draw_z, amp, h, W_x=10, steps=2):
         code = net.E(x)
         L_x = (x - net.G(code).float()).abs().mean()
         KL_x, KL_fake = gaussian_kl(code), gaussian_kl(net.E(fake))
-    update(KL_x - KL_fake + W_x * L_x, opt.E)
+    update(KL_x - W_fake * KL_fake + W_x * L_x, opt.E)
 
     # G spreads the codes of its images as the prior's, each at its place
     for _ in range(steps):
@@ -475,7 +447,7 @@ def lr(net, opt, x, draw_z, amp, h):
 
 
 def jlr(net, opt, x, draw_z, amp, h):
-    """Joint latent regressor: a GAN (eq. 1), and E and G min W_re ||z - E(G(z))||_2^2."""
+    """Joint latent regressor: a GAN (eq. 1), and G and E min W_re ||z - E(G(z))||_2^2.  Also F-AAE with --joint."""
     # D tells real from generated
     with amp():
         with torch.no_grad():
@@ -487,8 +459,8 @@ def jlr(net, opt, x, draw_z, amp, h):
     with amp():
         z = draw_z()
         fake = net.G(z)
-        L_re, L_G = squared(z, net.E(fake)), softplus(-net.D(fake))
-    update(L_G + h.W_re * L_re, opt.G, opt.E)
+        L_re, L_G = h.d(z, net.E(fake)), softplus(-net.D(fake))
+    update(h.W_re * L_re + h.W_adv * L_G, opt.G, opt.E)
     return L_re, L_D, L_G
 
 
@@ -519,31 +491,34 @@ DISTANCES = {"l2": l2, "mse": mse}
 # ----------------------------------------------------------------------------------------------------- settings
 
 PRESETS = {  # later rows refine earlier ones
-    # F-AAE section 4.1 (batch and beta_1 ours): 50 epochs of CIFAR-10 and of CelebA, 600 of ImageNet
-    "dcgan":            dict(nz=256, batch=64, lr=3e-4, lr_d=1e-3, beta1=0.9, decay=1e-4, decay_kind="inverse",
-                             kimg=2500, snapshot_kimg=50),
-    "celeba":           dict(split="5-1"),
-    "dcgan celeba":     dict(kimg=50 * 168.832),
-    "dcgan imagenet":   dict(reencode_weight=[30.0, 100.0], kimg=768_700, snapshot_kimg=1000),
+    # F-AAE section 4.1: 50 epochs of CIFAR-10 and of CelebA, 600 of ImageNet
+    "dcgan":             dict(nz=256, batch=64, lr=3e-4, lr_d=1e-3, beta1=0.9, decay=1e-4, decay_kind="inverse",
+                              reencode_weight="100", adversarial_weight=0.1, kimg=2500, snapshot_kimg=50),
+    "on celeba":         dict(split="5-1"),
+    "dcgan on celeba":   dict(kimg=8441.6),
+    "dcgan on imagenet": dict(resolution="64", reencode_weight="30,100", kimg=768_700, snapshot_kimg=1000),
     # BiGAN on permutation-invariant MNIST: 400 epochs
-    "mlp":              dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, decay_kind="weight",
-                             lr_final=0.01, kimg=24_000, snapshot_kimg=500),
-    "mlp mnist-mini":   dict(kimg=400, snapshot_kimg=20),
+    "mlp":               dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, decay_kind="weight",
+                              lr_final=0.01, kimg=24_000, snapshot_kimg=500),
+    "mlp on mnist-mini": dict(kimg=400, snapshot_kimg=20),
     # Ours
-    "mlp faae":         dict(reencode_weight=[10.0], reenc="mse"),
-    "mlp aae":          dict(reenc="mse"),
-    **{f"dcgan {o}":    dict(lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")
-       for o in ("bigan", "ali", "age", "lr", "jlr")},
+    "mlp faae":          dict(reencode_weight="10", reenc="mse"),
+    "mlp aae":           dict(reenc="mse"),
+    **{f"dcgan {name}":  dict(lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")
+       for name in ("bigan", "ali", "age", "lr", "jlr")},
     # Published weights
-    "age":              dict(reencode_weight=[1000.0]),
-    "jlr":              dict(reencode_weight=[0.25]),
+    "age":               dict(reencode_weight="1000"),
+    "jlr":               dict(reencode_weight="0.25"),
 }
-SETTINGS = ("nz", "batch", "lr", "lr_d", "beta1", "decay", "decay_kind", "lr_final", "kimg")
-PUBLISHED = {("dcgan", "faae"), ("dcgan", "aae"), *(("mlp", o) for o in ("bigan", "lr", "jlr", "ae-l1", "ae-l2"))}
+F_AAE, BIGAN = "nz lr lr_d decay reencode_weight adversarial_weight", "nz batch lr lr_d beta1 decay decay_kind lr_final"
+# What a paper states; a run prints the rest as ours
+STATED = {"dcgan faae": F_AAE, "dcgan aae": F_AAE, "mlp bigan": BIGAN, "mlp lr": BIGAN, "mlp ae-l1": BIGAN,
+          "mlp ae-l2": BIGAN, "mlp jlr": BIGAN + " reencode_weight", "dcgan jlr": "reencode_weight",
+          "mlp age": "reencode_weight", "dcgan age": "batch lr beta1 reencode_weight"}
+SETTINGS = (*BIGAN.split(), "kimg", "reencode_weight", "adversarial_weight", "reenc")
 USED_BY = {"reencode_weight": ("faae", "aae", "age", "jlr"), "adversarial_weight": ("faae", "aae"),
-           "reenc": ("faae", "aae"), "joint": ("faae",),
-           "lr_d": tuple(JUDGES)}
-RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64]}
+           "reenc": ("faae", "aae"), "joint": ("faae",), "lr_d": tuple(JUDGES)}
+RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128]}
 
 
 def weights(text):
@@ -551,10 +526,17 @@ def weights(text):
     values = [common.positive(float)(v) for v in text.split(",")]
     if len(values) > 2:
         raise ValueError
-    return values
+    return ",".join(f"{v:g}" for v in values)
 
 
-weights.__name__ = "weight, or two with a comma between"
+def below_one(text):
+    """An argparse type: a number in [0, 1)."""
+    if not 0 <= float(text) < 1:
+        raise ValueError
+    return float(text)
+
+
+weights.__name__, below_one.__name__ = "weight, or two with a comma between", "number in [0, 1)"
 
 
 def parse_args(argv=None):
@@ -563,7 +545,7 @@ def parse_args(argv=None):
     parser.set_defaults(nw=0)
     add = parser.add_argument
     add("--objective", default="faae", choices=STEPS, help="what is trained: see the table above")
-    add("--reencode-weight", type=weights, default=[100.0], metavar="W[,W]",
+    add("--reencode-weight", type=weights, default="100", metavar="W[,W]",
         help="W_re, weight of reciprocity (faae and aae 100, section 4.1; jlr 0.25; age 1000); of two, the first is "
         "for the first third of training (ImageNet)")
     add("--adversarial-weight", type=common.positive(float), default=0.1, metavar="W",
@@ -571,22 +553,28 @@ def parse_args(argv=None):
     add("--reenc", default="l2", choices=DISTANCES, help="d of faae and aae: unsquared norm (eq. 4), mean square error")
     add("--joint", action="store_true", help="faae: both terms of G in one step")
     add("--lr-d", type=common.positive(float), default=1e-3, help="learning rate of D; --lr is G's and E's")
-    add("--beta1", type=float, default=0.9, help="of Adam")
-    add("--decay", type=float, default=0.0, help="see --decay-kind (section 4.1: 1e-4)")
+    add("--beta1", type=below_one, default=0.9, help="of Adam")
+    add("--decay", type=below_one, default=0.0, help="see --decay-kind (section 4.1: 1e-4)")
     add("--decay-kind", default="none", choices=["inverse", "weight", "none"],
         help="lr / (1 + decay t) after t steps, or decay times the weights added to their gradients")
     add("--lr-final", type=common.positive(float), default=1.0,
         help="the second half of training brings the learning rates down to this share, exponentially (BiGAN: 0.01)")
-    args = common.resolve(parser, "faae", PRESETS, {}, default_backbone, argv)
+
     given = common.explicit(parser, argv)
+    run = given.get("resume") and common.read_args(given["resume"], "faae")
+    objective = run["objective"] if run else given.get("objective", "faae")
     for flag, objectives in USED_BY.items():
-        if args.objective not in objectives:
-            if flag in given and not args.resume:
-                raise Error(f"--{flag.replace('_', '-')} is for {', '.join(objectives)}; {args.objective} has "
-                            f"nothing that it could set: leave it out")
+        if flag in given and objective not in objectives:
+            raise Error(f"--{flag.replace('_', '-')} is for {', '.join(objectives)}; {objective} has nothing that it "
+                        f"could set: leave it out")
+    args = common.resolve(parser, "faae", PRESETS, {}, default_backbone, argv)
+    for flag, objectives in USED_BY.items():
+        if objective not in objectives:
             delattr(args, flag)
     if args.nw not in (0, args.nz):
         raise Error(f"--nw {args.nw} differs from nz {args.nz}, but here z is the code itself: leave --nw out")
+    if "decay" in given and args.decay_kind == "none":
+        raise Error(f"--decay {args.decay} says how much, not how: add --decay-kind inverse or weight")
     args.nw = args.nz
     return args
 
@@ -617,13 +605,20 @@ def lr_share(args, seen):
 
 
 def hyper(args, seen):
-    """-> h of the steps: W_re, W_adv and d, as far as the objective has them."""
-    h = Namespace()
-    if hasattr(args, "reencode_weight"):
-        h.W_re = args.reencode_weight[0 if seen < 1000 * args.schedule_kimg / 3 else -1]
-    if hasattr(args, "adversarial_weight"):
-        h.W_adv, h.d = args.adversarial_weight, DISTANCES[args.reenc]
-    return h
+    """-> h of the steps, once `seen` images have been shown."""
+    early = seen < 1000 * args.schedule_kimg / 3
+    W_re = float(getattr(args, "reencode_weight", "1").split(",")[0 if early else -1])
+    d = DISTANCES[args.reenc] if hasattr(args, "reenc") else squared
+    return Namespace(W_re=W_re, W_adv=getattr(args, "adversarial_weight", 1.0), d=d)
+
+
+def unstated(args):
+    """The settings of a run that no paper gives."""
+    stated = STATED.get(f"{args.backbone} {args.objective}", "").split()
+    epochs = {"mlp": {"mnist": 400 * 60}, "dcgan": {"cifar10": 50 * 50, "celeba": 8441.6, "imagenet": 768_700}}
+    if "nz" in stated and epochs[args.backbone].get(args.data) == args.kimg:
+        stated.append("kimg")
+    return [s for s in SETTINGS if s not in stated and hasattr(args, s)]
 
 
 def main(argv=None):
@@ -631,14 +626,16 @@ def main(argv=None):
     common.check_resolution(args, RESOLUTIONS)
     device, rank, world = common.start(args)
 
+    if args.batch // world < 2:
+        raise Error(f"--batch {args.batch} leaves a process {args.batch // world} image(s), and batch norm needs 2; "
+                    f"pass --batch {2 * world} or more")
+
     with common.rank_zero_first():
-        sizes = RESOLUTIONS[args.backbone] if args.data == "imagenet" else RESOLUTIONS[args.backbone][:1]
-        images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad, sizes)
-    published = (args.backbone, args.objective) in PUBLISHED
-    unstated = ("kimg", "batch", "beta1") if published else SETTINGS
+        images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
+                                     RESOLUTIONS[args.backbone][:1])
     common.settle(args, images, held_out, label=LABELS[args.objective], named=dict(objective="faae"),
-                  unstated=[f for f in unstated if hasattr(args, f)],
-                  constants=f"beta2 {BETA_2}  leaky ReLU 0.2  ema half-life {EMA_HALF_LIFE:,} images")
+                  unstated=unstated(args), default_split="5-1" if args.data == "celeba" else "dw",
+                  constants=f"beta2 {BETA_2}  leaky ReLU {SLOPE}  ema half-life {EMA_HALF_LIFE:,} images")
     model = make_model(vars(args)).to(device)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
@@ -647,7 +644,7 @@ def main(argv=None):
 
     # What training changes, and so what a checkpoint holds
     state = dict(model=model, ema=ema, **{f"opt_{n}": o for n, o in vars(opt).items()}, rng=rng)
-    step = faae_joint if getattr(args, "joint", False) else STEPS[args.objective]
+    step = jlr if getattr(args, "joint", False) else STEPS[args.objective]
     run = common.Run(args, state, losses=LOSSES[args.objective], device=device)
     batches = data.batches(images, args.batch, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import DATA_ROOT, ROOT
@@ -223,7 +224,8 @@ def test_distribution_metrics(dummy, cache):
     view = evaluation.View(dummy("run", dim=0.5), options())
     net = evaluation.classifier_of(view, cache)
     indices = torch.arange(0, 2000, 2)
-    m = evaluation.distribution_metrics(view, indices, net, seed=0)
+    real = evaluation.reference(view, net, cache)
+    m = evaluation.distribution_metrics(view, indices, 0, net, real)
     x = view.images(indices)
     assert m["sharpness_reconstructions"] == pytest.approx(0.25, rel=1e-4)      # G(E(x)) = x / 2
     assert m["flips"] == pytest.approx(100 * (net(x).argmax(1) != net(x / 2).argmax(1)).double().mean().item())
@@ -231,6 +233,14 @@ def test_distribution_metrics(dummy, cache):
     assert m["frechet_real"] == pytest.approx(evaluation.frechet(moments(net.features(x)), reference), rel=1e-3)
     assert m["frechet_reconstructions"] == pytest.approx(
         evaluation.frechet(moments(net.features(x / 2)), reference), rel=1e-3)
+    for a, b, c in zip(real, reference, evaluation.reference(view, net, cache), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        assert torch.equal(a, c)                        # from the cache
+    y = view.model.generate(view.model.map(view.codes(1000, 0))).clamp(-1, 1)
+    assert m["frechet_samples"] == pytest.approx(evaluation.frechet(moments(net.features(y)), reference), rel=1e-3)
+    ratio = evaluation.sharpness(y).mean() / evaluation.sharpness(x).mean()
+    assert m["sharpness_samples"] == pytest.approx(ratio.item(), rel=1e-4)
+    assert set(evaluation.distribution_metrics(view, indices, 0)) == {"sharpness_reconstructions", "sharpness_samples"}
     assert m["frechet_real"] < 0.1 * m["frechet_reconstructions"] < 0.1 * m["frechet_samples"]
 
 
@@ -250,9 +260,10 @@ def test_the_classifier_is_trained_once(dummy, cache, capsys):
     (cache / "broken" / path.name).write_bytes(b"no")
     with pytest.raises(common.Error, match="cannot be read .*delete it"):
         evaluation.classifier_of(view, cache / "broken")
-    view.train.labels = None
-    with pytest.raises(common.Error, match="has no class labels"):
-        evaluation.classifier_of(view, cache)
+    for labels in (None, view.train.labels - 1):        # -1: an image without a class
+        view.train.labels = labels
+        with pytest.raises(common.Error, match="has no class labels"):
+            evaluation.classifier_of(view, cache)
 
 
 def test_held_out_measures_agree_with_metrics(dummy):
@@ -300,7 +311,58 @@ def test_lines():
     assert a[1, -1].tolist() == [0, 0, 8]
 
 
-def test_traversal_joins_samples_of_one_digit(dummy, capsys):
+def test_figures_keep_the_test_parts_order(dummy, tmp_path):
+    """A folder's test part interleaves its classes, so the first rows show all of them."""
+    for name, n in (("a", 200), ("b", 40), ("c", 40), ("d", 40)):
+        fill(tmp_path / "set" / name, n, size=(28, 28))
+    run = dummy("run")
+    args = json.loads((run / "args.json").read_text())
+    (run / "args.json").write_text(json.dumps({**args, "data": str(tmp_path / "set"), "train_images": 288}))
+    checkpoint = torch.load(run / "checkpoint.pt")
+    torch.save({**checkpoint, "args": {}}, run / "checkpoint.pt")
+    view = evaluation.View(run, options())
+    assert torch.equal(evaluation.shared_test_images([view])[0], torch.arange(32))
+    corners = evaluation.one_of_four_classes(view, torch.arange(32))
+    assert view.test.labels[corners].tolist() == [0, 1, 2, 3]
+    x = evaluation.real_images([view], options(), slice(5))
+    assert torch.equal(x, view.images(range(5)))
+    assert evaluation.one_of_four_classes(view, torch.arange(3)) == [0, 1, 2]
+
+
+def test_figures_of_given_images(dummy, tmp_path, script):
+    run = dummy("run")
+    paths = [fill(tmp_path / "set", 20) / f"{i:03d}.png" for i in range(17)]
+    script("eval.py", "figure", "reconstructions", run, "--images", *paths, "--out", "a.png")
+    assert Image.open(tmp_path / "a.png").size == (2 + 30 * 16, 2 + 30 * 4)         # the 17th in a row of its own
+    script("eval.py", "figure", "morph", run, "--images", *paths[:4], "-n", 3, "--out", "b.png")
+    panel = torch.from_numpy(np.array(Image.open(tmp_path / "b.png")))[:, :, 0].double()
+    cells = [panel[2 + 30 * r:30 + 30 * r, 2 + 30 * c:30 + 30 * c] for r in (0, 2) for c in (0, 2)]
+    for path, cell in zip(paths, cells, strict=False):                              # G(E(x)) = 0.9 x
+        x = common.to_float(data.read_image(path, (1, 28, 28)))[0]
+        assert (cell - (0.9 * x + 1) * 127.5).abs().max() <= 1
+    err = script("eval.py", "figure", "samples", run, "--images", paths[0], code=2).stderr
+    assert "figure samples shows no real images; leave --images out" in err
+
+
+def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
+    view = evaluation.View(dummy("run", dim=2.0), options())
+    z = view.codes(200, 0)
+    view.train.labels = torch.arange(len(view.train)) % 3               # classes 0, 1, 2
+    few = torch.arange(0, 10_000, 2)
+
+    def features(x):        # real images by their label; sample i as of class (i // 2) % 3
+        place = few % 3 if len(x) == len(few) else torch.arange(len(x)) // 2 % 3
+        return None, torch.nn.functional.one_hot(place, 3).float()
+    monkeypatch.setattr(view.model, "features", features)
+    drawn = []
+    monkeypatch.setattr(evaluation, "rows", lambda *rows: drawn.extend(rows) or np.zeros((4, 4, 3), np.uint8))
+    evaluation.figure_traversal([view], options(n=3))
+    for c, row in enumerate(drawn[::2]):
+        ends = view.model.generate(view.model.map(z[[2 * c, 2 * c + 1]]))
+        torch.testing.assert_close(row[[0, -1]], ends)
+
+
+def test_traversal_draws_both_lines(dummy, capsys):
     view = evaluation.View(dummy("run", dim=2.0), options())    # map(z) = z / 2 and G(w) = 2 w: Z's lines are W's
     picture = torch.tensor(evaluation.figure_traversal([view], options(n=1)))[:, :, 0]
     z_row, w_row = picture[2:30], picture[32:60]

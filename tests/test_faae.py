@@ -1,12 +1,14 @@
 import copy
 import csv
 import math
+import sys
 from argparse import Namespace
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
@@ -61,7 +63,10 @@ def kl(z):
 
 
 def phases(objective, x, z):
-    """[(networks, weight of each loss, {name: loss(B, C, d)})] with z an iterator of draws, in the code's order."""
+    """-> [(networks moved, loss(B, C, d), its weight)], and which of the returned losses each phase's is.
+
+    z: an iterator of draws, taken in the code's order.  Where a phase has several terms, None in place of its loss.
+    """
     def G(B, z): return z @ B.T
     def E(C, x): return x @ C.T
     def D(d, *parts): return np.concatenate(parts, 1) @ d.T
@@ -83,7 +88,7 @@ def phases(objective, x, z):
         return [("GE", regress(next(z), d_), 100), ("D", gan(next(z)), 1), ("G", fool(next(z)), 0.1)], (0, 1, 2)
     if objective == "faae joint":
         z1, z2 = next(z), next(z)
-        return [("D", gan(z1), 1), ("GE", lambda *p: 100 * regress(z2, length)(*p) + 0.1 * fool(z2)(*p), 1)], None
+        return [("D", gan(z1), 1), ("GE", lambda *p: 100 * regress(z2, length)(*p) + 0.1 * fool(z2)(*p), 1)], (1, None)
     if objective == "aae":
         z1 = next(z)
         return [("GE", lambda B, C, d: length(x - G(B, on_sphere(E(C, x)))), 100),
@@ -108,15 +113,14 @@ def phases(objective, x, z):
 
         def spread(z):
             return lambda B, C, d: kl(code(C, G(B, z))) + 1000 * (2 - (z * code(C, G(B, z))).mean())
-        B0 = None       # G is as it was in E's phase, where its images are fixed
-        return [("E", lambda B, C, d: kl(code(C, x)) - kl(code(C, G(B, z1))) + 10 * np.abs(
-            x - G(B, code(C, x))).mean(), 1), ("G", spread(z2), 1), ("G", spread(z3), 1)], B0
+        return [("E", lambda B, C, d: kl(code(C, x)) - 0.5 * kl(code(C, G(B, z1))) + 10 * np.abs(
+            x - G(B, code(C, x))).mean(), 1), ("G", spread(z2), 1), ("G", spread(z3), 1)], (None, None, None)
     if objective == "lr":
         z1, z2, z3 = (next(z) for _ in range(3))
-        return [("D", gan(z1), 1), ("G", fool(z2), 1), ("E", regress(z3, square), 1)], (2, 0, 1)
+        return [("D", gan(z1), 1), ("G", fool(z2), 1), ("E", regress(z3, square), 1)], (1, 2, 0)
     if objective == "jlr":
         z1, z2 = next(z), next(z)
-        return [("D", gan(z1), 1), ("GE", lambda *p: fool(z2)(*p) + 0.25 * regress(z2, square)(*p), 1)], None
+        return [("D", gan(z1), 1), ("GE", lambda *p: fool(z2)(*p) + 0.25 * regress(z2, square)(*p), 1)], (1, None)
     if objective == "ae-l1":
         return [("GE", lambda B, C, d: np.abs(x - G(B, E(C, x))).sum(1).mean(), 1)], (0,)
     if objective == "ae-l2":
@@ -145,7 +149,7 @@ def test_an_iteration_by_hand(case):
     nets = dict(zip("GED", (model.G, model.E, model.D), strict=True))
     matrices = [next(net.parameters()).detach().numpy().copy() if net else np.zeros((1, 1)) for net in nets.values()]
     z = iter(draws.numpy())
-    plan, order = phases(objective if objective == case else case, x.numpy(), z)
+    plan, places = phases(case, x.numpy(), z)
     unused = len(list(z))
     values = []
     for names, loss, weight in plan:
@@ -155,30 +159,39 @@ def test_an_iteration_by_hand(case):
             matrices[i] = matrices[i] - rate * weight * g
 
     opt = Namespace(**{n: torch.optim.SGD(net.parameters(), rate) for n, net in nets.items() if net})
-    args = faae.parse_args(["--objective", objective, "--backbone", "dcgan"])
+    flags = ["--reenc", "mse" if "mse" in case else "l2"] if objective in ("faae", "aae") else []
+    args = faae.parse_args(["--objective", objective, "--backbone", "dcgan", *flags])
     args.schedule_kimg = 1
     h = faae.hyper(args, 0)
-    h.d = faae.DISTANCES["mse" if "mse" in case else "l2"]
-    step = faae.faae_joint if "joint" in case else faae.STEPS[objective]
+    step = faae.jlr if "joint" in case else faae.STEPS[objective]
     taken = iter(draws)
     losses = step(model, opt, x, lambda: next(taken), nullcontext, h)
     assert len(list(taken)) == unused           # as many draws, fresh ones
     assert len(losses) == len(faae.LOSSES[objective])
-    if order is not None:
-        assert [losses[i].item() for i in order_of(order)] == pytest.approx(values, rel=1e-5)
+    for i, value in zip(places, values, strict=True):
+        assert i is None or losses[i].item() == pytest.approx(value, rel=1e-5)
     for net, value in zip(nets.values(), matrices, strict=True):
         if net:
-            before = value * 0 + next(net.parameters()).detach().numpy()
-            np.testing.assert_allclose(before, value, rtol=0, atol=3e-6 * max(1, abs(value).max()))
+            after = next(net.parameters()).detach().numpy()
+            np.testing.assert_allclose(after, value, rtol=0, atol=3e-6 * max(1, abs(value).max()))
 
 
-def order_of(order):
-    """losses[order[i]] is phase i's."""
-    return order if order != (2, 0, 1) else (1, 2, 0)
+def test_the_losses_of_jlr():
+    model = tiny_model("jlr")
+    torch.manual_seed(3)
+    x, z = torch.randn(N, NX, dtype=torch.float64), torch.randn(2, N, NZ, dtype=torch.float64)
+    opt = Namespace(**{n: torch.optim.SGD(net.parameters(), 0.0) for n, net in model.named_children()})
+    draws = iter(z)
+    L_re, L_D, L_G = faae.jlr(model, opt, x, lambda: next(draws), nullcontext,
+                              Namespace(W_re=0.25, W_adv=1.0, d=faae.squared))
+    fake, second = model.G(z[0]).detach(), model.G(z[1]).detach()
+    expected = [((z[1] - model.E(second))**2).sum(1).mean().item(),
+                plus(-model.D(x).detach().numpy()) + plus(model.D(fake).detach().numpy()),
+                plus(-model.D(second).detach().numpy())]
+    assert [v.item() for v in (L_re, L_D, L_G)] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_losses_of_age_and_of_the_joint_steps():
-    """Where a phase has several terms, each is returned on its own."""
+def test_the_losses_of_age():
     model = tiny_model("age")
     torch.manual_seed(3)
     x, z = torch.randn(N, NX, dtype=torch.float64), nn.functional.normalize(torch.randn(3, N, NZ).double(), dim=2)
@@ -239,10 +252,6 @@ def test_each_phase_moves_what_it_names(objective, backbone, monkeypatch):
     losses = faae.STEPS[objective](model, opt, x, lambda: model.prior(16, rng), nullcontext, faae.hyper(args, 0))
     assert moved == MOVES[objective]
     assert all(v.isfinite() for v in losses)
-    if objective == "faae":
-        moved.clear()
-        faae.faae_joint(model, opt, x, lambda: model.prior(16, rng), nullcontext, faae.hyper(args, 0))
-        assert moved == ["D", "GE"]
 
 
 # --------------------------------------------------------------------------------------------- priors, networks
@@ -287,10 +296,10 @@ def test_bigans_mlps():
     assert torch.equal(short, model.encode(x))
 
 
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("size", [32, 64, 128])
 def test_section_3_2(size):
     G, E, D = faae.build_networks("dcgan", (3, size, size), 256, 1, "faae")
-    widths = [256, 128, 64, 32][:int(math.log2(size)) - 2]
+    widths = [256, 128, 64, 32, 16][:int(math.log2(size)) - 2]
     assert [c.weight.shape[:2] for c in G.convs] == list(zip(widths, [256, *widths]))
     assert [c.weight.shape[:2] for c in E.net.trunk.convs] == list(zip(widths[::-1], [3, *widths[::-1]]))
     assert all(m.kernel_size == (3, 3) for net in (G, E, D) for m in net.modules() if isinstance(m, nn.Conv2d))
@@ -330,7 +339,7 @@ def test_the_models_interface():
         assert torch.allclose(model.generate(3 * w), y, atol=1e-6) == (objective in ("faae", "aae", "age"))
     model = small("ali")[1].eval()
     x = torch.rand(4, 1, 28, 28)
-    mean, log_var = model.E.moments(x)
+    mean, log_var = model.E(x)
     assert torch.equal(model.encode(x * 2 - 1), mean)
     assert mean.shape == log_var.shape
 
@@ -341,17 +350,39 @@ def test_the_papers_settings():
     a = faae.parse_args(["--data", "cifar10"])
     assert (a.objective, a.backbone, a.nz, a.lr, a.lr_d, a.decay, a.decay_kind, a.reencode_weight,
             a.adversarial_weight, a.reenc, a.kimg) == (
-        "faae", "dcgan", 256, 3e-4, 1e-3, 1e-4, "inverse", [100.0], 0.1, "l2", 50 * 50)
+        "faae", "dcgan", 256, 3e-4, 1e-3, 1e-4, "inverse", "100", 0.1, "l2", 50 * 50)
     b = faae.parse_args(["--data", "cifar10", "--objective", "aae"])
     assert {k: v for k, v in vars(b).items() if v != vars(a).get(k)} == {"objective": "aae"}   # the same parameters
     for objective in ("bigan", "lr", "jlr", "ae-l1", "ae-l2"):
         m = faae.parse_args(["--data", "mnist", "--objective", objective])
         assert (m.backbone, m.nz, m.batch, m.lr, m.beta1, m.decay, m.decay_kind, m.lr_final, m.kimg) == (
             "mlp", 50, 128, 2e-4, 0.5, 2.5e-5, "weight", 0.01, 400 * 60)
-    assert faae.parse_args(["--objective", "jlr"]).reencode_weight == [0.25]
-    assert faae.parse_args(["--objective", "age"]).reencode_weight == [1000.0]
+    assert faae.parse_args(["--objective", "jlr"]).reencode_weight == "0.25"
+    assert faae.parse_args(["--objective", "age"]).reencode_weight == "1000"
     for name, preset in faae.PRESETS.items():
         assert set(preset) <= set(vars(common.resolve(parser(), "faae", {"mlp": {}}, {}, lambda d: "mlp", []))), name
+
+
+def test_a_preset_is_chosen_by_what_it_names_alone():
+    """Not by a folder, a run or a data set that happens to have its name."""
+    for flags in (["--out", "age"], ["--data", "jlr", "--backbone", "mlp"], ["--data-root", "jlr"]):
+        assert faae.parse_args(flags).reencode_weight == "10", flags
+    assert faae.parse_args(["--data", "mnist", "--objective", "lr", "--out", "mnist-mini"]).kimg == 24_000
+    assert faae.parse_args(["--data", "few", "--out", "celeba"]).split == "auto"
+    assert faae.parse_args(["--data", "celeba"]).split == "5-1"
+    assert faae.parse_args(["--data", "imagenet"]).resolution == "64"
+
+
+def test_what_is_printed_as_ours():
+    def ours(*flags):
+        return set(faae.unstated(faae.parse_args(flags)))
+    everything = set(faae.SETTINGS)
+    assert ours() == everything                                                     # F-AAE on mlp
+    assert ours("--data", "cifar10") == {"batch", "beta1", "decay_kind", "lr_final", "reenc"}
+    assert "kimg" in ours("--data", "cifar10", "--kimg", "250")
+    assert ours("--data", "mnist", "--objective", "bigan") == set()
+    assert ours("--data", "mnist", "--objective", "jlr", "--kimg", "4000") == {"kimg"}
+    assert "reencode_weight" not in ours("--objective", "age")
 
 
 def parser():
@@ -412,12 +443,12 @@ def test_script_and_resume_to_the_bit(script, tmp_path, objective):
     assert (tmp_path / "whole" / "curves.png").exists()
 
     # stopped after 1 kimg, with schedules laid out for 2
-    text = ("import sys; sys.path.insert(0, {root!r}); import common, faae\n"
+    text = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import common, faae\n"
             "Run = common.Run\n"
             "class Early(Run):\n"
             "    done = property(lambda self: self.seen >= 1000)\n"
             "common.Run = Early\n"
-            "common.command(faae.main)\n").format(root=str(__import__("conftest").ROOT))
+            "common.command(faae.main)\n")
     (tmp_path / "early.py").write_text(text)
     script(tmp_path / "early.py", *flags, "--kimg", 2, "--out", "parts")
     script("faae.py", "--resume", "parts", "--kimg", 2)
@@ -432,6 +463,69 @@ def test_more_kimg_extend_the_last_learning_rate(script, tmp_path):
     rates = {float(r["kimg"]): float(r["lr"]) for r in log_of(tmp_path / "run")}
     assert rates[0] == 2e-4
     assert [v for k, v in rates.items() if k >= 1] == pytest.approx([2e-6] * 3)
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]
+    assert [g["lr"] for n in "GE" for g in state[f"opt_{n}"]["param_groups"]] == pytest.approx([2e-6] * 4)
+
+
+@pytest.mark.parametrize("flags", [[], ["--joint"], ["--reenc", "l2", "--reencode-weight", "3,7"],
+                                   ["--objective", "aae", "--adversarial-weight", "5"], ["--objective", "bigan"]])
+def test_what_the_loop_gives_its_step(flags, tmp_path, monkeypatch):
+    """Which step, and with what: images in [0, 1], fresh codes, weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(common.signal, "signal", lambda *_: None)
+    args, calls = faae.parse_args(flags), []
+
+    def spied(name):
+        def step(net, opt, x, draw_z, amp, h):
+            calls.append((name, x, draw_z(), draw_z(), h))
+            return [torch.zeros(())] * len(faae.LOSSES[args.objective])
+        return step
+    monkeypatch.setattr(faae, "STEPS", {name: spied(name) for name in faae.STEPS})
+    monkeypatch.setattr(faae, "jlr", spied("joint"))
+    faae.main([*flags, "--kimg", "0.096", "--batch", "32", "--width", "64", "--out", "run"])
+    images = data.load("mnist-mini")[0]
+    assert [c[0] for c in calls] == ["joint" if "--joint" in flags else args.objective] * 3
+    for k, (_, x, z1, z2, h) in enumerate(calls):
+        assert torch.equal(x, images.take(data.order(10_000, 0, 32 * k, 32)).float() / 255)
+        assert z1.shape == (32, 50)
+        assert not torch.equal(z1, z2)
+        weights = {"--reencode-weight": (3, 7)}.get(flags[2] if len(flags) > 2 else "", None)
+        assert h.W_re == (weights[k > 0] if weights else {"faae": 10, "aae": 100, "bigan": 1}[args.objective])
+        assert h.W_adv == {"faae": 0.1, "aae": 5, "bigan": 1}[args.objective]
+        assert h.d is (faae.l2 if "l2" in flags else faae.squared if args.objective == "bigan" else faae.mse)
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "dcgan"])
+@pytest.mark.parametrize("objective", faae.STEPS)
+def test_a_bf16_step_agrees_with_fp32(objective, backbone):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        args, model, opt = small(objective, backbone)
+        torch.manual_seed(1)
+        rng, x = torch.Generator().manual_seed(0), torch.rand(16, *args.image_shape)
+        step = faae.STEPS[objective]
+        losses.append(step(model, opt, x, lambda m=model, r=rng: m.prior(16, r),
+                           common.autocast(precision, torch.device("cpu")), faae.hyper(args, 0)))
+    for a, b in zip(*losses, strict=True):
+        assert (a.dtype, b.dtype) == (torch.float32, torch.float32)
+        torch.testing.assert_close(a, b, rtol=0.06, atol=0.01)
+
+
+@pytest.mark.parametrize("objective", ["faae", "ali"])
+def test_compiled_networks_agree_with_plain_ones(objective):
+    results, calls = [], []
+    for compiled in (False, True):
+        args, model, opt = small(objective)
+        for net in model.children() if compiled else ():
+            net.compile(backend=lambda graph, inputs: calls.append(1) or graph.forward)
+        rng = torch.Generator().manual_seed(0)
+        torch.manual_seed(1)
+        for _ in range(2):
+            losses = faae.STEPS[objective](model, opt, torch.rand(16, 1, 28, 28), lambda m=model, r=rng: m.prior(16, r),
+                                           nullcontext, faae.hyper(args, 0))
+        results.append(torch.stack(losses))
+        assert (len(calls) >= 3) == compiled                        # G, E and D
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("objective", faae.STEPS)
@@ -457,7 +551,11 @@ BAD = {
     "nw": (("--nz", "20", "--nw", "30"), "z is the code itself"),
     "three weights": (("--reencode-weight", "1,2,3"), "--reencode-weight: invalid weight"),
     "objective": (("--objective", "gan"), "invalid choice: 'gan'"),
-    "size": (("--backbone", "dcgan", "--resolution", "128"), "32 or 64 px, not 128"),
+    "size": (("--backbone", "dcgan", "--resolution", "256"), "32 or 64 or 128 px, not 256"),
+    "beta1": (("--beta1", "1"), "--beta1: invalid number in [0, 1) value: '1'"),
+    "decay": (("--decay", "-1"), "--decay: invalid number in [0, 1)"),
+    "no kind": (("--objective", "ali", "--backbone", "dcgan", "--decay", "0.1"), "add --decay-kind inverse or weight"),
+    "batch": (("--batch", "1"), "batch norm needs 2; pass --batch 2 or more"),
 }
 
 
@@ -470,6 +568,17 @@ def test_refused_flags_say_why(script, name):
     assert message in done.stderr
 
 
+def test_resume_knows_the_runs_own_flags(script):
+    script("faae.py", *SMALL, "--objective", "bigan", "--kimg", "0.1", "--out", "run")
+    for weight in ("3", "100"):
+        err = script("faae.py", "--resume", "run", "--reencode-weight", weight, code=2).stderr
+        assert "bigan has nothing that it could set" in err
+    script("faae.py", *SMALL, "--reencode-weight", "3,7", "--kimg", "0.1", "--out", "two")
+    script("faae.py", "--resume", "two", "--reencode-weight", "3,7", "--kimg", "0.2")
+    err = script("faae.py", "--resume", "two", "--reencode-weight", "4", code=2).stderr
+    assert "was trained with --reencode-weight 3,7, not 4" in err
+
+
 def test_no_prior_no_generation(script):
     script("faae.py", *SMALL, "--objective", "ae-l2", "--kimg", "0.1", "--out", "run")
     err = script("eval.py", "figure", "samples", "run", code=2).stderr
@@ -478,13 +587,34 @@ def test_no_prior_no_generation(script):
     assert "has no 'prior'" in err
 
 
-def test_two_processes(script, tmp_path):
-    import sys
+def test_two_processes_share_each_draw(script, tmp_path):
+    (tmp_path / "spy.py").write_text(f"""if True:
+        import os, sys, torch
+        sys.path.insert(0, {str(ROOT)!r})
+        import common, faae
+        plain, seen = faae.faae, []
+        def spy(net, opt, x, draw_z, amp, h):
+            def draw():
+                seen.append(draw_z())
+                return seen[-1]
+            return plain(net, opt, x, draw, amp, h)
+        faae.STEPS["faae"] = spy
+        def main():
+            faae.main()
+            torch.save(seen, "draws" + os.environ.get("RANK", ""))
+        common.command(main)
+        """)
     two = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-    script("faae.py", *SMALL, "--kimg", "0.128", "--out", "two", launcher=two)
-    state = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)
-    assert state["seen"] == 128
-    assert all(v.isfinite().all() for v in state["state"]["model"].values())
+    flags = (*SMALL, "--kimg", "0.064")
+    script(tmp_path / "spy.py", *flags, "--out", "one")
+    script(tmp_path / "spy.py", *flags, "--out", "two", launcher=two)
+    one, a, b = (torch.load(tmp_path / f"draws{rank}") for rank in ("", 0, 1))
+    assert len(one) == 2 * 3
+    for whole, even, odd in zip(one, a, b, strict=True):
+        assert torch.equal(whole[0::2], even)
+        assert torch.equal(whole[1::2], odd)
+    state = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)["state"]
+    assert all(v.isfinite().all() for v in state["model"].values())
 
 
 @torch.no_grad()
