@@ -386,7 +386,7 @@ def _survey(store, skip_bad):
 def read_image(path, shape):
     """The image file at path as a uint8 tensor of shape (C, H, W).  Raises DataError where there is none."""
     try:
-        return torch.from_numpy(to_array(Image.open(path), shape[0], shape[:0:-1]))
+        return torch.tensor(to_array(Image.open(path), shape[0], shape[:0:-1]))
     except BROKEN as e:
         raise DataError(f"{path} cannot be read as an image ({e}); name another file") from None
 

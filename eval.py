@@ -397,15 +397,15 @@ PAPER = {
 def table_alae_2(runs, args):
     """ALAE's table 2: every run is one trial of its label and split; trials are averaged."""
     trials = {}
-    own = {"seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root", "versions"}
+    own = {"schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root", "versions"}
     for run in runs:
         view = View(run, args, "raw")
         if view.test.source != "mnist" or view.test.split is None:
             raise Error(f"{run} was trained on {view.test.name}; table alae-2 is about --data mnist (--split dw or sw)")
         done = trials.setdefault((view.args["label"], view.test.split), [])
         if done:
-            first = {"schedule_kimg": done[0][0].args["kimg"], **done[0][0].args}
-            for key, value in {"schedule_kimg": view.args["kimg"], **view.args}.items():
+            first = done[0][0].args
+            for key, value in view.args.items():
                 if key not in own and value != first.get(key):
                     raise Error(f"{run} and {done[0][0].run} differ in {key} ({value}, {first.get(key)}), so they are "
                                 f"not trials of one setting; make a table of each")

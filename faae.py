@@ -27,9 +27,12 @@ Each has a function of its name below, next to its equation.
 
 Differences from the papers, and what restores them:
     eq. 4                 prints E_theta(G_phi(z)); the indices are swapped.
-    norm of eq. 4         printed as an unsquared norm, and called a mean square error in section 5.  @@REENC@@
+    norm of eq. 4         printed as an unsquared norm, and called a mean square error in section 5.  Ours is the
+                          latter: beside 100 times the norm the adversarial term counts for nothing, D always wins and
+                          all samples look alike.                                                         --reenc l2
     steps of G            phases 1 and 3 share one Adam state, else the weights of eq. 4 would cancel in it; --joint
-                          takes both terms in one step.
+                          takes both terms in one step.  E's last layer starts small, at Glorot's over sqrt(nz), or its
+                          first errors would fill that state for 100,000 images.
     log(1 - D)            who confuses D (G; AAE's E; BiGAN's and ALI's G and E) minimises -log D of the swapped label
                           instead, as is usual; "maximally confuse" leaves it open.
     decay 1e-4            read as Keras has it, lr / (1 + 1e-4 t) after t steps.             --decay-kind weight | none
@@ -47,7 +50,8 @@ Differences from the papers, and what restores them:
                           of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.  W_fake is
                           0.5, in the code 1: with 1, codes of real images bunch together on MNIST, and G(E(x)) is lost.
                           On mlp E has no batch norm, for the reason that D has none.
-    weight averages       the papers are silent; pictures use averaged weights with a half-life of 10,000 images.
+    weight averages       the papers are silent; pictures use averaged weights with a half-life of 10,000 images, or of
+                          a twentieth of those shown, if less.
 Settings are published for faae and aae on dcgan, and for bigan, lr, jlr, ae-l1, ae-l2 on mlp (BiGAN's, for MNIST); a
 run prints which of its own are ours.
 """
@@ -223,6 +227,8 @@ def build_networks(backbone, image_shape, nz, width, objective):
         trunk = nn.Flatten()
     elif backbone == "dcgan":
         G, E = ConvGenerator(nz, image_shape, width), ConvNet(image_shape, n_code, width, norm=judges != "x, z")
+        with torch.no_grad():           # codes begin about as long as z
+            E.head.weight /= nz**0.5
         trunk = ConvTrunk(image_shape, width, norm=False)
         if judges == "x":
             D = ConvNet(image_shape, 1, width, norm=False)
@@ -502,8 +508,7 @@ PRESETS = {  # later rows refine earlier ones
                               lr_final=0.01, kimg=24_000, snapshot_kimg=500),
     "mlp on mnist-mini": dict(kimg=400, snapshot_kimg=20),
     # Ours
-    "mlp faae":          dict(reencode_weight="10", reenc="mse"),
-    "mlp aae":           dict(reenc="mse"),
+    "mlp faae":          dict(reencode_weight="10"),
     **{f"dcgan {name}":  dict(lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")
        for name in ("bigan", "ali", "age", "lr", "jlr")},
     # Published weights
@@ -524,19 +529,19 @@ RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128]}
 def weights(text):
     """An argparse type: "100", or "30,100", the first of which holds for the first third of training."""
     values = [common.positive(float)(v) for v in text.split(",")]
-    if len(values) > 2:
-        raise ValueError
-    return ",".join(f"{v:g}" for v in values)
+    if len(values) <= 2:
+        return ",".join(f"{v:g}" for v in values)
+    raise ValueError
 
 
 def below_one(text):
     """An argparse type: a number in [0, 1)."""
-    if not 0 <= float(text) < 1:
-        raise ValueError
-    return float(text)
+    if 0 <= float(text) < 1:
+        return float(text)
+    raise ValueError
 
 
-weights.__name__, below_one.__name__ = "weight, or two with a comma between", "number in [0, 1)"
+weights.__name__, below_one.__name__ = "weight, or two with a comma between", "number in [0, 1)"    # for argparse
 
 
 def parse_args(argv=None):
@@ -545,12 +550,11 @@ def parse_args(argv=None):
     parser.set_defaults(nw=0)
     add = parser.add_argument
     add("--objective", default="faae", choices=STEPS, help="what is trained: see the table above")
-    add("--reencode-weight", type=weights, default="100", metavar="W[,W]",
-        help="W_re, weight of reciprocity (faae and aae 100, section 4.1; jlr 0.25; age 1000); of two, the first is "
-        "for the first third of training (ImageNet)")
+    add("--reencode-weight", type=weights, default="100", metavar="W[,W]", help="W_re, weight of reciprocity (faae, "
+        "aae 100; jlr 0.25; age 1000); of two, the first is for the first third of training (ImageNet: 30,100)")
     add("--adversarial-weight", type=common.positive(float), default=0.1, metavar="W",
-        help="W_adv, weight of G's (aae: E's) adversarial term (section 4.1: 0.1)")
-    add("--reenc", default="l2", choices=DISTANCES, help="d of faae and aae: unsquared norm (eq. 4), mean square error")
+        help="W_adv, weight of G's (aae: E's) adversarial term")
+    add("--reenc", default="mse", choices=DISTANCES, help="d of faae and aae: norm (eq. 4) or mean square error")
     add("--joint", action="store_true", help="faae: both terms of G in one step")
     add("--lr-d", type=common.positive(float), default=1e-3, help="learning rate of D; --lr is G's and E's")
     add("--beta1", type=below_one, default=0.9, help="of Adam")
@@ -573,9 +577,9 @@ def parse_args(argv=None):
             delattr(args, flag)
     if args.nw not in (0, args.nz):
         raise Error(f"--nw {args.nw} differs from nz {args.nz}, but here z is the code itself: leave --nw out")
+    args.nw = args.nz
     if "decay" in given and args.decay_kind == "none":
         raise Error(f"--decay {args.decay} says how much, not how: add --decay-kind inverse or weight")
-    args.nw = args.nz
     return args
 
 
@@ -606,10 +610,9 @@ def lr_share(args, seen):
 
 def hyper(args, seen):
     """-> h of the steps, once `seen` images have been shown."""
-    early = seen < 1000 * args.schedule_kimg / 3
-    W_re = float(getattr(args, "reencode_weight", "1").split(",")[0 if early else -1])
+    W_re = getattr(args, "reencode_weight", "1").split(",")[0 if seen < 1000 * args.schedule_kimg / 3 else -1]
     d = DISTANCES[args.reenc] if hasattr(args, "reenc") else squared
-    return Namespace(W_re=W_re, W_adv=getattr(args, "adversarial_weight", 1.0), d=d)
+    return Namespace(W_re=float(W_re), W_adv=getattr(args, "adversarial_weight", 1.0), d=d)
 
 
 def unstated(args):
@@ -673,8 +676,8 @@ def main(argv=None):
         x = next(batches).float() / 255
         losses = step(model, opt, x, draw_z, amp, hyper(args, run.seen))
         common.average_buffers(model)
-        if run.seen % ema_every < args.batch:
-            ema_update(ema, model, beta=0.5 ** (ema_every / EMA_HALF_LIFE))
+        if run.seen % ema_every < args.batch:       # short at first, or batch norm's first statistics would linger
+            ema_update(ema, model, beta=0.5 ** (ema_every / min(EMA_HALF_LIFE, max(run.seen / 20, 1))))
         run.step(losses)
     run.finish()
 

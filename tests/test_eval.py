@@ -287,7 +287,7 @@ def test_commands_on_an_unknown_method(dummy, script, tmp_path, cache):
         assert Image.open(tmp_path / f"{name}.png").size == tuple(2 + 30 * n for n in size)
     out = script("eval.py", "figure", "faae-5", a, b, "-n", 20).stdout         # two runs under the real row
     assert out.index("Dummy, none, a") < out.index("Dummy, none, b")
-    assert Image.open(tmp_path / "reconstructions.png").size == (2 + 30 * 16, 2 + 30 * 3)
+    assert Image.open(tmp_path / "reconstructions.png").size == (2 + 30 * 16, 2 + 30 * 6)      # 16 and 4, filled up
     out = script("eval.py", "compare", a, b).stdout
     assert "2,000 test images that all runs have in common" in out
     assert Image.open(tmp_path / "compare.png").size == (2 + 30 * 16, 2 + 30 * 3)
@@ -423,8 +423,10 @@ def test_what_a_run_cannot_do_is_refused(dummy, script, tmp_path, cache):
     assert "|E(G(w)) - w|" not in out
     assert "samples" not in out
     assert "holds no run" in script("eval.py", "metrics", "nowhere", code=2).stderr
-    for name, message in (("reconstructions", "no.png cannot be read as an image"), ("morph", "takes 4 images, one a")):
-        assert message in script("eval.py", "figure", name, run, "--images", "no.png", code=2).stderr
+    digit = fill(tmp_path / "digit", 1) / "000.png"
+    for name, path, message in (("reconstructions", "no.png", "no.png cannot be read as an image"),
+                                ("morph", digit, "takes 4 images, one a corner, and --images names 1")):
+        assert message in script("eval.py", "figure", name, run, "--images", path, code=2).stderr
     assert "say where its own images are" in script("eval.py", "metrics", run, "--data", fill(tmp_path / "set"),
                                                     code=2).stderr
     source.unlink()
