@@ -144,7 +144,7 @@ def test_pixels_round_trip():
 
 
 def resolve(*flags):
-    return common.resolve(PARSER(), "alae", {"mlp": {"lr": 0.1, "kimg": 10.0}, "mlp digits": {"kimg": 5.0}},
+    return common.resolve(PARSER(), "alae", {"mlp": {"lr": 0.1, "kimg": 10.0}, "mlp on digits": {"kimg": 5.0}},
                           {"paper": {}, "official": {"kimg": 7.0, "gamma": 10.0}}, lambda name: "mlp", list(flags))
 
 
