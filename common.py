@@ -218,9 +218,15 @@ def r1(scores, x):
 
 # --------------------------------------------------------------------------------------------------- 4 Weights
 
-def adam(module, lr, betas):
-    """One Adam a network: moments are kept per parameter, so steps that share a network share its moments."""
-    return torch.optim.Adam(module.parameters(), lr=lr, betas=betas, eps=1e-8, fused=True)
+def adam(module, lr, betas, decay=0.0):
+    """One Adam a network: moments are kept per parameter, so steps that share a network share its moments.
+
+    decay times a matrix or kernel is added to its gradient.
+    """
+    groups = [dict(params=[p for p in module.parameters() if p.ndim > 1 or not decay], weight_decay=decay)]
+    if decay:
+        groups += [dict(params=[p for p in module.parameters() if p.ndim == 1])]
+    return torch.optim.Adam(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
 
 
 def update(loss, *optimizers):

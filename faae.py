@@ -66,7 +66,7 @@ from torch import nn
 
 import common
 import data
-from common import Error, ema_update, softplus, update
+from common import Error, adam, ema_update, softplus, update
 
 BETA_2 = 0.999              # of Adam
 SLOPE = 0.2                 # of leaky ReLU
@@ -130,7 +130,7 @@ class ConvGenerator(nn.Module):
         x = nnf.leaky_relu(self.norm(x), SLOPE)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = nnf.interpolate(x, scale_factor=2, mode="nearest")
-            x = nnf.leaky_relu(norm(conv(x)), SLOPE)                          # [N,c,2H,2W]
+            x = nnf.leaky_relu(norm(conv(x)), SLOPE)                        # [N,c,2H,2W]
         return torch.sigmoid(self.last(x))
 
 
@@ -147,7 +147,7 @@ class ConvTrunk(nn.Module):
 
     def forward(self, x):
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = nnf.max_pool2d(nnf.leaky_relu(norm(conv(x)), SLOPE), 2)       # [N,c,H/2,W/2]
+            x = nnf.max_pool2d(nnf.leaky_relu(norm(conv(x)), SLOPE), 2)     # [N,c,H/2,W/2]
         return x.flatten(1)
 
 
@@ -590,15 +590,10 @@ def default_backbone(name):
 # ----------------------------------------------------------------------------------------------------- training
 
 def make_optimizers(model, args):
-    """-> Namespace of an Adam a network: G, E, D; weight decay, if any, on matrices and kernels only."""
-    opt = Namespace()
-    for name, network in model.named_children():
-        lr, decay = args.lr_d if name == "D" else args.lr, args.decay if args.decay_kind == "weight" else 0.0
-        groups = [dict(params=[p for p in network.parameters() if p.ndim > 1], weight_decay=decay),
-                  dict(params=[p for p in network.parameters() if p.ndim == 1], weight_decay=0.0)]
-        groups = [dict(group, lr=lr, first_lr=lr) for group in groups if group["params"]]
-        setattr(opt, name, torch.optim.Adam(groups, betas=(args.beta1, BETA_2), eps=1e-8, fused=True))
-    return opt
+    """-> Namespace of an Adam a network: G, E, D."""
+    decay = args.decay if args.decay_kind == "weight" else 0.0
+    return Namespace(**{name: adam(network, args.lr_d if name == "D" else args.lr, (args.beta1, BETA_2), decay)
+                        for name, network in model.named_children()})
 
 
 def lr_share(args, seen):
@@ -628,7 +623,6 @@ def main(argv=None):
     args = parse_args(argv)
     common.check_resolution(args, RESOLUTIONS)
     device, rank, world = common.start(args)
-
     if args.batch // world < 2:
         raise Error(f"--batch {args.batch} leaves a process {args.batch // world} image(s), and batch norm needs 2; "
                     f"pass --batch {2 * world} or more")
@@ -670,9 +664,9 @@ def main(argv=None):
                          common.snapshot_pictures(ema, fixed_x, fixed_z))
         if run.done:
             break
-        for optimizer in vars(opt).values():
+        for name, optimizer in vars(opt).items():
             for group in optimizer.param_groups:
-                group["lr"] = group["first_lr"] * share
+                group["lr"] = share * (args.lr_d if name == "D" else args.lr)
         x = next(batches).float() / 255
         losses = step(model, opt, x, draw_z, amp, hyper(args, run.seen))
         common.average_buffers(model)
