@@ -342,7 +342,10 @@ def linear_svm(x, y, classes, C=0.02):
     x = nnf.pad(x, (0, 1), value=1.0)
     sign = nnf.one_hot(y, classes).to(x) * 2 - 1                            # [N,classes]
     # Solved for v = L^T w, L L^T = I + 2 C x^T x, where the problem is round and L-BFGS takes few steps.
-    L = torch.linalg.cholesky(torch.eye(x.shape[1], device=x.device, dtype=x.dtype) + 2 * C * x.T @ x)
+    L, failed = torch.linalg.cholesky_ex(torch.eye(x.shape[1], device=x.device, dtype=x.dtype) + 2 * C * x.T @ x)
+    if failed:                                                              # features too large for fp32
+        gram = sum(part.T @ part for part in map(torch.Tensor.double, x.split(5000)))
+        L = torch.linalg.cholesky(torch.eye(len(gram), device=x.device) + 2 * C * gram).to(x.dtype)
     v = torch.zeros(x.shape[1], classes, device=x.device, dtype=x.dtype, requires_grad=True)
     solver = torch.optim.LBFGS([v], max_iter=500, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-9,
                                line_search_fn="strong_wolfe")

@@ -45,6 +45,18 @@ def test_linear_svm_minimises_liblinears_objective():
     assert torch.equal(evaluation.svm_scores(w, x), x1 @ w)
 
 
+def test_linear_svm_of_large_features():
+    """Where fp32's normal matrix is no longer positive."""
+    x, y = blobs()
+    big = torch.cat([x] * 4, 1) * 3e4
+    x1 = torch.nn.functional.pad(big, (0, 1), value=1.0).float()
+    assert torch.linalg.cholesky_ex(torch.eye(49) + 0.04 * x1.T @ x1)[1] > 0
+    w = evaluation.linear_svm(big.float(), y, 4)
+    accuracy = (evaluation.svm_scores(w, big.float()).argmax(1) == y).double().mean()
+    w = evaluation.linear_svm(x, y, 4)
+    assert accuracy > (evaluation.svm_scores(w, x).argmax(1) == y).double().mean() - 0.02
+
+
 def test_one_nn_and_svm_against_scikit_learn():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from sklearn.neighbors import KNeighborsClassifier
