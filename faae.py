@@ -31,8 +31,8 @@ Differences from the papers, and what restores them:
                           latter: beside 100 times the norm the adversarial term counts for nothing, D always wins and
                           all samples look alike.                                                         --reenc l2
     steps of G            phases 1 and 3 share one Adam state, else the weights of eq. 4 would cancel in it; --joint
-                          takes both terms in one step.  E's last layer starts small, at Glorot's over sqrt(nz), or its
-                          first errors would fill that state for 100,000 images.
+                          takes both terms in one step.  On dcgan E's last layer is scaled by 1 / sqrt(nz), as long as z
+                          is: its first errors would fill that state for 100,000 images.
     log(1 - D)            who confuses D (G; AAE's E; BiGAN's and ALI's G and E) minimises -log D of the swapped label
                           instead, as is usual; "maximally confuse" leaves it open.
     decay 1e-4            read as Keras has it, lr / (1 + 1e-4 t) after t steps.             --decay-kind weight | none
@@ -164,16 +164,16 @@ class ConvNet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """E: x -> code (N, nz)."""
+    """E: x -> code (N, nz), `scale` times the net's output."""
 
-    def __init__(self, net):
+    def __init__(self, net, scale=1.0):
         super().__init__()
-        self.net = net
+        self.net, self.scale = net, scale
 
     def features(self, x):
         """-> short (N, nz), the code, and long (N, n), the last hidden layer."""
         long = self.net.trunk(x)
-        return self.net.head(long), long
+        return self.net.head(long) * self.scale, long
 
     def forward(self, x):
         return self.features(x)[0]
@@ -227,8 +227,6 @@ def build_networks(backbone, image_shape, nz, width, objective):
         trunk = nn.Flatten()
     elif backbone == "dcgan":
         G, E = ConvGenerator(nz, image_shape, width), ConvNet(image_shape, n_code, width, norm=judges != "x, z")
-        with torch.no_grad():           # codes begin about as long as z
-            E.head.weight /= nz**0.5
         trunk = ConvTrunk(image_shape, width, norm=False)
         if judges == "x":
             D = ConvNet(image_shape, 1, width, norm=False)
@@ -236,7 +234,8 @@ def build_networks(backbone, image_shape, nz, width, objective):
             D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else MLP(trunk.n_out + nz, 1, hidden)
     if judges == "x, z":
         D = PairDiscriminator(trunk, D)
-    E = {"ali": GaussianEncoder, "age": SphereEncoder}.get(objective, Encoder)(E)
+    scale = nz**-0.5 if backbone == "dcgan" and PRIORS.get(objective) is sphere else 1.0     # begins as long as z
+    E = {"ali": GaussianEncoder, "age": SphereEncoder}.get(objective, Encoder)(E, scale)
     return G, E, D
 
 

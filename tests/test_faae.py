@@ -313,9 +313,9 @@ def test_section_3_2(size):
     for m in [*G.modules(), *E.modules(), *D.modules()]:
         if isinstance(m, nn.Conv2d | nn.Linear):
             fan = (m.weight.shape[0] + m.weight.shape[1]) * m.weight[0, 0].numel()
-            share = 1 / 16 if m is E.net.head else 1            # 1 / sqrt(nz)
-            assert m.weight.abs().max() <= share * math.sqrt(6 / fan)
-            assert m.weight.std().item() == pytest.approx(share * math.sqrt(2 / fan), rel=0.2)
+            assert m.weight.abs().max() <= math.sqrt(6 / fan)
+            assert m.weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=0.2)
+    assert torch.equal(E(x), E.net(x) / 16)             # 1 / sqrt(nz)
 
 
 def test_no_batch_norm_where_a_pair_is_scored():
