@@ -497,7 +497,7 @@ DISTANCES = {"l2": l2, "mse": mse}
 
 PRESETS = {  # later rows refine earlier ones
     # F-AAE section 4.1: 50 epochs of CIFAR-10 and of CelebA, 600 of ImageNet
-    "dcgan":             dict(nz=256, batch=64, lr=3e-4, lr_d=1e-3, beta1=0.9, decay=1e-4, decay_kind="inverse",
+    "dcgan":             dict(nz=256, batch=32, lr=3e-4, lr_d=1e-3, beta1=0.9, decay=1e-4, decay_kind="inverse",
                               reencode_weight="100", adversarial_weight=0.1, kimg=2500, snapshot_kimg=50),
     "on celeba":         dict(split="5-1"),
     "dcgan on celeba":   dict(kimg=8441.6),
@@ -508,7 +508,7 @@ PRESETS = {  # later rows refine earlier ones
     "mlp on mnist-mini": dict(kimg=400, snapshot_kimg=20),
     # Ours
     "mlp faae":          dict(reencode_weight="10"),
-    **{f"dcgan {name}":  dict(lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")
+    **{f"dcgan {name}":  dict(batch=64, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")
        for name in ("bigan", "ali", "age", "lr", "jlr")},
     # Published weights
     "age":               dict(reencode_weight="1000"),
