@@ -393,8 +393,8 @@ def test_data_that_have_moved(tmp_path, script):
     script("alae.py", *flags)
     (tmp_path / "new").mkdir()
     (tmp_path / "set.zip").rename(tmp_path / "new" / "set.zip")
-    assert "there is no" in script("eval.py", "metrics", "run", code=2).stderr
-    assert "MSE" in script("eval.py", "metrics", "run", "--data", "new/set.zip").stdout
+    assert "there is no" in script("eval.py", "compare", "run", code=2).stderr
+    assert "MSE" in script("eval.py", "compare", "run", "--data", "new/set.zip").stdout
     script("alae.py", "--resume", "run", "--data", "new/set.zip", "--kimg", "0.2")
     fill_zip(tmp_path / "new" / "set.zip", 50)
     err = script("alae.py", "--resume", "run", code=2).stderr

@@ -17,6 +17,15 @@ import data
 import eval as evaluation
 import faae
 
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A temporary folder to be in, and signals left alone, for scripts run in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(common.signal, "signal", lambda *_: None)
+    return tmp_path
+
+
 # -------------------------------------------------------------------------- each objective's iteration, by hand
 # G = B, E = C, D = d, a matrix each.  A phase is (the networks that it moves, its loss in numpy); gradients are
 # differences of that loss, so nothing here knows of autograd, of stopped gradients or of the order of the code's lines.
@@ -470,10 +479,8 @@ def test_more_kimg_extend_the_last_learning_rate(script, tmp_path):
 
 @pytest.mark.parametrize("flags", [[], ["--joint"], ["--reenc", "l2", "--reencode-weight", "3,7"],
                                    ["--objective", "aae", "--adversarial-weight", "5"], ["--objective", "bigan"]])
-def test_what_the_loop_gives_its_step(flags, tmp_path, monkeypatch):
+def test_what_the_loop_gives_its_step(flags, here, monkeypatch):
     """Which step, and with what: images in [0, 1], fresh codes, weights."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(common.signal, "signal", lambda *_: None)
     args, calls = faae.parse_args(flags), []
 
     def spied(name):
@@ -530,11 +537,11 @@ def test_compiled_networks_agree_with_plain_ones(objective):
 
 
 @pytest.mark.parametrize("objective", faae.STEPS)
-def test_every_objective_runs_on_dcgan(script, objective):
-    script("faae.py", "--backbone", "dcgan", "--objective", objective, "--width", "16", "--batch", "32", "--kimg",
-           "0.064", "--out", "run")
-    out = script("eval.py", "figure", "reconstructions", "run").stdout
-    assert "wrote run/figures/reconstructions.png" in out
+def test_every_objective_runs_on_dcgan(objective, here, capsys):
+    faae.main(["--backbone", "dcgan", "--objective", objective, "--width", "16", "--batch", "32", "--kimg", "0.064",
+               "--out", "run"])
+    evaluation.main(["figure", "reconstructions", "run"])
+    assert "wrote run/figures/reconstructions.png" in capsys.readouterr().out
 
 
 def test_default_run_folder(script, tmp_path):
