@@ -244,19 +244,20 @@ def distribution_metrics(view, indices, seed, extractor=None, real=None):
         x = view.images(indices[begin:end])
         return x if name == "real" else common.reconstruct(view.model, x)
 
-    names, sharp, classes, out = ["real", "reconstructions"], {}, {}, {}
+    names, sharp, classes, out = ["real", "reconstructions"], {}, {"real": [], "reconstructions": []}, {}
     if hasattr(view.model, "prior"):
         names.append("samples")
         w = view.model.map(view.codes(len(indices), seed))
     for name in names:
-        sharp[name], moments, classes[name] = 0.0, Moments(Classifier.WIDTH, view.device), []
+        sharp[name], moments = 0.0, Moments(Classifier.WIDTH, view.device)
         for begin in range(0, len(indices), 500):
             x = part(name, begin, begin + 500)
             sharp[name] += sharpness(x).sum().item()
             if extractor:
                 f = extractor.features(x)
                 moments.add(f)
-                classes[name].append(extractor.head(f).argmax(1))
+                if name in classes:
+                    classes[name].append(extractor.head(f).argmax(1))
         if name != "real":
             out[f"sharpness_{name}"] = sharp[name] / sharp["real"]
         if extractor:
@@ -466,15 +467,15 @@ def bilinear(corners, steps):
     return lines(left, right, steps)
 
 
-def real_images(views, args, indices=None):
-    """Real images (N, C, H, W) for all views: those of --images, else of the test images that they share."""
-    shared = shared_test_images(views)[0] if not args.images else None
+def real_images(views, args, choose):
+    """Real images (N, C, H, W) for all views: those of --images, else choose(view, shared test images) of these."""
     if args.images:
         shape = views[0].test.shape
         if any(v.test.shape != shape for v in views):
             raise Error("the runs' images differ in size or colour, so they cannot share --images; draw them apart")
         return common.to_float(torch.stack([data.read_image(p, shape) for p in args.images])).to(views[0].device)
-    return views[0].images(shared if indices is None else shared[indices])
+    shared = shared_test_images(views)[0]
+    return views[0].images(shared[choose(views[0], shared)])
 
 
 def one_of_four_classes(view, indices):
@@ -498,7 +499,7 @@ def figure_reconstructions(views, args):
     """Test images and, under each row of them, their reconstructions, a row a run (ALAE fig. 3, F-AAE figs. 5-7)."""
     for view in views:
         view.need("encode", "generate")
-    x = real_images(views, args, slice(args.n or 32))
+    x = real_images(views, args, lambda *_: slice(args.n or 32))
     columns = min(16, len(x))
     all_rows = [x, *(common.reconstruct(view.model, x) for view in views)]
     blank = x.new_ones(-len(x) % columns, *x.shape[1:])                     # fills up the last row
@@ -514,8 +515,7 @@ def figure_morph(views, args):
     """
     for view in views:
         view.need("encode", "generate")
-    corners = None if args.images else one_of_four_classes(views[0], shared_test_images(views)[0])
-    x = real_images(views, args, corners)
+    x = real_images(views, args, one_of_four_classes)
     if len(x) != 4:
         raise Error("figure morph takes 4 images, one a corner, and " + (
             f"--images names {len(x)}" if args.images else f"there are {len(x)} test images"))
