@@ -445,7 +445,7 @@ def add_flags(parser, backbones):
     add("--device", default="auto", help="cpu, cuda, cuda:1 ...; the GPU if there is one")
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
         help="of the networks' products (auto: bf16 on a GPU, except for mlp); weights, losses, R1's norm are fp32")
-    add("--compile", action="store_true", help="torch.compile the passes that R1 does not differentiate twice")
+    add("--compile", action="store_true", help="torch.compile the passes, but those that R1 differentiates twice")
     add("--out", default="auto", metavar="RUN", help="the run folder (auto: runs/ and what is not the default)")
     add("--resume", default="", metavar="RUN", help="go on with this run")
     add("--snapshot-kimg", type=positive(float), default=50, help="pictures, a row of log.csv and a checkpoint "

@@ -4,6 +4,7 @@ and the other papers compare with, over plain networks E, G, D.
     python faae.py                                          F-AAE, MLP on 10,000 bundled digits
     python faae.py --data cifar10                           F-AAE, its convolutional networks, 32x32, as section 4.1
     python faae.py --data cifar10 --objective aae           AAE with the same G and E
+    python faae.py --data imagenet                          F-AAE at 64x64, on a folder or zip of this name
     python faae.py --data mnist --objective bigan           BiGAN, MLP on MNIST, as its own paper and ALAE's table 2
     torchrun --nproc_per_node=8 faae.py --data faces.zip    several GPUs
 
@@ -11,47 +12,49 @@ and the other papers compare with, over plain networks E, G, D.
     x  (B, C, H, W)  image, in [0, 1] here   E  x -> z  encoder (the code is called z too: there is no mapping network)
                                              D  x, z or a pair (x, z) -> logit
 
-The family, in the terms of table 1 of the ALAE paper (what is marked * is placed by us, it is not in it):
+The family, in the terms of table 1 of the ALAE paper (what is marked * is not in it, and placed by us):
 
     --objective     (a) data        (b) latent              (c) reciprocity    prior of z        source
-    faae            adversarial     imposed/divergence *    latent             unit sphere       F-AAE eq. 4
+    faae *          adversarial     imposed/divergence      latent             unit sphere       F-AAE eq. 4
     aae             similarity      imposed/adversarial     data               unit sphere       F-AAE eq. 2
     bigan           adversarial     imposed/adversarial     adversarial        U(-1, 1)          F-AAE eq. 3
     ali             adversarial     imposed/adversarial     adversarial        N(0, I)           LIA table 1
     age             adversarial     imposed/adversarial     latent (data *)    unit sphere       LIA table 1
-    lr              adversarial     imposed/none *          latent, E alone    U(-1, 1)          ALAE table 2
-    jlr             adversarial     imposed/divergence *    latent             U(-1, 1)          ALAE table 2
-    ae-l1, ae-l2    similarity      free *                  data               none              ALAE table 2
+    lr *            adversarial     imposed/none            latent, E alone    U(-1, 1)          ALAE table 2
+    jlr *           adversarial     imposed/divergence      latent             U(-1, 1)          ALAE table 2
+    ae-l1, ae-l2 *  similarity      free                    data               none              ALAE table 2
 
 Each has a function of its name below, next to its equation.
 
 Differences from the papers, and what restores them:
     eq. 4                 prints E_theta(G_phi(z)); the indices are swapped.
     norm of eq. 4         printed as an unsquared norm, and called a mean square error in section 5.  Ours is the
-                          latter: beside 100 times the norm the adversarial term counts for nothing, D always wins and
-                          all samples look alike.                                                         --reenc l2
+                          latter, as d of eq. 2 too: beside 100 times the norm the adversarial term counts for nothing,
+                          D always wins and all samples look alike.                                       --reenc l2
     steps of G            phases 1 and 3 share one Adam state, else the weights of eq. 4 would cancel in it; --joint
-                          takes both terms in one step.  On dcgan E's last layer is scaled by 1 / sqrt(nz), as long as z
-                          is: its first errors would fill that state for 100,000 images.
+                          takes both terms, of one z, in one step after D's.  On dcgan E's output is divided by
+                          sqrt(nz), to begin as long as z: large first errors would stay in that state for long.
     log(1 - D)            who confuses D (G; AAE's E; BiGAN's and ALI's G and E) minimises -log D of the swapped label
                           instead, as is usual; "maximally confuse" leaves it open.
-    decay 1e-4            read as Keras has it, lr / (1 + 1e-4 t) after t steps.             --decay-kind weight | none
+    rates, decay 1e-4     E has G's rate.  The decay is read as Keras has it, lr / (1 + 1e-4 t) after t steps.
+                                                                                         --decay-kind weight | none
     codes                 E's output is not normalised in F-AAE's training; where a code is decoded (reconstructions,
                           morphs: eq. 5) G reads its direction.  AAE's G does so in training too, so that what is
                           decoded is what was trained; its D sees E's output as it is.
-    networks              section 3.2 gives the order of layers; kernels, widths, slope, initialisation (Glorot's) and
-                          the batch are ours.  On dcgan the whole family has these networks.
-    batch norm in D       none: a score must not depend on its batch mates, so neither on dcgan in an E whose code D
-                          scores with x (bigan, ali).  BiGAN's MLPs have it, with no gain and bias; kept in G and E, but
-                          with it in D, real and generated images in batches of their own, G learnt nothing on MNIST.
-    BiGAN's MLPs          no batch norm in E's first hidden layer, N(0, 0.02) weights: ours.
-    lr, jlr               squared l2 norm, summed over z's dimensions: ours (G's weight 0.25 in jlr is published).
+    networks              section 3.2 gives the order of layers; kernels, widths (256, 128, 64, ... channels), slope,
+                          initialisation (Glorot's) and the batch are ours.  On dcgan the whole family has these.
+    batch norm            D has none: a score must not depend on its batch mates.  On dcgan, for the same reason, E has
+                          none where D scores its code with x (bigan, ali).
+    BiGAN's MLPs          have batch norm (without gain and bias) in G, E and D; here in G and E: with it in D, which
+                          sees real and generated images in batches of their own, G learnt nothing on MNIST.  None in
+                          E's first hidden layer, N(0, 0.02) weights: ours.
+    lr, jlr, ae-l2        squared l2 norm, summed over dimensions: ours.  jlr's published weight 0.25 is on G's and E's.
     age                   the released code puts a variance where its formula has a deviation; ours is the closed form,
                           of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.  W_fake is
                           0.5, in the code 1: with 1, codes of real images bunch together on MNIST, and G(E(x)) is lost.
-                          On mlp E has no batch norm, for the reason that D has none.
-    weight averages       the papers are silent; pictures use averaged weights with a half-life of 10,000 images, or of
-                          a twentieth of those shown, if less.
+                          W_x is of pixels in [0, 1]; G takes 2 steps, published for all sets but CelebA (3); E has
+                          batch norm on dcgan, as published, and none on mlp.
+    weight averages       ours, for pictures: of a half-life of 10,000 images, or a twentieth of those shown, if less.
 Settings are published for faae and aae on dcgan, and for bigan, lr, jlr, ae-l1, ae-l2 on mlp (BiGAN's, for MNIST); a
 run prints which of its own are ours.
 """
@@ -307,7 +310,7 @@ def l2(a, b):
 
 
 def mse(a, b):
-    """E (a - b)^2, a mean over dimensions too.   (F-AAE 5)"""
+    """E (a - b)^2, a mean over dimensions too.   (F-AAE section 5)"""
     return (a.float() - b.float()).square().mean()
 
 
@@ -512,6 +515,7 @@ PRESETS = {  # later rows refine earlier ones
        for name in ("bigan", "ali", "age", "lr", "jlr")},
     # Published weights
     "age":               dict(reencode_weight="1000"),
+    "age on imagenet":   dict(reencode_weight="2000"),
     "jlr":               dict(reencode_weight="0.25"),
 }
 F_AAE, BIGAN = "nz lr lr_d decay reencode_weight adversarial_weight", "nz batch lr lr_d beta1 decay decay_kind lr_final"
@@ -549,8 +553,8 @@ def parse_args(argv=None):
     parser.set_defaults(nw=0)
     add = parser.add_argument
     add("--objective", default="faae", choices=STEPS, help="what is trained: see the table above")
-    add("--reencode-weight", type=weights, default="100", metavar="W[,W]", help="W_re, weight of reciprocity (faae, "
-        "aae 100; jlr 0.25; age 1000); of two, the first is for the first third of training (ImageNet: 30,100)")
+    add("--reencode-weight", type=weights, default="100", metavar="W[,W]", help="W_re, weight of reciprocity (faae "
+        "and aae 100, faae on mlp 10; jlr 0.25; age 1000); of two, the first is for the first third (ImageNet: 30,100)")
     add("--adversarial-weight", type=common.positive(float), default=0.1, metavar="W",
         help="W_adv, weight of G's (aae: E's) adversarial term")
     add("--reenc", default="mse", choices=DISTANCES, help="d of faae and aae: norm (eq. 4) or mean square error")
@@ -579,6 +583,8 @@ def parse_args(argv=None):
     args.nw = args.nz
     if "decay" in given and args.decay_kind == "none":
         raise Error(f"--decay {args.decay} says how much, not how: add --decay-kind inverse or weight")
+    if "decay_kind" in given and args.decay_kind != "none" and not args.decay:
+        raise Error(f"--decay-kind {args.decay_kind} says how, not how much: add --decay, such as 1e-4")
     return args
 
 
@@ -613,7 +619,7 @@ def unstated(args):
     """The settings of a run that no paper gives."""
     stated = STATED.get(f"{args.backbone} {args.objective}", "").split()
     epochs = {"mlp": {"mnist": 400 * 60}, "dcgan": {"cifar10": 50 * 50, "celeba": 8441.6, "imagenet": 768_700}}
-    if "nz" in stated and epochs[args.backbone].get(args.data) == args.kimg:
+    if "nz" in stated and args.split in ("auto", "dw", "5-1") and epochs[args.backbone].get(args.data) == args.kimg:
         stated.append("kimg")
     return [s for s in SETTINGS if s not in stated and hasattr(args, s)]
 
@@ -631,7 +637,8 @@ def main(argv=None):
                                      RESOLUTIONS[args.backbone][:1])
     common.settle(args, images, held_out, label=LABELS[args.objective], named=dict(objective="faae"),
                   unstated=unstated(args), default_split="5-1" if args.data == "celeba" else "dw",
-                  constants=f"beta2 {BETA_2}  leaky ReLU {SLOPE}  ema half-life {EMA_HALF_LIFE:,} images")
+                  constants=f"beta2 {BETA_2}  leaky ReLU {SLOPE}  ema half-life {EMA_HALF_LIFE:,} images" + (
+                      f"  channels {channels(images.shape[1], args.width)}" if args.backbone == "dcgan" else ""))
     model = make_model(vars(args)).to(device)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)

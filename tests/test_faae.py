@@ -285,6 +285,19 @@ def test_the_other_priors():
     torch.testing.assert_close((z**4).mean(0), torch.full((2,), 3.0), rtol=0.05, atol=0)
 
 
+@pytest.mark.parametrize("objective", faae.PRIORS)
+def test_the_prior_of_each_objective(objective):
+    z = small(objective)[1].prior(20_000, torch.Generator().manual_seed(0))
+    length = (z**2).sum(1)
+    mean, deviation, largest = {
+        "faae": (1, 0, 1), "aae": (1, 0, 1), "age": (1, 0, 1),                          # unit sphere
+        "bigan": (8 / 3, (8 * 4 / 45)**0.5, 8), "lr": (8 / 3, (8 * 4 / 45)**0.5, 8),    # U(-1, 1), 8 dimensions
+        "jlr": (8 / 3, (8 * 4 / 45)**0.5, 8), "ali": (8, 4, math.inf)}[objective]       # chi squared of 8
+    assert length.mean().item() == pytest.approx(mean, rel=0.02)
+    assert length.std().item() == pytest.approx(deviation, rel=0.03, abs=1e-6)
+    assert length.max() <= largest + 1e-5
+
+
 def test_bigans_mlps():
     model = small("bigan", "mlp", 50, 1)[1]
     assert [tuple(p.shape) for p in model.E.parameters() if p.ndim == 2] == [(1024, 784), (1024, 1024), (50, 1024)]
@@ -369,6 +382,9 @@ def test_the_papers_settings():
             "mlp", 50, 128, 2e-4, 0.5, 2.5e-5, "weight", 0.01, 400 * 60)
     assert faae.parse_args(["--objective", "jlr"]).reencode_weight == "0.25"
     assert faae.parse_args(["--objective", "age"]).reencode_weight == "1000"
+    assert faae.parse_args(["--data", "imagenet", "--objective", "age"]).reencode_weight == "2000"
+    assert faae.parse_args(["--data", "celeba"]).kimg == pytest.approx(50 * 202_599 * 5 / 6 / 1000, rel=1e-4)
+    assert faae.parse_args(["--data", "imagenet"]).kimg == pytest.approx(600 * 1_281_167 / 1000, rel=1e-4)
     for name, preset in faae.PRESETS.items():
         assert set(preset) <= set(vars(common.resolve(parser(), "faae", {"mlp": {}}, {}, lambda d: "mlp", []))), name
 
@@ -393,6 +409,9 @@ def test_what_is_printed_as_ours():
     assert ours("--data", "mnist", "--objective", "bigan") == set()
     assert ours("--data", "mnist", "--objective", "jlr", "--kimg", "4000") == {"kimg"}
     assert "reencode_weight" not in ours("--objective", "age")
+    assert "kimg" in ours("--data", "mnist", "--objective", "bigan", "--split", "sw")      # fewer images an epoch
+    assert "kimg" not in ours("--data", "celeba")
+    assert "kimg" in ours("--data", "celeba", "--split", "official")
 
 
 def parser():
@@ -503,6 +522,34 @@ def test_what_the_loop_gives_its_step(flags, here, monkeypatch):
         assert h.d is (faae.l2 if "l2" in flags else faae.squared if args.objective == "bigan" else faae.mse)
 
 
+def test_rates_and_average_in_the_loop(here, monkeypatch):
+    """D has a rate of its own, all decay, and the average takes (1 - beta) of the new weights every 1024 images."""
+    seen, want = [], {}
+
+    def step(net, opt, x, draw_z, amp, h):
+        t = len(seen)
+        seen.append([[g["lr"] for g in getattr(opt, n).param_groups] for n in "GED"])
+        for name, p in net.named_parameters():
+            p.data += 0.01
+            if t == 0:
+                want[name] = p.data.clone()
+            elif t % 8 == 0:        # 128 t images have been shown, of which a twentieth is the half-life
+                beta = 0.5 ** (1024 / (128 * t / 20))
+                want[name] = beta * want[name] + (1 - beta) * p.data
+        return [torch.zeros(())] * 3
+    monkeypatch.setitem(faae.STEPS, "faae", step)
+    faae.main(["--lr", "0.3", "--lr-d", "0.7", "--decay", "0.5", "--decay-kind", "inverse", "--lr-final", "1",
+               "--kimg", "2.176", "--width", "64", "--out", "run"])
+    for t, rates in enumerate(seen):
+        for of_network, lr in zip(rates, (0.3, 0.3, 0.7), strict=True):
+            assert of_network == pytest.approx([lr / (1 + 0.5 * t)] * len(of_network))
+    ema = torch.load("run/checkpoint.pt", weights_only=True)["state"]["ema"]
+    assert len(seen) == 17
+    assert len(want) > 10
+    for name, value in want.items():
+        torch.testing.assert_close(ema[name], value)
+
+
 @pytest.mark.parametrize("backbone", ["mlp", "dcgan"])
 @pytest.mark.parametrize("objective", faae.STEPS)
 def test_a_bf16_step_agrees_with_fp32(objective, backbone):
@@ -563,6 +610,7 @@ BAD = {
     "beta1": (("--beta1", "1"), "--beta1: invalid number in [0, 1) value: '1'"),
     "decay": (("--decay", "-1"), "--decay: invalid number in [0, 1)"),
     "no kind": (("--objective", "ali", "--backbone", "dcgan", "--decay", "0.1"), "add --decay-kind inverse or weight"),
+    "no decay": (("--objective", "ali", "--backbone", "dcgan", "--decay-kind", "weight"), "add --decay, such as 1e-4"),
     "batch": (("--batch", "1"), "batch norm needs 2; pass --batch 2 or more"),
 }
 
