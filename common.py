@@ -446,7 +446,8 @@ def add_flags(parser, backbones):
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
         help="of the networks' products (auto: bf16 on a GPU, except for mlp); weights, losses, R1's norm are fp32")
     add("--compile", action="store_true", help="torch.compile the passes, but those that R1 differentiates twice")
-    add("--out", default="auto", metavar="RUN", help="the run folder (auto: runs/ and what is not the default)")
+    add("--out", default="auto", metavar="RUN", help="the run folder (auto: runs/METHOD-BACKBONE-DATA, "
+        "with the objective, split, resolution, seed, ... that is not the default)")
     add("--resume", default="", metavar="RUN", help="go on with this run")
     add("--snapshot-kimg", type=positive(float), default=50, help="pictures, a row of log.csv and a checkpoint "
         "every so many thousand images")
@@ -530,7 +531,8 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
         if code not in args.versions["code"]:
             args.versions["code"] += f", {code}"
         if writer:
-            print(f"resuming {args.resume}" + f" as {args.out}" * (args.out != args.resume))
+            print(f"resuming {args.resume}" + f" as {args.out}" * (args.out != args.resume)
+                  + f"; schedules stay those of {args.schedule_kimg:g} kimg" * (args.kimg > args.schedule_kimg))
         return
     vars(args).update(label=label, schedule_kimg=args.kimg, **now)
     args.versions = dict(torch=str(torch.__version__), code=code)
@@ -774,6 +776,8 @@ class Run:
                 target.manual_seed(self.args.seed + checkpoint["seen"])
         for name in ("seen", "seconds", "last_snapshot", "sums", "steps"):
             setattr(self, name, checkpoint[name])
+        if self.seen - self.args.batch >= self.args.kimg * 1000:
+            raise Error(f"{source} has shown {self.seen / 1000:g} kimg already; pass a longer --kimg, or none")
         log = source / "log.csv"
         if self.writer and log.exists():
             with open(log, newline="") as f:

@@ -148,7 +148,8 @@ def classifier_of(view, cache):
         except Exception as e:      # torch.load lets through whatever the damage leads to
             raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew") from None
         return net.eval().requires_grad_(False)
-    print(f"training a classifier of {train.name} once, for Frechet ({name}) and label flips", flush=True)
+    print(f"training a classifier of {train.name} once, for Frechet ({name}) and label flips; this takes a minute or "
+          f"several on a CPU", flush=True)
     _fit(net, view)
     right = sum((net(view.images(i)).argmax(1).cpu() == view.test.labels[i]).sum().item()
                 for i in torch.arange(len(view.test)).split(500))
@@ -551,6 +552,8 @@ def traversal(view, args):
     else:
         chosen = [(2 * i, 2 * i + 1) for i in range(pairs)]
     a, b = (list(t) for t in zip(*chosen, strict=True))
+    if torch.equal(w, z):
+        print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
     along_z = view.model.map(lines(z[a], z[b], steps).flatten(0, 1)).unflatten(0, (len(a), steps))
     along_w = lines(w[a], w[b], steps)
     x = [view.model.generate(p, noise="fixed") for pair in zip(along_z, along_w, strict=True) for p in pair]

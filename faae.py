@@ -4,36 +4,35 @@ and the other papers compare with, over plain networks E, G, D.
     python faae.py                                          F-AAE, MLP on 10,000 bundled digits
     python faae.py --data cifar10                           F-AAE, its convolutional networks, 32x32, as section 4.1
     python faae.py --data cifar10 --objective aae           AAE with the same G and E
-    python faae.py --data imagenet                          F-AAE at 64x64, on a folder or zip of this name
+    python faae.py --data imagenet                          F-AAE at 64x64, on data/imagenet or data/imagenet.zip
     python faae.py --data mnist --objective bigan           BiGAN, MLP on MNIST, as its own paper and ALAE's table 2
     torchrun --nproc_per_node=8 faae.py --data faces.zip    several GPUs
 
     z  (B, nz)       prior sample            G  z -> x  generator
     x  (B, C, H, W)  image, in [0, 1] here   E  x -> z  encoder (the code is called z too: there is no mapping network)
-                                             D  x, z or a pair (x, z) -> logit
+                                             D  x, z or a pair (x, z) -> logit; -log D is softplus(-D) of it, averaged
 
-The family, in the terms of table 1 of the ALAE paper (what is marked * is not in it, and placed by us):
+The family, each by a function of its name next to its equation, in the terms of table 1 of the ALAE paper (what is
+marked * is not in it, and placed by us: with a norm of z - E(G(z)) as divergence, as in its rows of VEEGAN and ALAE):
 
     --objective     (a) data        (b) latent              (c) reciprocity    prior of z        source
     faae *          adversarial     imposed/divergence      latent             unit sphere       F-AAE eq. 4
-    aae             similarity      imposed/adversarial     data               unit sphere       F-AAE eq. 2
-    bigan           adversarial     imposed/adversarial     adversarial        U(-1, 1)          F-AAE eq. 3
-    ali             adversarial     imposed/adversarial     adversarial        N(0, I)           LIA table 1
-    age             adversarial     imposed/adversarial     latent (data *)    unit sphere       LIA table 1
-    lr *            adversarial     imposed/none            latent, E alone    U(-1, 1)          ALAE table 2
-    jlr *           adversarial     imposed/divergence      latent             U(-1, 1)          ALAE table 2
+    aae             similarity      imposed/adversarial     data               unit sphere       F-AAE eq. 2; 1511.05644
+    bigan           adversarial     imposed/adversarial     adversarial        U(-1, 1)          F-AAE eq. 3; 1605.09782
+    ali             adversarial     imposed/adversarial     adversarial        N(0, I)           1606.00704
+    age             adversarial     imposed/adversarial     latent (data *)    unit sphere       1704.02304
+    lr *            adversarial     imposed/divergence      latent, E alone    U(-1, 1)          BiGAN's; ALAE table 2
+    jlr *           adversarial     imposed/divergence      latent             U(-1, 1)          BiGAN's; ALAE table 2
     ae-l1, ae-l2 *  similarity      free                    data               none              ALAE table 2
-
-Each has a function of its name below, next to its equation.
 
 Differences from the papers, and what restores them:
     eq. 4                 prints E_theta(G_phi(z)); the indices are swapped.
     norm of eq. 4         printed as an unsquared norm, and called a mean square error in section 5.  Ours is the
                           latter, as d of eq. 2 too: beside 100 times the norm the adversarial term counts for nothing,
                           D always wins and all samples look alike.                                       --reenc l2
-    steps of G            phases 1 and 3 share one Adam state, else the weights of eq. 4 would cancel in it; --joint
-                          takes both terms, of one z, in one step after D's.  On dcgan E's output is divided by
-                          sqrt(nz), to begin as long as z: large first errors would stay in that state for long.
+    steps of G            phases 1 and 3 share one Adam state, which divides by the size of both gradients; two states
+                          would undo the weights.  --joint takes both terms, of one z, in one step after D's.  On dcgan
+                          E's output is divided by sqrt(nz): it begins as long as z, and no large first errors linger.
     log(1 - D)            who confuses D (G; AAE's E; BiGAN's and ALI's G and E) minimises -log D of the swapped label
                           instead, as is usual; "maximally confuse" leaves it open.
     rates, decay 1e-4     E has G's rate.  The decay is read as Keras has it, lr / (1 + 1e-4 t) after t steps.
@@ -48,12 +47,13 @@ Differences from the papers, and what restores them:
     BiGAN's MLPs          have batch norm (without gain and bias) in G, E and D; here in G and E: with it in D, which
                           sees real and generated images in batches of their own, G learnt nothing on MNIST.  None in
                           E's first hidden layer, N(0, 0.02) weights: ours.
-    lr, jlr, ae-l2        squared l2 norm, summed over dimensions: ours.  jlr's published weight 0.25 is on G's and E's.
+    lr, jlr, ae-l2        squared l2 norm, summed over dimensions: ours.  jlr's published 0.25 weighs it for G and E.
     age                   the released code puts a variance where its formula has a deviation; ours is the closed form,
                           of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.  W_fake is
                           0.5, in the code 1: with 1, codes of real images bunch together on MNIST, and G(E(x)) is lost.
-                          W_x is of pixels in [0, 1]; G takes 2 steps, published for all sets but CelebA (3); E has
-                          batch norm on dcgan, as published, and none on mlp.
+                          W_x is of pixels in [0, 1]; mean z E(G(z)) is over dimensions too, a cosine / nz, hence the
+                          published 1000; G takes 2 steps, published for all sets but CelebA (3); E has batch norm on
+                          dcgan, as published, and none on mlp.
     weight averages       ours, for pictures: of a half-life of 10,000 images, or a twentieth of those shown, if less.
 Settings are published for faae and aae on dcgan, and for bigan, lr, jlr, ae-l1, ae-l2 on mlp (BiGAN's, for MNIST); a
 run prints which of its own are ours.
@@ -279,7 +279,7 @@ class Autoencoder(nn.Module):
         return self.G(unit(w) if self.sample is sphere else w) * 2 - 1
 
     def encode(self, x):
-        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1]; ALI's mean."""
+        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1], not normalised (but AGE's); ALI's mean."""
         return self.features(x)[0]
 
     def features(self, x):
@@ -403,7 +403,7 @@ def ali(net, opt, x, draw_z, amp, h):
     with amp():
         z = draw_z()
         mean, log_var = net.E(x)
-        code = mean + (log_var / 2).exp() * draw_z()
+        code = mean + (log_var / 2).exp() * draw_z()                        # the prior's draw is the noise, N(0, I)
         L_GE = softplus(net.D(x, code)) + softplus(-net.D(net.G(z), z))
     update(L_GE, opt.G, opt.E)
     return L_D, L_GE
@@ -455,7 +455,7 @@ def lr(net, opt, x, draw_z, amp, h):
 
 
 def jlr(net, opt, x, draw_z, amp, h):
-    """Joint latent regressor: a GAN (eq. 1), and G and E min W_re ||z - E(G(z))||_2^2.  Also F-AAE with --joint."""
+    """Joint latent regressor: a GAN (eq. 1), and G and E min W_re ||z - E(G(z))||_2^2.  F-AAE's --joint, of its d."""
     # D tells real from generated
     with amp():
         with torch.no_grad():
@@ -503,8 +503,8 @@ PRESETS = {  # later rows refine earlier ones
     "dcgan":             dict(nz=256, batch=32, lr=3e-4, lr_d=1e-3, beta1=0.9, decay=1e-4, decay_kind="inverse",
                               reencode_weight="100", adversarial_weight=0.1, kimg=2500, snapshot_kimg=50),
     "on celeba":         dict(split="5-1"),
-    "dcgan on celeba":   dict(kimg=8441.6),
-    "dcgan on imagenet": dict(resolution="64", reencode_weight="30,100", kimg=768_700, snapshot_kimg=1000),
+    "dcgan on celeba":   dict(kimg=50 * 168.832),
+    "dcgan on imagenet": dict(resolution="64", reencode_weight="30,100", kimg=600 * 1281.167, snapshot_kimg=1000),
     # BiGAN on permutation-invariant MNIST: 400 epochs
     "mlp":               dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, decay_kind="weight",
                               lr_final=0.01, kimg=24_000, snapshot_kimg=500),
@@ -618,8 +618,8 @@ def hyper(args, seen):
 def unstated(args):
     """The settings of a run that no paper gives."""
     stated = STATED.get(f"{args.backbone} {args.objective}", "").split()
-    epochs = {"mlp": {"mnist": 400 * 60}, "dcgan": {"cifar10": 50 * 50, "celeba": 8441.6, "imagenet": 768_700}}
-    if "nz" in stated and args.split in ("auto", "dw", "5-1") and epochs[args.backbone].get(args.data) == args.kimg:
+    kimg = {"mnist": 400 * 60, "cifar10": 50 * 50, "celeba": 50 * 168.832, "imagenet": 600 * 1281.167}.get(args.data)
+    if "nz" in stated and args.split in ("auto", "dw", "5-1") and args.kimg == kimg:
         stated.append("kimg")
     return [s for s in SETTINGS if s not in stated and hasattr(args, s)]
 

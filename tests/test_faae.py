@@ -1,5 +1,6 @@
 import copy
 import csv
+import json
 import math
 import sys
 from argparse import Namespace
@@ -488,7 +489,10 @@ def test_script_and_resume_to_the_bit(script, tmp_path, objective):
 
 def test_more_kimg_extend_the_last_learning_rate(script, tmp_path):
     script("faae.py", *SMALL, "--objective", "ae-l2", "--kimg", 1, "--out", "run")
-    script("faae.py", "--resume", "run", "--kimg", 2)
+    assert "schedules stay those of 1 kimg" in script("faae.py", "--resume", "run", "--kimg", 2).stdout
+    err = script("faae.py", "--resume", "run", "--kimg", 1.5, code=2).stderr
+    assert err == "error: run has shown 2.016 kimg already; pass a longer --kimg, or none\n"
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["kimg"] == 2
     rates = {float(r["kimg"]): float(r["lr"]) for r in log_of(tmp_path / "run")}
     assert rates[0] == 2e-4
     assert [v for k, v in rates.items() if k >= 1] == pytest.approx([2e-6] * 3)
