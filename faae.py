@@ -43,7 +43,7 @@ Differences from the papers, and what restores them:
     networks              section 3.2 gives the order of layers; kernels, widths (256, 128, 64, ... channels), slope,
                           initialisation (Glorot's) and the batch are ours.  On dcgan the whole family has these.
     batch norm            D has none: a score must not depend on its batch mates.  On dcgan, for the same reason, E has
-                          none where D scores its code with x (bigan, ali).
+                          none where D scores its code with x (bigan, ali).  age keeps it there, as published.
     BiGAN's MLPs          have batch norm (without gain and bias) in G, E and D; here in G and E: with it in D, which
                           sees real and generated images in batches of their own, G learnt nothing on MNIST.  None in
                           E's first hidden layer, N(0, 0.02) weights: ours.
@@ -52,11 +52,10 @@ Differences from the papers, and what restores them:
                           of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.  W_fake is
                           0.5, in the code 1: with 1, codes of real images bunch together on MNIST, and G(E(x)) is lost.
                           W_x is of pixels in [0, 1]; mean z E(G(z)) is over dimensions too, a cosine / nz, hence the
-                          published 1000; G takes 2 steps, published for all sets but CelebA (3); E has batch norm on
-                          dcgan, as published, and none on mlp.
+                          published 1000; G takes 2 steps, published for all sets but CelebA (3).  On mlp E and G have
+                          no batch norm: G's running statistics, of codes of images and of z, fitted neither.
     weight averages       ours, for pictures: of a half-life of 10,000 images, or a twentieth of those shown, if less.
-Settings are published for faae and aae on dcgan, and for bigan, lr, jlr, ae-l1, ae-l2 on mlp (BiGAN's, for MNIST); a
-run prints which of its own are ours.
+Settings are published for faae, aae on dcgan and for bigan, lr, jlr, ae-l1, ae-l2 on mlp; a run prints which are ours.
 """
 import copy
 import math
@@ -223,8 +222,9 @@ def build_networks(backbone, image_shape, nz, width, objective):
     pixels, hidden = math.prod(image_shape), max(1024 // width, 1)
     D = None
     if backbone == "mlp":
-        G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
-        E = MLP(pixels, n_code, hidden, (False, objective != "age"))
+        norm = objective != "age"       # whose E judges, and whose G reads codes of two kinds
+        G = nn.Sequential(MLP(nz, pixels, hidden, (norm, norm), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
+        E = MLP(pixels, n_code, hidden, (False, norm))
         if judges:
             D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden)
         trunk = nn.Flatten()

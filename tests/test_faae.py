@@ -347,6 +347,9 @@ def test_no_batch_norm_where_a_pair_is_scored():
         has = any(isinstance(m, nn.BatchNorm2d) for m in E.modules())
         assert has == (objective not in ("bigan", "ali"))
         assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in (D.modules() if D else ()))
+        G, E, _ = faae.build_networks("mlp", (1, 28, 28), 8, 16, objective)
+        count = [sum(isinstance(m, nn.BatchNorm1d) for m in net.modules()) for net in (G, E)]
+        assert count == ([0, 0] if objective == "age" else [2, 1])
 
 
 @torch.no_grad()
