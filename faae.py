@@ -52,8 +52,8 @@ Differences from the papers, and what restores them:
                           of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.  W_fake is
                           0.5, in the code 1: with 1, codes of real images bunch together on MNIST, and G(E(x)) is lost.
                           W_x is of pixels in [0, 1]; mean z E(G(z)) is over dimensions too, a cosine / nz, hence the
-                          published 1000; G takes 2 steps, published for all sets but CelebA (3).  On mlp E and G have
-                          no batch norm: G's running statistics, of codes of images and of z, fitted neither.
+                          published 1000; G takes 2 steps, published for all sets but CelebA (3).  E has no batch norm
+                          on mlp; in E's step G has that of its running statistics, with which G(E(x)) is seen later.
     weight averages       ours, for pictures: of a half-life of 10,000 images, or a twentieth of those shown, if less.
 Settings are published for faae, aae on dcgan and for bigan, lr, jlr, ae-l1, ae-l2 on mlp; a run prints which are ours.
 """
@@ -222,9 +222,8 @@ def build_networks(backbone, image_shape, nz, width, objective):
     pixels, hidden = math.prod(image_shape), max(1024 // width, 1)
     D = None
     if backbone == "mlp":
-        norm = objective != "age"       # whose E judges, and whose G reads codes of two kinds
-        G = nn.Sequential(MLP(nz, pixels, hidden, (norm, norm), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
-        E = MLP(pixels, n_code, hidden, (False, norm))
+        G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
+        E = MLP(pixels, n_code, hidden, (False, objective != "age"))
         if judges:
             D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden)
         trunk = nn.Flatten()
@@ -416,7 +415,8 @@ def age(net, opt, x, draw_z, amp, h, W_fake=0.5, W_x=10, steps=2):
         with torch.no_grad():
             fake = net.G(draw_z())
         code = net.E(x)
-        L_x = (x - net.G(code).float()).abs().mean()
+        L_x = (x - net.G.eval()(code).float()).abs().mean()
+        net.G.train()
         KL_x, KL_fake = gaussian_kl(code), gaussian_kl(net.E(fake))
     update(KL_x - W_fake * KL_fake + W_x * L_x, opt.E)
 
