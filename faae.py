@@ -618,8 +618,8 @@ def hyper(args, seen):
 def unstated(args):
     """The settings of a run that no paper gives."""
     stated = STATED.get(f"{args.backbone} {args.objective}", "").split()
-    kimg = {"mnist": 400 * 60, "cifar10": 50 * 50, "celeba": 50 * 168.832, "imagenet": 600 * 1281.167}.get(args.data)
-    if "nz" in stated and args.split in ("auto", "dw", "5-1") and args.kimg == kimg:
+    kimg = {"mlp mnist": 24_000, "dcgan cifar10": 2500, "dcgan celeba": 50 * 168.832, "dcgan imagenet": 600 * 1281.167}
+    if "nz" in stated and args.split in ("auto", "dw", "5-1") and args.kimg == kimg.get(f"{args.backbone} {args.data}"):
         stated.append("kimg")
     return [s for s in SETTINGS if s not in stated and hasattr(args, s)]
 

@@ -428,6 +428,7 @@ def test_what_is_printed_as_ours():
     assert "reencode_weight" not in ours("--objective", "age")
     assert "kimg" in ours("--data", "mnist", "--objective", "bigan", "--split", "sw")      # fewer images an epoch
     assert "kimg" not in ours("--data", "celeba")
+    assert "kimg" in ours("--data", "mnist", "--backbone", "dcgan", "--kimg", "24000")     # BiGAN's length, not F-AAE's
     assert "kimg" in ours("--data", "celeba", "--split", "official")
 
 
