@@ -4,17 +4,20 @@
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
     3  Losses        softplus, r1
     4  Weights       adam, update, ema_update
-    5  Held out      reconstruct, latent_reciprocity, held_out
-    6  Processes     start, rank_zero_first, generator, broadcast, autocast, average_gradients, average_buffers
-    7  Flags         Parser, positive, add_flags, resolve, check_resolution, settle
-    8  The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
-    9  Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
-    10 Errors        Error, command
+    5  Held out      reconstruct, held_out
+    6  Frozen        Inception, VGG, LPIPS
+    7  Processes     start, join, rank_zero_first, generator, seed_noise, broadcast, autocast,
+                     average_gradients, average_buffers
+    8  Flags         Parser, positive, add_flags, resolve, check_resolution, settle
+    9  The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
+    10 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
+    11 Errors        Error, command
 
 Images are float (B, C, H, W) in [-1, 1] from `to_float` on and uint8 before it.
 """
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import math
@@ -24,6 +27,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -263,19 +267,6 @@ def reconstruct(model, x):
 
 
 @torch.no_grad()
-def latent_reciprocity(model, z):
-    """How far E(G(w)) is from w, over w = map(z), z (N, nz).   -> dict of floats   (ALAE 4.1)
-
-    recip_w: mean |E(G(w)) - w| per dimension; std_w: mean deviation of w's dimensions; norm_w: mean ||E(G(w)) - w||;
-    norm_w_wrong_pair: the same with each E(G(w)) beside the w before its own.
-    """
-    w = torch.cat([model.map(b) for b in z.split(250)])
-    back = torch.cat([model.encode(model.generate(b, noise="fixed")) for b in w.split(250)])
-    return dict(recip_w=(back - w).abs().mean().item(), std_w=w.std(0).mean().item(),
-                norm_w=(back - w).norm(dim=1).mean().item(),
-                norm_w_wrong_pair=(back - w.roll(1, 0)).norm(dim=1).mean().item())
-
-
 def held_out(model, x, z):
     """How well a model inverts images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) that it was not trained on.
 
@@ -283,34 +274,190 @@ def held_out(model, x, z):
     which is "" where z is None (a model without a prior).
     """
     error = torch.cat([reconstruct(model, b) - b for b in x.split(250)])
-    return dict(mse=error.square().mean().item(), recip_x=error.abs().mean().item(),
-                recip_w="" if z is None else latent_reciprocity(model, z)["recip_w"])
+    recip_w = ""
+    if z is not None:
+        w = [model.map(b) for b in z.split(250)]
+        back = [model.encode(model.generate(b, noise="fixed")) for b in w]
+        recip_w = (torch.cat(back) - torch.cat(w)).abs().mean().item()
+    return dict(mse=error.square().mean().item(), recip_x=error.abs().mean().item(), recip_w=recip_w)
 
 
-# ------------------------------------------------------------------------------------------------- 6 Processes
+# ------------------------------------------------------------------------------------------ 6 Frozen networks
+# Trained by others; filled from the user's file, or from one that is fetched once and checked by its digest.
+
+FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
+    "inception": ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+                  "pt_inception-2015-12-05-6726825d.pth", "6726825d"),
+    "vgg": ("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"),
+    "lpips": ("https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth",
+              "a78928a0"),
+}
+
+
+def frozen(name, file, cache, build):
+    """build(state dict) -> network, of the weights in `file`, or fetched into `cache` where that is "".
+
+    The network is in eval mode and its weights need no gradient.  It has checksum (8 digits of the file's SHA-256) and
+    official (whether they are those of `FROZEN`).  Raises `Error` where the weights are not to be had or do not fit.
+    """
+    url, digest = FROZEN[name]
+    path, sha = Path(file or Path(cache) / Path(url).name), hashlib.sha256()
+    if not file and not path.exists():
+        print(f"fetching {url} into {cache}", flush=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=sys.stderr.isatty())
+        except (OSError, RuntimeError) as e:
+            raise Error(f"the {name} weights cannot be fetched ({e}); get {url} by other means and pass --{name} FILE"
+                        ) from None
+    try:
+        with open(path, "rb") as f:
+            for block in iter(partial(f.read, 1 << 20), b""):
+                sha.update(block)
+        network = build(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError:
+        raise Error(f"there is no {path}; --{name} takes the file that is at {url}") from None
+    except Exception as e:      # torch.load lets through whatever the damage leads to
+        if is_out_of_memory(e):
+            raise
+        raise Error(f"{path} does not hold the {name} weights ({type(e).__name__}: {str(e).splitlines()[0]}); they are "
+                    f"at {url}") from None
+    network.checksum = sha.hexdigest()[:8]
+    network.official = network.checksum == digest
+    if not file and not network.official:
+        raise Error(f"{path} is not the file that is at {url}; delete it, and it is fetched anew")
+    return network.eval().requires_grad_(False)
+
+
+class Inception(nn.Module):
+    """The network of the FID: Inception of 2015-12-05 with its 1008 classes, as pytorch-fid has ported it.
+
+    Differs from torchvision's in what its blocks pool: padding does not count, and the last block takes maxima.
+    """
+    d, resize = 2048, "uint8, bilinear to 299 px"
+
+    def __init__(self, weights):
+        super().__init__()
+        from torchvision.models import inception_v3
+        self.net = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+        self.net.load_state_dict(weights)
+        for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b"):
+            _pool_anew(getattr(self.net, name), partial(nnf.avg_pool2d, count_include_pad=False))
+        _pool_anew(self.net.Mixed_7c, nnf.max_pool2d)
+
+    def features(self, x, d=None):
+        """(N, d) features of x (N, 3 or 1, H, W) in [-1, 1]; d 64 or 192: of the first or second pooling layer."""
+        return torch.cat([self._features(part, d or self.d) for part in x.split(50)])
+
+    def _features(self, x, d):
+        x = to_float(to_uint8(x)).expand(-1, 3, -1, -1)
+        x = nnf.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
+        for name, layer in self.net.named_children():
+            if name == "avgpool":
+                break
+            x = layer(x)
+            if (name, d) in (("maxpool1", 64), ("maxpool2", 192)):
+                break
+        return x.mean((2, 3))
+
+
+def _pool_anew(block, pool):
+    """Let the last branch of one of torchvision's blocks pool by `pool`."""
+    plain = block._forward
+
+    def forward(x):
+        return [*plain(x)[:-1], block.branch_pool(pool(x, 3, stride=1, padding=1))]
+    block._forward = forward
+
+
+class VGG(nn.Module):
+    """VGG-16 up to conv5_3: x (N, 3 or 1, H, W) in [-1, 1] -> activations after the ReLU of conv1_2, conv2_2, conv3_3,
+    conv4_3, conv5_3; gradients reach x.
+
+    For torchvision's weights, whose input is divided by ImageNet's deviation.  LIA's are Keras's, which see [0, 255]
+    less the mean, so that the scale of the activations, and with it a loss's weight, is another.
+    """
+    TAPS = (3, 8, 15, 22, 29)
+
+    def __init__(self, weights):
+        super().__init__()
+        from torchvision.models import vgg16
+        net = vgg16(weights=None, init_weights=False)
+        net.load_state_dict(weights)
+        self.layers = net.features[:30]
+        for layer in self.layers:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False
+        self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])    # of ImageNet, in [-1, 1]
+        self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
+
+    def forward(self, x, last=29):
+        x, taps = (x - self.mean) / self.std, []            # one grey channel becomes three
+        for i, layer in enumerate(self.layers[:last + 1]):
+            x = layer(x)
+            if i in self.TAPS:
+                taps.append(x)
+        return taps
+
+    def conv4_3(self, x):
+        """(N, 512, H/8, W/8), the perceptual features epsilon of LIA's eq. 5."""
+        return self(x, last=22)[-1]
+
+
+class LPIPS(nn.Module):
+    """Learned perceptual distance, VGG-16, version 0.1: a, b (N, 3 or 1, H, W) in [-1, 1] -> (N,).
+
+    Zhang et al. 2018, eq. 1.  weights: of the heads, as the lpips package keeps them; they are loaded strictly.
+    """
+
+    def __init__(self, vgg, weights):
+        super().__init__()
+        self.vgg = vgg
+        self.heads = nn.ParameterList(torch.empty(c, 1, 1) for c in (64, 128, 256, 512, 512))
+        self.heads.load_state_dict({str(i): weights.pop(f"lin{i}.model.1.weight")[0] for i in range(5)} | weights)
+
+    def forward(self, a, b):
+        total = 0
+        for f, g, head in zip(self.vgg(a), self.vgg(b), self.heads, strict=True):
+            f, g = (t / (t.square().sum(1, keepdim=True).sqrt() + 1e-10) for t in (f, g))
+            total = total + ((f - g).square() * head).sum(1).mean((1, 2))
+        return total
+
+
+# ------------------------------------------------------------------------------------------------- 7 Processes
 
 def start(args):
     """Join the other processes of `torchrun`, if any, and seed.  -> device, rank, world.
 
     Sets args.precision where it is "auto".  Raises `Error` for a device that is not there or a batch that does not
-    divide.  One process a GPU (NCCL), or several on the CPU (gloo).
+    divide.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = find_device(args.device, int(os.environ.get("LOCAL_RANK", 0)))
-    if device.type == "cpu":
-        keep_memory()
+    world = int(os.environ.get("WORLD_SIZE", 1))
     if args.batch % world:
         raise Error(f"--batch {args.batch} does not divide among {world} processes; "
                     f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}")
-    if device.type == "cuda":
-        if world > 1 and device.index != int(os.environ["LOCAL_RANK"]):
-            raise Error(f"--device {args.device} would put {world} processes on one GPU; pass --device cuda")
-        torch.cuda.set_device(device)
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    device, rank, world = join(args.device)
+    if device.type == "cpu":
+        keep_memory()
     torch.manual_seed(args.seed)
     if args.precision == "auto":
         args.precision = "bf16" if device.type == "cuda" and args.backbone != "mlp" else "fp32"
+    return device, rank, world
+
+
+def join(name):
+    """Join the other processes of `torchrun`, if any.  -> device, rank, world.  name: as for `find_device`.
+
+    One process a GPU (NCCL), or several on the CPU (gloo).  Raises `Error` for a device that is not there.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = find_device(name, int(os.environ.get("LOCAL_RANK", 0)))
+    if device.type == "cuda":
+        if world > 1 and device.index != int(os.environ["LOCAL_RANK"]):
+            raise Error(f"--device {name} would put {world} processes on one GPU; pass --device cuda")
+        torch.cuda.set_device(device)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device, rank, world
 
 
@@ -353,11 +500,20 @@ def rank_zero_first():
         dist.barrier()
 
 
-def generator(device, seed, use):
+def generator(device, seed, use, block=0):
     """A torch.Generator on device for one use of a run's seed: "training", "pictures" or "evaluation", so that no two
-    uses (nor the initialisation, which has the seed itself) draw the same numbers."""
-    offset = {"training": 1, "pictures": 2, "evaluation": 3}[use]
-    return torch.Generator(device).manual_seed(1_000_003 * (seed + 1) + offset)
+    uses (nor the initialisation, which has the seed itself) draw the same numbers; nor do two blocks of one use."""
+    return torch.Generator(device).manual_seed(_seed(seed, use, block))
+
+
+def _seed(seed, use, block):
+    """Below 2^32 for usual seeds: of more, the CPU's generator sees the lowest 32 bits."""
+    return 1_000_003 * (seed + 1) + 10 * block + ("training", "pictures", "evaluation", "noise").index(use) + 1
+
+
+def seed_noise(seed, block):
+    """Seed what G draws its noise from (torch's own generators) for one block of images."""
+    torch.manual_seed(_seed(seed, "noise", block))
 
 
 def broadcast(module):
@@ -398,7 +554,7 @@ def _average(tensors):
         tensor.copy_(mean.view_as(tensor))
 
 
-# ----------------------------------------------------------------------------------------------------- 7 Flags
+# ----------------------------------------------------------------------------------------------------- 8 Flags
 
 class Parser(ArgumentParser):
     """argparse with whole flag names only and one `error:` line."""
@@ -554,7 +710,7 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
         print("ours, not stated in the paper: " + "  ".join([f"{k} {shown[k]}" for k in unstated] + [constants]))
 
 
-# --------------------------------------------------------------------------------------------------- 8 The run
+# --------------------------------------------------------------------------------------------------- 9 The run
 
 def write_atomic(path, data):
     """Write bytes so that `path` holds either all of them or what it held before."""
@@ -842,7 +998,7 @@ def peak_memory(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-# -------------------------------------------------------------------------------------------------- 9 Pictures
+# ------------------------------------------------------------------------------------------------- 10 Pictures
 
 def to_float(x):
     """uint8 0 ... 255 -> float in [-1, 1]."""
@@ -903,7 +1059,7 @@ def curves(log, path):
     write_atomic(Path(path), buffer.getvalue())
 
 
-# -------------------------------------------------------------------------------------------------- 10 Errors
+# -------------------------------------------------------------------------------------------------- 11 Errors
 
 def is_out_of_memory(e):
     """The GPU's allocator raises torch.OutOfMemoryError, the CPU's a plain RuntimeError."""

@@ -1,6 +1,8 @@
 """Metrics, tables and figures of any run of any method.
 
     python eval.py metrics RUN...                  errors, reciprocity, sharpness, Frechet distances, classification
+    python eval.py metrics RUN --features inception --only frechet     FID and KID, of samples and reconstructions
+    python eval.py metrics RUN --only lpips ppl swd                    perceptual distance and path length; SWD
     python eval.py table alae-2 RUN...             MNIST classification beside the paper's numbers
     python eval.py figure samples RUN...           F-AAE's figure 8
     python eval.py figure reconstructions RUN...   ALAE's figure 3, F-AAE's 5 to 7
@@ -12,16 +14,22 @@
 A run is the folder that a training script made.  This file knows of a method only what its `load` returns: map,
 generate, encode, features, prior.
     1  Runs         View
-    2  Extractors   Classifier, trained on a set's labels
-    3  Metrics      image_metrics, Moments, frechet, sharpness, one_nn, linear_svm
-    4  Tables       PAPER, table_alae_2
-    5  Figures      samples, reconstructions, traversal, morph
-    6  Commands
+    2  Extractors   Classifier, trained on a set's labels;  extractor_of, lpips_of
+    3  Counting     Count, Means
+    4  Distances    Moments, frechet, kernel_distance, sliced_wasserstein, sharpness, slerp, one_nn, linear_svm
+    5  Measures     what `metrics` prints: errors, latent, sharpness, frechet, flips, classifiers, lpips, ppl, swd
+    6  Tables       PAPER, table_alae_2
+    7  Figures      samples, reconstructions, traversal, morph
+    8  Commands
 """
 import hashlib
 import importlib
 import json
 import math
+import os
+import signal
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +42,24 @@ import common
 import data
 from common import Error
 
-# ------------------------------------------------------------------------------------------------------ 1 Runs
+# ------------------------------------------------------------------------------------------------------- 1 Runs
+
+
+BLOCK = 250             # codes that are drawn together
+
+
+class Lacks(Error):
+    """What a run or its data cannot give; `metrics` leaves that out, unless it was asked for by name."""
 
 
 class View:
-    """A run, opened for evaluation: args (its args.json), model, train and test (data.Images)."""
+    """A run, opened for evaluation: args (its args.json), model, train and test (data.Images).
+
+    batch: how many images are made at a time, as many as memory should hold.
+    """
 
     def __init__(self, run, options, weights="ema"):
-        """options: device, weights ("" for those given here), data and data_root ("" for the run's own)."""
+        """options: device, weights ("" for those given here), data and data_root ("" for the run's own), batch or 0."""
         self.run, self.device, self.weights = Path(run), options.device, options.weights or weights
         self.args = args = common.read_args(run)
         try:
@@ -51,6 +69,7 @@ class View:
                 raise
             raise Error(f"{run} names the method {args['method']!r}; there is no {args['method']}.py here") from None
         c, h, w = args["image_shape"]
+        self.batch = vars(options).get("batch") or max(min(2**20 // (h * w), BLOCK), 1)
         self.train, self.test = data.load(options.data or args["data"], options.data_root or args["data_root"],
                                           args["split"], f"{w}x{h}", args["skip_bad"])
         if (self.train.shape, len(self.train)) != ((c, h, w), args["train_images"]):
@@ -75,15 +94,18 @@ class View:
         """Raise Error where the model lacks one of the named methods."""
         for ability in abilities:
             if not hasattr(self.model, ability):
-                raise Error(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; take another run")
+                raise Lacks(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; take another run")
 
     def images(self, indices, part="test"):
         """Images of a part, float (N, C, H, W) in [-1, 1], on the device."""
         return common.to_float(getattr(self, part).take(indices).to(self.device))
 
-    def codes(self, n, seed):
-        """z (n, nz) from the prior."""
-        return self.model.prior(n, common.generator(self.device, seed, "evaluation"))
+    def codes(self, end, seed, begin=0):
+        """z (end - begin, nz): a part of an endless sequence from the prior, the same however it is cut."""
+        first = begin // BLOCK
+        z = torch.cat([self.model.prior(BLOCK, common.generator(self.device, seed, "evaluation", block))
+                       for block in range(first, -(-end // BLOCK))])
+        return z[begin - first * BLOCK:end - first * BLOCK]
 
     @property
     def has_classes(self):
@@ -94,25 +116,30 @@ class View:
     def features(self, part):
         """(short, long) features of a whole part, on the device."""
         images = getattr(self, part)
-        chunks = [self.model.features(self.images(i, part)) for i in torch.arange(len(images)).split(1000)]
-        return tuple(torch.cat(c) for c in zip(*chunks, strict=True))
+        whole = None
+        for i in torch.arange(len(images)).split(self.batch):
+            f = self.model.features(self.images(i, part))
+            whole = whole or [t.new_empty(len(images), t.shape[1]) for t in f]
+            for all_of_it, t in zip(whole, f, strict=True):
+                all_of_it[i] = t
+        return tuple(whole)
 
 
-# ------------------------------------------------------------------------------------------------ 2 Extractors
+# ------------------------------------------------------------------------------------------------- 2 Extractors
 
 class Classifier(nn.Module):
     """Tells a set's classes apart, and gives features for Frechet distances; made by `classifier_of`.
 
     name: "digits" for MNIST, else the set's; checksum: of its weights; accuracy: on the test part, %.
     """
-    WIDTH = 128
+    d, official, resize = 128, False, "as they are"
 
     def __init__(self, channels, classes):
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv2d(channels, 32, 5, stride=2, padding=2), nn.Conv2d(32, 32, 3, padding=1),
                                     nn.Conv2d(32, 64, 3, padding=1)])
-        self.dense = nn.Linear(64 * 16, self.WIDTH)
-        self.head = nn.Linear(self.WIDTH, classes)
+        self.dense = nn.Linear(64 * 16, self.d)
+        self.head = nn.Linear(self.d, classes)
         self.register_buffer("accuracy", torch.zeros(()))
 
     def features(self, x):  # [N,C,H,W] in [-1,1] -> [N,128]
@@ -129,13 +156,48 @@ class Classifier(nn.Module):
         return hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in self.state_dict().values())).hexdigest()[:8]
 
 
+def extractor_of(view, args):
+    """The network whose features --features asks for: Inception, or the classifier of the run's own data ("auto").
+
+    It has title, the distance's name: FID with the published weights alone.  Raises Error where it is not to be had.
+    """
+    if args.features == "inception":
+        with common.rank_zero_first():
+            net = common.frozen("inception", args.inception, args.cache, common.Inception).to(view.device)
+        net.name, net.title = "Inception", "FID" if net.official else f"Frechet ({Path(args.inception).name})"
+        return net
+    with common.rank_zero_first():
+        net = classifier_of(view, args.cache)
+    if args.features not in ("auto", net.name):
+        raise Error(f"{view.run}: there are no features {args.features!r}; --features can be inception, or {net.name}, "
+                    f"which are learnt from its own data")
+    net.title = f"Frechet ({net.name})"
+    return net
+
+
+def lpips_of(view, args):
+    """LPIPS, with title and checksum, by --vgg and --lpips or fetched.  Raises Error where it is not to be had."""
+    if min(view.test.shape[1:]) < 16:
+        raise Lacks(f"{view.run}: LPIPS's network halves images four times; these, {view.test.shape[1]}x"
+                    f"{view.test.shape[2]}, are too small")
+    with common.rank_zero_first():
+        vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG)
+        net = common.frozen("lpips", args.lpips, args.cache, lambda weights: common.LPIPS(vgg, weights))
+    net.official &= vgg.official
+    net.checksum = f"VGG-16 {vgg.checksum}, heads {net.checksum}" + (
+        "" if net.official else ", which are not LPIPS's published weights")
+    net.title = "LPIPS" if net.official else f"distance ({Path(args.vgg).name}, {Path(args.lpips).name})"
+    return net.to(view.device)
+
+
 def classifier_of(view, cache):
     """The classifier of a run's data, trained on the training part's labels the first time and kept in `cache`.
 
-    2,000 steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Error where there are no classes.
+    2,000 steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Lacks where there are no classes.
     """
     if not view.has_classes:
-        raise Error(f"{view.run}: {view.train.name} has no class labels, from which to train the feature extractor")
+        raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train the feature extractor; "
+                    f"--features inception needs none")
     train, name = view.train, "digits" if view.train.source == "mnist" else view.train.name
     path = Path(cache) / f"classifier-{name}-{'x'.join(map(str, train.shape))}-{train.fingerprint()}.pt"
     with torch.random.fork_rng(devices=[]):
@@ -143,13 +205,9 @@ def classifier_of(view, cache):
         net = Classifier(train.shape[0], int(train.labels.max()) + 1).to(view.device)
     net.name = name
     if path.exists():
-        try:
-            net.load_state_dict(torch.load(path, map_location=view.device, weights_only=True))
-        except Exception as e:      # torch.load lets through whatever the damage leads to
-            raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew") from None
+        net.load_state_dict(_from_cache(path, view.device))
         return net.eval().requires_grad_(False)
-    print(f"training a classifier of {train.name} once, for Frechet ({name}) and label flips; this takes a minute or "
-          f"several on a CPU", flush=True)
+    print(f"training a classifier of {train.name} once, for Frechet ({name}) and label flips", flush=True)
     _fit(net, view)
     right = sum((net(view.images(i)).argmax(1).cpu() == view.test.labels[i]).sum().item()
                 for i in torch.arange(len(view.test)).split(500))
@@ -159,21 +217,107 @@ def classifier_of(view, cache):
     return net
 
 
+def _from_cache(path, device):
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as e:      # torch.load lets through whatever the damage leads to
+        raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew") from None
+
+
 @torch.enable_grad()
 def _fit(net, view, steps=2000, batch=128):
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for step in range(steps):
-        chosen = data.order(len(view.train), 0, step * batch, batch)
+    for begin, _ in Count("images for the classifier", steps * batch, batch, shared=False):
+        chosen = data.order(len(view.train), 0, begin, batch)
         loss = nnf.cross_entropy(net(view.images(chosen, "train")), view.train.labels[chosen].to(view.device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
+    Count.leave()
     net.eval().requires_grad_(False)
 
 
-# --------------------------------------------------------------------------------------------------- 3 Metrics
+# --------------------------------------------------------------------------------------------------- 3 Counting
+# What goes through many images keeps sums, not images, so that memory does not grow with their number; sums are float64
+# and added over processes, so that any number of these, and any batch, give the same.
+
+class Count:
+    """Goes through n things in batches and tells how far it is: `for begin, end in Count("samples", n, 250)`.
+
+    Of several processes each has every so-many-th batch, unless not `shared`.  After a Ctrl-C all counts end early, and
+    what has been counted by then is printed; a second one, later, leaves at once.
+    """
+    stopped = 0.0           # when it was asked to
+
+    def __init__(self, what, n, size, shared=True):
+        self.what, self.n, self.size, self.shared = what, n, size, shared and dist.is_initialized()
+
+    def __iter__(self):
+        rank, world = (dist.get_rank(), dist.get_world_size()) if self.shared else (0, 1)
+        terminal, began = sys.stdout.isatty(), time.time()
+        shown = began
+        for begin in range(rank * self.size, self.n, world * self.size):
+            if Count.stopped:
+                break
+            yield begin, min(begin + self.size, self.n)
+            if time.time() - shown > (1 if terminal else 30):
+                shown, done = time.time(), min(begin + world * self.size, self.n)
+                left = common.duration((shown - began) * (self.n - done) / done)
+                line = f"  {self.what}: {done:,} of {self.n:,}, {left} left"
+                print(f"\r{line:<79}" if terminal else line, end="" if terminal else "\n", flush=True)
+        if terminal and shown > began:
+            print(f"\r{'':79}", end="\r", flush=True)
+
+    @classmethod
+    def stop(cls, number, frame):
+        """The handler of Ctrl-C."""
+        if cls.stopped and time.time() - cls.stopped > 2:       # asked again, not told twice
+            raise KeyboardInterrupt
+        cls.stopped = cls.stopped or time.time()
+
+    @classmethod
+    def leave(cls):
+        """Raise KeyboardInterrupt where a count ended early: half of it is of no use."""
+        if cls.stopped:
+            raise KeyboardInterrupt
+
+
+def leads():
+    """Whether this process is the only one, or the one that writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def add_up(tensor):
+    """Replace a tensor by its sum over all processes.  -> it"""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+class Means:
+    """Means of named quantities, each (N,) or, with d, (N, d), over all that was counted by all processes."""
+
+    def __init__(self, device, *names, d=None):
+        self.names = names
+        self.n = torch.zeros((), dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(names), *[d] * (d is not None), dtype=torch.float64, device=device)
+
+    def add(self, **values):
+        self.n += len(values[self.names[0]])
+        self.sums += torch.stack([values[name].double().sum(0) for name in self.names])
+
+    def result(self):
+        """-> dict of floats, or of tensors (d,); n, how many.  Raises KeyboardInterrupt where nothing was counted."""
+        n = int(add_up(self.n))
+        if not n:
+            raise KeyboardInterrupt
+        means = add_up(self.sums) / n
+        return dict(zip(self.names, means if means.ndim > 1 else means.tolist(), strict=True), n=n)
+
+
+# -------------------------------------------------------------------------------------------------- 4 Distances
 
 class Moments:
     """Mean and covariance of features, added batch by batch in float64; memory does not grow with their number."""
@@ -190,9 +334,8 @@ class Moments:
 
     def reduce(self):
         """Add up those of all processes."""
-        if dist.is_initialized():
-            for tensor in (self.n, self.sum, self.outer):
-                dist.all_reduce(tensor)
+        for tensor in (self.n, self.sum, self.outer):
+            add_up(tensor)
 
     def gaussian(self):
         """-> mean (d,), covariance (d, d) over n - 1, on the CPU."""
@@ -218,112 +361,100 @@ def sharpness(x):
     return nnf.conv2d(x.mean(1, keepdim=True), kernel[None, None]).flatten(1).var(1)
 
 
-@torch.no_grad()
-def reference(view, extractor, cache):
-    """The Gaussian of the whole training part's features, kept in `cache`."""
-    path = Path(cache) / f"moments-{extractor.checksum}-{view.train.fingerprint()}.pt"
-    if path.exists():
-        return torch.load(path, weights_only=True)
-    moments = Moments(Classifier.WIDTH, view.device)
-    for chunk in torch.arange(len(view.train)).split(500):
-        moments.add(extractor.features(view.images(chunk, "train")))
-    common.save(path, moments.gaussian())
-    return moments.gaussian()
+def kernel_distance(a, b, seed, subsets=100, size=1000):
+    """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3.   (Binkowski et al. 2018, eq. 4 and section 4)
 
-
-@torch.no_grad()
-def distribution_metrics(view, indices, seed, extractor=None, real=None):
-    """How reconstructions of these test images, and as many samples, compare with real images.   -> dict
-
-    sharpness_*: mean variance of the Laplacian over that of the test images.  With an extractor: frechet_* to `real`, a
-    Gaussian of its features; flips: % of reconstructions that it takes for another class than the original.
-    *_real: of the test images themselves; *_samples only where there is a prior.
+    a, b (N, d), (M, d) features -> mean, standard deviation over random subsets.
     """
-    def part(name, begin, end):
-        if name == "samples":
-            return view.model.generate(w[begin:end], noise="fixed").clamp(-1, 1)
-        x = view.images(indices[begin:end])
-        return x if name == "real" else common.reconstruct(view.model, x)
-
-    names, sharp, classes, out = ["real", "reconstructions"], {}, {"real": [], "reconstructions": []}, {}
-    if hasattr(view.model, "prior"):
-        names.append("samples")
-        w = view.model.map(view.codes(len(indices), seed))
-    for name in names:
-        sharp[name], moments = 0.0, Moments(Classifier.WIDTH, view.device)
-        for begin in range(0, len(indices), 500):
-            x = part(name, begin, begin + 500)
-            sharp[name] += sharpness(x).sum().item()
-            if extractor:
-                f = extractor.features(x)
-                moments.add(f)
-                if name in classes:
-                    classes[name].append(extractor.head(f).argmax(1))
-        if name != "real":
-            out[f"sharpness_{name}"] = sharp[name] / sharp["real"]
-        if extractor:
-            out[f"frechet_{name}"] = frechet(moments.gaussian(), real)
-    if extractor:
-        flipped = torch.cat(classes["real"]) != torch.cat(classes["reconstructions"])
-        out["flips"] = 100 * flipped.float().mean().item()
-    return out
+    rng, values = np.random.RandomState(seed), []
+    size = min(size, len(a), len(b))
+    for _ in range(subsets):
+        x = a[torch.from_numpy(rng.choice(len(a), size, replace=False)).to(a.device)].double()
+        y = b[torch.from_numpy(rng.choice(len(b), size, replace=False)).to(b.device)].double()
+        xx, yy, xy = ((p @ q.T / x.shape[1] + 1)**3 for p, q in ((x, x), (y, y), (x, y)))
+        within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
+        values.append((within - 2 * xy.mean()).item())
+    return float(np.mean(values)), float(np.std(values))
 
 
-@torch.no_grad()
-def image_metrics(view, indices):
-    """Errors of the reconstructions of these test images, beside two floors.   -> dict
+def swd_levels(shape):
+    """Heights of the pyramid's levels for images (C, H, W): H, H/2 ... while the smaller side is 16 or more."""
+    sizes, (h, w) = [], shape[1:]
+    while min(h, w) >= 16:
+        sizes.append(h)
+        h, w = h // 2, w // 2
+    return sizes
 
-    mse, mae: means over pixels in [-1, 1], of reconstructions clipped to it;  psnr: mean over images of
-    10 log10(4 / mse), dB.  mse_mean_image: of the training mean as every reconstruction;  mse_wrong_pair: of each image
-    against the reconstruction of another, the one before it in `indices`.  Raises Error for fewer than 2 images.
+
+def laplacian(x, level):
+    """A level of the Laplacian pyramid of x (N, C, H, W): (N, C, H / 2^level, W / 2^level).   (ProGAN 5)
+
+    Below 32 pixels it is the last, and what is left of the image itself.
     """
-    n = len(indices)
-    if n < 2:
-        raise Error(f"{view.run}: errors and their floors need 2 test images or more, and this would take {n} of "
-                    f"{len(view.test)}; raise -n, or evaluate on more images by --data")
-    view.need("encode", "generate")
-    mean_image = training_mean(view)
-    total = dict.fromkeys(("mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair"), 0.0)
-    before = common.reconstruct(view.model, view.images(indices[-1:]))
-    for chunk in indices.split(500):
-        x = view.images(chunk)
-        y = common.reconstruct(view.model, x)
-        mse = (y - x).square().flatten(1).mean(1)
-        wrong = torch.cat([before, y[:-1]])
-        sums = dict(mse=mse, mae=(y - x).abs().flatten(1).mean(1), psnr=10 * (4 / mse).log10(),
-                    mse_mean_image=(mean_image - x).square().flatten(1).mean(1),
-                    mse_wrong_pair=(wrong - x).square().flatten(1).mean(1))
-        for key, value in sums.items():
-            total[key] += value.sum().item()
-        before = y[-1:]
-    return dict(n=n, **{k: v / n for k, v in total.items()})
+    taps = x.new_tensor([1.0, 4, 6, 4, 1]) / 16
+    kernel = taps.outer(taps).expand(x.shape[1], 1, 5, 5)
+
+    def blur(t):
+        return nnf.conv2d(nnf.pad(t, (2, 2, 2, 2), mode="reflect"), kernel, groups=t.shape[1])
+    for _ in range(level):
+        x = blur(x)[:, :, ::2, ::2]
+    if min(x.shape[2:]) < 32:
+        return x
+    up = torch.zeros_like(x)
+    up[:, :, ::2, ::2] = blur(x)[:, :, ::2, ::2]
+    return x - 4 * blur(up)
 
 
-def shared_test_images(views):
-    """Positions, in each view's test part, of the images that all have and none was trained on, a tensor a view.
+def patches(x, rng, n=128, size=7):
+    """n random patches an image of x (N, C, H, W) -> (N n, C, size, size)."""
+    N, C, H, W = x.shape
+    half = size // 2
+    cols = torch.from_numpy(rng.randint(half, W - half, (N, n, 1, 1, 1))).to(x.device)
+    rows = torch.from_numpy(rng.randint(half, H - half, (N, n, 1, 1, 1))).to(x.device)
+    around = torch.arange(-half, half + 1, device=x.device)
+    image = torch.arange(N, device=x.device).view(N, 1, 1, 1, 1)
+    channel = torch.arange(C, device=x.device).view(1, 1, C, 1, 1)
+    return x[image, channel, rows + around.view(size, 1), cols + around].flatten(0, 1)
 
-    In the order of the first view's.  Raises Error where there are none.
+
+def sliced_wasserstein(a, b, rng, repeats=4, directions=128, chunk=16):
+    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w).   (ProGAN 5)
+
+    Each channel of each set is first brought, in place, to mean 0 and deviation 1.  chunk: of directions, for memory.
     """
-    first = views[0]
-    for view in views[1:]:
-        if view.test.source != first.test.source or view.test.shape != first.test.shape:
-            raise Error(f"{first.run} and {view.run} have no test images in common ({first.test.name} "
-                        f"{'x'.join(map(str, first.test.shape))}, {view.test.name} "
-                        f"{'x'.join(map(str, view.test.shape))}); compare runs of one data set and resolution")
-    ids = set(first.test.ids.tolist()).intersection(*(v.test.ids.tolist() for v in views))
-    for view in views:                          # nor may any of them have been trained on
-        ids -= set(view.train.ids.tolist()) if view.train.source == first.test.source else set()
-    if not ids:
-        raise Error(f"the runs' test parts have no image in common that none of them was trained on "
-                    f"({', '.join(v.protocol.split(',')[0] for v in views)}); compare runs of one split")
-    places = [{int(i): k for k, i in enumerate(v.test.ids)} for v in views]
-    return [torch.tensor([place[i] for i in first.test.ids.tolist() if i in ids]) for place in places]
+    for t in (a, b):
+        for channel in t.unbind(1):
+            channel -= channel.mean()
+            channel /= channel.std(correction=0)
+    a, b, total = a.flatten(1), b.flatten(1), 0.0
+    for _ in range(repeats):
+        d = rng.randn(a.shape[1], directions)
+        d = torch.from_numpy(d / np.sqrt(np.square(d).sum(0))).to(a).T
+        for some in d.split(chunk):
+            total += (ordered(some @ a.T) - ordered(some @ b.T)).abs().sum(dtype=torch.float64).item()
+    return 1000 * total / (repeats * directions * len(a))
 
 
-def training_mean(view):
-    """The mean of (up to 10,000 evenly spaced) training images, (1, C, H, W)."""
-    indices = torch.arange(0, len(view.train), math.ceil(len(view.train) / 10_000))
-    return sum(view.images(i, "train").sum(0, keepdim=True) for i in indices.split(500)) / len(indices)
+def ordered(t):
+    """Each row of t (M, N) in ascending order; numpy sorts on a CPU several times as fast as torch."""
+    return t.sort(1).values if t.is_cuda else torch.from_numpy(np.sort(t.cpu().numpy(), 1))
+
+
+def slerp(a, b, t):
+    """From a to b along the sphere, (N, d); t (N, 1).  Lengths go linearly, so that any prior is kept to its own."""
+    length = (1 - t) * a.norm(dim=1, keepdim=True) + t * b.norm(dim=1, keepdim=True)
+    a, b = nnf.normalize(a, dim=1), nnf.normalize(b, dim=1)
+    cos = (a * b).sum(1, keepdim=True)
+    c = nnf.normalize(b - cos * a, dim=1)
+    angle = t * cos.clamp(-1, 1).acos()
+    return length * nnf.normalize(a * angle.cos() + c * angle.sin(), dim=1)
+
+
+def within_percentiles(d, low=1, high=99):
+    """The mean of those of d (N,) that lie between two percentiles, themselves among d.   (StyleGAN's PPL)"""
+    d = d.cpu().numpy()
+    lower, upper = np.percentile(d, low, method="lower"), np.percentile(d, high, method="higher")
+    return float(d[(lower <= d) & (d <= upper)].mean())
 
 
 def one_nn(train, train_labels, test, test_labels, chunk=500):
@@ -383,7 +514,376 @@ def classification(view):
     return result
 
 
-# ---------------------------------------------------------------------------------------------------- 4 Tables
+# --------------------------------------------------------------------------------------------------- 5 Measures
+# A function each: (view, args) -> numbers (dict), lines to print, and what these depend on beside the run.
+
+def test_indices(view, args):
+    """The first -n test images, 10,000 by default, or as many as there are."""
+    return torch.arange(min(args.n or 10_000, len(view.test)))
+
+
+def code_count(view, args):
+    """-n, or as many codes as test images."""
+    return args.n or len(test_indices(view, args))
+
+
+def of_test(view, n):
+    return f"{'all ' * (n == len(view.test))}{n:,} of {len(view.test):,} test images"
+
+
+@torch.no_grad()
+def errors(view, indices):
+    """Errors of the reconstructions of these test images, beside two floors.   -> dict
+
+    mse, mae: means over pixels in [-1, 1], of reconstructions clipped to it;  mse_255: over pixels in [0, 255];  psnr:
+    mean over images of 10 log10(4 / mse), dB.  mse_mean_image: of the training mean as every reconstruction;
+    mse_wrong_pair: of each reconstruction against the next image in `indices`.  Raises Error for fewer than 2 images.
+    """
+    if len(indices) < 2:
+        raise Error(f"{view.run}: errors and their floors need 2 test images or more, and this would take "
+                    f"{len(indices)} of {len(view.test)}; raise -n, or evaluate on more images by --data")
+    view.need("encode", "generate")
+    mean_image = training_mean(view)
+    means = Means(view.device, "mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair")
+    for begin, end in Count("test images", len(indices), view.batch):
+        x, after = images_and_next(view, indices, begin, end)
+        y = common.reconstruct(view.model, x)
+        mse = (y - x).square().flatten(1).mean(1)
+        means.add(mse=mse, mae=(y - x).abs().flatten(1).mean(1), psnr=10 * (4 / mse).log10(),
+                  mse_mean_image=(mean_image - x).square().flatten(1).mean(1),
+                  mse_wrong_pair=(y - after).square().flatten(1).mean(1))
+    m = means.result()
+    return dict(m, mse_255=m["mse"] * 127.5**2)
+
+
+def images_and_next(view, indices, begin, end):
+    """These test images, and for each the one after it (after the last, the first)."""
+    x = view.images(indices[[i % len(indices) for i in range(begin, end + 1)]])
+    return x[:-1], x[1:]
+
+
+def measure_errors(view, args):
+    m = errors(view, test_indices(view, args))
+    return m, [f"MSE {m['mse']:.4f} on [-1, 1], {m['mse_255']:.1f} on [0, 255]   MAE {m['mae']:.4f}   "
+               f"PSNR {m['psnr']:.2f} dB",
+               f"floors: MSE {m['mse_mean_image']:.4f} of the training-mean image, {m['mse_wrong_pair']:.4f} of "
+               f"reconstructions paired with the wrong originals"], f"{of_test(view, m['n'])}, fixed noise"
+
+
+@torch.no_grad()
+def measure_latent(view, args):
+    """How far E(G(w)) is from w, over codes of the prior.   (ALAE 4.1)
+
+    recip_w: mean |E(G(w)) - w| per dimension; std_w: mean deviation of w's dimensions; norm_w: mean ||E(G(w)) - w||;
+    norm_w_wrong_pair: the same with each E(G(w)) beside the next w.
+    """
+    view.need("prior", "map", "encode")
+    n, model = code_count(view, args), view.model
+    means = Means(view.device, "recip_w", "norm_w", "norm_w_wrong_pair")
+    squares = Means(view.device, "w", "w2", d=model.nw)
+    for begin, end in Count("codes", n, view.batch):
+        w = model.map(view.codes(end + 1, args.seed, begin))
+        w, after = w[:-1], w[1:]
+        back = model.encode(model.generate(w, noise="fixed"))
+        means.add(recip_w=(back - w).abs().mean(1), norm_w=(back - w).norm(dim=1),
+                  norm_w_wrong_pair=(back - after).norm(dim=1))
+        squares.add(w=w, w2=w.double().square())
+    m, s = means.result(), squares.result()
+    m["std_w"] = ((s["w2"] - s["w"].square()).clamp(min=0) * m["n"] / max(m["n"] - 1, 1)).sqrt().mean().item()
+    return m, [f"|E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f})   ||E(G(w)) - w|| "
+               f"{m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})"
+               ], f"{m['n']:,} codes, fixed noise, no truncation"
+
+
+KINDS = {"samples": "samples", "resamples": "samples reconstructed", "reconstructions": "test images reconstructed",
+         "midpoints": "midpoints of test images", "real": "test images themselves"}
+
+
+def pictures(view, kind, args):
+    """Images of a kind: how many, and a function that makes the begin-th ... (end - 1)-th, (N, C, H, W) in [-1, 1].
+
+    samples: of codes from the prior, with random noise;  resamples: these, reconstructed;  real: test images;
+    reconstructions: of them;  midpoints: decoded from the mean of a test image's code and the next one's.
+    (InvGAN, table 1: RandFID, RandRecFID, -, TsRecFID, IntTsFID)
+    """
+    model, indices = view.model, test_indices(view, args)
+
+    def samples(begin, end):
+        w = model.map(view.codes(end, args.seed, begin))
+        common.seed_noise(args.seed, begin)                 # whichever process draws it
+        return model.generate(w, noise="random").clamp(-1, 1)
+
+    def midpoints(begin, end):
+        w = model.encode(torch.cat(images_and_next(view, indices, begin, end))).chunk(2)
+        return model.generate((w[0] + w[1]) / 2, noise="fixed").clamp(-1, 1)
+
+    make = dict(samples=samples, resamples=lambda b, e: common.reconstruct(model, samples(b, e)), midpoints=midpoints,
+                real=lambda b, e: view.images(indices[b:e]),
+                reconstructions=lambda b, e: common.reconstruct(model, view.images(indices[b:e])))[kind]
+    return code_count(view, args) if kind in ("samples", "resamples") else len(indices), make
+
+
+def kinds(view, *wanted):
+    """Those of the wanted kinds of pictures that the model can make.  Raises Lacks where that is none but real ones."""
+    needs = dict(samples=("prior", "map"), resamples=("prior", "map", "encode"), reconstructions=("encode",),
+                 midpoints=("encode",), real=())
+    can = [kind for kind in wanted if all(hasattr(view.model, ability) for ability in needs[kind])]
+    if can == ["real"]:
+        view.need("encode")
+    return can
+
+
+@torch.no_grad()
+def measure_sharpness(view, args):
+    """Mean variance of the Laplacian, of samples and reconstructions, over that of the test images."""
+    m = {}
+    for kind in kinds(view, "real", "samples", "reconstructions"):
+        n, make = pictures(view, kind, args)
+        means = Means(view.device, kind)
+        for begin, end in Count(KINDS[kind], n, view.batch):
+            means.add(**{kind: sharpness(make(begin, end))})
+        m[kind] = means.result()
+    out = {f"sharpness_{kind}": m[kind][kind] / m["real"]["real"] for kind in m if kind != "real"}
+    return out, ["   ".join(f"{KINDS[kind]} {m[kind][kind] / m['real']['real']:.3f}" for kind in m if kind != "real")
+                 + "   (variance of the Laplacian over that of the test images)"
+                 ], f"{of_each({kind: m[kind]['n'] for kind in m})}; {NOISE}"
+
+
+def of_each(counts):
+    """{kind: n} in words."""
+    if len(set(counts.values())) == 1:
+        return f"{next(iter(counts.values())):,} of each"
+    return ", ".join(f"{n:,} {KINDS[kind]}" for kind, n in counts.items())
+
+
+NOISE = "samples with random noise and no truncation, reconstructions with fixed noise"
+KEPT = 10_000           # features of each set that the kernel distance draws its subsets from
+
+
+def features_of(view, extractor, what, n, make):
+    """`Moments` of the features of n images, make(begin, end), and up to KEPT of the features, evenly spaced."""
+    step = math.ceil(n / KEPT)
+    moments = Moments(extractor.d, view.device)
+    kept = torch.zeros(math.ceil(n / step), extractor.d + 1, device=view.device)        # the last: whether it is there
+    for begin, end in Count(what, n, view.batch):
+        f = extractor.features(make(begin, end))
+        moments.add(f)
+        places = torch.arange(-(-begin // step) * step, end, step, device=view.device)
+        kept[places // step] = nnf.pad(f[places - begin], (0, 1), value=1.0)
+    moments.reduce()
+    add_up(kept)
+    return moments, kept[kept[:, -1] > 0, :-1]
+
+
+def reference(view, extractor, cache):
+    """Gaussian of the whole training part's features, and up to KEPT of the features; kept in `cache`.  -> both"""
+    path = Path(cache) / f"reference-{extractor.checksum}-{view.train.fingerprint()}.pt"
+    everywhere = add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0
+    if everywhere:
+        gaussian, kept = _from_cache(path, view.device)
+        return [t.cpu() for t in gaussian], kept
+    moments, kept = features_of(view, extractor, "features of the training part", len(view.train),
+                                lambda begin, end: view.images(torch.arange(begin, end), "train"))
+    Count.leave()
+    if leads():
+        common.save(path, (moments.gaussian(), kept.cpu()))
+    return moments.gaussian(), kept
+
+
+@torch.no_grad()
+def measure_frechet(view, args):
+    """Frechet and kernel distances to the training part; FID and KID if the features are the published Inception's."""
+    extractor = extractor_of(view, args)
+    real, kept_real = reference(view, extractor, args.cache)
+    frechet_name, kernel_name = ("fid", "kid") if extractor.official else ("frechet", "kernel")
+    m, lines, counts = {"extractor": f"{extractor.name} {extractor.checksum}"}, ([], []), {}
+    for kind in kinds(view, *KINDS):
+        moments, kept = features_of(view, extractor, KINDS[kind], *pictures(view, kind, args))
+        if moments.n < 2 and Count.stopped:
+            break
+        counts[kind] = int(moments.n)
+        if counts[kind] < 2:
+            raise Error(f"{view.run}: a distance between distributions needs 2 images or more, and there is "
+                        f"{counts[kind]}; raise -n")
+        m[f"{frechet_name}_{kind}"] = frechet(moments.gaussian(), real)
+        m[f"{kernel_name}_{kind}"], spread = kernel_distance(kept, kept_real, args.seed)
+        lines[0].append(f"{KINDS[kind]} {m[f'{frechet_name}_{kind}']:.3f}")
+        lines[1].append(f"{KINDS[kind]} {m[f'{kernel_name}_{kind}']:.4g} ({spread:.1g})")
+    if not counts:
+        raise KeyboardInterrupt
+    few = min(*counts.values(), len(view.train))
+    warning = [f"warning: {few:,} images are too few for {extractor.d:,} features, whose covariance they do not fill: "
+               f"read the kernel distance"] * (few < extractor.d)
+    m["n"] = counts
+    grey = "; grey repeated to RGB" * (args.features == "inception" and view.test.shape[0] == 1)
+    return m, [f"{extractor.title}: " + "   ".join(lines[0]),
+               f"{'KID' if extractor.official else 'kernel distance'} (deviation over 100 subsets): "
+               + "   ".join(lines[1]), *warning], (
+        f"features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(counts)} against {len(view.train):,} "
+        f"training images, not flipped; {NOISE}")
+
+
+@torch.no_grad()
+def measure_flips(view, args):
+    """% of reconstructions that the set's classifier takes for another class than the original."""
+    view.need("encode", "generate")
+    with common.rank_zero_first():
+        net = classifier_of(view, args.cache)
+    indices, means = test_indices(view, args), Means(view.device, "flips")
+    for begin, end in Count("test images", len(indices), view.batch):
+        x = view.images(indices[begin:end])
+        means.add(flips=net(x).argmax(1) != net(common.reconstruct(view.model, x)).argmax(1))
+    m = means.result()
+    m["flips"] *= 100
+    return m, [f"{m['flips']:.2f} % of reconstructions change the class that a classifier sees (it is right on "
+               f"{net.accuracy:.2f} % of the test part)"], (
+        f"classifier {net.name} {net.checksum}; {of_test(view, m['n'])}, fixed noise")
+
+
+def measure_classifiers(view, args):
+    """1-NN and linear SVM on the model's features.   (ALAE, table 2)"""
+    view.need("features")
+    if not view.has_classes:
+        raise Lacks(f"{view.run}: {view.train.name} has no class labels to be told apart")
+    c = classification(view) if leads() else dict.fromkeys(COLUMNS_ALAE_2, 0)
+    return c, [f"1-NN: short features {c['1nn_short']:.2f} %   long {c['1nn_long']:.2f} %",
+               f"linear SVM: short features {c['svm_short']:.2f} %   long {c['svm_long']:.2f} %"
+               ], f"fitted on {len(view.train):,} training images, scored on all {len(view.test):,} test images"
+
+
+@torch.no_grad()
+def measure_lpips(view, args):
+    """LPIPS of test images and their reconstructions, and of the wrong pairs."""
+    view.need("encode", "generate")
+    net, indices = lpips_of(view, args), test_indices(view, args)
+    means = Means(view.device, "lpips", "lpips_wrong_pair")
+    for begin, end in Count("test images", len(indices), view.batch):
+        x, after = images_and_next(view, indices, begin, end)
+        y = common.reconstruct(view.model, x)
+        means.add(lpips=net(y, x), lpips_wrong_pair=net(y, after))
+    m = means.result()
+    return m, [f"{net.title}: {m['lpips']:.4f}   (reconstructions paired with the wrong originals "
+               f"{m['lpips_wrong_pair']:.4f})"], (
+        f"{net.checksum}{'; grey repeated to RGB' * (view.test.shape[0] == 1)}, images as they are; "
+        f"{of_test(view, m['n'])}, fixed noise")
+
+
+@torch.no_grad()
+def measure_ppl(view, args, epsilon=1e-4):
+    """Perceptual path length in Z (slerp) and W (lerp), of whole paths and of their ends.   (StyleGAN 4.1)"""
+    view.need("prior", "map")
+    net, model, n = lpips_of(view, args), view.model, code_count(view, args)
+    m, text, counted = {}, [], n
+    for space in "zw":
+        for part in ("full", "end"):
+            d = torch.zeros(n, 2, dtype=torch.float64, device=view.device)     # distance, whether it is there
+            t = torch.from_numpy(np.random.RandomState(args.seed).rand(n, 1)).to(view.device).float() * (part == "full")
+            for begin, end in Count(f"pairs in {space.upper()}, {part}", n, view.batch):
+                codes = view.codes(2 * end, args.seed, 2 * begin)
+                a, b = (codes if space == "z" else model.map(codes)).unflatten(0, (-1, 2)).unbind(1)
+                ends = []
+                for at in (t[begin:end], t[begin:end] + epsilon):
+                    w = model.map(slerp(a, b, at)) if space == "z" else a + at * (b - a)
+                    common.seed_noise(args.seed, begin)         # the same for both ends
+                    ends.append(as_ppl_sees(model.generate(w, noise="random"), args.face_crop))
+                d[begin:end] = nnf.pad(net(*ends).double()[:, None] / epsilon**2, (0, 1), value=1.0)
+            done = add_up(d)[d[:, 1] > 0, 0]
+            if not len(done):
+                Count.leave()
+            counted = min(counted, len(done))
+            m[f"ppl_{space}_{part}"] = within_percentiles(done)
+            text.append(f"{space.upper()} {part} {m[f'ppl_{space}_{part}']:.2f}")
+    m["n"] = counted
+    return m, [f"PPL{'' if net.official else f' by {net.title}'}: " + "   ".join(text)], (
+        f"{counted:,} pairs each, epsilon {epsilon:g}, {net.checksum}"
+        f"{'; grey repeated to RGB' * (view.test.shape[0] == 1)}; images {'face crop, ' * args.face_crop}larger ones "
+        f"averaged down to 256 px; mean between the 1st and 99th percentile; random noise, one for both ends, no "
+        f"truncation")
+
+
+def as_ppl_sees(x, face_crop):
+    """Images (N, C, H, W) averaged down to 256 px; face_crop leaves rows 3/8 to 7/8 and columns 2/8 to 6/8 of them."""
+    if face_crop:
+        h, w = x.shape[2] // 8, x.shape[3] // 8
+        x = x[:, :, 3 * h:7 * h, 2 * w:6 * w]
+    return nnf.avg_pool2d(x, max(x.shape[2] // 256, 1))
+
+
+@torch.no_grad()
+def measure_swd(view, args):
+    """Sliced Wasserstein distances, times 1,000: reconstructions from their test images, samples from training images.
+
+    At most 16,384 images; in memory, 128 patches of each for a level and set at a time.   (ProGAN 5; LIA, table 1)
+    """
+    heights = swd_levels(view.test.shape)
+    if not heights:
+        raise Lacks(f"{view.run}: the distance needs images of 16 pixels or more, and these have "
+                    f"{min(view.test.shape[1:])}")
+    spread = torch.linspace(0, len(view.train) - 1, min(code_count(view, args), 16_384, len(view.train))).long()
+    m, text, counts = {}, [], []
+    for kind in kinds(view, "samples", "reconstructions"):
+        n, make = pictures(view, kind, args)
+        n, other = min(n, 16_384), pictures(view, "real", args)[1]
+        if kind == "samples":
+            n, other = len(spread), lambda b, e: view.images(spread[b:e], "train")
+        by_level = {}
+        for level, height in enumerate(heights):
+            sets = [descriptors(view, f"{KINDS[kind]}, patches at {height} px", n, makes, level, [args.seed, level, i])
+                    for i, makes in enumerate((other, make))]
+            Count.leave()
+            by_level[height] = sliced_wasserstein(*sets, np.random.RandomState([args.seed, level]))
+        m[f"swd_{kind}"], m[f"swd_{kind}_levels"] = sum(by_level.values()) / len(by_level), by_level
+        text.append(f"{KINDS[kind]} {m[f'swd_{kind}']:.2f} (" +
+                    ", ".join(f"{h} px {v:.2f}" for h, v in by_level.items()) + ")")
+        counts.append(f"{n:,} {KINDS[kind]} against {'training images' if kind == 'samples' else 'these'}")
+        m["n"] = m.get("n", {}) | {kind: n}
+    return m, ["SWD x 1,000: " + "   ".join(text)], (
+        f"128 patches of 7x7 an image and level, 512 directions; uint8; {', '.join(counts)}; {NOISE}")
+
+
+def descriptors(view, what, n, make, level, seed):
+    """128 patches of each of n images, make(begin, end), at a level of the pyramid: (128 n, C, 7, 7)."""
+    out = torch.zeros(128 * n, view.test.shape[0], 7, 7, device=view.device)
+    for begin, end in Count(what, n, view.batch):
+        x = common.to_uint8(make(begin, end)).float()
+        out[128 * begin:128 * end] = patches(laplacian(x, level), np.random.RandomState([*seed, begin]))
+    return add_up(out)
+
+
+MEASURES = dict(errors=measure_errors, latent=measure_latent, sharpness=measure_sharpness, frechet=measure_frechet,
+                flips=measure_flips, classifiers=measure_classifiers, lpips=measure_lpips, swd=measure_swd,
+                ppl=measure_ppl)
+BY_NAME_ALONE = ("lpips", "swd", "ppl")         # slow, or in need of weights that are not there yet
+
+
+def shared_test_images(views):
+    """Positions, in each view's test part, of the images that all have and none was trained on, a tensor a view.
+
+    In the order of the first view's.  Raises Error where there are none.
+    """
+    first = views[0]
+    for view in views[1:]:
+        if view.test.source != first.test.source or view.test.shape != first.test.shape:
+            raise Error(f"{first.run} and {view.run} have no test images in common ({first.test.name} "
+                        f"{'x'.join(map(str, first.test.shape))}, {view.test.name} "
+                        f"{'x'.join(map(str, view.test.shape))}); compare runs of one data set and resolution")
+    ids = set(first.test.ids.tolist()).intersection(*(v.test.ids.tolist() for v in views))
+    for view in views:                          # nor may any of them have been trained on
+        ids -= set(view.train.ids.tolist()) if view.train.source == first.test.source else set()
+    if not ids:
+        raise Error(f"the runs' test parts have no image in common that none of them was trained on "
+                    f"({', '.join(v.protocol.split(',')[0] for v in views)}); compare runs of one split")
+    places = [{int(i): k for k, i in enumerate(v.test.ids)} for v in views]
+    return [torch.tensor([place[i] for i in first.test.ids.tolist() if i in ids]) for place in places]
+
+
+def training_mean(view):
+    """The mean of (up to 10,000 evenly spaced) training images, (1, C, H, W)."""
+    indices = torch.arange(0, len(view.train), math.ceil(len(view.train) / 10_000))
+    return sum(view.images(i, "train").sum(0, keepdim=True) for i in indices.split(500)) / len(indices)
+
+
+# ----------------------------------------------------------------------------------------------------- 6 Tables
 # The papers' numbers; None where a paper gives none.
 
 COLUMNS_ALAE_2 = ("1nn_short", "1nn_long", "svm_short", "svm_long")
@@ -440,7 +940,7 @@ def table_alae_2(runs, args):
 TABLES = {"alae-2": table_alae_2}
 
 
-# --------------------------------------------------------------------------------------------------- 5 Figures
+# ---------------------------------------------------------------------------------------------------- 7 Figures
 # Each makes a picture (H, W, 3) uint8 of one run or several from a few primitives: rows of images, and straight lines
 # in a space.
 
@@ -570,43 +1070,39 @@ ALIASES = {"alae-3": "reconstructions", "alae-4": "traversal", "faae-5": "recons
            "faae-7": "reconstructions", "faae-8": "samples", "faae-9": "morph"}
 
 
-# -------------------------------------------------------------------------------------------------- 6 Commands
+# --------------------------------------------------------------------------------------------------- 8 Commands
 
 def metrics(args):
-    """Print every metric of every run."""
-    out = {}
-    for run in args.runs:
-        view = View(run, args)
-        indices = torch.arange(min(args.n or 10_000, len(view.test)))
-        m = image_metrics(view, indices)
-        print(f"{view.title}\n  ({view.protocol}; first {m['n']:,} test images; {m['n']:,} codes, seed {args.seed})")
-        print(f"  reconstruction  MSE {m['mse']:.4f}  MAE {m['mae']:.4f}  PSNR {m['psnr']:.2f} dB   on [-1, 1]")
-        print(f"  floors          MSE {m['mse_mean_image']:.4f} of the training-mean image, {m['mse_wrong_pair']:.4f} "
-              f"of reconstructions paired with the wrong originals")
-        if hasattr(view.model, "prior"):
-            m.update(common.latent_reciprocity(view.model, view.codes(m["n"], args.seed)))
-            print(f"  latent          |E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f});   "
-                  f"||E(G(w)) - w|| {m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})")
-        extractor = classifier_of(view, args.cache) if view.has_classes else None
-        real = reference(view, extractor, args.cache) if extractor else None
-        m.update(distribution_metrics(view, indices, args.seed, extractor, real))
-        made = [part for part in ("samples", "reconstructions", "real") if f"sharpness_{part}" in m]
-        print("  sharpness       " + "   ".join(f"{p} {m[f'sharpness_{p}']:.3f}" for p in made)
-              + "   (variance of the Laplacian over that of the test images)")
-        if extractor:
-            m["extractor"] = f"{extractor.name} {extractor.checksum}"
-            made = [part for part in ("samples", "reconstructions", "real") if f"frechet_{part}" in m]
-            print(f"  Frechet ({extractor.name})  " + "   ".join(f"{p} {m[f'frechet_{p}']:.3f}" for p in made)
-                  + f"   ({m['n']:,} each against {len(view.train):,} training images; features of a classifier, "
-                  f"{extractor.checksum}{'; too few images for 128 features' if m['n'] <= Classifier.WIDTH else ''})")
-            print(f"  label flips     {m['flips']:.2f} % of reconstructions change the class that this classifier sees "
-                  f"(it is right on {extractor.accuracy:.2f} % of the test part)")
-        if view.has_classes and hasattr(view.model, "features"):
-            c = classification(view)
-            print(f"  1-NN            short features {c['1nn_short']:.2f} %   long {c['1nn_long']:.2f} %")
-            print(f"  linear SVM      short features {c['svm_short']:.2f} %   long {c['svm_long']:.2f} %")
-            m.update(c)
-        out[str(run)] = dict(protocol=view.protocol, **m)
+    """Print numbers of every run, with what each depends on under it.
+
+    frechet prints FID and KID with --features inception, and otherwise distances between features of a classifier that
+    is trained once on the set's own labels.  inception, lpips and ppl need weights, which are fetched into --cache,
+    unless --inception, --vgg and --lpips name their files.
+    """
+    out, code = {}, common.code_version()
+    try:
+        for run in args.runs:
+            view = View(run, args)
+            print(view.title)
+            done = out[str(run)] = {}
+            for name in args.only or [name for name in MEASURES if name not in BY_NAME_ALONE]:
+                if add_up(torch.tensor(int(Count.stopped > 0), device=view.device)):        # all leave together
+                    Count.stopped = Count.stopped or time.time()
+                    Count.leave()
+                try:
+                    numbers, lines, how = MEASURES[name](view, args)
+                except Lacks as e:
+                    if args.only:
+                        raise
+                    print(f"  {name + ':':13}left out: {e}", flush=True)
+                    continue
+                protocol = f"{how}; seed {args.seed}; {view.protocol}; evaluation code {code}"
+                for label, line in zip([name, *[""] * len(lines)], [*lines, f"[{protocol}]"], strict=True):
+                    print(f"  {label + ':' * bool(label):13}{line}", flush=True)
+                done[name] = dict(numbers, protocol=protocol)
+    except KeyboardInterrupt:
+        Count.stopped = Count.stopped or time.time()        # what is done is still written
+        print("interrupted; the numbers above are of what was counted", flush=True)
     return out
 
 
@@ -641,7 +1137,7 @@ def compare(args):
     print(f"{len(places[0]):,} test images that all runs have in common; errors on [-1, 1]; floors: the "
           f"training-mean image, reconstructions paired with the wrong originals")
     for view, indices in zip(views, places):
-        m = image_metrics(view, indices)
+        m = errors(view, indices)
         x = view.images(indices[:16])
         pictures += [x] * (not pictures) + [common.reconstruct(view.model, x)]
         out[str(view.run)] = dict(protocol=view.protocol, **m)
@@ -653,10 +1149,11 @@ def compare(args):
 
 
 def write_picture(picture, path):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    common.save_png(path, picture)
-    print(f"wrote {path}")
+    if leads():
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        common.save_png(path, picture)
+        print(f"wrote {path}")
 
 
 def parse_args(argv=None):
@@ -673,7 +1170,19 @@ def parse_args(argv=None):
         add("--data", default="", metavar="NAME|PATH", help="where the runs' images are, if they have moved")
         add("--data-root", default="", metavar="DIR", help="where named sets are, if they have moved")
         if name == "metrics":
-            add("--cache", default="cache", metavar="DIR", help="where the classifier of a labelled set is kept")
+            add("--only", nargs="+", default=[], choices=MEASURES, metavar="NAME",
+                help=f"of {', '.join(MEASURES)}; default: all but {', '.join(BY_NAME_ALONE)}")
+            add("--features", default="auto", metavar="NAME",
+                help="that distances are between: inception, or those of a classifier of the set's own labels (digits "
+                     "for MNIST, else the set's name; the default)")
+            add("--inception", default="", metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth")
+            add("--vgg", default="", metavar="FILE", help="vgg16-397923af.pth, for lpips and ppl")
+            add("--lpips", default="", metavar="FILE", help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl")
+            add("--face-crop", action="store_true", help="ppl: of the part where a face is (rows 3/8 to 7/8, columns "
+                "2/8 to 6/8)")
+            add("--batch", type=common.positive(int), default=0, help="images at a time; default: by their size")
+            add("--cache", default="cache", metavar="DIR",
+                help="where fetched weights, classifiers and statistics of real images are kept")
         if name == "figure":
             add("--images", nargs="+", default=[], metavar="PATH", help="real images in place of the test part's")
         if name in ("metrics", "figure"):
@@ -694,13 +1203,25 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.command == "list":
-        print(f"metrics  compare\ntable    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
+        print(f"metrics  {' '.join(MEASURES)}\ncompare")
+        print(f"table    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
               + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + ")")
         return
-    args.device = common.find_device(args.device)
+    args.device, rank, world = common.join(args.device)
+    torch.backends.cudnn.allow_tf32 = False         # PPL's differences would drown in it
+    if rank:
+        if args.command in ("table", "figure"):     # are the first process's work
+            return
+        sys.stdout = open(os.devnull, "w")
+    for number in (signal.SIGINT, signal.SIGTERM) * (args.command == "metrics"):
+        signal.signal(number, Count.stop)
     result = args.function(args)
-    if vars(args).get("json"):
+    if vars(args).get("json") and not rank:
         common.write_atomic(Path(args.json), json.dumps(result, indent=1).encode())
+    if world > 1:
+        torch.distributed.barrier()                 # the others wait for what the first one has to do alone
+        torch.distributed.destroy_process_group()
+    Count.leave()
 
 
 if __name__ == "__main__":

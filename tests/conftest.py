@@ -1,8 +1,10 @@
 """Tests import the scripts from the folder above, run on one thread (bit-exact, and no fight over cores) and never
 write outside pytest's temporary folders."""
+import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,55 @@ def script(tmp_path):
         assert "Traceback" not in done.stderr, done.stderr
         return done
     return run
+
+
+# --------------------------------------------------------------------------------- a method that eval has never met
+# x is 28x28; w is x itself.  E keeps it, G dims it by `dim`, so every number can be worked out.
+
+DUMMY = """
+import torch, common
+class Dummy(torch.nn.Module):
+    image_shape, nz, nw, num_layers = (1, 28, 28), 784, 784, 1
+    def __init__(self, dim): super().__init__(); self.dim = torch.nn.Parameter(torch.tensor(dim))
+    def prior(self, n, generator): return torch.rand(n, 784, generator=generator) * 2 - 1
+    def map(self, z): return z / 2
+    def generate(self, w, noise="fixed"): return (w * self.dim).view(-1, 1, 28, 28)
+    def encode(self, x): return x.flatten(1)
+    def features(self, x): return x.flatten(1)[:, ::16], x.flatten(1)[:, ::8]
+def load(run, device="cpu", weights="ema"):
+    return common.load_weights(run, common.read_args(run, "dummy"), Dummy(0.0), weights, device)
+"""
+
+
+@pytest.fixture
+def dummy(tmp_path, monkeypatch):
+    """dummy("name", dim=0.9, data="mnist-mini") writes a run of a method in a file of its own.  -> its folder"""
+    (tmp_path / "dummy.py").write_text(DUMMY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    import dummy as method
+
+    def make(name, dim=0.9, data="mnist-mini", data_root="data", split="auto"):
+        args = dict(method="dummy", label="Dummy", backbone="none", data=data, data_root=str(data_root), split=split,
+                    resolution="auto", skip_bad=False, seed=0, image_shape=[1, 28, 28],
+                    precision="fp32", versions=dict(torch="0", code="unknown"),
+                    train_images=10000 if data == "mnist-mini" else 50000 if split == "sw" else 60000)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "args.json").write_text(json.dumps(args))
+        state = {k: method.Dummy(d).state_dict() for k, d in (("ema", dim), ("model", dim / 2))}
+        torch.save(dict(args=args, seen=1000, state=state), tmp_path / name / "checkpoint.pt")
+        return tmp_path / name
+    yield make
+    sys.modules.pop("dummy")
+
+
+def options(**changes):
+    return Namespace(**{**dict(device=torch.device("cpu"), weights="", data="", data_root="", seed=0, n=0, images=[],
+                               features="auto", inception="", vgg="", lpips="", face_crop=False, batch=0, only=[]),
+                        **changes})
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Where the classifier of the bundled digits is trained once for all tests."""
+    return tmp_path_factory.mktemp("cache")

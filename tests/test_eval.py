@@ -1,5 +1,5 @@
 import json
-import os
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -7,7 +7,7 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from conftest import DATA_ROOT, ROOT
+from conftest import DATA_ROOT, ROOT, options
 from PIL import Image
 from test_data import fill
 
@@ -155,105 +155,208 @@ def test_bilinear():
     assert panel.tolist() == [[0, 0.5, 1], [5, 5.5, 6], [10, 10.5, 11]]
 
 
-# --------------------------------------------------------------------------------- a method that eval has never met
-# x is 28x28; w is x itself.  E keeps it, G dims it by `dim`, so every number can be worked out.
+# ---------------------------------------------------------------------- a method that eval has never met (conftest.py)
 
-DUMMY = """
-import torch, common
-class Dummy(torch.nn.Module):
-    image_shape, nz, nw, num_layers = (1, 28, 28), 784, 784, 1
-    def __init__(self, dim): super().__init__(); self.dim = torch.nn.Parameter(torch.tensor(dim))
-    def prior(self, n, generator): return torch.rand(n, 784, generator=generator) * 2 - 1
-    def map(self, z): return z / 2
-    def generate(self, w, noise="fixed"): return (w * self.dim).view(-1, 1, 28, 28)
-    def encode(self, x): return x.flatten(1)
-    def features(self, x): return x.flatten(1)[:, ::16], x.flatten(1)[:, ::8]
-def load(run, device="cpu", weights="ema"):
-    return common.load_weights(run, common.read_args(run, "dummy"), Dummy(0.0), weights, device)
-"""
-
-
-@pytest.fixture
-def dummy(tmp_path, monkeypatch):
-    """dummy("name", dim=0.9, data="mnist-mini") writes a run of a method in a file of its own.  -> its folder"""
-    (tmp_path / "dummy.py").write_text(DUMMY)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
-    import dummy as method
-
-    def make(name, dim=0.9, data="mnist-mini", data_root="data", split="auto"):
-        args = dict(method="dummy", label="Dummy", backbone="none", data=data, data_root=str(data_root), split=split,
-                    resolution="auto", skip_bad=False, seed=0, image_shape=[1, 28, 28],
-                    precision="fp32", versions=dict(torch="0", code="unknown"),
-                    train_images=10000 if data == "mnist-mini" else 50000 if split == "sw" else 60000)
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "args.json").write_text(json.dumps(args))
-        state = {k: method.Dummy(d).state_dict() for k, d in (("ema", dim), ("model", dim / 2))}
-        torch.save(dict(args=args, seen=1000, state=state), tmp_path / name / "checkpoint.pt")
-        return tmp_path / name
-    yield make
-    sys.modules.pop("dummy")
-
-
-def options(**changes):
-    return Namespace(**{**dict(device=torch.device("cpu"), weights="", data="", data_root="", seed=0, n=0, images=[]),
-                        **changes})
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """Where the classifier of the bundled digits is trained once for all tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
-def test_image_metrics(dummy):
-    view = evaluation.View(dummy("run"), options())
-    m = evaluation.image_metrics(view, torch.arange(1200))
+def test_errors(dummy):
+    view = evaluation.View(dummy("run"), options(batch=7))
+    m = evaluation.errors(view, torch.arange(1200))
     x = common.to_float(view.test.pixels[:1200])
     y = 0.9 * x
     assert m["n"] == 1200
     assert m["mse"] == pytest.approx((0.1 * x).square().mean().item(), rel=1e-4)
+    assert m["mse_255"] == pytest.approx(((y - x) * 127.5).square().mean().item(), rel=1e-4)
     assert m["mae"] == pytest.approx((0.1 * x).abs().mean().item(), rel=1e-4)
     each = (0.1 * x).square().flatten(1).mean(1)
     assert m["psnr"] == pytest.approx((10 * (4 / each).log10()).mean().item(), rel=1e-4)
     mean = common.to_float(view.train.pixels).mean(0)
     assert m["mse_mean_image"] == pytest.approx((x - mean).square().mean().item(), rel=1e-4)
-    assert m["mse_wrong_pair"] == pytest.approx((y.roll(1, 0) - x).square().mean().item(), rel=1e-4)
-    z = view.codes(600, 0)
-    r = common.latent_reciprocity(view.model, z)
-    w = z / 2                           # and E(G(w)) = 0.9 w
-    assert r["recip_w"] == pytest.approx((0.1 * w).abs().mean().item(), rel=1e-3)
-    assert r["std_w"] == pytest.approx(w.std(0).mean().item(), rel=1e-3)
-    assert r["norm_w"] == pytest.approx((0.1 * w).norm(dim=1).mean().item(), rel=1e-3)
-    assert r["norm_w_wrong_pair"] == pytest.approx((0.9 * w - w.roll(1, 0)).norm(dim=1).mean().item(), rel=1e-3)
-    raw = evaluation.image_metrics(evaluation.View(view.run, options(weights="raw")), torch.arange(1200))
+    assert m["mse_wrong_pair"] == pytest.approx((y - x.roll(-1, 0)).square().mean().item(), rel=1e-4)
+    raw = evaluation.errors(evaluation.View(view.run, options(weights="raw")), torch.arange(1200))
     assert raw["mse"] == pytest.approx((0.55 * x).square().mean().item(), rel=1e-4)
     with pytest.raises(common.Error, match="2 test images or more, and this would take 1 of 2000"):
-        evaluation.image_metrics(view, torch.arange(1))
+        evaluation.errors(view, torch.arange(1))
 
 
-def test_distribution_metrics(dummy, cache):
-    view = evaluation.View(dummy("run", dim=0.5), options())
-    net = evaluation.classifier_of(view, cache)
-    indices = torch.arange(0, 2000, 2)
-    real = evaluation.reference(view, net, cache)
-    m = evaluation.distribution_metrics(view, indices, 0, net, real)
-    x = view.images(indices)
+def test_latent_errors(dummy):
+    view = evaluation.View(dummy("run"), options())
+    m, _, _ = evaluation.measure_latent(view, options(n=600))
+    w, after = view.codes(601, 0)[:-1] / 2, view.codes(601, 0)[1:] / 2          # and E(G(w)) = 0.9 w
+    assert m["n"] == 600
+    assert m["recip_w"] == pytest.approx((0.1 * w).abs().mean().item(), rel=1e-3)
+    assert m["std_w"] == pytest.approx(w.std(0).mean().item(), rel=1e-3)
+    assert m["norm_w"] == pytest.approx((0.1 * w).norm(dim=1).mean().item(), rel=1e-3)
+    assert m["norm_w_wrong_pair"] == pytest.approx((0.9 * w - after).norm(dim=1).mean().item(), rel=1e-3)
+
+
+def test_codes_are_one_sequence(dummy):
+    view = evaluation.View(dummy("run"), options())
+    z = view.codes(1000, 3)
+    assert len(z.unique(dim=0)) == 1000
+    for begin, end in ((0, 1), (249, 251), (250, 500), (120, 999)):
+        assert torch.equal(view.codes(end, 3, begin), z[begin:end])
+    assert not (view.codes(1000, 4) == z).any(1).any()
+
+
+def test_sharpness_and_flips(dummy, cache):
+    args = options(n=500, cache=cache)
+    view = evaluation.View(dummy("run", dim=0.5), args)
+    m, _, _ = evaluation.measure_sharpness(view, args)
     assert m["sharpness_reconstructions"] == pytest.approx(0.25, rel=1e-4)      # G(E(x)) = x / 2
-    assert m["flips"] == pytest.approx(100 * (net(x).argmax(1) != net(x / 2).argmax(1)).double().mean().item())
-    reference = moments(net.features(view.images(range(len(view.train)), "train")))
-    assert m["frechet_real"] == pytest.approx(evaluation.frechet(moments(net.features(x)), reference), rel=1e-3)
-    assert m["frechet_reconstructions"] == pytest.approx(
-        evaluation.frechet(moments(net.features(x / 2)), reference), rel=1e-3)
-    for a, b, c in zip(real, reference, evaluation.reference(view, net, cache), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-        assert torch.equal(a, c)                        # from the cache
-    y = view.model.generate(view.model.map(view.codes(1000, 0))).clamp(-1, 1)
-    assert m["frechet_samples"] == pytest.approx(evaluation.frechet(moments(net.features(y)), reference), rel=1e-3)
+    x, y = view.images(range(500)), view.model.generate(view.model.map(view.codes(500, 0)))
     ratio = evaluation.sharpness(y).mean() / evaluation.sharpness(x).mean()
     assert m["sharpness_samples"] == pytest.approx(ratio.item(), rel=1e-4)
-    assert set(evaluation.distribution_metrics(view, indices, 0)) == {"sharpness_reconstructions", "sharpness_samples"}
+    net = evaluation.classifier_of(view, cache)
+    flips = 100 * (net(x).argmax(1) != net(x / 2).argmax(1)).double().mean().item()
+    assert 0 < flips < 95
+    assert evaluation.measure_flips(view, args)[0]["flips"] == pytest.approx(flips)
+
+
+def test_frechet_measures(dummy, cache, tmp_path):
+    args = options(n=500, cache=cache, batch=300)
+    view = evaluation.View(dummy("run", dim=0.5), args)
+    net = evaluation.classifier_of(view, cache)
+    m, lines, _ = evaluation.measure_frechet(view, args)
+    assert lines[0].startswith("Frechet (digits): ")
+    assert not [line for line in lines if "FID" in line or "KID" in line or "warning" in line]
+    x, w = view.images(range(500)), view.model.map(view.codes(500, 0))
+    y = view.model.generate(w)
+    sets = dict(real=x, reconstructions=x / 2, samples=y, resamples=y / 2, midpoints=(x + x.roll(-1, 0)) / 4)
+    train = net.features(view.images(range(len(view.train)), "train"))
+    for kind, images in sets.items():
+        f = net.features(images)
+        assert m[f"frechet_{kind}"] == pytest.approx(evaluation.frechet(moments(f), moments(train)), rel=1e-3)
+    assert m["kernel_midpoints"] == pytest.approx(evaluation.kernel_distance(net.features(sets["midpoints"]), train, 0)[0],
+                                                  rel=1e-3)
+    assert m["n"] == dict.fromkeys(evaluation.KINDS, 500)
     assert m["frechet_real"] < 0.1 * m["frechet_reconstructions"] < 0.1 * m["frechet_samples"]
+    path, = cache.glob(f"reference-{net.checksum}-{view.train.fingerprint()}.pt")
+    assert evaluation.measure_frechet(view, args)[0] == m                       # the reference from the cache
+    assert "128 features" in evaluation.measure_frechet(view, options(n=100, cache=cache))[1][-1]
+    with pytest.raises(common.Error, match="2 images or more, and there is 1; raise -n"):
+        evaluation.measure_frechet(view, options(n=1, cache=cache))
+    with pytest.raises(common.Error, match="no features 'cats'; --features can be inception, or digits"):
+        evaluation.measure_frechet(view, options(n=100, cache=cache, features="cats"))
+    (tmp_path / "broken").mkdir()
+    for name in (path.name, next(cache.glob("classifier-*")).name):
+        (tmp_path / "broken" / name).write_bytes((cache / name).read_bytes() if "class" in name else b"no")
+    with pytest.raises(common.Error, match="cannot be read .*delete it"):
+        evaluation.measure_frechet(view, options(n=100, cache=tmp_path / "broken"))
+
+
+def test_features_are_kept_evenly(monkeypatch):
+    monkeypatch.setattr(evaluation, "KEPT", 10)
+    view, extractor = Namespace(device=torch.device("cpu"), batch=7), Namespace(d=2, features=lambda x: x)
+    x = torch.arange(96.0).view(48, 2)
+    m, kept = evaluation.features_of(view, extractor, "x", 48, lambda begin, end: x[begin:end])
+    assert torch.equal(kept, x[::5])
+    torch.testing.assert_close(m.gaussian()[0], x.double().mean(0))
+
+
+@pytest.fixture
+def squares(monkeypatch):
+    """Squared differences in place of LPIPS."""
+    def distance(a, b):
+        return (a - b).double().square().flatten(1).mean(1)
+    distance.title, distance.checksum, distance.official = "squares", "0", False
+    monkeypatch.setattr(evaluation, "lpips_of", lambda view, args: distance)
+
+
+def test_path_length_of_a_linear_generator(dummy, squares):
+    """G(w) = w / 2 and map(z) = z / 2, so along W every step of epsilon moves the image by epsilon (b - a) / 4."""
+    args = options(n=300)
+    view = evaluation.View(dummy("run", dim=0.5), args)
+    m, lines, _ = evaluation.measure_ppl(view, args)
+    a, b = view.codes(600, 0)[0::2], view.codes(600, 0)[1::2]
+    d = ((b - a) / 4).square().mean(1)
+    d = d.sort().values[2:-2].mean().item()          # 300 values: the 1st percentile is the third of them
+    assert m["ppl_w_full"] == pytest.approx(d, rel=0.02)
+    assert m["ppl_w_end"] == pytest.approx(d, rel=0.02)
+    angle = (a * b).sum(1).div(a.norm(dim=1) * b.norm(dim=1)).acos()
+    arc = (angle * (a.norm(dim=1) + b.norm(dim=1)) / 8).square() / 784
+    assert m["ppl_z_full"] == pytest.approx(arc.sort().values[2:-2].mean().item(), rel=0.05)
+    assert m["n"] == 300
+    assert lines[0].startswith("PPL by squares: Z full")
+
+
+def test_what_ppl_sees():
+    x = torch.arange(2 * 3 * 1024 * 1024).view(2, 3, 1024, 1024).double()
+    assert torch.equal(evaluation.as_ppl_sees(x, False)[0, 0, 0, 0], x[0, 0, :4, :4].mean())
+    assert evaluation.as_ppl_sees(x, False).shape == (2, 3, 256, 256)
+    assert torch.equal(evaluation.as_ppl_sees(x, True)[1, 2, 0, 0], x[1, 2, 384:386, 256:258].mean())
+    assert evaluation.as_ppl_sees(x, True).shape == (2, 3, 256, 256)
+    assert torch.equal(evaluation.as_ppl_sees(x[:, :, :64, :64], False), x[:, :, :64, :64])
+    assert evaluation.as_ppl_sees(x[:, :, :64, :64], True).shape == (2, 3, 32, 32)
+
+
+def test_within_percentiles():
+    d = torch.randperm(1000).double()
+    assert evaluation.within_percentiles(d) == d.sort().values[9:991].mean()    # 9.99 rounds down, 989.01 up
+    assert evaluation.within_percentiles(torch.tensor([3.0])) == 3
+
+
+def test_perceptual_distance_of_pairs(dummy, squares):
+    args = options(n=40)
+    view = evaluation.View(dummy("run"), args)
+    x = view.images(range(40))
+    m, lines, _ = evaluation.measure_lpips(view, args)
+    assert m["lpips"] == pytest.approx((0.1 * x).square().mean().item(), rel=1e-4)
+    assert m["lpips_wrong_pair"] == pytest.approx((0.9 * x - x.roll(-1, 0)).square().mean().item(), rel=1e-4)
+    assert lines[0].startswith("squares: ")
+
+
+def test_swd_of_reconstructions_and_samples(dummy):
+    """Each set is brought to one contrast, so a dimmer image is none other, and noise is."""
+    args = options(n=60)
+    view = evaluation.View(dummy("run", dim=0.9), args)
+    m, _, _ = evaluation.measure_swd(view, args)
+    assert m["n"] == dict(samples=60, reconstructions=60)
+    assert m["swd_reconstructions"] == m["swd_reconstructions_levels"][28]
+    assert m["swd_reconstructions"] < 40 < m["swd_samples"]
+    x = view.images(range(60))
+    a, b = (evaluation.patches(common.to_uint8(t).float(), np.random.RandomState([0, 0, i, 0]))
+            for i, t in enumerate((x, 0.9 * x)))
+    expected = evaluation.sliced_wasserstein(a, b, np.random.RandomState([0, 0]))
+    assert m["swd_reconstructions"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_any_number_of_processes(dummy, script, tmp_path, cache):
+    """Two processes print what one does, of a generator with noise; the second says nothing."""
+    run = dummy("run")
+    source = tmp_path / "dummy.py"
+    source.write_text(source.read_text().replace("return (w * self.dim)", "return (w * self.dim + (noise == 'random') "
+                                                 "* 0.1 * torch.randn_like(w))"))
+    flags = ("metrics", run, "-n", 300, "--cache", cache, "--batch", 64, "--only", "errors", "latent", "sharpness",
+             "frechet", "flips", "classifiers", "swd")
+    one = script("eval.py", *flags, "--json", "one.json").stdout
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+    two = script("eval.py", *flags, "--json", "two.json", launcher=torchrun).stdout
+    a, b = (json.loads((tmp_path / f"{name}.json").read_text())[str(run)] for name in ("one", "two"))
+    assert list(a) == list(b) == list(flags[flags.index("--only") + 1:])
+    for name, numbers in a.items():
+        for key, value in numbers.items():
+            close = isinstance(value, (int, float))
+            assert b[name][key] == (pytest.approx(value, rel=1e-6, abs=1e-6) if close else value), (name, key)
+    assert one == two
+
+
+def test_interrupted_metrics_print_what_was_counted(dummy, tmp_path):
+    run = dummy("run")
+    source = tmp_path / "dummy.py"
+    source.write_text(source.read_text().replace("def encode(self, x):", "def encode(self, x): import time; print("
+                                                 "'encoding', flush=True); time.sleep(0.3);"))
+    process = subprocess.Popen([sys.executable, str(ROOT / "eval.py"), "metrics", str(run), "--batch", "10", "--json",
+                                "m.json"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.stdout.readline() != "encoding\n":
+        pass
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    numbers = json.loads((tmp_path / "m.json").read_text())[str(run)]
+    assert list(numbers) == ["errors"]
+    assert 10 <= numbers["errors"]["n"] < 100
+    assert f"[{numbers['errors']['n']} of 2,000 test images" in out
+    assert "interrupted" in out
 
 
 def test_the_classifier_is_trained_once(dummy, cache, capsys):
@@ -280,9 +383,11 @@ def test_the_classifier_is_trained_once(dummy, cache, capsys):
 
 def test_held_out_measures_agree_with_metrics(dummy):
     view = evaluation.View(dummy("run", dim=1.5), options())         # leaves [-1, 1], and is clipped
-    m = evaluation.image_metrics(view, torch.arange(600))
+    m = evaluation.errors(view, torch.arange(600))
     h = common.held_out(view.model, view.images(range(600)), view.codes(600, 0))
     assert (h["mse"], h["recip_x"]) == pytest.approx((m["mse"], m["mae"]), rel=1e-4)
+    assert h["recip_w"] == pytest.approx(evaluation.measure_latent(view, options(n=600))[0]["recip_w"], rel=1e-4)
+    assert common.held_out(view.model, view.images(range(600)), None)["recip_w"] == ""
     x = view.images(range(600))
     assert m["mse"] == pytest.approx(((1.5 * x).clamp(-1, 1) - x).square().mean().item(), rel=1e-4)
 
@@ -291,9 +396,18 @@ def test_commands_on_an_unknown_method(dummy, script, tmp_path, cache):
     a, b = dummy("a", 0.9), dummy("b", 0.5)
     out = script("eval.py", "metrics", a, "-n", 500, "--json", "m.json", "--cache", cache).stdout
     numbers = json.loads((tmp_path / "m.json").read_text())[str(a)]
-    for text in (f"MSE {numbers['mse']:.4f}", "wrong originals", "first 500 test images", "ema weights", "seed 0",
-                 f"1-NN            short features {numbers['1nn_short']:.2f} %"):
+    assert list(numbers) == ["errors", "latent", "sharpness", "frechet", "flips", "classifiers"]
+    for text in (f"MSE {numbers['errors']['mse']:.4f}", "wrong originals", "500 of 2,000 test images", "ema weights",
+                 f"1-NN: short features {numbers['classifiers']['1nn_short']:.2f} %"):
         assert text in out, text
+    for name, words in dict(
+            errors=("500 of 2,000 test images", "fixed noise"), latent=("500 codes", "no truncation"),
+            frechet=("features of digits", "500 of each", "10,000 training images", "random noise", "no truncation"),
+            flips=("classifier digits",), classifiers=("all 2,000 test images",)).items():
+        line = f"[{numbers[name]['protocol']}]"
+        assert line in out
+        for word in (*words, "seed 0", "mnist-mini", "ema weights", f"evaluation code {common.code_version()}"):
+            assert word in line, (name, word)
     for name, size in (("samples", (8, 8)), ("reconstructions", (16, 4)), ("alae-4", (12, 10)), ("morph", (7, 7))):
         script("eval.py", "figure", name, a, "--out", f"{name}.png")
         assert Image.open(tmp_path / f"{name}.png").size == tuple(2 + 30 * n for n in size)
@@ -431,9 +545,11 @@ def test_what_a_run_cannot_do_is_refused(dummy, script, tmp_path, cache):
     source.write_text(source.read_text().replace("def prior", "def _prior"))
     assert "has no 'prior', which this needs" in script("eval.py", "figure", "samples", run, code=2).stderr
     out = script("eval.py", "metrics", run, "-n", 200, "--cache", cache).stdout
-    assert "label flips" in out
+    assert "reconstructions change the class" in out
     assert "|E(G(w)) - w|" not in out
-    assert "samples" not in out
+    assert "latent:      left out: " in out
+    assert "samples 1." not in out
+    assert "has no 'prior'" in script("eval.py", "metrics", run, "--only", "latent", code=2).stderr
     assert "holds no run" in script("eval.py", "metrics", "nowhere", code=2).stderr
     digit = fill(tmp_path / "digit", 1) / "000.png"
     for name, path, message in (("reconstructions", "no.png", "no.png cannot be read as an image"),

@@ -1,0 +1,356 @@
+"""Frozen networks and distances, beside the packages that the field takes them from, on random weights."""
+import hashlib
+import json
+import math
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import options
+from PIL import Image
+from test_data import fill
+from torch import nn
+
+import common
+import eval as evaluation
+
+
+@pytest.fixture(scope="session")
+def inception_weights():
+    from torchvision.models import inception_v3
+    torch.manual_seed(0)
+    net = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight)
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.1)
+            m.running_var.uniform_(0.5, 1.5)
+            m.weight.data.uniform_(0.8, 1.2)
+            m.bias.data.normal_(0, 0.1)
+    return net.state_dict()
+
+
+@pytest.fixture(scope="session")
+def vgg_weights():
+    from torchvision.models import vgg16
+    torch.manual_seed(0)
+    return vgg16(weights=None).state_dict()
+
+
+def head_weights():
+    torch.manual_seed(1)
+    return {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
+
+
+def smooth(n, seed, size=40):
+    """Images (n, 3, size, size) in [-1, 1], uint8's values."""
+    torch.manual_seed(seed)
+    x = torch.nn.functional.interpolate(torch.rand(n, 3, 8, 8), size=(size, size), mode="bicubic")
+    return common.to_float(common.to_uint8(2 * x - 1))
+
+
+# ------------------------------------------------------------------------------------------ Inception, FID, KID
+
+@pytest.fixture
+def pytorch_fid(inception_weights, monkeypatch):
+    """pytorch_fid's network at one of its layers, with the same weights."""
+    inception = pytest.importorskip("pytorch_fid.inception", reason="pytorch-fid is not installed")
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *a, **k: inception_weights)
+    return lambda d: inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[d]]).eval()
+
+
+@pytest.mark.parametrize("d", [64, 192, 2048])
+def test_inceptions_features(pytorch_fid, inception_weights, d):
+    x = smooth(3, 0)[:, :, :, :31]
+    with torch.no_grad():
+        theirs = pytorch_fid(d)((x + 1) / 2)[0].mean((2, 3))
+        ours = common.Inception(inception_weights).eval().features(x, d)
+    assert theirs.abs().mean() > 0.05
+    assert (theirs - ours).abs().max() < 1e-4
+
+
+def test_inception_sees_uint8_and_grey(inception_weights):
+    net = common.Inception(inception_weights).eval().requires_grad_(False)
+    x = smooth(60, 0)
+    f = net.features(x, 64)
+    assert f.shape == (60, 64)                                          # in parts of 50
+    assert torch.equal(net.features(x + 0.3 / 127.5, 64), f)            # rounded away
+    assert not torch.equal(net.features(x + 0.7 / 127.5, 64), f)
+    assert torch.equal(net.features(x[:, :1], 64), net.features(x[:, :1].repeat(1, 3, 1, 1), 64))
+
+
+def test_fid_of_folders(pytorch_fid, inception_weights, tmp_path):
+    """Of more images than features, whose covariances have no doubtful roots."""
+    from pytorch_fid import fid_score
+    d, sets, theirs, ours = 64, (smooth(80, 0), 0.8 * smooth(90, 1) - 0.1), [], []
+    net = common.Inception(inception_weights).eval().requires_grad_(False)
+    extractor = Namespace(d=d, features=lambda x: net.features(x, d))
+    for name, x in zip("ab", sets, strict=True):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(common.to_uint8(x).permute(0, 2, 3, 1).numpy()):
+            Image.fromarray(image).save(tmp_path / name / f"{i:04}.png")
+        theirs.append(fid_score.calculate_activation_statistics(
+            sorted((tmp_path / name).iterdir()), pytorch_fid(d), 50, d, num_workers=0))
+        view = Namespace(batch=30, device=torch.device("cpu"))
+        ours.append(evaluation.features_of(view, extractor, name, len(x), lambda a, b, x=x: x[a:b])[0].gaussian())
+    value = fid_score.calculate_frechet_distance(*theirs[0], *theirs[1])
+    assert value > 0.1
+    assert evaluation.frechet(*ours) == pytest.approx(value, rel=1e-4)
+
+
+def test_kernel_distance_is_kid():
+    kid = pytest.importorskip("torch_fidelity.metric_kid", reason="torch-fidelity is not installed")
+    torch.manual_seed(0)
+    a, b = torch.randn(300, 20), torch.randn(260, 20) * 1.2 + 0.1
+    theirs = kid.kid_features_to_metric(a, b, kid_subsets=10, kid_subset_size=100, rng_seed=7, verbose=False)
+    mean, deviation = evaluation.kernel_distance(a, b, 7, subsets=10, size=100)
+    assert mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    assert deviation == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-6)
+
+
+def test_kernel_distance_by_hand():
+    a, b = torch.tensor([[0.0, 0], [2, 0], [1, 1]]), torch.tensor([[0.0, 2], [2, 2], [1, 0]])
+
+    def k(x, y):
+        return ((x * y).sum().item() / 2 + 1)**3
+    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+    expected = (sum(k(a[i], a[j]) + k(b[i], b[j]) for i, j in pairs) / 6
+                - 2 * sum(k(x, y) for x in a for y in b) / 9)
+    assert evaluation.kernel_distance(a, b, 0, subsets=3) == pytest.approx((expected, 0), abs=1e-9)
+    x = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0))
+    same, far = evaluation.kernel_distance(x[:2000], x[2000:], 0), evaluation.kernel_distance(x[:2000], x[2000:] + 1, 0)
+    assert abs(same[0]) < 2 * same[1] / 10 + 0.01 < far[0] / 20
+
+
+# ------------------------------------------------------------------------------------------------- VGG, LPIPS
+
+def test_lpips(vgg_weights):
+    lpips = pytest.importorskip("lpips", reason="lpips is not installed")
+    theirs, heads = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False), head_weights()
+    convs = [m for m in theirs.net.modules() if isinstance(m, nn.Conv2d)]
+    ours = [key for key in vgg_weights if key.startswith("features") and vgg_weights[key].ndim == 4]
+    for conv, key in zip(convs, ours, strict=True):
+        conv.load_state_dict(dict(weight=vgg_weights[key], bias=vgg_weights[key.replace("weight", "bias")]))
+    theirs.load_state_dict(heads, strict=False)
+    net = common.LPIPS(common.VGG(vgg_weights), heads).eval()
+    a, b = smooth(4, 0, 48), smooth(4, 1, 48)
+    with torch.no_grad():
+        for x, y in ((a, b), (a, a), (a[:, :1], b[:, :1])):
+            expected = theirs(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)).flatten()
+            torch.testing.assert_close(net(x, y), expected, rtol=1e-5, atol=1e-7)
+    assert net(a, b).min() > 1e-3
+
+
+def test_the_packages_heads_are_the_ones_that_are_named():
+    lpips = pytest.importorskip("lpips", reason="lpips is not installed")
+    from pathlib import Path
+    weights = (Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth").read_bytes()
+    assert hashlib.sha256(weights).hexdigest()[:8] == common.FROZEN["lpips"][1]
+
+
+def test_vggs_features(vgg_weights):
+    from torchvision.models import vgg16
+    net = common.VGG(vgg_weights).eval().requires_grad_(False)
+    x = smooth(2, 0, 48).requires_grad_()
+    plain = vgg16(weights=None)
+    plain.load_state_dict(vgg_weights)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    seen = ((x + 1) / 2 - mean[:, None, None]) / std[:, None, None]
+    f = net.conv4_3(x)
+    assert f.shape == (2, 512, 6, 6)
+    torch.testing.assert_close(f, plain.features[:23](seen), rtol=1e-4, atol=1e-5)
+    taps = net(x)
+    assert [t.shape[1] for t in taps] == [64, 128, 256, 512, 512]
+    assert torch.equal(taps[3], f)
+    f.square().sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is None for p in net.parameters())
+
+
+# -------------------------------------------------------------------------------------------------- the files
+
+def test_frozen_weights(tmp_path, monkeypatch, capsys):
+    """Fetched from a file:// address, and checked; a file that is given is taken as it is, under no official name."""
+    source = tmp_path / "public" / "net.pth"
+    source.parent.mkdir()
+    torch.save({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, source)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
+
+    def build(weights):
+        net = nn.Linear(3, 2)
+        net.load_state_dict(weights)
+        return net
+
+    def get(file="", cache="cache", digest=digest, url=""):
+        monkeypatch.setitem(common.FROZEN, "vgg", (url or source.as_uri(), digest))
+        return common.frozen("vgg", str(file), tmp_path / cache, build)
+    net = get()
+    assert (net.official, net.checksum, net.training) == (True, digest, False)
+    assert not any(p.requires_grad for p in net.parameters())
+    assert "fetching file:" in capsys.readouterr().out
+    assert get().official
+    assert capsys.readouterr().out == ""                                    # from the cache
+    assert get(source, digest="00000000").official is False
+    assert get(source).official
+    with pytest.raises(common.Error, match="cannot be fetched .*pass --vgg FILE"):
+        get(cache="two", digest="00000000")
+    assert not list((tmp_path / "two").iterdir())
+    with pytest.raises(common.Error, match="cannot be fetched .*get file:.*/nowhere.pth by other means"):
+        get(cache="two", url=(tmp_path / "nowhere.pth").as_uri())
+    with pytest.raises(common.Error, match="there is no .*none.pth; --vgg takes the file that is at file:"):
+        get(tmp_path / "none.pth")
+    other = tmp_path / "other.pth"
+    torch.save({"weight": torch.ones(2, 3)}, other)
+    with pytest.raises(common.Error, match="does not hold the vgg weights .RuntimeError: .*they are at file:"):
+        get(other)
+    other.write_bytes(b"nothing")
+    with pytest.raises(common.Error, match="does not hold the vgg weights"):
+        get(other)
+    torch.save({"weight": torch.zeros(2, 3), "bias": torch.ones(2)}, tmp_path / "cache" / "net.pth")
+    with pytest.raises(common.Error, match="is not the file that is at .*; delete it"):
+        get()
+
+
+def test_metrics_by_inception(dummy, inception_weights, script, tmp_path):
+    """Random weights are no FID."""
+    torch.save(inception_weights, tmp_path / "random.pth")
+    run = dummy("run")
+    args = json.loads((run / "args.json").read_text())
+    args |= dict(data=str(fill(tmp_path / "set", 20, size=(28, 28))), train_images=18)
+    (run / "args.json").write_text(json.dumps(args))
+    torch.save({**torch.load(run / "checkpoint.pt"), "args": {}}, run / "checkpoint.pt")
+    out = script("eval.py", "metrics", run, "--features", "inception", "--inception", "random.pth", "--only", "frechet",
+                 "--json", "m.json").stdout
+    checksum = hashlib.sha256((tmp_path / "random.pth").read_bytes()).hexdigest()[:8]
+    for text in ("Frechet (random.pth): samples ", "warning: 2 images are too few for 2,048 features",
+                 f"features of Inception {checksum}, images uint8, bilinear to 299 px; grey repeated to RGB; 2 of each "
+                 f"against 18 training images"):
+        assert text in out, text
+    assert "FID" not in out
+    assert "KID" not in out
+    numbers = json.loads((tmp_path / "m.json").read_text())[str(run)]["frechet"]
+    assert numbers["frechet_real"] > 0
+    assert list((tmp_path / "cache").glob(f"reference-{checksum}-*.pt"))
+    err = script("eval.py", "metrics", run, "--features", "inception", "--inception", "none.pth", code=2).stderr
+    assert "error: there is no none.pth; --inception takes the file that is at https://" in err
+    out = script("eval.py", "metrics", run).stdout
+    assert "frechet:     left out: " in out
+    assert "--features inception needs none" in out
+
+
+def test_published_weights_alone_are_named(dummy, inception_weights, tmp_path, monkeypatch):
+    torch.save(inception_weights, tmp_path / "inception.pth")
+    sha = hashlib.sha256((tmp_path / "inception.pth").read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(common.FROZEN, "inception", ("https://x/inception.pth", sha))
+    monkeypatch.setattr(common.Inception, "d", 64)                      # for speed
+    args = options(n=2, features="inception", inception=str(tmp_path / "inception.pth"), cache=tmp_path)
+    view = evaluation.View(dummy("run"), args)
+    view.train.ids, view.train.pixels = view.train.ids[:4], view.train.pixels[:4]
+    m, lines, _ = evaluation.measure_frechet(view, args)
+    assert lines[0].startswith("FID: samples ")
+    assert lines[1].startswith("KID (")
+    assert {"fid_samples", "fid_resamples", "fid_reconstructions", "fid_midpoints", "kid_samples"} < set(m)
+
+
+def test_lpips_of_files(dummy, vgg_weights, tmp_path):
+    torch.save(vgg_weights, tmp_path / "v.pth")
+    torch.save(head_weights(), tmp_path / "h.pth")
+    args = options(n=3, cache=tmp_path, vgg=str(tmp_path / "v.pth"), lpips=str(tmp_path / "h.pth"))
+    view = evaluation.View(dummy("run"), args)
+    m, lines, how = evaluation.measure_lpips(view, args)
+    assert lines[0].startswith("distance (v.pth, h.pth): ")
+    assert "which are not LPIPS's published weights; grey repeated to RGB" in how
+    net = common.LPIPS(common.VGG(vgg_weights), head_weights())
+    x = view.images(range(3))
+    assert m["lpips"] == pytest.approx(net(0.9 * x, x).mean().item(), rel=1e-4)
+    with pytest.raises(common.Error, match="does not hold the lpips weights .KeyError"):
+        evaluation.lpips_of(view, options(cache=tmp_path, vgg=args.vgg, lpips=args.vgg))
+    view.test.shape = (1, 8, 8)
+    with pytest.raises(evaluation.Lacks, match="halves images four times; these, 8x8, are too small"):
+        evaluation.lpips_of(view, args)
+
+
+# ---------------------------------------------------------------------------------------------------- SWD, slerp
+# The published algorithm (ProGAN, section 5) in plain numpy.
+
+BINOMIAL = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
+
+
+def np_blur(x, gain=1.0):
+    padded = np.pad(x, [(0, 0), (0, 0), (2, 2), (2, 2)], mode="reflect")
+    h, w = x.shape[2:]
+    return gain * sum(BINOMIAL[i, j] * padded[:, :, i:i + h, j:j + w] for i in range(5) for j in range(5))
+
+
+def np_pyramid(x):
+    levels = [x]
+    while min(levels[-1].shape[2:]) >= 32:
+        small = np_blur(levels[-1])[:, :, ::2, ::2]
+        large = np.zeros_like(levels[-1])
+        large[:, :, ::2, ::2] = small
+        levels[-1] = levels[-1] - np_blur(large, 4)
+        levels.append(small)
+    return levels
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 28, 28), (3, 96, 128)])
+def test_laplacian_pyramid(shape):
+    x = torch.rand(2, *shape).double() * 255
+    theirs = np_pyramid(x.numpy())
+    assert evaluation.swd_levels(shape) == [t.shape[2] for t in theirs]
+    for level, t in enumerate(theirs):
+        torch.testing.assert_close(evaluation.laplacian(x, level), torch.from_numpy(t))
+    assert evaluation.swd_levels((3, 15, 40)) == []
+
+
+def test_patches():
+    x = torch.arange(2 * 3 * 20 * 24).view(2, 3, 20, 24).float()
+    p = evaluation.patches(x, np.random.RandomState(0), n=50)
+    assert p.shape == (100, 3, 7, 7)
+    corner, places = p[:, 0, 0, 0].long(), set()
+    for patch, first in zip(p, corner.tolist(), strict=True):
+        image, row, col = first // 1440, first % 1440 // 24, first % 24
+        assert torch.equal(patch, x[image, :, row:row + 7, col:col + 7])
+        places.add((image, row, col))
+    assert (corner // 1440).tolist() == [0] * 50 + [1] * 50
+    many = evaluation.patches(x, np.random.RandomState(1), n=5000)[:, 0, 0, 0].long() % 480
+    assert (many // 24).unique().tolist() == list(range(14))                # every place where a patch fits
+    assert (many % 24).unique().tolist() == list(range(18))
+
+
+def test_sliced_wasserstein_distance():
+    a = evaluation.patches(smooth(20, 0) * 127.5, np.random.RandomState(1))
+    b = evaluation.patches(smooth(20, 1) * 60 + 9 * torch.randn(20, 3, 40, 40), np.random.RandomState(2))
+    rng, total = np.random.RandomState(5), []
+    A, B = ((t - t.mean((0, 2, 3), keepdims=True)) / t.std((0, 2, 3), keepdims=True)
+            for t in (a.double().numpy(), b.double().numpy()))
+    A, B = A.reshape(len(A), -1), B.reshape(len(B), -1)
+    for _ in range(4):
+        d = rng.randn(147, 128)
+        d /= np.sqrt((d**2).sum(0))
+        total.append(np.abs(np.sort(A @ d, 0) - np.sort(B @ d, 0)).mean())
+    expected = 1000 * np.mean(total)
+    assert expected > 10
+    assert evaluation.sliced_wasserstein(a.clone(), b, np.random.RandomState(5)) == pytest.approx(expected, rel=1e-4)
+    assert evaluation.sliced_wasserstein(a.clone(), a.clone(), np.random.RandomState(5)) == 0
+    assert evaluation.sliced_wasserstein(a.clone(), 3 * a + 1, np.random.RandomState(5)) < 0.01
+
+
+def test_slerp():
+    a, b = torch.tensor([[2.0, 0, 0]]).double(), torch.tensor([[0, 4.0, 0]]).double()
+    half = evaluation.slerp(a, b, 0.5)
+    torch.testing.assert_close(half, torch.tensor([[1.0, 1, 0]]).double() * 3 / math.sqrt(2))
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 50, 8).double()
+    torch.testing.assert_close(evaluation.slerp(a, b, 0.0), a)
+    torch.testing.assert_close(evaluation.slerp(a, b, torch.ones(50, 1).double()), b)
+
+
+def test_slerp_against_torch_fidelity():
+    utils = pytest.importorskip("torch_fidelity.utils", reason="torch-fidelity is not installed")
+    torch.manual_seed(0)
+    a, b = torch.nn.functional.normalize(torch.randn(2, 50, 8).double(), dim=2)
+    for t in (0.3, 1e-4):
+        torch.testing.assert_close(evaluation.slerp(a, b, t), utils.batch_interp(a, b, t, "slerp_unit"))
