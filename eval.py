@@ -546,7 +546,7 @@ def errors(view, indices):
     mean_image = training_mean(view)
     means = Means(view.device, "mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair")
     for begin, end in Count("test images", len(indices), view.batch):
-        x, after = images_and_next(view, indices, begin, end)
+        x, after = (t := with_next(view, indices, begin, end))[:-1], t[1:]
         y = common.reconstruct(view.model, x)
         mse = (y - x).square().flatten(1).mean(1)
         means.add(mse=mse, mae=(y - x).abs().flatten(1).mean(1), psnr=10 * (4 / mse).log10(),
@@ -556,10 +556,9 @@ def errors(view, indices):
     return dict(m, mse_255=m["mse"] * 127.5**2)
 
 
-def images_and_next(view, indices, begin, end):
-    """These test images, and for each the one after it (after the last, the first)."""
-    x = view.images(indices[[i % len(indices) for i in range(begin, end + 1)]])
-    return x[:-1], x[1:]
+def with_next(view, indices, begin, end):
+    """The begin-th ... end-th of these test images, one more than a batch (after the last comes the first)."""
+    return view.images(indices[[i % len(indices) for i in range(begin, end + 1)]])
 
 
 def measure_errors(view, args):
@@ -614,8 +613,8 @@ def pictures(view, kind, args):
         return model.generate(w, noise="random").clamp(-1, 1)
 
     def midpoints(begin, end):
-        w = model.encode(torch.cat(images_and_next(view, indices, begin, end))).chunk(2)
-        return model.generate((w[0] + w[1]) / 2, noise="fixed").clamp(-1, 1)
+        w = model.encode(with_next(view, indices, begin, end))
+        return model.generate((w[:-1] + w[1:]) / 2, noise="fixed").clamp(-1, 1)
 
     make = dict(samples=samples, resamples=lambda b, e: common.reconstruct(model, samples(b, e)), midpoints=midpoints,
                 real=lambda b, e: view.images(indices[b:e]),
@@ -758,7 +757,7 @@ def measure_lpips(view, args):
     net, indices = lpips_of(view, args), test_indices(view, args)
     means = Means(view.device, "lpips", "lpips_wrong_pair")
     for begin, end in Count("test images", len(indices), view.batch):
-        x, after = images_and_next(view, indices, begin, end)
+        x, after = (t := with_next(view, indices, begin, end))[:-1], t[1:]
         y = common.reconstruct(view.model, x)
         means.add(lpips=net(y, x), lpips_wrong_pair=net(y, after))
     m = means.result()
@@ -796,8 +795,8 @@ def measure_ppl(view, args, epsilon=1e-4):
     m["n"] = counted
     return m, [f"PPL{'' if net.official else f' by {net.title}'}: " + "   ".join(text)], (
         f"{counted:,} pairs each, epsilon {epsilon:g}, {net.checksum}"
-        f"{'; grey repeated to RGB' * (view.test.shape[0] == 1)}; images {'face crop, ' * args.face_crop}larger ones "
-        f"averaged down to 256 px; mean between the 1st and 99th percentile; random noise, one for both ends, no "
+        f"{'; grey repeated to RGB' * (view.test.shape[0] == 1)}; {'of the face crop, ' * args.face_crop}images above "
+        f"256 px averaged down to it; mean between the 1st and 99th percentile; random noise, one for both ends, no "
         f"truncation")
 
 
@@ -1079,13 +1078,19 @@ def metrics(args):
     is trained once on the set's own labels.  inception, lpips and ppl need weights, which are fetched into --cache,
     unless --inception, --vgg and --lpips name their files.
     """
+    chosen = args.only or [name for name in MEASURES if name not in BY_NAME_ALONE]
+    if args.inception and args.features == "auto":
+        args.features = "inception"
+    for flag, of in dict(inception="frechet", vgg="lpips ppl", lpips="lpips ppl", face_crop="ppl").items():
+        if getattr(args, flag) and not {*of.split()} & {*chosen}:
+            raise Error(f"--{flag.replace('_', '-')} is for {of.replace(' ', ' and ')}; ask for that by --only {of}")
     out, code = {}, common.code_version()
     try:
         for run in args.runs:
             view = View(run, args)
             print(view.title)
             done = out[str(run)] = {}
-            for name in args.only or [name for name in MEASURES if name not in BY_NAME_ALONE]:
+            for name in chosen:
                 if add_up(torch.tensor(int(Count.stopped > 0), device=view.device)):        # all leave together
                     Count.stopped = Count.stopped or time.time()
                     Count.leave()
