@@ -304,28 +304,32 @@ def frozen(name, file, cache, build):
     path, sha = Path(file or Path(cache) / Path(url).name), hashlib.sha256()
     if not file and not path.exists():
         print(f"fetching {url} into {cache}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=sys.stderr.isatty())
         except (OSError, RuntimeError) as e:
             raise Error(f"the {name} weights cannot be fetched ({e}); get {url} by other means and pass --{name} FILE"
                         ) from None
+    remedy = f"--{name} takes the file that is at {url}" if file else "delete it, and it is fetched anew"
     try:
         with open(path, "rb") as f:
             for block in iter(partial(f.read, 1 << 20), b""):
                 sha.update(block)
-        network = build(torch.load(path, map_location="cpu", weights_only=True))
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise Error(f"there is no {path}; --{name} takes the file that is at {url}") from None
+        raise Error(f"there is no {path}; {remedy}") from None
     except Exception as e:      # torch.load lets through whatever the damage leads to
+        raise Error(f"{path} cannot be read as weights ({type(e).__name__}); {remedy}") from None
+    try:
+        network = build(weights)
+    except (RuntimeError, LookupError, TypeError, AttributeError) as e:
         if is_out_of_memory(e):
             raise
-        raise Error(f"{path} does not hold the {name} weights ({type(e).__name__}: {str(e).splitlines()[0]}); they are "
-                    f"at {url}") from None
+        raise Error(f"{path} does not hold the {name} weights, but others; {remedy}") from None
     network.checksum = sha.hexdigest()[:8]
     network.official = network.checksum == digest
     if not file and not network.official:
-        raise Error(f"{path} is not the file that is at {url}; delete it, and it is fetched anew")
+        raise Error(f"{path} is not the file that is at {url}; {remedy}")
     return network.eval().requires_grad_(False)
 
 
@@ -334,7 +338,7 @@ class Inception(nn.Module):
 
     Differs from torchvision's in what its blocks pool: padding does not count, and the last block takes maxima.
     """
-    d, resize = 2048, "uint8, bilinear to 299 px"
+    d, batch, resize = 2048, 50, "uint8, bilinear to 299 px"
 
     def __init__(self, weights):
         super().__init__()
@@ -347,9 +351,7 @@ class Inception(nn.Module):
 
     def features(self, x, d=None):
         """(N, d) features of x (N, 3 or 1, H, W) in [-1, 1]; d 64 or 192: of the first or second pooling layer."""
-        return torch.cat([self._features(part, d or self.d) for part in x.split(50)])
-
-    def _features(self, x, d):
+        d = d or self.d
         x = to_float(to_uint8(x)).expand(-1, 3, -1, -1)
         x = nnf.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
         for name, layer in self.net.named_children():
@@ -577,6 +579,14 @@ def positive(kind):
     return parse
 
 
+def seed(text):
+    """An argparse type: what all generators take."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise ValueError
+    return value
+
+
 def add_flags(parser, backbones):
     """The flags that all four scripts share."""
     parser.epilog = "Defaults depend on the backbone and the data (PRESETS); every run prints the values that it takes."
@@ -597,7 +607,7 @@ def add_flags(parser, backbones):
     add("--kimg", type=positive(float), default=1000, help="length of training in thousands of real images shown")
     add("--batch", type=positive(int), default=128, help="images a step, over all processes")
     add("--lr", type=positive(float), default=0.002, help="learning rate of Adam")
-    add("--seed", type=int, default=0, help="of weights, codes and the order of images")
+    add("--seed", type=seed, default=0, help="of weights, codes and the order of images")
     add("--device", default="auto", help="cpu, cuda, cuda:1 ...; the GPU if there is one")
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
         help="of the networks' products (auto: bf16 on a GPU, except for mlp); weights, losses, R1's norm are fp32")

@@ -30,6 +30,7 @@ import os
 import signal
 import sys
 import time
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ class View:
 
     @property
     def title(self):
-        return f"{self.args['label']}, {self.args['backbone']}, {self.run.name}"
+        return f"{self.args['label']}, {self.args['backbone']}, {self.run}"
 
     @property
     def protocol(self):
@@ -132,7 +133,7 @@ class Classifier(nn.Module):
 
     name: "digits" for MNIST, else the set's; checksum: of its weights; accuracy: on the test part, %.
     """
-    d, official, resize = 128, False, "as they are"
+    d, official, batch, resize = 128, False, BLOCK, "as they are"
 
     def __init__(self, channels, classes):
         super().__init__()
@@ -166,6 +167,9 @@ def extractor_of(view, args):
             net = common.frozen("inception", args.inception, args.cache, common.Inception).to(view.device)
         net.name, net.title = "Inception", "FID" if net.official else f"Frechet ({Path(args.inception).name})"
         return net
+    if not view.has_classes:
+        raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a feature extractor; "
+                    f"--features inception needs none")
     with common.rank_zero_first():
         net = classifier_of(view, args.cache)
     if args.features not in ("auto", net.name):
@@ -177,15 +181,16 @@ def extractor_of(view, args):
 
 def lpips_of(view, args):
     """LPIPS, with title and checksum, by --vgg and --lpips or fetched.  Raises Error where it is not to be had."""
-    if min(view.test.shape[1:]) < 16:
-        raise Lacks(f"{view.run}: LPIPS's network halves images four times; these, {view.test.shape[1]}x"
-                    f"{view.test.shape[2]}, are too small")
+    seen = min(view.test.shape[1:]) // (2 if args.face_crop else 1)
+    if seen < 16:
+        raise Lacks(f"{view.run}: LPIPS's network halves images four times; these, of {seen} px"
+                    f"{' after the face crop' * args.face_crop}, are too small")
     with common.rank_zero_first():
         vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG)
         net = common.frozen("lpips", args.lpips, args.cache, lambda weights: common.LPIPS(vgg, weights))
+    net.checksum = ", ".join(f"{name} {part.checksum}{' (not the published one)' * (not part.official)}"
+                             for name, part in (("VGG-16", vgg), ("heads", net)))
     net.official &= vgg.official
-    net.checksum = f"VGG-16 {vgg.checksum}, heads {net.checksum}" + (
-        "" if net.official else ", which are not LPIPS's published weights")
     net.title = "LPIPS" if net.official else f"distance ({Path(args.vgg).name}, {Path(args.lpips).name})"
     return net.to(view.device)
 
@@ -196,8 +201,7 @@ def classifier_of(view, cache):
     2,000 steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Lacks where there are no classes.
     """
     if not view.has_classes:
-        raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train the feature extractor; "
-                    f"--features inception needs none")
+        raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier")
     train, name = view.train, "digits" if view.train.source == "mnist" else view.train.name
     path = Path(cache) / f"classifier-{name}-{'x'.join(map(str, train.shape))}-{train.fingerprint()}.pt"
     with torch.random.fork_rng(devices=[]):
@@ -205,23 +209,30 @@ def classifier_of(view, cache):
         net = Classifier(train.shape[0], int(train.labels.max()) + 1).to(view.device)
     net.name = name
     if path.exists():
-        net.load_state_dict(_from_cache(path, view.device))
+        _from_cache(path, view.device, net.load_state_dict)
         return net.eval().requires_grad_(False)
     print(f"training a classifier of {train.name} once, for Frechet ({name}) and label flips", flush=True)
     _fit(net, view)
     right = sum((net(view.images(i)).argmax(1).cpu() == view.test.labels[i]).sum().item()
                 for i in torch.arange(len(view.test)).split(500))
     net.accuracy.fill_(100 * right / len(view.test))
-    common.save(path, net.state_dict())
-    print(f"wrote {path} ({net.accuracy:.2f} % right on the test part)", flush=True)
+    _to_cache(path, net.state_dict())
     return net
 
 
-def _from_cache(path, device):
+def _from_cache(path, device, use):
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return use(torch.load(path, map_location=device, weights_only=True))
     except Exception as e:      # torch.load lets through whatever the damage leads to
         raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew") from None
+
+
+def _to_cache(path, value):
+    try:
+        common.save(path, value)
+        print(f"wrote {path}", flush=True)
+    except OSError as e:
+        print(f"warning: {path} cannot be written ({e.strerror}), so it will be made again next time", flush=True)
 
 
 @torch.enable_grad()
@@ -241,13 +252,13 @@ def _fit(net, view, steps=2000, batch=128):
 
 # --------------------------------------------------------------------------------------------------- 3 Counting
 # What goes through many images keeps sums, not images, so that memory does not grow with their number; sums are float64
-# and added over processes, so that any number of these, and any batch, give the same.
+# and added over processes, so that any number of these gives the same.
 
 class Count:
     """Goes through n things in batches and tells how far it is: `for begin, end in Count("samples", n, 250)`.
 
     Of several processes each has every so-many-th batch, unless not `shared`.  After a Ctrl-C all counts end early, and
-    what has been counted by then is printed; a second one, later, leaves at once.
+    what has been counted by then is printed; a second one leaves at once.
     """
     stopped = 0.0           # when it was asked to
 
@@ -275,6 +286,8 @@ class Count:
         """The handler of Ctrl-C."""
         if cls.stopped and time.time() - cls.stopped > 2:       # asked again, not told twice
             raise KeyboardInterrupt
+        if not cls.stopped and int(os.environ.get("RANK", 0)) == 0:
+            os.write(2, b"\nstopping after this batch; again, to leave at once\n")
         cls.stopped = cls.stopped or time.time()
 
     @classmethod
@@ -405,15 +418,12 @@ def laplacian(x, level):
     return x - 4 * blur(up)
 
 
-def patches(x, rng, n=128, size=7):
-    """n random patches an image of x (N, C, H, W) -> (N n, C, size, size)."""
-    N, C, H, W = x.shape
-    half = size // 2
-    cols = torch.from_numpy(rng.randint(half, W - half, (N, n, 1, 1, 1))).to(x.device)
-    rows = torch.from_numpy(rng.randint(half, H - half, (N, n, 1, 1, 1))).to(x.device)
-    around = torch.arange(-half, half + 1, device=x.device)
-    image = torch.arange(N, device=x.device).view(N, 1, 1, 1, 1)
-    channel = torch.arange(C, device=x.device).view(1, 1, C, 1, 1)
+def patches(x, rows, cols, size=7):
+    """Patches of x (N, C, H, W) whose middles are at rows, cols (N, n) -> (N n, C, size, size)."""
+    rows, cols = (t.to(x.device)[:, :, None, None, None] for t in (rows, cols))
+    around = torch.arange(-(size // 2), size // 2 + 1, device=x.device)
+    image = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1, 1)
+    channel = torch.arange(x.shape[1], device=x.device).view(1, 1, -1, 1, 1)
     return x[image, channel, rows + around.view(size, 1), cols + around].flatten(0, 1)
 
 
@@ -518,13 +528,17 @@ def classification(view):
 # A function each: (view, args) -> numbers (dict), lines to print, and what these depend on beside the run.
 
 def test_indices(view, args):
-    """The first -n test images, 10,000 by default, or as many as there are."""
-    return torch.arange(min(args.n or 10_000, len(view.test)))
+    """The first -n test images, 10,000 by default, or as many as there are.  Raises Error for fewer than 2."""
+    n = min(args.n or 10_000, len(view.test))
+    if n < 2:
+        raise Error(f"{view.run}: this needs 2 test images or more, and would take {n} of {len(view.test)}; raise -n, "
+                    f"or take a run whose data holds out more")
+    return torch.arange(n)
 
 
 def code_count(view, args):
     """-n, or as many codes as test images."""
-    return args.n or len(test_indices(view, args))
+    return max(args.n, len(test_indices(view, args)))
 
 
 def of_test(view, n):
@@ -537,11 +551,8 @@ def errors(view, indices):
 
     mse, mae: means over pixels in [-1, 1], of reconstructions clipped to it;  mse_255: over pixels in [0, 255];  psnr:
     mean over images of 10 log10(4 / mse), dB.  mse_mean_image: of the training mean as every reconstruction;
-    mse_wrong_pair: of each reconstruction against the next image in `indices`.  Raises Error for fewer than 2 images.
+    mse_wrong_pair: of each reconstruction against the next image in `indices`.
     """
-    if len(indices) < 2:
-        raise Error(f"{view.run}: errors and their floors need 2 test images or more, and this would take "
-                    f"{len(indices)} of {len(view.test)}; raise -n, or evaluate on more images by --data")
     view.need("encode", "generate")
     mean_image = training_mean(view)
     means = Means(view.device, "mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair")
@@ -643,9 +654,10 @@ def measure_sharpness(view, args):
             means.add(**{kind: sharpness(make(begin, end))})
         m[kind] = means.result()
     out = {f"sharpness_{kind}": m[kind][kind] / m["real"]["real"] for kind in m if kind != "real"}
+    out["n"] = {kind: m[kind]["n"] for kind in m}
     return out, ["   ".join(f"{KINDS[kind]} {m[kind][kind] / m['real']['real']:.3f}" for kind in m if kind != "real")
                  + "   (variance of the Laplacian over that of the test images)"
-                 ], f"{of_each({kind: m[kind]['n'] for kind in m})}; {NOISE}"
+                 ], f"{of_each(out['n'])}; {noise_of(m)}"
 
 
 def of_each(counts):
@@ -655,7 +667,11 @@ def of_each(counts):
     return ", ".join(f"{n:,} {KINDS[kind]}" for kind, n in counts.items())
 
 
-NOISE = "samples with random noise and no truncation, reconstructions with fixed noise"
+def noise_of(kinds):
+    return "; ".join(["samples with random noise and no truncation"] * ("samples" in kinds)
+                     + ["reconstructions with fixed noise"] * ("reconstructions" in kinds))
+
+
 KEPT = 10_000           # features of each set that the kernel distance draws its subsets from
 
 
@@ -664,7 +680,7 @@ def features_of(view, extractor, what, n, make):
     step = math.ceil(n / KEPT)
     moments = Moments(extractor.d, view.device)
     kept = torch.zeros(math.ceil(n / step), extractor.d + 1, device=view.device)        # the last: whether it is there
-    for begin, end in Count(what, n, view.batch):
+    for begin, end in Count(what, n, min(view.batch, extractor.batch)):
         f = extractor.features(make(begin, end))
         moments.add(f)
         places = torch.arange(-(-begin // step) * step, end, step, device=view.device)
@@ -677,16 +693,15 @@ def features_of(view, extractor, what, n, make):
 def reference(view, extractor, cache):
     """Gaussian of the whole training part's features, and up to KEPT of the features; kept in `cache`.  -> both"""
     path = Path(cache) / f"reference-{extractor.checksum}-{view.train.fingerprint()}.pt"
-    everywhere = add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0
-    if everywhere:
-        gaussian, kept = _from_cache(path, view.device)
-        return [t.cpu() for t in gaussian], kept
+    if add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0:           # all processes see it
+        return _from_cache(path, "cpu", lambda v: ((v["mean"], v["covariance"]), v["kept"].to(view.device)))
     moments, kept = features_of(view, extractor, "features of the training part", len(view.train),
                                 lambda begin, end: view.images(torch.arange(begin, end), "train"))
     Count.leave()
+    mean, covariance = moments.gaussian()
     if leads():
-        common.save(path, (moments.gaussian(), kept.cpu()))
-    return moments.gaussian(), kept
+        _to_cache(path, dict(mean=mean, covariance=covariance, kept=kept.cpu()))
+    return (mean, covariance), kept
 
 
 @torch.no_grad()
@@ -698,28 +713,27 @@ def measure_frechet(view, args):
     m, lines, counts = {"extractor": f"{extractor.name} {extractor.checksum}"}, ([], []), {}
     for kind in kinds(view, *KINDS):
         moments, kept = features_of(view, extractor, KINDS[kind], *pictures(view, kind, args))
-        if moments.n < 2 and Count.stopped:
+        if moments.n < 2:                                       # stopped before
             break
         counts[kind] = int(moments.n)
-        if counts[kind] < 2:
-            raise Error(f"{view.run}: a distance between distributions needs 2 images or more, and there is "
-                        f"{counts[kind]}; raise -n")
         m[f"{frechet_name}_{kind}"] = frechet(moments.gaussian(), real)
         m[f"{kernel_name}_{kind}"], spread = kernel_distance(kept, kept_real, args.seed)
+        m[f"{kernel_name}_{kind}_deviation"] = spread
         lines[0].append(f"{KINDS[kind]} {m[f'{frechet_name}_{kind}']:.3f}")
-        lines[1].append(f"{KINDS[kind]} {m[f'{kernel_name}_{kind}']:.4g} ({spread:.1g})")
+        lines[1].append(f"{KINDS[kind]} {m[f'{kernel_name}_{kind}']:.4g} ({spread:.2g})")
     if not counts:
         raise KeyboardInterrupt
     few = min(*counts.values(), len(view.train))
-    warning = [f"warning: {few:,} images are too few for {extractor.d:,} features, whose covariance they do not fill: "
-               f"read the kernel distance"] * (few < extractor.d)
+    warning = [f"warning: {few:,} images are too few for {extractor.d:,} features, whose covariance they do not fill; "
+               f"the kernel distance stands few images better"] * (few < extractor.d)
     m["n"] = counts
     grey = "; grey repeated to RGB" * (args.features == "inception" and view.test.shape[0] == 1)
     return m, [f"{extractor.title}: " + "   ".join(lines[0]),
                f"{'KID' if extractor.official else 'kernel distance'} (deviation over 100 subsets): "
                + "   ".join(lines[1]), *warning], (
         f"features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(counts)} against {len(view.train):,} "
-        f"training images, not flipped; {NOISE}")
+        f"training images, not flipped; kernel distance over 100 subsets of {min(few, 1000):,}, from up to {KEPT:,} of "
+        f"each; {noise_of(counts)}")
 
 
 @torch.no_grad()
@@ -733,10 +747,10 @@ def measure_flips(view, args):
         x = view.images(indices[begin:end])
         means.add(flips=net(x).argmax(1) != net(common.reconstruct(view.model, x)).argmax(1))
     m = means.result()
-    m["flips"] *= 100
+    m.update(flips=100 * m["flips"], accuracy=net.accuracy.item(), extractor=f"{net.name} {net.checksum}")
     return m, [f"{m['flips']:.2f} % of reconstructions change the class that a classifier sees (it is right on "
                f"{net.accuracy:.2f} % of the test part)"], (
-        f"classifier {net.name} {net.checksum}; {of_test(view, m['n'])}, fixed noise")
+        f"classifier {m['extractor']}; {of_test(view, m['n'])}, fixed noise")
 
 
 def measure_classifiers(view, args):
@@ -837,15 +851,17 @@ def measure_swd(view, args):
         counts.append(f"{n:,} {KINDS[kind]} against {'training images' if kind == 'samples' else 'these'}")
         m["n"] = m.get("n", {}) | {kind: n}
     return m, ["SWD x 1,000: " + "   ".join(text)], (
-        f"128 patches of 7x7 an image and level, 512 directions; uint8; {', '.join(counts)}; {NOISE}")
+        f"128 patches of 7x7 an image and level, 512 directions; uint8; {', '.join(counts)}; {noise_of(m['n'])}")
 
 
 def descriptors(view, what, n, make, level, seed):
-    """128 patches of each of n images, make(begin, end), at a level of the pyramid: (128 n, C, 7, 7)."""
-    out = torch.zeros(128 * n, view.test.shape[0], 7, 7, device=view.device)
+    """128 random patches of each of n images, make(begin, end), at a level of the pyramid: (128 n, C, 7, 7)."""
+    c, h, w = view.test.shape
+    rng, out = np.random.RandomState(seed), torch.zeros(128 * n, c, 7, 7, device=view.device)
+    cols, rows = (torch.from_numpy(rng.randint(3, (side >> level) - 3, (n, 128))) for side in (w, h))
     for begin, end in Count(what, n, view.batch):
-        x = common.to_uint8(make(begin, end)).float()
-        out[128 * begin:128 * end] = patches(laplacian(x, level), np.random.RandomState([*seed, begin]))
+        x = laplacian(common.to_uint8(make(begin, end)).float(), level)
+        out[128 * begin:128 * end] = patches(x, rows[begin:end], cols[begin:end])
     return add_up(out)
 
 
@@ -1078,13 +1094,18 @@ def metrics(args):
     is trained once on the set's own labels.  inception, lpips and ppl need weights, which are fetched into --cache,
     unless --inception, --vgg and --lpips name their files.
     """
-    chosen = args.only or [name for name in MEASURES if name not in BY_NAME_ALONE]
+    chosen = list(dict.fromkeys(name for some in args.only for name in some)) or [
+        name for name in MEASURES if name not in BY_NAME_ALONE]
     if args.inception and args.features == "auto":
         args.features = "inception"
+    if args.inception and args.features != "inception":
+        raise Error(f"--inception is of no use with --features {args.features}; leave one of them out")
     for flag, of in dict(inception="frechet", vgg="lpips ppl", lpips="lpips ppl", face_crop="ppl").items():
         if getattr(args, flag) and not {*of.split()} & {*chosen}:
             raise Error(f"--{flag.replace('_', '-')} is for {of.replace(' ', ' and ')}; ask for that by --only {of}")
-    out, code = {}, common.code_version()
+    for run in args.runs:
+        common.read_args(run)                   # a wrong name shows before the first is counted
+    out, code, lack = {}, f"{common.code_version()} on {args.device.type}", None
     try:
         for run in args.runs:
             view = View(run, args)
@@ -1097,18 +1118,26 @@ def metrics(args):
                 try:
                     numbers, lines, how = MEASURES[name](view, args)
                 except Lacks as e:
-                    if args.only:
-                        raise
+                    lack = e
                     print(f"  {name + ':':13}left out: {e}", flush=True)
                     continue
+                if Count.stopped:
+                    numbers, how = dict(numbers, interrupted=True), f"interrupted; {how}"
                 protocol = f"{how}; seed {args.seed}; {view.protocol}; evaluation code {code}"
                 for label, line in zip([name, *[""] * len(lines)], [*lines, f"[{protocol}]"], strict=True):
                     print(f"  {label + ':' * bool(label):13}{line}", flush=True)
-                done[name] = dict(numbers, protocol=protocol)
+                done[name] = dict(numbers, seed=args.seed, protocol=protocol)
+                write_json(args, out)
     except KeyboardInterrupt:
-        Count.stopped = Count.stopped or time.time()        # what is done is still written
-        print("interrupted; the numbers above are of what was counted", flush=True)
+        Count.stopped = Count.stopped or time.time()
+    if lack and not any(out.values()):
+        raise lack
     return out
+
+
+def write_json(args, result):
+    if args.json and leads():
+        common.write_atomic(Path(args.json), json.dumps(result, indent=1).encode())
 
 
 def table(args):
@@ -1138,16 +1167,17 @@ def compare(args):
     """The same test images through every run: a picture with the real row on top, and a line of errors a run."""
     views = [View(run, args) for run in args.runs]
     places = [p[:args.n or 10_000] for p in shared_test_images(views)]
-    out, pictures = {}, []
+    out, pictures, code = {}, [], common.code_version()
     print(f"{len(places[0]):,} test images that all runs have in common; errors on [-1, 1]; floors: the "
           f"training-mean image, reconstructions paired with the wrong originals")
     for view, indices in zip(views, places):
         m = errors(view, indices)
         x = view.images(indices[:16])
         pictures += [x] * (not pictures) + [common.reconstruct(view.model, x)]
-        out[str(view.run)] = dict(protocol=view.protocol, **m)
+        protocol = f"fixed noise; {view.protocol}; evaluation code {code}"
+        out[str(view.run)] = dict(m, protocol=f"{m['n']:,} test images that all runs have in common, {protocol}")
         print(f"  {view.title}: MSE {m['mse']:.4f}  MAE {m['mae']:.4f}  floors MSE {m['mse_mean_image']:.4f} "
-              f"{m['mse_wrong_pair']:.4f}   ({view.protocol})")
+              f"{m['mse_wrong_pair']:.4f}   ({protocol})")
     write_picture(rows(*pictures), args.out or "compare.png")
     print("rows from the top: real images, then " + ", ".join(v.title for v in views))
     return out
@@ -1159,6 +1189,13 @@ def write_picture(picture, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         common.save_png(path, picture)
         print(f"wrote {path}")
+
+
+def measure_names(text):
+    """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
+    if wrong := [name for name in text.split(",") if name not in MEASURES]:
+        raise ArgumentTypeError(f"there is no measure {wrong[0]!r} but {', '.join(MEASURES)}; name RUN before --only")
+    return text.split(",")
 
 
 def parse_args(argv=None):
@@ -1175,8 +1212,8 @@ def parse_args(argv=None):
         add("--data", default="", metavar="NAME|PATH", help="where the runs' images are, if they have moved")
         add("--data-root", default="", metavar="DIR", help="where named sets are, if they have moved")
         if name == "metrics":
-            add("--only", nargs="+", default=[], choices=MEASURES, metavar="NAME",
-                help=f"of {', '.join(MEASURES)}; default: all but {', '.join(BY_NAME_ALONE)}")
+            add("--only", nargs="+", default=[], type=measure_names, metavar="NAME",
+                help=f"of {', '.join(MEASURES)}; default: all but {', '.join(BY_NAME_ALONE)}.  After RUN")
             add("--features", default="auto", metavar="NAME",
                 help="that distances are between: inception, or those of a classifier of the set's own labels (digits "
                      "for MNIST, else the set's name; the default)")
@@ -1185,13 +1222,14 @@ def parse_args(argv=None):
             add("--lpips", default="", metavar="FILE", help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl")
             add("--face-crop", action="store_true", help="ppl: of the part where a face is (rows 3/8 to 7/8, columns "
                 "2/8 to 6/8)")
-            add("--batch", type=common.positive(int), default=0, help="images at a time; default: by their size")
+            add("--batch", type=common.positive(int), default=0,
+                help="images at a time; default: by their size (random noise depends on it)")
             add("--cache", default="cache", metavar="DIR",
                 help="where fetched weights, classifiers and statistics of real images are kept")
         if name == "figure":
             add("--images", nargs="+", default=[], metavar="PATH", help="real images in place of the test part's")
         if name in ("metrics", "figure"):
-            add("--seed", type=int, default=0, help="of the codes z")
+            add("--seed", type=common.seed, default=0, help="of the codes z")
         if name != "table":
             add("-n", type=common.positive(int), default=0, help="how many images" + (
                 " (morph: along a side; traversal: pairs)" if name == "figure" else ""))
@@ -1220,13 +1258,18 @@ def main(argv=None):
         sys.stdout = open(os.devnull, "w")
     for number in (signal.SIGINT, signal.SIGTERM) * (args.command == "metrics"):
         signal.signal(number, Count.stop)
+    json_folder = Path(vars(args).get("json", "")).parent
+    if not json_folder.is_dir():
+        raise Error(f"there is no folder {json_folder}; make it, or name another file by --json")
     result = args.function(args)
-    if vars(args).get("json") and not rank:
-        common.write_atomic(Path(args.json), json.dumps(result, indent=1).encode())
+    if args.command != "figure":
+        write_json(args, result)
     if world > 1:
         torch.distributed.barrier()                 # the others wait for what the first one has to do alone
         torch.distributed.destroy_process_group()
-    Count.leave()
+    if Count.stopped:
+        print("interrupted")
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,8 +174,8 @@ def test_errors(dummy):
     assert m["mse_wrong_pair"] == pytest.approx((y - x.roll(-1, 0)).square().mean().item(), rel=1e-4)
     raw = evaluation.errors(evaluation.View(view.run, options(weights="raw")), torch.arange(1200))
     assert raw["mse"] == pytest.approx((0.55 * x).square().mean().item(), rel=1e-4)
-    with pytest.raises(common.Error, match="2 test images or more, and this would take 1 of 2000"):
-        evaluation.errors(view, torch.arange(1))
+    with pytest.raises(common.Error, match="2 test images or more, and would take 1 of 2000; raise -n"):
+        evaluation.measure_errors(view, options(n=1))
 
 
 def test_latent_errors(dummy):
@@ -232,20 +233,23 @@ def test_frechet_measures(dummy, cache, tmp_path):
     path, = cache.glob(f"reference-{net.checksum}-{view.train.fingerprint()}.pt")
     assert evaluation.measure_frechet(view, args)[0] == m                       # the reference from the cache
     assert "128 features" in evaluation.measure_frechet(view, options(n=100, cache=cache))[1][-1]
-    with pytest.raises(common.Error, match="2 images or more, and there is 1; raise -n"):
+    assert m["kernel_real_deviation"] > 0
+    with pytest.raises(common.Error, match="2 test images or more, and would take 1 of 2000; raise -n"):
         evaluation.measure_frechet(view, options(n=1, cache=cache))
     with pytest.raises(common.Error, match="no features 'cats'; --features can be inception, or digits"):
         evaluation.measure_frechet(view, options(n=100, cache=cache, features="cats"))
     (tmp_path / "broken").mkdir()
-    for name in (path.name, next(cache.glob("classifier-*")).name):
-        (tmp_path / "broken" / name).write_bytes((cache / name).read_bytes() if "class" in name else b"no")
-    with pytest.raises(common.Error, match="cannot be read .*delete it"):
-        evaluation.measure_frechet(view, options(n=100, cache=tmp_path / "broken"))
+    shutil.copy(next(cache.glob("classifier-*")), tmp_path / "broken")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other")
+    for content in (b"no", (tmp_path / "other").read_bytes()):
+        (tmp_path / "broken" / path.name).write_bytes(content)
+        with pytest.raises(common.Error, match="cannot be read .*delete it"):
+            evaluation.measure_frechet(view, options(n=100, cache=tmp_path / "broken"))
 
 
 def test_features_are_kept_evenly(monkeypatch):
     monkeypatch.setattr(evaluation, "KEPT", 10)
-    view, extractor = Namespace(device=torch.device("cpu"), batch=7), Namespace(d=2, features=lambda x: x)
+    view, extractor = Namespace(device=torch.device("cpu"), batch=7), Namespace(d=2, batch=9, features=lambda x: x)
     x = torch.arange(96.0).view(48, 2)
     m, kept = evaluation.features_of(view, extractor, "x", 48, lambda begin, end: x[begin:end])
     assert torch.equal(kept, x[::5])
@@ -313,8 +317,12 @@ def test_swd_of_reconstructions_and_samples(dummy):
     assert m["swd_reconstructions"] == m["swd_reconstructions_levels"][28]
     assert m["swd_reconstructions"] < 40 < m["swd_samples"]
     x = view.images(range(60))
-    a, b = (evaluation.patches(common.to_uint8(t).float(), np.random.RandomState([0, 0, i, 0]))
-            for i, t in enumerate((x, 0.9 * x)))
+    sets = []
+    for i, t in enumerate((x, 0.9 * x)):
+        rng = np.random.RandomState([0, 0, i])
+        cols, rows = (torch.from_numpy(rng.randint(3, 25, (60, 128))) for _ in range(2))
+        sets.append(evaluation.patches(common.to_uint8(t).float(), rows, cols))
+    a, b = sets
     expected = evaluation.sliced_wasserstein(a, b, np.random.RandomState([0, 0]))
     assert m["swd_reconstructions"] == pytest.approx(expected, rel=1e-6)
 
@@ -339,6 +347,40 @@ def test_any_number_of_processes(dummy, script, tmp_path, cache):
     assert one == two
 
 
+def test_what_metrics_refuses(dummy, script, tmp_path, cache):
+    run = dummy("run")
+    for flags, message in (
+            (("--only", "errors", "cats"), "there is no measure 'cats' but errors, latent"),
+            (("--only", "errors,fid"), "there is no measure 'fid' but errors, latent"),
+            (("--seed", "-1"), "invalid seed value: '-1'"),
+            (("--json", "nowhere/m.json"), "there is no folder nowhere; make it, or name another file by --json"),
+            (("-n", "1"), "needs 2 test images or more, and would take 1 of 2000"),
+            (("--face-crop",), "--face-crop is for ppl; ask for that by --only ppl"),
+            (("--vgg", "v.pth"), "--vgg is for lpips and ppl; ask for that by --only lpips ppl"),
+            (("--inception", "i.pth", "--features", "digits"), "--inception is of no use with --features digits"),
+            (("nothing",), "nothing holds no run")):
+        done = script("eval.py", "metrics", run, *flags, "--cache", cache, code=2)
+        assert message in done.stderr
+        assert "MSE" not in done.stdout                 # refused before anything is counted
+    done = script("eval.py", "metrics", run, "--only", "errors", "frechet,errors", "-n", 99, "--json", "m.json",
+                  "--features", "cats", "--cache", cache, code=2)
+    assert "there are no features 'cats'" in done.stderr
+    assert list(json.loads((tmp_path / "m.json").read_text())[str(run)]) == ["errors"]      # what was done is kept
+
+
+def test_a_cache_that_cannot_be_written(dummy, cache, monkeypatch, capsys):
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+    view = evaluation.View(dummy("run"), options())
+    net = evaluation.classifier_of(view, cache)
+    monkeypatch.setattr(common, "save", full)
+    monkeypatch.setattr(evaluation.Classifier, "checksum", "other")
+    (mean, _), kept = evaluation.reference(view, net, cache)
+    assert mean.shape == (128,)
+    assert kept.shape == (10000, 128)
+    assert "cannot be written (No space left on device), so it will be made again" in capsys.readouterr().out
+
+
 def test_interrupted_metrics_print_what_was_counted(dummy, tmp_path):
     run = dummy("run")
     source = tmp_path / "dummy.py"
@@ -355,8 +397,9 @@ def test_interrupted_metrics_print_what_was_counted(dummy, tmp_path):
     numbers = json.loads((tmp_path / "m.json").read_text())[str(run)]
     assert list(numbers) == ["errors"]
     assert 10 <= numbers["errors"]["n"] < 100
-    assert f"[{numbers['errors']['n']} of 2,000 test images" in out
-    assert "interrupted" in out
+    assert f"[interrupted; {numbers['errors']['n']} of 2,000 test images" in out
+    assert numbers["errors"]["interrupted"] is True
+    assert "stopping after this batch; again, to leave at once" in err
 
 
 def test_the_classifier_is_trained_once(dummy, cache, capsys):
@@ -412,7 +455,7 @@ def test_commands_on_an_unknown_method(dummy, script, tmp_path, cache):
         script("eval.py", "figure", name, a, "--out", f"{name}.png")
         assert Image.open(tmp_path / f"{name}.png").size == tuple(2 + 30 * n for n in size)
     out = script("eval.py", "figure", "faae-5", a, b, "-n", 20).stdout         # two runs under the real row
-    assert out.index("Dummy, none, a") < out.index("Dummy, none, b")
+    assert out.index(f"Dummy, none, {a}") < out.index(f"Dummy, none, {b}")
     assert Image.open(tmp_path / "reconstructions.png").size == (2 + 30 * 16, 2 + 30 * 6)      # 16 and 4, filled up
     out = script("eval.py", "compare", a, b).stdout
     assert "2,000 test images that all runs have in common" in out
@@ -550,6 +593,7 @@ def test_what_a_run_cannot_do_is_refused(dummy, script, tmp_path, cache):
     assert "latent:      left out: " in out
     assert "samples 1." not in out
     assert "has no 'prior'" in script("eval.py", "metrics", run, "--only", "latent", code=2).stderr
+    assert "left out: " in script("eval.py", "metrics", run, "--only", "latent", "errors", "-n", 9).stdout
     assert "holds no run" in script("eval.py", "metrics", "nowhere", code=2).stderr
     digit = fill(tmp_path / "digit", 1) / "000.png"
     for name, path, message in (("reconstructions", "no.png", "no.png cannot be read as an image"),

@@ -75,7 +75,7 @@ def test_inception_sees_uint8_and_grey(inception_weights):
     net = common.Inception(inception_weights).eval().requires_grad_(False)
     x = smooth(60, 0)
     f = net.features(x, 64)
-    assert f.shape == (60, 64)                                          # in parts of 50
+    assert f.shape == (60, 64)
     assert torch.equal(net.features(x + 0.3 / 127.5, 64), f)            # rounded away
     assert not torch.equal(net.features(x + 0.7 / 127.5, 64), f)
     assert torch.equal(net.features(x[:, :1], 64), net.features(x[:, :1].repeat(1, 3, 1, 1), 64))
@@ -86,7 +86,7 @@ def test_fid_of_folders(pytorch_fid, inception_weights, tmp_path):
     from pytorch_fid import fid_score
     d, sets, theirs, ours = 64, (smooth(80, 0), 0.8 * smooth(90, 1) - 0.1), [], []
     net = common.Inception(inception_weights).eval().requires_grad_(False)
-    extractor = Namespace(d=d, features=lambda x: net.features(x, d))
+    extractor = Namespace(d=d, batch=50, features=lambda x: net.features(x, d))
     for name, x in zip("ab", sets, strict=True):
         (tmp_path / name).mkdir()
         for i, image in enumerate(common.to_uint8(x).permute(0, 2, 3, 1).numpy()):
@@ -203,13 +203,19 @@ def test_frozen_weights(tmp_path, monkeypatch, capsys):
         get(tmp_path / "none.pth")
     other = tmp_path / "other.pth"
     torch.save({"weight": torch.ones(2, 3)}, other)
-    with pytest.raises(common.Error, match="does not hold the vgg weights .RuntimeError: .*they are at file:"):
+    with pytest.raises(common.Error, match="does not hold the vgg weights, but others; --vgg takes the file .*file:"):
         get(other)
     other.write_bytes(b"nothing")
-    with pytest.raises(common.Error, match="does not hold the vgg weights"):
+    with pytest.raises(common.Error, match="cannot be read as weights .*; --vgg takes the file that is at file:"):
+        get(other)
+    torch.save([1, 2], other)
+    with pytest.raises(common.Error, match="does not hold the vgg weights, but others"):
         get(other)
     torch.save({"weight": torch.zeros(2, 3), "bias": torch.ones(2)}, tmp_path / "cache" / "net.pth")
     with pytest.raises(common.Error, match="is not the file that is at .*; delete it"):
+        get()
+    (tmp_path / "cache" / "net.pth").write_bytes(b"broken")
+    with pytest.raises(common.Error, match="cannot be read as weights .*; delete it, and it is fetched anew"):
         get()
 
 
@@ -261,15 +267,20 @@ def test_lpips_of_files(dummy, vgg_weights, tmp_path):
     view = evaluation.View(dummy("run"), args)
     m, lines, how = evaluation.measure_lpips(view, args)
     assert lines[0].startswith("distance (v.pth, h.pth): ")
-    assert "which are not LPIPS's published weights; grey repeated to RGB" in how
+    assert "heads " in how
+    assert how.count("(not the published one)") == 2
+    assert "; grey repeated to RGB" in how
     net = common.LPIPS(common.VGG(vgg_weights), head_weights())
     x = view.images(range(3))
     assert m["lpips"] == pytest.approx(net(0.9 * x, x).mean().item(), rel=1e-4)
-    with pytest.raises(common.Error, match="does not hold the lpips weights .KeyError"):
+    with pytest.raises(common.Error, match="does not hold the lpips weights, but others"):
         evaluation.lpips_of(view, options(cache=tmp_path, vgg=args.vgg, lpips=args.vgg))
     view.test.shape = (1, 8, 8)
-    with pytest.raises(evaluation.Lacks, match="halves images four times; these, 8x8, are too small"):
+    with pytest.raises(evaluation.Lacks, match="halves images four times; these, of 8 px, are too small"):
         evaluation.lpips_of(view, args)
+    view.test.shape = (1, 28, 28)
+    with pytest.raises(evaluation.Lacks, match="these, of 14 px after the face crop, are too small"):
+        evaluation.lpips_of(view, options(**{**vars(args), "face_crop": True}))
 
 
 # ---------------------------------------------------------------------------------------------------- SWD, slerp
@@ -307,22 +318,35 @@ def test_laplacian_pyramid(shape):
 
 def test_patches():
     x = torch.arange(2 * 3 * 20 * 24).view(2, 3, 20, 24).float()
-    p = evaluation.patches(x, np.random.RandomState(0), n=50)
+    p = evaluation.patches(x, torch.randint(3, 17, (2, 50)), torch.randint(3, 21, (2, 50)))
     assert p.shape == (100, 3, 7, 7)
-    corner, places = p[:, 0, 0, 0].long(), set()
-    for patch, first in zip(p, corner.tolist(), strict=True):
+    for patch, first in zip(p, p[:, 0, 0, 0].long().tolist(), strict=True):
         image, row, col = first // 1440, first % 1440 // 24, first % 24
         assert torch.equal(patch, x[image, :, row:row + 7, col:col + 7])
-        places.add((image, row, col))
-    assert (corner // 1440).tolist() == [0] * 50 + [1] * 50
-    many = evaluation.patches(x, np.random.RandomState(1), n=5000)[:, 0, 0, 0].long() % 480
-    assert (many // 24).unique().tolist() == list(range(14))                # every place where a patch fits
-    assert (many % 24).unique().tolist() == list(range(18))
+    assert (p[:, 0, 0, 0].long() // 1440).tolist() == [0] * 50 + [1] * 50
+
+
+def test_descriptors():
+    """128 patches an image from every place where one fits, the same in any batch."""
+    x = torch.arange(160 * 12 * 14).view(160, 1, 12, 14) % 251
+    sets = []
+    for batch in (160, 7):
+        view = Namespace(test=Namespace(shape=(1, 12, 14)), device=torch.device("cpu"), batch=batch)
+        sets.append(evaluation.descriptors(view, "x", 160, lambda a, b: common.to_float(x[a:b]), 0, [0, 1]))
+    assert torch.equal(*sets)
+    assert sets[0].shape == (160 * 128, 1, 7, 7)
+    places = x.float().unfold(2, 7, 1).unfold(3, 7, 1)                      # [160,1,6,8,7,7]
+    for image in (0, 159):
+        own = {tuple(p.flatten().tolist()) for p in sets[0][128 * image:128 * (image + 1)]}
+        assert own <= {tuple(p.flatten().tolist()) for p in places[image].flatten(0, 2)}
+        assert len(own) > 30
+    rows = [(p[0, 0, 0] - x[i // 128, 0, 0, 0]) % 251 // 14 for i, p in enumerate(sets[0])]
+    assert {int(r) for r in rows} >= set(range(6))
 
 
 def test_sliced_wasserstein_distance():
-    a = evaluation.patches(smooth(20, 0) * 127.5, np.random.RandomState(1))
-    b = evaluation.patches(smooth(20, 1) * 60 + 9 * torch.randn(20, 3, 40, 40), np.random.RandomState(2))
+    a, b = (evaluation.patches(x, *torch.randint(3, 37, (2, 20, 128)))
+            for x in (smooth(20, 0) * 127.5, smooth(20, 1) * 60 + 9 * torch.randn(20, 3, 40, 40)))
     rng, total = np.random.RandomState(5), []
     A, B = ((t - t.mean((0, 2, 3), keepdims=True)) / t.std((0, 2, 3), keepdims=True)
             for t in (a.double().numpy(), b.double().numpy()))
