@@ -493,13 +493,15 @@ def keep_memory():
 
 @contextlib.contextmanager
 def rank_zero_first():
-    """Process 0 runs the block before the others, so that what it downloads is there for them."""
+    """Process 0 runs the block before the others, so that what it downloads is there for them; or what it raises."""
     first = int(os.environ.get("RANK", 0)) == 0
     if dist.is_initialized() and not first:
         dist.barrier()
-    yield
-    if dist.is_initialized() and first:
-        dist.barrier()
+    try:
+        yield
+    finally:
+        if dist.is_initialized() and first:
+            dist.barrier()
 
 
 def generator(device, seed, use, block=0):

@@ -69,12 +69,12 @@ class Images:
         return torch.from_numpy(np.stack([self.read(int(i)) for i in indices]))
 
     def fingerprint(self):
-        """8 hex digits of the part's name, shape, ids, labels and up to 100 of its images."""
-        some = self.take(range(0, len(self), math.ceil(len(self) / 100)))
-        labels = b"" if self.labels is None else self.labels.numpy().tobytes()
-        parts = (f"{self.name} {self.part} {self.shape}".encode(), np.asarray(self.ids).tobytes(), labels,
-                 some.numpy().tobytes())
-        return hashlib.sha256(b"".join(parts)).hexdigest()[:8]
+        """8 hex digits of the part's name, shape, ids, labels and images (up to 100 of those that stay in files)."""
+        some = self.pixels if self.pixels is not None else self.take(range(0, len(self), math.ceil(len(self) / 100)))
+        sha = hashlib.sha256(f"{self.name} {self.part} {self.shape}".encode())
+        for array in (self.ids, self.labels, some):
+            sha.update(np.ascontiguousarray([] if array is None else array))
+        return sha.hexdigest()[:8]
 
 
 # ------------------------------------------------------------------------------------------------- opening a set

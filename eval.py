@@ -170,11 +170,11 @@ def extractor_of(view, args):
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a feature extractor; "
                     f"--features inception needs none")
+    if args.features not in ("auto", name := classifier_name(view)):
+        raise Error(f"{view.run}: there are no features {args.features!r}; --features can be inception, or {name}, "
+                    f"which are learnt from its own data")
     with common.rank_zero_first():
         net = classifier_of(view, args.cache)
-    if args.features not in ("auto", net.name):
-        raise Error(f"{view.run}: there are no features {args.features!r}; --features can be inception, or {net.name}, "
-                    f"which are learnt from its own data")
     net.title = f"Frechet ({net.name})"
     return net
 
@@ -191,8 +191,13 @@ def lpips_of(view, args):
     net.checksum = ", ".join(f"{name} {part.checksum}{' (not the published one)' * (not part.official)}"
                              for name, part in (("VGG-16", vgg), ("heads", net)))
     net.official &= vgg.official
-    net.title = "LPIPS" if net.official else f"distance ({Path(args.vgg).name}, {Path(args.lpips).name})"
+    files = [Path(file).name for file in (args.vgg, args.lpips) if file]
+    net.title = "LPIPS" if net.official else f"distance ({', '.join(files)})"
     return net.to(view.device)
+
+
+def classifier_name(view):
+    return "digits" if view.train.source == "mnist" else view.train.name
 
 
 def classifier_of(view, cache):
@@ -202,7 +207,7 @@ def classifier_of(view, cache):
     """
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier")
-    train, name = view.train, "digits" if view.train.source == "mnist" else view.train.name
+    train, name = view.train, classifier_name(view)
     path = Path(cache) / f"classifier-{name}-{'x'.join(map(str, train.shape))}-{train.fingerprint()}.pt"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -321,9 +326,13 @@ class Means:
         self.n += len(values[self.names[0]])
         self.sums += torch.stack([values[name].double().sum(0) for name in self.names])
 
+    def counted(self):
+        """How many, by all processes."""
+        return int(add_up(self.n.clone()))
+
     def result(self):
         """-> dict of floats, or of tensors (d,); n, how many.  Raises KeyboardInterrupt where nothing was counted."""
-        n = int(add_up(self.n))
+        n = self.counted()
         if not n:
             raise KeyboardInterrupt
         means = add_up(self.sums) / n
@@ -391,11 +400,11 @@ def kernel_distance(a, b, seed, subsets=100, size=1000):
 
 
 def swd_levels(shape):
-    """Heights of the pyramid's levels for images (C, H, W): H, H/2 ... while the smaller side is 16 or more."""
+    """Sizes (h, w) of the pyramid's levels for images (C, H, W): H, H/2 ... while the smaller side is 16 or more."""
     sizes, (h, w) = [], shape[1:]
-    while min(h, w) >= 16:
-        sizes.append(h)
-        h, w = h // 2, w // 2
+    while min(h, w) >= 16 and not (sizes and min(sizes[-1]) < 32):
+        sizes.append((h, w))
+        h, w = math.ceil(h / 2), math.ceil(w / 2)
     return sizes
 
 
@@ -435,7 +444,7 @@ def sliced_wasserstein(a, b, rng, repeats=4, directions=128, chunk=16):
     for t in (a, b):
         for channel in t.unbind(1):
             channel -= channel.mean()
-            channel /= channel.std(correction=0)
+            channel /= channel.std(correction=0).clamp(min=1e-8)         # of one colour where a generator collapsed
     a, b, total = a.flatten(1), b.flatten(1), 0.0
     for _ in range(repeats):
         d = rng.randn(a.shape[1], directions)
@@ -652,7 +661,11 @@ def measure_sharpness(view, args):
         means = Means(view.device, kind)
         for begin, end in Count(KINDS[kind], n, view.batch):
             means.add(**{kind: sharpness(make(begin, end))})
+        if m and not means.counted():                           # stopped before
+            break
         m[kind] = means.result()
+    if len(m) == 1:
+        raise KeyboardInterrupt
     out = {f"sharpness_{kind}": m[kind][kind] / m["real"]["real"] for kind in m if kind != "real"}
     out["n"] = {kind: m[kind]["n"] for kind in m}
     return out, ["   ".join(f"{KINDS[kind]} {m[kind][kind] / m['real']['real']:.3f}" for kind in m if kind != "real")
@@ -695,9 +708,12 @@ def reference(view, extractor, cache):
     path = Path(cache) / f"reference-{extractor.checksum}-{view.train.fingerprint()}.pt"
     if add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0:           # all processes see it
         return _from_cache(path, "cpu", lambda v: ((v["mean"], v["covariance"]), v["kept"].to(view.device)))
+    if len(view.train) < 2:
+        raise Error(f"{view.run}: a distance needs 2 training images or more, and there is {len(view.train)}")
     moments, kept = features_of(view, extractor, "features of the training part", len(view.train),
                                 lambda begin, end: view.images(torch.arange(begin, end), "train"))
-    Count.leave()
+    if moments.n < len(view.train):             # stopped, and half of them are of no use
+        raise KeyboardInterrupt
     mean, covariance = moments.gaussian()
     if leads():
         _to_cache(path, dict(mean=mean, covariance=covariance, kept=kept.cpu()))
@@ -715,6 +731,8 @@ def measure_frechet(view, args):
         moments, kept = features_of(view, extractor, KINDS[kind], *pictures(view, kind, args))
         if moments.n < 2:                                       # stopped before
             break
+        if not moments.sum.isfinite().all():
+            raise Error(f"{view.run}: features of its {KINDS[kind]} are not finite; the run has diverged")
         counts[kind] = int(moments.n)
         m[f"{frechet_name}_{kind}"] = frechet(moments.gaussian(), real)
         m[f"{kernel_name}_{kind}"], spread = kernel_distance(kept, kept_real, args.seed)
@@ -732,8 +750,8 @@ def measure_frechet(view, args):
                f"{'KID' if extractor.official else 'kernel distance'} (deviation over 100 subsets): "
                + "   ".join(lines[1]), *warning], (
         f"features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(counts)} against {len(view.train):,} "
-        f"training images, not flipped; kernel distance over 100 subsets of {min(few, 1000):,}, from up to {KEPT:,} of "
-        f"each; {noise_of(counts)}")
+        f"training images ({view.train.fingerprint()}), not flipped; kernel distance over 100 subsets of "
+        f"{min(few, 1000):,}, from up to {KEPT:,} of each; {noise_of(counts)}")
 
 
 @torch.no_grad()
@@ -761,22 +779,24 @@ def measure_classifiers(view, args):
     c = classification(view) if leads() else dict.fromkeys(COLUMNS_ALAE_2, 0)
     return c, [f"1-NN: short features {c['1nn_short']:.2f} %   long {c['1nn_long']:.2f} %",
                f"linear SVM: short features {c['svm_short']:.2f} %   long {c['svm_long']:.2f} %"
-               ], f"fitted on {len(view.train):,} training images, scored on all {len(view.test):,} test images"
+               ], f"unscaled features of {len(view.train):,} training and all {len(view.test):,} test images, C 0.02"
 
 
 @torch.no_grad()
 def measure_lpips(view, args):
-    """LPIPS of test images and their reconstructions, and of the wrong pairs."""
+    """LPIPS of test images and their reconstructions, of the training-mean image, and of the wrong pairs."""
     view.need("encode", "generate")
-    net, indices = lpips_of(view, args), test_indices(view, args)
-    means = Means(view.device, "lpips", "lpips_wrong_pair")
+    net, indices, mean_image = lpips_of(view, args), test_indices(view, args), training_mean(view)
+    means = Means(view.device, "right", "mean_image", "wrong_pair")
     for begin, end in Count("test images", len(indices), view.batch):
         x, after = (t := with_next(view, indices, begin, end))[:-1], t[1:]
         y = common.reconstruct(view.model, x)
-        means.add(lpips=net(y, x), lpips_wrong_pair=net(y, after))
-    m = means.result()
-    return m, [f"{net.title}: {m['lpips']:.4f}   (reconstructions paired with the wrong originals "
-               f"{m['lpips_wrong_pair']:.4f})"], (
+        means.add(right=net(y, x), mean_image=net(mean_image.expand_as(x), x), wrong_pair=net(y, after))
+    d = means.result()
+    name = "lpips" if net.official else "distance"
+    m = {name: d["right"], f"{name}_mean_image": d["mean_image"], f"{name}_wrong_pair": d["wrong_pair"], "n": d["n"]}
+    return m, [f"{net.title}: {d['right']:.4f}   (floors: {d['mean_image']:.4f} of the training-mean image, "
+               f"{d['wrong_pair']:.4f} of reconstructions paired with the wrong originals)"], (
         f"{net.checksum}{'; grey repeated to RGB' * (view.test.shape[0] == 1)}, images as they are; "
         f"{of_test(view, m['n'])}, fixed noise")
 
@@ -786,7 +806,7 @@ def measure_ppl(view, args, epsilon=1e-4):
     """Perceptual path length in Z (slerp) and W (lerp), of whole paths and of their ends.   (StyleGAN 4.1)"""
     view.need("prior", "map")
     net, model, n = lpips_of(view, args), view.model, code_count(view, args)
-    m, text, counted = {}, [], n
+    m, text, counts = {}, [], {}
     for space in "zw":
         for part in ("full", "end"):
             d = torch.zeros(n, 2, dtype=torch.float64, device=view.device)     # distance, whether it is there
@@ -801,21 +821,23 @@ def measure_ppl(view, args, epsilon=1e-4):
                     ends.append(as_ppl_sees(model.generate(w, noise="random"), args.face_crop))
                 d[begin:end] = nnf.pad(net(*ends).double()[:, None] / epsilon**2, (0, 1), value=1.0)
             done = add_up(d)[d[:, 1] > 0, 0]
-            if not len(done):
-                Count.leave()
-            counted = min(counted, len(done))
-            m[f"ppl_{space}_{part}"] = within_percentiles(done)
-            text.append(f"{space.upper()} {part} {m[f'ppl_{space}_{part}']:.2f}")
-    m["n"] = counted
+            if not len(done):                                           # stopped before
+                continue
+            counts[f"{space}_{part}"] = len(done)
+            value = m[f"{'ppl' if net.official else 'path'}_{space}_{part}"] = within_percentiles(done)
+            text.append(f"{space.upper()} {part} {value:.2f}" + f" ({len(done):,} pairs)" * (len(done) < n))
+    if not m:
+        raise KeyboardInterrupt
+    m["n"] = counts
     return m, [f"PPL{'' if net.official else f' by {net.title}'}: " + "   ".join(text)], (
-        f"{counted:,} pairs each, epsilon {epsilon:g}, {net.checksum}"
+        f"{n:,} pairs each, epsilon {epsilon:g}, slerp in Z with lengths kept, {net.checksum}"
         f"{'; grey repeated to RGB' * (view.test.shape[0] == 1)}; {'of the face crop, ' * args.face_crop}images above "
         f"256 px averaged down to it; mean between the 1st and 99th percentile; random noise, one for both ends, no "
         f"truncation")
 
 
 def as_ppl_sees(x, face_crop):
-    """Images (N, C, H, W) averaged down to 256 px; face_crop leaves rows 3/8 to 7/8 and columns 2/8 to 6/8 of them."""
+    """Images (N, C, H, W), of which face_crop takes rows 3/8 to 7/8, columns 2/8 to 6/8, averaged down to 256 px."""
     if face_crop:
         h, w = x.shape[2] // 8, x.shape[3] // 8
         x = x[:, :, 3 * h:7 * h, 2 * w:6 * w]
@@ -828,41 +850,50 @@ def measure_swd(view, args):
 
     At most 16,384 images; in memory, 128 patches of each for a level and set at a time.   (ProGAN 5; LIA, table 1)
     """
-    heights = swd_levels(view.test.shape)
-    if not heights:
+    sizes = swd_levels(view.test.shape)
+    if not sizes:
         raise Lacks(f"{view.run}: the distance needs images of 16 pixels or more, and these have "
                     f"{min(view.test.shape[1:])}")
     spread = torch.linspace(0, len(view.train) - 1, min(code_count(view, args), 16_384, len(view.train))).long()
-    m, text, counts = {}, [], []
+    m, text, against = {"n": {}}, [], []
     for kind in kinds(view, "samples", "reconstructions"):
         n, make = pictures(view, kind, args)
         n, other = min(n, 16_384), pictures(view, "real", args)[1]
         if kind == "samples":
             n, other = len(spread), lambda b, e: view.images(spread[b:e], "train")
-        by_level = {}
-        for level, height in enumerate(heights):
-            sets = [descriptors(view, f"{KINDS[kind]}, patches at {height} px", n, makes, level, [args.seed, level, i])
-                    for i, makes in enumerate((other, make))]
-            Count.leave()
-            by_level[height] = sliced_wasserstein(*sets, np.random.RandomState([args.seed, level]))
-        m[f"swd_{kind}"], m[f"swd_{kind}_levels"] = sum(by_level.values()) / len(by_level), by_level
+        levels = {}
+        for level, size in enumerate(sizes):
+            what = f"{KINDS[kind]}, patches at {size[0]} px"
+            sets = [descriptors(view, what, n, images, level, size, [args.seed, level, i])
+                    for i, images in enumerate((other, make))]
+            if None in sets:                                            # stopped before
+                break
+            levels[size[0]] = sliced_wasserstein(*sets, np.random.RandomState([args.seed, level]))
+        if len(levels) < len(sizes):
+            break
+        m[f"swd_{kind}"], m[f"swd_{kind}_levels"], m["n"][kind] = sum(levels.values()) / len(levels), levels, n
         text.append(f"{KINDS[kind]} {m[f'swd_{kind}']:.2f} (" +
-                    ", ".join(f"{h} px {v:.2f}" for h, v in by_level.items()) + ")")
-        counts.append(f"{n:,} {KINDS[kind]} against {'training images' if kind == 'samples' else 'these'}")
-        m["n"] = m.get("n", {}) | {kind: n}
+                    ", ".join(f"{h} px {v:.2f}" for h, v in levels.items()) + ")")
+        against.append(f"{n:,} {KINDS[kind]} against {'training images' if kind == 'samples' else 'these'}")
+    if not text:
+        raise KeyboardInterrupt
     return m, ["SWD x 1,000: " + "   ".join(text)], (
-        f"128 patches of 7x7 an image and level, 512 directions; uint8; {', '.join(counts)}; {noise_of(m['n'])}")
+        f"128 patches of 7x7 an image and level, 512 directions; uint8; {', '.join(against)}; {noise_of(m['n'])}")
 
 
-def descriptors(view, what, n, make, level, seed):
-    """128 random patches of each of n images, make(begin, end), at a level of the pyramid: (128 n, C, 7, 7)."""
-    c, h, w = view.test.shape
-    rng, out = np.random.RandomState(seed), torch.zeros(128 * n, c, 7, 7, device=view.device)
-    cols, rows = (torch.from_numpy(rng.randint(3, (side >> level) - 3, (n, 128))) for side in (w, h))
+def descriptors(view, what, n, make, level, size, seed):
+    """128 random patches of each of n images, make(begin, end), at a level of the pyramid: (128 n, C, 7, 7).
+
+    size: (h, w) of that level.  None where the count was stopped.
+    """
+    rng, out = np.random.RandomState(seed), torch.zeros(128 * n, view.test.shape[0], 7, 7, device=view.device)
+    rows, cols = (torch.from_numpy(rng.randint(3, side - 3, (n, 128))) for side in size)
+    counted = torch.zeros((), device=view.device)
     for begin, end in Count(what, n, view.batch):
         x = laplacian(common.to_uint8(make(begin, end)).float(), level)
         out[128 * begin:128 * end] = patches(x, rows[begin:end], cols[begin:end])
-    return add_up(out)
+        counted += end - begin
+    return add_up(out) if add_up(counted) == n else None
 
 
 MEASURES = dict(errors=measure_errors, latent=measure_latent, sharpness=measure_sharpness, frechet=measure_frechet,
@@ -946,6 +977,7 @@ def table_alae_2(runs, args):
             print(f"{label + ', ours':24}" + "".join("             -" if v is None else f"{v:14.2f}" for v in cells))
     print("Euclidean 1-NN; linear SVM, L2-regularised squared hinge, C = 0.02; unscaled features of the whole training "
           "part, scored on the whole test part.")
+    print(f"Evaluation code {common.code_version()}.")
     for (label, split), done in trials.items():
         print(f"ours, {label} {split.upper()}: {len(done)} run(s): " + "; ".join(v.protocol for v, _ in done))
     return {f"{label} {split}": [dict(run=str(v.run), protocol=v.protocol, **r) for v, r in done]
@@ -1253,17 +1285,16 @@ def main(argv=None):
     args.device, rank, world = common.join(args.device)
     torch.backends.cudnn.allow_tf32 = False         # PPL's differences would drown in it
     if rank:
-        if args.command in ("table", "figure"):     # are the first process's work
-            return
         sys.stdout = open(os.devnull, "w")
     for number in (signal.SIGINT, signal.SIGTERM) * (args.command == "metrics"):
         signal.signal(number, Count.stop)
     json_folder = Path(vars(args).get("json", "")).parent
     if not json_folder.is_dir():
         raise Error(f"there is no folder {json_folder}; make it, or name another file by --json")
-    result = args.function(args)
-    if args.command != "figure":
-        write_json(args, result)
+    if not rank or args.command in ("metrics", "compare"):      # the others are the first process's work
+        result = args.function(args)
+        if args.command != "figure":
+            write_json(args, result)
     if world > 1:
         torch.distributed.barrier()                 # the others wait for what the first one has to do alone
         torch.distributed.destroy_process_group()

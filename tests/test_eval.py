@@ -273,13 +273,40 @@ def test_path_length_of_a_linear_generator(dummy, squares):
     a, b = view.codes(600, 0)[0::2], view.codes(600, 0)[1::2]
     d = ((b - a) / 4).square().mean(1)
     d = d.sort().values[2:-2].mean().item()          # 300 values: the 1st percentile is the third of them
-    assert m["ppl_w_full"] == pytest.approx(d, rel=0.02)
-    assert m["ppl_w_end"] == pytest.approx(d, rel=0.02)
+    assert m["path_w_full"] == pytest.approx(d, rel=0.02)
+    assert m["path_w_end"] == pytest.approx(d, rel=0.02)
     angle = (a * b).sum(1).div(a.norm(dim=1) * b.norm(dim=1)).acos()
     arc = (angle * (a.norm(dim=1) + b.norm(dim=1)) / 8).square() / 784
-    assert m["ppl_z_full"] == pytest.approx(arc.sort().values[2:-2].mean().item(), rel=0.05)
-    assert m["n"] == 300
+    assert m["path_z_full"] == pytest.approx(arc.sort().values[2:-2].mean().item(), rel=0.05)
+    assert m["n"] == dict.fromkeys(("z_full", "z_end", "w_full", "w_end"), 300)
     assert lines[0].startswith("PPL by squares: Z full")
+
+
+def test_path_lengths_of_a_curved_generator(dummy, squares, monkeypatch):
+    """Paths are sampled along their whole length or at their ends, under one noise, in the crop that is asked for."""
+    args, seen = options(n=200, face_crop=True), []
+    view = evaluation.View(dummy("run"), args)
+
+    def generate(w, noise):
+        assert noise == "random"
+        return (w.double().cumsum(1).pow(3) + 1000 * torch.randn(1)).view(-1, 1, 28, 28)
+    monkeypatch.setattr(view.model, "generate", generate)
+    monkeypatch.setattr(view.model, "map", lambda z: z.abs())
+    monkeypatch.setattr(evaluation, "as_ppl_sees", lambda x, crop: seen.append(crop) or x.double())
+    m, _, _ = evaluation.measure_ppl(view, args)
+    assert set(seen) == {True}
+    a, b = view.codes(400, 0)[0::2].double(), view.codes(400, 0)[1::2].double()
+    t = torch.from_numpy(np.random.RandomState(0).rand(200, 1))
+
+    def expected(space, t):     # by finer steps, without noise
+        def image(t):
+            w = evaluation.slerp(a, b, t).abs() if space == "z" else a.abs() + t * (b.abs() - a.abs())
+            return w.cumsum(1).pow(3)
+        return evaluation.within_percentiles(((image(t + 1e-6) - image(t)) / 1e-6).square().mean(1))
+    values = {f"path_{space}_{part}": expected(space, t * (part == "full"))
+              for space in "zw" for part in ("full", "end")}
+    assert {k: v for k, v in m.items() if k != "n"} == pytest.approx(values, rel=0.02)
+    assert values["path_z_full"] > 2 * values["path_z_end"] > 4 * values["path_w_end"]
 
 
 def test_what_ppl_sees():
@@ -293,8 +320,8 @@ def test_what_ppl_sees():
 
 
 def test_within_percentiles():
-    d = torch.randperm(1000).double()
-    assert evaluation.within_percentiles(d) == d.sort().values[9:991].mean()    # 9.99 rounds down, 989.01 up
+    d = torch.randperm(1000).double()**3
+    assert evaluation.within_percentiles(d) == pytest.approx(d.sort().values[9:991].mean().item(), rel=1e-12)
     assert evaluation.within_percentiles(torch.tensor([3.0])) == 3
 
 
@@ -303,8 +330,10 @@ def test_perceptual_distance_of_pairs(dummy, squares):
     view = evaluation.View(dummy("run"), args)
     x = view.images(range(40))
     m, lines, _ = evaluation.measure_lpips(view, args)
-    assert m["lpips"] == pytest.approx((0.1 * x).square().mean().item(), rel=1e-4)
-    assert m["lpips_wrong_pair"] == pytest.approx((0.9 * x - x.roll(-1, 0)).square().mean().item(), rel=1e-4)
+    assert m["distance"] == pytest.approx((0.1 * x).square().mean().item(), rel=1e-4)
+    mean = common.to_float(view.train.pixels).mean(0)
+    assert m["distance_mean_image"] == pytest.approx((mean - x).square().mean().item(), rel=1e-4)
+    assert m["distance_wrong_pair"] == pytest.approx((0.9 * x - x.roll(-1, 0)).square().mean().item(), rel=1e-4)
     assert lines[0].startswith("squares: ")
 
 
@@ -320,7 +349,7 @@ def test_swd_of_reconstructions_and_samples(dummy):
     sets = []
     for i, t in enumerate((x, 0.9 * x)):
         rng = np.random.RandomState([0, 0, i])
-        cols, rows = (torch.from_numpy(rng.randint(3, 25, (60, 128))) for _ in range(2))
+        rows, cols = (torch.from_numpy(rng.randint(3, 25, (60, 128))) for _ in range(2))
         sets.append(evaluation.patches(common.to_uint8(t).float(), rows, cols))
     a, b = sets
     expected = evaluation.sliced_wasserstein(a, b, np.random.RandomState([0, 0]))
@@ -379,6 +408,80 @@ def test_a_cache_that_cannot_be_written(dummy, cache, monkeypatch, capsys):
     assert mean.shape == (128,)
     assert kept.shape == (10000, 128)
     assert "cannot be written (No space left on device), so it will be made again" in capsys.readouterr().out
+
+
+def test_several_processes_leave_nobody_waiting(dummy, script, tmp_path):
+    """Where all lack the same, and where one has to wait for another's work."""
+    run = dummy("run")
+    args = json.loads((run / "args.json").read_text())
+    args |= dict(data=str(fill(tmp_path / "set", 40, size=(28, 28))), train_images=36)
+    (run / "args.json").write_text(json.dumps(args))
+    torch.save({**torch.load(run / "checkpoint.pt"), "args": {}}, run / "checkpoint.pt")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+    out = script("eval.py", "metrics", run, launcher=torchrun).stdout
+    for name in ("frechet", "flips", "classifiers"):
+        assert f"{name + ':':13}left out: " in out
+    assert "errors:      MSE" in out
+    script("eval.py", "figure", "samples", run, "--out", "s.png", launcher=torchrun)
+    assert (tmp_path / "s.png").exists()
+
+
+def test_a_stopped_count_is_never_kept(dummy, cache, tmp_path, monkeypatch):
+    """Half of the training part's statistics, or a half-trained classifier, would pass for the whole later."""
+    view, kept = evaluation.View(dummy("run"), options()), shutil.copytree(cache, tmp_path / "c")
+    net = evaluation.classifier_of(view, kept)
+    for path in kept.glob("reference-*"):
+        path.unlink()
+    monkeypatch.setattr(view, "images", lambda *a: (monkeypatch.setattr(evaluation.Count, "stopped", 1.0),
+                                                    evaluation.View.images(view, *a))[1])
+    for work in (lambda: evaluation.reference(view, net, kept), lambda: evaluation.classifier_of(view, tmp_path / "n")):
+        monkeypatch.setattr(evaluation.Count, "stopped", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    assert not list(kept.glob("reference-*"))
+    assert not (tmp_path / "n").exists()
+
+
+def test_interrupted_measures_of_several_parts(dummy, squares, monkeypatch):
+    """What was counted whole is printed; SWD only of whole sets."""
+    args = options(n=40, batch=20)
+    view = evaluation.View(dummy("run"), args)
+    made, generate = [], view.model.generate
+
+    def stopping(w, noise="fixed"):
+        made.append(noise)
+        if len(made) == stop_at:
+            monkeypatch.setattr(evaluation.Count, "stopped", 1.0)
+        return generate(w, noise)
+    monkeypatch.setattr(view.model, "generate", stopping)
+    for measure, at, keys in ((evaluation.measure_ppl, 5, {"path_z_full", "path_z_end"}),
+                              (evaluation.measure_sharpness, 2, {"sharpness_samples"}),
+                              (evaluation.measure_swd, 3, {"swd_samples", "swd_samples_levels"})):
+        stop_at = at
+        monkeypatch.setattr(evaluation.Count, "stopped", 0.0)
+        made.clear()
+        m, _, _ = measure(view, args)
+        assert set(m) - {"n"} == keys
+    monkeypatch.setattr(evaluation.Count, "stopped", 1.0)
+    for measure in (evaluation.measure_ppl, evaluation.measure_sharpness, evaluation.measure_swd,
+                    evaluation.measure_lpips, evaluation.measure_errors, evaluation.measure_latent):
+        with pytest.raises(KeyboardInterrupt):
+            measure(view, args)
+
+
+def test_weights_as_trained(dummy, script, tmp_path):
+    run = dummy("run")
+    out = script("eval.py", "metrics", run, "--weights", "raw", "--only", "errors", "-n", 50, "--json", "m.json").stdout
+    assert "raw weights" in out
+    x = common.to_float(data.load("mnist-mini")[1].pixels[:50])
+    m = json.loads((tmp_path / "m.json").read_text())[str(run)]["errors"]
+    assert m["mse"] == pytest.approx((0.55 * x).square().mean().item(), rel=1e-4)
+
+
+def test_a_run_that_diverged(dummy, cache):
+    view = evaluation.View(dummy("run", dim=float("nan")), options())
+    with pytest.raises(common.Error, match="features of its samples are not finite; the run has diverged"):
+        evaluation.measure_frechet(view, options(n=10, cache=cache))
 
 
 def test_interrupted_metrics_print_what_was_counted(dummy, tmp_path):

@@ -260,7 +260,7 @@ def test_published_weights_alone_are_named(dummy, inception_weights, tmp_path, m
     assert {"fid_samples", "fid_resamples", "fid_reconstructions", "fid_midpoints", "kid_samples"} < set(m)
 
 
-def test_lpips_of_files(dummy, vgg_weights, tmp_path):
+def test_lpips_of_files(dummy, vgg_weights, tmp_path, monkeypatch):
     torch.save(vgg_weights, tmp_path / "v.pth")
     torch.save(head_weights(), tmp_path / "h.pth")
     args = options(n=3, cache=tmp_path, vgg=str(tmp_path / "v.pth"), lpips=str(tmp_path / "h.pth"))
@@ -272,7 +272,14 @@ def test_lpips_of_files(dummy, vgg_weights, tmp_path):
     assert "; grey repeated to RGB" in how
     net = common.LPIPS(common.VGG(vgg_weights), head_weights())
     x = view.images(range(3))
-    assert m["lpips"] == pytest.approx(net(0.9 * x, x).mean().item(), rel=1e-4)
+    assert m["distance"] == pytest.approx(net(0.9 * x, x).mean().item(), rel=1e-4)
+    sha = hashlib.sha256((tmp_path / "h.pth").read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(common.FROZEN, "lpips", ("https://x/h.pth", sha))
+    assert evaluation.lpips_of(view, args).title == "distance (v.pth, h.pth)"           # VGG is still another
+    sha = hashlib.sha256((tmp_path / "v.pth").read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(common.FROZEN, "vgg", ("https://x/v.pth", sha))
+    assert set(evaluation.measure_lpips(view, args)[0]) == {"lpips", "lpips_mean_image", "lpips_wrong_pair", "n"}
+    assert evaluation.lpips_of(view, args).title == "LPIPS"
     with pytest.raises(common.Error, match="does not hold the lpips weights, but others"):
         evaluation.lpips_of(view, options(cache=tmp_path, vgg=args.vgg, lpips=args.vgg))
     view.test.shape = (1, 8, 8)
@@ -306,11 +313,11 @@ def np_pyramid(x):
     return levels
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 28, 28), (3, 96, 128)])
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 28, 28), (3, 96, 128), (3, 63, 250)])
 def test_laplacian_pyramid(shape):
     x = torch.rand(2, *shape).double() * 255
     theirs = np_pyramid(x.numpy())
-    assert evaluation.swd_levels(shape) == [t.shape[2] for t in theirs]
+    assert evaluation.swd_levels(shape) == [t.shape[2:] for t in theirs]
     for level, t in enumerate(theirs):
         torch.testing.assert_close(evaluation.laplacian(x, level), torch.from_numpy(t))
     assert evaluation.swd_levels((3, 15, 40)) == []
@@ -332,7 +339,8 @@ def test_descriptors():
     sets = []
     for batch in (160, 7):
         view = Namespace(test=Namespace(shape=(1, 12, 14)), device=torch.device("cpu"), batch=batch)
-        sets.append(evaluation.descriptors(view, "x", 160, lambda a, b: common.to_float(x[a:b]), 0, [0, 1]))
+        sets.append(evaluation.descriptors(view, "x", 160, lambda a, b: common.to_float(x[a:b]), 0, (12, 14),
+                                           [0, 1]))
     assert torch.equal(*sets)
     assert sets[0].shape == (160 * 128, 1, 7, 7)
     places = x.float().unfold(2, 7, 1).unfold(3, 7, 1)                      # [160,1,6,8,7,7]
@@ -360,6 +368,7 @@ def test_sliced_wasserstein_distance():
     assert evaluation.sliced_wasserstein(a.clone(), b, np.random.RandomState(5)) == pytest.approx(expected, rel=1e-4)
     assert evaluation.sliced_wasserstein(a.clone(), a.clone(), np.random.RandomState(5)) == 0
     assert evaluation.sliced_wasserstein(a.clone(), 3 * a + 1, np.random.RandomState(5)) < 0.01
+    assert evaluation.sliced_wasserstein(a.clone(), torch.ones_like(a), np.random.RandomState(5)) > 100
 
 
 def test_slerp():
