@@ -738,7 +738,7 @@ def measure_frechet(view, args):
         m[f"{kernel_name}_{kind}"], spread = kernel_distance(kept, kept_real, args.seed)
         m[f"{kernel_name}_{kind}_deviation"] = spread
         lines[0].append(f"{KINDS[kind]} {m[f'{frechet_name}_{kind}']:.3f}")
-        lines[1].append(f"{KINDS[kind]} {m[f'{kernel_name}_{kind}']:.4g} ({spread:.2g})")
+        lines[1].append(f"{KINDS[kind]} {m[f'{kernel_name}_{kind}']:.4g} ({float(f'{spread:.2g}'):g})")
     if not counts:
         raise KeyboardInterrupt
     few = min(*counts.values(), len(view.train))
