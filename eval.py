@@ -203,7 +203,7 @@ def classifier_name(view):
 def classifier_of(view, cache):
     """The classifier of a run's data, trained on the training part's labels the first time and kept in `cache`.
 
-    2,000 steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Lacks where there are no classes.
+    1,500 steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Lacks where there are no classes.
     """
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier")
@@ -211,7 +211,8 @@ def classifier_of(view, cache):
     path = Path(cache) / f"classifier-{name}-{'x'.join(map(str, train.shape))}-{train.fingerprint()}.pt"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = Classifier(train.shape[0], int(train.labels.max()) + 1).to(view.device)
+        net = Classifier(train.shape[0], int(train.labels.max()) + 1)
+    net = net.to(view.device, memory_format=torch.channels_last)        # a third faster on a CPU
     net.name = name
     if path.exists():
         _from_cache(path, view.device, net.load_state_dict)
@@ -241,7 +242,7 @@ def _to_cache(path, value):
 
 
 @torch.enable_grad()
-def _fit(net, view, steps=2000, batch=128):
+def _fit(net, view, steps=1500, batch=128):
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for begin, _ in Count("images for the classifier", steps * batch, batch, shared=False):
