@@ -57,7 +57,7 @@ class Images:
                  split=None, path=None):
         self.name, self.part, self.source, self.split, self.path = name, part, source, split, path
         self.ids, self.shape, self.labels, self.label_names = ids, tuple(shape), labels, label_names
-        self.pixels, self.read = pixels, read
+        self.pixels, self.read, self._fingerprint = pixels, read, None
 
     def __len__(self):
         return len(self.ids)
@@ -70,11 +70,13 @@ class Images:
 
     def fingerprint(self):
         """8 hex digits of the part's name, shape, ids, labels and images (up to 100 of those that stay in files)."""
-        some = self.pixels if self.pixels is not None else self.take(range(0, len(self), math.ceil(len(self) / 100)))
-        sha = hashlib.sha256(f"{self.name} {self.part} {self.shape}".encode())
-        for array in (self.ids, self.labels, some):
-            sha.update(np.ascontiguousarray([] if array is None else array))
-        return sha.hexdigest()[:8]
+        if self._fingerprint is None:           # all pixels are hashed once
+            few = range(0, len(self), math.ceil(len(self) / 100))
+            sha = hashlib.sha256(f"{self.name} {self.part} {self.shape}".encode())
+            for array in (self.ids, self.labels, self.take(few) if self.pixels is None else self.pixels):
+                sha.update(np.ascontiguousarray([] if array is None else array))
+            self._fingerprint = sha.hexdigest()[:8]
+        return self._fingerprint
 
 
 # ------------------------------------------------------------------------------------------------- opening a set

@@ -659,17 +659,17 @@ def measure_sharpness(view, args):
     m = {}
     for kind in kinds(view, "real", "samples", "reconstructions"):
         n, make = pictures(view, kind, args)
-        means = Means(view.device, kind)
+        means = Means(view.device, "variance")
         for begin, end in Count(KINDS[kind], n, view.batch):
-            means.add(**{kind: sharpness(make(begin, end))})
+            means.add(variance=sharpness(make(begin, end)))
         if m and not means.counted():                           # stopped before
             break
         m[kind] = means.result()
     if len(m) == 1:
         raise KeyboardInterrupt
-    out = {f"sharpness_{kind}": m[kind][kind] / m["real"]["real"] for kind in m if kind != "real"}
-    out["n"] = {kind: m[kind]["n"] for kind in m}
-    return out, ["   ".join(f"{KINDS[kind]} {m[kind][kind] / m['real']['real']:.3f}" for kind in m if kind != "real")
+    ratio = {kind: m[kind]["variance"] / m["real"]["variance"] for kind in m if kind != "real"}
+    out = {f"sharpness_{kind}": value for kind, value in ratio.items()} | {"n": {kind: m[kind]["n"] for kind in m}}
+    return out, ["   ".join(f"{KINDS[kind]} {value:.3f}" for kind, value in ratio.items())
                  + "   (variance of the Laplacian over that of the test images)"
                  ], f"{of_each(out['n'])}; {noise_of(m)}"
 
