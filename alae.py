@@ -3,15 +3,16 @@
     python alae.py                                             MLP on 10,000 bundled digits, 4 minutes on two cores
     python alae.py --data mnist                                MLP on MNIST, as section 7.1
     python alae.py --data cifar10                              DCGAN, 32x32
-    python alae.py --data faces.zip --resolution 64            DCGAN on a folder or zip of images
-    torchrun --nproc_per_node=8 alae.py --data faces.zip       several GPUs
+    python alae.py --data ffhq                                 StyleALAE at 1024x1024, as section 7.2
+    python alae.py --data faces.zip --resolution 64 --width 8 --kimg 100    StyleALAE, small, on a folder or zip
+    torchrun --nproc_per_node=8 alae.py --data ffhq            several GPUs
     python eval.py metrics runs/alae-mlp-mnist-mini            what it learnt, in numbers
 
     z  (B, nz)       prior sample, N(0, I)            F  z -> w  mapping network
     w  (B, nw)       latent code                      G  w -> x  generator
     x  (B, C, H, W)  image in [-1, 1]                 E  x -> w  encoder
                                                       D  w -> logit, the discriminator's second half: D o E judges x
-Algorithm 1 is `train_step`.
+Algorithm 1 is `train_step`; the encoder of section 5 is `StyleEncoder`.
 
 Differences from the paper (P) and from the released code (C), and what restores them:
     R1's gradient         P prints that it is taken with respect to theta_E, theta_D; the penalty that it cites, and C,
@@ -27,13 +28,27 @@ Differences from the paper (P) and from the released code (C), and what restores
     learning rate of F, D P leaves it open; 0.1 of the others', as in C.
     weight averages       P is silent; pictures use averaged weights with a half-life of 10,000 images, as in C.
     dcgan                 is ours, with its batch and learning rate: not in the paper.
-`--recipe official` takes all that C does at once.
+StyleALAE (P leaves open what it does not state; batch and learning rate of each level are C's):
+    gamma                 10, as in C.
+    length                P: 500,000 images to fade a level in and as many more; then 1 million at 1024 px; 10 million in
+                          all.  So the first level, with nothing to fade in, has 1 million, and the last has 2.  By its
+                          epochs it would be 8.8 million.  Ours is the first; other lengths are shared out likewise.
+    style mixing          P trains with it; C in steps I and II, for 0.9 of the batches, with one cut each.  Ours likewise,
+                          for 0.9 of the images, each with a cut of its own, as StyleGAN describes it.
+    deviations in E       sqrt(variance + 1e-8); C has no floor, and no finite gradient where a channel is constant.
+    fading                alpha grows linearly, in C by half a wave of a sine.                  --fade sine
+    Adam's state          is kept at a new level, in C it begins anew.                          --adam-state fresh
+    layers                as in StyleGAN, and C_i of eq. 9 as printed; in C to-RGB has gain 0.03, from-RGB its leaky ReLU
+                          twice, and each C_i a bias.                                       --layers released
+    mirror images         P is silent.  Ours are off; C's are on.                               --flip on
+`--recipe official` takes all that C does at once (what is for StyleALAE, on stylegan).
 """
 import copy
 import math
 from contextlib import nullcontext
 
 import torch
+import torch.nn.functional as nnf
 from torch import nn
 
 import common
@@ -41,11 +56,15 @@ import data
 from common import (
     DCGANEncoder,
     DCGANGenerator,
+    DownConv,
+    EqualConv2d,
     EqualLinear,
     Mapping,
     MLPEncoder,
     MLPGenerator,
+    StyleGenerator,
     adam,
+    blur,
     ema_update,
     lrelu,
     r1,
@@ -54,7 +73,9 @@ from common import (
 )
 
 BETAS = (0.0, 0.99)         # Adam's beta_1, beta_2 (section 6)
-F_DEPTH = 6                 # layers of F
+F_DEPTH = dict(mlp=6, dcgan=6, stylegan=8)      # layers of F (StyleALAE: section 5)
+MIXING = 0.9                # share of images with the styles of two codes
+MEAN_W = 0.995              # what the running mean of w keeps at a step
 LR_MUL = 0.1                # learning rate of F and D, relative to the others'
 EMA_HALF_LIFE = 10_000      # images
 EMA_EVERY = 1024            # images between updates of the average: at each step they would take 2% of the MLP's time
@@ -93,31 +114,96 @@ class Encoder(nn.Module):
         return self.features(x)[0]
 
 
-def build_networks(backbone, image_shape, nz, nw, width, d_act):
+class EncoderBlock(nn.Module):
+    """A level of E, the mirror of `common.StyleBlock`: (N, c_in, H, W) -> (N, c_out, H/2, W/2) and two styles."""
+
+    def __init__(self, c_in, c_out, size):
+        super().__init__()
+        self.conv = EqualConv2d(c_in, c_in, 3, gain=math.sqrt(2), padding=1)
+        self.down = DownConv(c_in, c_out, math.sqrt(2), fused=min(size) >= common.FUSED_FROM)
+
+    def forward(self, x):
+        style1, x = take_style(lrelu(self.conv(x)))
+        style2, x = take_style(lrelu(self.down(blur(x))))
+        return x, style1, style2
+
+
+def take_style(y):
+    """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm.   (section 5)"""
+    y, mu, sigma = common.instance_norm(y)
+    return torch.cat([mu, sigma], 1).flatten(1), y
+
+
+class StyleEncoder(common.Growing):
+    """E of StyleALAE: x at the top level -> w (N, nw), a sum of linear maps of the styles of all layers.   (fig. 2)"""
+
+    def __init__(self, image_shape, nw, width, fmap_base, layers):
+        super().__init__(image_shape, width, fmap_base)
+        c, self.slope = self.channels, 0.04 if layers == "released" else 0.2
+        self.from_rgb = nn.ModuleList(EqualConv2d(image_shape[0], n, 1, gain=math.sqrt(2)) for n in c)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(c[i], c[max(i - 1, 0)], self.size(i)) for i in range(self.levels))
+        self.C = nn.ModuleList(EqualLinear(2 * n, nw, gain=1, bias=layers == "released")
+                               for i in range(self.levels) for n in (c[i], c[max(i - 1, 0)]))
+
+    def styles(self, x):
+        """-> [mu(y_i); sigma(y_i)], (N, 2C_i), of the layers from level 0 up."""
+        out, y = [], nnf.leaky_relu(self.from_rgb[self.top](x), self.slope)
+        for i in range(self.top, -1, -1):
+            y, *pair = self.blocks[i](y)
+            if self.fades and i == self.top:
+                small = nnf.leaky_relu(self.from_rgb[i - 1](nnf.avg_pool2d(x, 2)), self.slope)
+                y = self.fade(small, y)
+            out = pair + out
+        return out
+
+    def features(self, x):
+        """-> w (N, nw), and the styles that it is made of, (N, n)."""
+        styles = self.styles(x)
+        parts = [C(style) for C, style in zip(self.C, styles, strict=False)]
+        if self.fades:
+            parts[-2:] = [self.alpha * part for part in parts[-2:]]
+        return sum(parts), torch.cat(styles, 1)                                                 # eq. 9
+
+    def forward(self, x):
+        return self.features(x)[0]
+
+
+def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers):
     """-> F, G, E, D for images of image_shape (C, H, W)."""
-    F = Mapping(nz, nw, F_DEPTH, LR_MUL)
+    F = Mapping(nz, nw, F_DEPTH[backbone], LR_MUL)
     D = LatentDiscriminator(nw, d_act)
     if backbone == "mlp":
         G, E = MLPGenerator(nw, image_shape, width), MLPEncoder(image_shape, nw, width)
     elif backbone == "dcgan":
         G, E = DCGANGenerator(nw, image_shape, width), DCGANEncoder(image_shape, nw, width)
+    elif backbone == "stylegan":
+        G = StyleGenerator(nw, image_shape, width, fmap_base, rgb_gain=0.03 if layers == "released" else 1.0)
+        return F, G, StyleEncoder(image_shape, nw, width, fmap_base, layers), D
     return F, G, Encoder(E), D
 
 
 class ALAE(nn.Module):
     """The four networks, and what `eval.py` asks of any model (eval mode)."""
 
-    def __init__(self, backbone, image_shape, nz, nw, width, d_act):
+    def __init__(self, backbone, image_shape, nz, nw, width, d_act, fmap_base=8192, layers="paper"):
         super().__init__()
-        self.F, self.G, self.E, self.D = build_networks(backbone, image_shape, nz, nw, width, d_act)
+        self.F, self.G, self.E, self.D = build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers)
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nw, 1
         self.unit_range = backbone == "mlp"     # its networks, and so its R1, work on pixels in [0, 1], as in C
+        self.grows = backbone == "stylegan"
+        if self.grows:
+            self.num_layers = self.G.num_layers
+            self.register_buffer("mean_w", torch.zeros(nw))
 
     def inward(self, x):
-        """Images in [-1, 1] -> in the range of E's input and G's output."""
-        return (x + 1) / 2 if self.unit_range else x
+        """Images in [-1, 1] -> in the range of E's input and G's output, and as a growing E sees them."""
+        return (x + 1) / 2 if self.unit_range else self.E.fit(x) if self.grows else x
 
     def outward(self, x):
+        """Back again; images of a level below the last are enlarged to image_shape."""
+        if self.grows:
+            return common.upscale(x, self.image_shape[1] // x.shape[2]) if x.shape[2] < self.image_shape[1] else x
         return x * 2 - 1 if self.unit_range else x
 
     def prior(self, n, generator):
@@ -129,8 +215,11 @@ class ALAE(nn.Module):
         return self.F(z)
 
     def generate(self, w, noise="fixed"):
-        """x = G(w), (N, C, H, W) in [-1, 1]; mlp and dcgan take no noise."""
-        return self.outward(self.G(w))
+        """x = G(w, eta), (N, C, H, W) in [-1, 1], of w (N, nw) or, on stylegan, (N, num_layers, nw).
+
+        noise: "random", "fixed" or "none"; mlp and dcgan have none.
+        """
+        return self.outward(self.G(w, noise) if self.grows else self.G(w))
 
     def encode(self, x):
         """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1]."""
@@ -147,13 +236,29 @@ PRESETS = {  # the paper's settings where it states them: batch, lr, sizes (sect
     "mlp":               dict(nz=50, nw=50, batch=128, lr=0.002, gamma=1.0, kimg=6000, snapshot_kimg=100),
     "mlp on mnist-mini": dict(kimg=400, snapshot_kimg=10),
     "dcgan":             dict(nz=128, nw=128, batch=32, lr=0.006, gamma=1.0, kimg=1000, snapshot_kimg=25),
+    # 0: by level and number of processes, see BATCHES, RATES, PART
+    "stylegan":               dict(nz=512, nw=512, batch=0, lr=0.0, gamma=10.0, kimg=0.0, snapshot_kimg=0.0),
+    "stylegan on mnist":      dict(resolution="32"),
+    "stylegan on mnist-mini": dict(resolution="32"),
+    "stylegan on celeba":     dict(resolution="128", nz=256, nw=256),
+    "stylegan on celeba-hq":  dict(resolution="256"),
+    "stylegan on ffhq":       dict(resolution="1024"),
+    **{f"stylegan on lsun-{name}": dict(resolution="256", fmap_base=4096) for name in ("bedroom", "cat", "car")},
 }
+PART = 500                  # thousands of images of a fade, and of the stable part after it (section 7.2)
+# C's images a step at 4, 8, ... px by number of GPUs; it has none for 512 px and above on 2, 256 and above on 1: halved
+BATCHES = {8: (512, 256, 128, 64, 32, 32, 32, 32, 32), 4: (512, 256, 128, 64, 32, 32, 32, 32, 16),
+           2: (512, 256, 128, 64, 32, 32, 16, 8, 4), 1: (512, 256, 128, 64, 32, 16, 8, 4, 2)}
+RATES = (0.0015,) * 6 + (0.002, 0.003, 0.003)           # C's learning rates at 4, 8, ... px
 RECIPES = {
     "paper":    {},
-    "official": dict(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0),
+    "official": dict(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0, fade="sine", adam_state="fresh",
+                     layers="released", flip="on"),
 }
-UNSTATED = {"mlp": ("gamma", "kimg"), "dcgan": ("gamma", "kimg", "batch", "lr", "nz", "nw")}
-RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128]}
+UNSTATED = {"mlp": ("gamma", "kimg"), "dcgan": ("gamma", "kimg", "batch", "lr", "nz", "nw"),
+            "stylegan": ("gamma", "batches", "rates", "nz", "flip")}
+RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
+STYLE_FLAGS = ("fade", "adam_state", "layers", "flip")
 
 
 def parse_args(argv=None):
@@ -166,37 +271,51 @@ def parse_args(argv=None):
     add("--latent-loss", default="mean", choices=["mean", "sum"], help="over w's dimensions (Alg. 1 line 14: sum)")
     add("--step3", default="EG", choices=["EG", "EGF"], help="networks that step III moves (Alg. 1 line 15: EG)")
     add("--d-act", default="lrelu", choices=["lrelu", "none"], help="activation between D's layers")
-    return common.resolve(parser, "alae", PRESETS, RECIPES, default_backbone, argv)
+    add("--fade", default="linear", choices=["linear", "sine"], help="stylegan: how alpha grows (released code: sine)")
+    add("--adam-state", default="kept", choices=["kept", "fresh"], help="stylegan: at a new level (released code: fresh)")
+    add("--layers", default="paper", choices=["paper", "released"], help="stylegan: see the differences")
+    add("--flip", default="off", choices=["off", "on"], help="stylegan: mirror half of the images (released code: on)")
+    args = common.resolve(parser, "alae", PRESETS, RECIPES, default_backbone, argv)
+    if args.backbone != "stylegan":
+        for flag in STYLE_FLAGS:
+            if flag in common.explicit(parser, argv):
+                raise common.Error(f"--{flag.replace('_', '-')} is for --backbone stylegan; leave it out, or name that")
+            delattr(args, flag)
+    return args
 
 
 def default_backbone(name):
-    return "mlp" if name in ("mnist", "mnist-mini") else "dcgan"
+    return {"mnist": "mlp", "mnist-mini": "mlp", "cifar10": "dcgan"}.get(name, "stylegan")
 
 
 # ----------------------------------------------------------------------------------------------------- training
 
-def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, fast=None):
+def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None, mix=lambda w: w):
     """One iteration of Algorithm 1 on real images x (B, C, H, W), a leaf in E's range.
 
-    draw_z() -> z (B, nz), fresh at each call.  amp: context of bf16 passes.  fast: compiled F, G, E, D for the passes
-    that are differentiated once.  -> L_ED without R1's term, R1's term, L_FG, L_EG; all are means over the batch.
+    draw_z() -> z (B, nz), fresh at each call.  amp: context of bf16 passes.  nets: F, G, E, D for the passes that are
+    differentiated once, compiled, or with noise.  mix: style mixing of w with other codes, in steps I and II.
+    -> L_ED without R1's term, R1's term, L_FG, L_EG; all are means over the batch.
     """
-    F, G, E, D = fast or (model.F, model.G, model.E, model.D)
+    F, G, E, D = nets or (model.F, model.G, model.E, model.D)
     opt_F, opt_G, opt_E, opt_D = optimizers
 
     # Step I: E and D tell real from fake (Alg. 1, lines 3-7; x is line 4)
     with amp(), torch.no_grad():
-        fake = G(F(draw_z()))                                                               # line 5
+        w = F(draw_z())                                                                     # line 5
+        fake = G(mix(w))
     with amp():
         fake_score = D(E(fake))
         real_score = model.D(model.E(x.requires_grad_()))       # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(real_score, x)
     L_ED = softplus(fake_score) + softplus(-real_score) + R1                                # line 6
     update(L_ED, opt_E, opt_D)                                                              # line 7
+    if hasattr(model, "mean_w"):
+        model.mean_w.lerp_(w.float().mean(0), 1 - MEAN_W)
 
     # Step II: F and G fool them (lines 8-11)
     with amp():
-        L_FG = softplus(-D(E(G(F(draw_z())))))                                              # lines 9, 10
+        L_FG = softplus(-D(E(G(mix(F(draw_z()))))))                                         # lines 9, 10
     update(L_FG, opt_F, opt_G)                                                              # line 11
 
     # Step III: E inverts G in latent space (lines 12-15)
@@ -218,9 +337,13 @@ def main(argv=None):
     with common.rank_zero_first():
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
                                      RESOLUTIONS[args.backbone])
-    common.settle(args, images, held_out, label="ALAE", named=dict(recipe="paper"), unstated=UNSTATED[args.backbone],
-                  constants=f"F depth {F_DEPTH}  lr of F and D x{LR_MUL}  ema half-life {EMA_HALF_LIFE:,} images")
-    model = ALAE(**network_args(vars(args))).to(device)
+    grows = args.backbone == "stylegan"
+    growth = grows and common.schedule(args, images.shape, world, BATCHES, RATES, PART, sine=args.fade == "sine")
+    common.settle(args, images, held_out, label="StyleALAE" if grows else "ALAE",
+                  named=dict(recipe="paper"), unstated=UNSTATED[args.backbone],
+                  constants=f"F depth {F_DEPTH[args.backbone]}  lr of F and D x{LR_MUL}  ema half-life "
+                            f"{EMA_HALF_LIFE:,} images" + f"  mixing {MIXING}  mean w {MEAN_W}" * grows)
+    model = ALAE(**network_args(vars(args))).to(device, memory_format=torch.channels_last)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizers = opt_F, opt_G, opt_E, opt_D = [
@@ -230,28 +353,51 @@ def main(argv=None):
     # What training changes, and so what a checkpoint holds
     state = dict(model=model, ema=ema, opt_F=opt_F, opt_G=opt_G, opt_E=opt_E, opt_D=opt_D, rng=rng)
     run = common.Run(args, state, losses=("L_ED", "R1", "L_FG", "L_EG"), device=device)
-    batches = data.batches(images, args.batch, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
-    fast = [torch.compile(n) for n in (model.F, model.G, model.E, model.D)] if args.compile else None
-    ema_every = max(args.batch, EMA_EVERY)
-    fixed_x = common.to_float(held_out.take(range(min(len(held_out), 1000))).to(device))
-    fixed_z = ema.prior(1000, common.generator(device, args.seed, "pictures"))
+    nets = F, G, E, D = [torch.compile(n) if args.compile else n for n in (model.F, model.G, model.E, model.D)]
+    fixed_x, fixed_z = common.fixed_inputs(ema, held_out, args.seed, device)
+    batch, mix = args.batch, lambda w: w
 
-    def draw_z():       # all processes draw the whole batch and take their share
-        return model.prior(args.batch, rng)[rank::world]
+    def plan(seen):             # of the images to come
+        level, _, batch, _ = growth.at(seen)
+        return batch, model.G.size(level)
+    batches = data.batches(images, plan if grows else batch, args.seed, run.seen, device, rank, world, args.workers)
+
+    # All processes draw for the whole batch, and take their share
+    def draw_z():
+        return model.prior(batch, rng)[rank::world]
+
+    if grows:
+        def mix(w):
+            draw = torch.rand(batch, 2, generator=rng, device=device)[rank::world]
+            return common.mix_styles(w, F(draw_z()), model.G.top, MIXING, draw)
+
+        def G_eta(w):
+            return G(w, [eta[rank::world] for eta in model.G.draw_noise(batch, rng)])
+        nets = F, G_eta, E, D
 
     while True:
+        if grows:
+            level, alpha, batch, lr = growth.at(run.seen)
+            if common.grow(level, alpha, model, ema) and args.adam_state == "fresh":
+                for optimizer in optimizers:
+                    optimizer.state.clear()
+            common.set_rate(lr, *optimizers)
         if run.snapshot_due:
-            run.snapshot(args.lr, common.held_out(ema, fixed_x, fixed_z),
-                         common.snapshot_pictures(ema, fixed_x, fixed_z))
+            run.snapshot(optimizers[0].param_groups[0]["lr"], common.held_out(ema, fixed_x, fixed_z),
+                         common.snapshot_pictures(ema, fixed_x, fixed_z), *((level, alpha) if grows else ()))
         if run.done:
             break
-        x = model.inward(common.to_float(next(batches)))
-        losses = train_step(model, optimizers, x, draw_z, args, amp, fast)
+        x = common.to_float(next(batches))
+        if grows and args.flip == "on":
+            left = torch.rand(batch, 1, 1, 1, generator=rng, device=device)[rank::world] < 0.5
+            x = torch.where(left, x, x.flip(3))
+        losses = train_step(model, optimizers, model.inward(x), draw_z, args, amp, nets, mix)
         common.average_buffers(model)
-        if run.seen % ema_every < args.batch:
+        ema_every = max(batch, EMA_EVERY)
+        if run.seen % ema_every < batch:
             ema_update(ema, model, beta=0.5 ** (ema_every / EMA_HALF_LIFE))
-        run.step(losses)
+        run.step(losses, batch)
     run.finish()
 
 
@@ -259,7 +405,8 @@ def main(argv=None):
 
 def network_args(args):
     """The keyword arguments of `ALAE` among a run's arguments."""
-    return {k: args[k] for k in ("backbone", "image_shape", "nz", "nw", "width", "d_act")}
+    return {k: args[k] for k in ("backbone", "image_shape", "nz", "nw", "width", "d_act", "fmap_base", "layers")
+            if k in args}
 
 
 def load(run, device="cpu", weights="ema"):

@@ -53,24 +53,24 @@ class EqualLinear(nn.Module):
     c multiplies x, which is smaller than W.  (N, fan_in) -> (N, fan_out).
     """
 
-    def __init__(self, fan_in, fan_out, gain, lr_mul=1.0):
+    def __init__(self, fan_in, fan_out, gain, lr_mul=1.0, bias=True):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(fan_out, fan_in) / lr_mul)
-        self.bias = nn.Parameter(torch.zeros(fan_out))
+        self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
         self.scale = gain * lr_mul / math.sqrt(fan_in)
         self.lr_mul = lr_mul
 
     def forward(self, x):
-        return nnf.linear(x * self.scale, self.weight, self.bias * self.lr_mul)
+        return nnf.linear(x * self.scale, self.weight, None if self.bias is None else self.bias * self.lr_mul)
 
 
 class EqualConv2d(nn.Module):
     """A convolution with the run-time scale c = gain / sqrt(c_in k^2) and W ~ N(0, 1).   (ProGAN 4.1)"""
 
-    def __init__(self, c_in, c_out, kernel, gain, stride=1, padding=0):
+    def __init__(self, c_in, c_out, kernel, gain, stride=1, padding=0, bias=True):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(c_out))
+        self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
         self.scale = gain / math.sqrt(c_in * kernel**2)
         self.stride, self.padding = stride, padding
 
@@ -203,7 +203,295 @@ class DCGANEncoder(nn.Module):
         return self.head(self.trunk(x))
 
 
-# ---------------------------------------------------------------------------------------------------- 3 Losses
+# ---------------------------------------------------------------------------------------------------- 3 StyleGAN
+# Karras, Laine, Aila 2019, 1812.04948.  Networks that grow hold their level (resolution 4 * 2^level) and alpha, which
+# fades that level in, as buffers; `grow` sets them.
+
+STYLE_SIZES = [4 * 2**level for level in range(9)]      # of the larger side
+FUSED_FROM = 128                                        # px of the larger image from which scaling is fused
+
+
+def levels_of(image_shape):
+    """-> how many levels images (C, H, W) have, and (h, w) of level 0, of which the larger side is 4."""
+    _, h, w = image_shape
+    n = int(math.log2(max(h, w))) - 1
+    return n, (h >> n - 1, w >> n - 1)
+
+
+def style_channels(level, width=1, fmap_base=8192):
+    """Channels at 4 * 2^level px: min(fmap_base / 2^(level+1), 512) / width."""
+    return max(min(fmap_base // 2**(level + 1), 512) // width, 1)
+
+
+class Growing(nn.Module):
+    """A network with blocks for levels 0 ... levels - 1, of which `level` is on top and faded in by alpha."""
+
+    def __init__(self, image_shape, width, fmap_base):
+        super().__init__()
+        self.levels, self.base = levels_of(image_shape)
+        self.channels = [style_channels(level, width, fmap_base) for level in range(self.levels)]
+        self.register_buffer("level", torch.tensor(self.levels - 1))
+        self.register_buffer("alpha", torch.tensor(1.0))
+        self.top, self.fades = self.levels - 1, False           # the same, without asking the device
+
+    def grow(self, level, alpha):
+        """alpha in [0, 1]: 0 is the smaller network, 1 the larger."""
+        self.level.fill_(level)
+        self.alpha.fill_(alpha)
+        self.top, self.fades = level, level > 0 and alpha < 1
+
+    def _load_from_state_dict(self, *args):
+        super()._load_from_state_dict(*args)
+        self.grow(int(self.level), float(self.alpha))
+
+    def fade(self, small, large):
+        """(1 - alpha) small + alpha large."""
+        return small + self.alpha * (large - small)
+
+    def size(self, level=None):
+        """(H, W) of images at a level, the top one if not given."""
+        level = self.top if level is None else level
+        return self.base[0] << level, self.base[1] << level
+
+    def fit(self, x):
+        """Images of any larger size as this network is to see them (real ones, in training): averaged down to its top
+        level, and blended with their down- and up-scaled version as far as that is not faded in.   (ProGAN 3)"""
+        if x.shape[2:] != self.size():
+            x = nnf.avg_pool2d(x, x.shape[2] // self.size()[0])
+        return self.fade(upscale(nnf.avg_pool2d(x, 2)), x) if self.fades else x
+
+
+def grow(level, alpha, *modules):
+    """Set level and alpha of every growing network in modules.  -> whether that changed a level"""
+    networks = [m for module in modules for m in module.modules() if isinstance(m, Growing)]
+    changed = any(m.top != level for m in networks)
+    for m in networks:
+        m.grow(level, alpha)
+    return changed
+
+
+def upscale(x, factor=2):
+    return nnf.interpolate(x, scale_factor=factor, mode="nearest")
+
+
+def blur(x):
+    """The 3x3 binomial filter (1 2 1) / 4 in both directions."""
+    taps = x.new_tensor([1.0, 2, 1]) / 4
+    return nnf.conv2d(x, taps.outer(taps).expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+
+
+def four_boxes(w):
+    """(..., 3, 3) -> (..., 4, 4): the sum of the kernel at four places, one pixel apart."""
+    w = nnf.pad(w, (1, 1, 1, 1))
+    return w[..., 1:, 1:] + w[..., :-1, 1:] + w[..., 1:, :-1] + w[..., :-1, :-1]
+
+
+class UpConv(nn.Module):
+    """Nearest up-scaling, then an equalised 3x3 convolution.  fused: as one transposed 4x4 convolution, the same."""
+
+    def __init__(self, c_in, c_out, gain, fused):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, 3, 3))
+        self.scale, self.fused = gain / math.sqrt(c_in * 9), fused
+
+    def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,2H,2W]
+        w = self.weight * self.scale
+        if not self.fused:
+            return nnf.conv2d(upscale(x), w, padding=1)
+        return nnf.conv_transpose2d(x, four_boxes(w.transpose(0, 1).flip(2, 3)), stride=2, padding=1)
+
+
+class DownConv(nn.Module):
+    """An equalised 3x3 convolution, then means of 2x2.  fused: as one 4x4 convolution of stride 2, the same."""
+
+    def __init__(self, c_in, c_out, gain, fused):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(c_out))
+        self.scale, self.fused = gain / math.sqrt(c_in * 9), fused
+
+    def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,H/2,W/2]
+        w = self.weight * self.scale
+        if not self.fused:
+            return nnf.avg_pool2d(nnf.conv2d(x, w, self.bias, padding=1), 2)
+        return nnf.conv2d(x, four_boxes(w) / 4, self.bias, stride=2, padding=1)
+
+
+def instance_norm(x):
+    """-> x (N, C, H, W) with mean 0 and deviation 1 in each channel of each image; that mean and deviation, (N, C, 1, 1).
+
+    A constant channel deviates by 1e-4, so that gradients are finite.
+    """
+    mean = x.mean((2, 3), keepdim=True)
+    x = x - mean
+    std = (x.square().mean((2, 3), keepdim=True) + 1e-8).sqrt()
+    return x / std, mean, std
+
+
+class StyleLayer(nn.Module):
+    """What follows a convolution: noise, bias, leaky ReLU, instance norm, style.   (StyleGAN, fig. 1)"""
+
+    def __init__(self, channels, nw, size):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.noise_gain = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.style = EqualLinear(nw, 2 * channels, gain=1)
+        self.register_buffer("noise", torch.randn(1, 1, *size))             # what "fixed" stands for
+
+    def forward(self, x, w, eta):  # x [N,C,H,W], w [N,nw], eta [N,1,H,W] or None
+        if eta is not None:
+            x = x + (self.noise_gain * eta).to(x.dtype)
+        x, _, _ = instance_norm(lrelu(x + self.bias.to(x.dtype)))
+        scale, shift = self.style(w)[:, :, None, None].chunk(2, 1)          # 2 x [N,C,1,1]
+        return (1 + scale) * x + shift
+
+
+class StyleBlock(nn.Module):
+    """A level of the synthesis: two convolutions with a `StyleLayer` each; at level 0 a learned constant is first."""
+
+    def __init__(self, level, c_in, c_out, nw, size):
+        super().__init__()
+        if level == 0:
+            self.constant = nn.Parameter(torch.ones(c_out, *size))
+        else:
+            self.up = UpConv(c_in, c_out, math.sqrt(2), fused=min(size) >= FUSED_FROM)
+        self.layer1 = StyleLayer(c_out, nw, size)
+        self.conv = EqualConv2d(c_out, c_out, 3, gain=math.sqrt(2), padding=1, bias=False)
+        self.layer2 = StyleLayer(c_out, nw, size)
+
+    def forward(self, x, w1, w2, eta1, eta2):
+        x = self.constant.expand(len(w1), -1, -1, -1) if x is None else blur(self.up(x))
+        return self.layer2(self.conv(self.layer1(x, w1, eta1)), w2, eta2)
+
+
+class StyleGenerator(Growing):
+    """The synthesis: w (N, nw), or (N, L, nw) with a row a layer, -> x (N, C, H, W) at the top level, linear.
+
+    num_layers is L = 2 levels.  noise: "random" (torch's own generators), "fixed" (a buffer a layer), "none", or a list
+    of a (N, 1, H, W) a layer, such as `draw_noise` gives.
+    """
+
+    def __init__(self, nw, image_shape, width=1, fmap_base=8192, rgb_gain=1.0):
+        super().__init__(image_shape, width, fmap_base)
+        c = self.channels
+        self.blocks = nn.ModuleList(StyleBlock(i, c[max(i - 1, 0)], c[i], nw, self.size(i)) for i in range(self.levels))
+        self.to_rgb = nn.ModuleList(EqualConv2d(n, image_shape[0], 1, gain=rgb_gain) for n in c)
+        self.num_layers = 2 * self.levels
+
+    def draw_noise(self, n, generator=None):
+        """A list of N(0, 1), (n, 1, H, W), of each layer up to the top level, on the networks' device."""
+        return [torch.randn(n, 1, *self.size(i // 2), generator=generator, device=self.alpha.device)
+                for i in range(2 * self.top + 2)]
+
+    def forward(self, w, noise="random"):
+        if w.ndim == 2:
+            w = w[:, None].expand(-1, self.num_layers, -1)
+        eta = noise
+        if noise == "random":
+            eta = self.draw_noise(len(w))
+        elif noise in ("fixed", "none"):
+            eta = [layer.noise if noise == "fixed" else None for b in self.blocks for layer in (b.layer1, b.layer2)]
+        x, before = None, None
+        for i, block in enumerate(self.blocks[:self.top + 1]):
+            before, x = x, block(x, w[:, 2 * i], w[:, 2 * i + 1], eta[2 * i], eta[2 * i + 1])
+        rgb = self.to_rgb[self.top](x)
+        if self.fades:
+            rgb = self.fade(upscale(self.to_rgb[self.top - 1](before)), rgb)
+        return rgb
+
+
+def mix_styles(w, others, top, p, draw):
+    """Style mixing: with probability p an image's layers from a random one on take the style of another code.
+
+    w, others (N, nw) -> (N, 2 top + 2, nw), for a generator grown to level `top`; draw (N, 2) ~ U(0, 1) decides.
+    (StyleGAN 3.1)
+    """
+    layers = 2 * top + 2
+    cut = torch.where(draw[:, 0] < p, 1 + (draw[:, 1] * (layers - 1)).floor(), layers)          # 1 ... layers - 1
+    keep = torch.arange(layers, device=w.device) < cut[:, None]
+    return torch.where(keep[:, :, None], w[:, None], others[:, None])
+
+
+def truncate(w, mean_w, psi, layers, num_layers):
+    """w' = mean_w + psi (w - mean_w) in the first `layers` of num_layers, (N, num_layers, nw).   (StyleGAN, app. B)"""
+    if w.ndim == 2:
+        w = w[:, None].expand(-1, num_layers, -1)
+    scale = torch.where(torch.arange(num_layers, device=w.device) < layers, psi, 1.0)
+    return mean_w + scale[:, None] * (w - mean_w)
+
+
+def minibatch_std(x, group):
+    """x and one more map: the deviation over groups of `group` images, a mean over channels and pixels.   (ProGAN 3)
+
+    Groups are smaller where they do not divide the batch.
+    """
+    group = math.gcd(len(x), group)
+    y = x.view(group, -1, *x.shape[1:]).float()                             # [G,N/G,C,H,W]
+    y = (y.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)  # [N/G]
+    return torch.cat([x, y.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])], 1)
+
+
+class CriticBlock(nn.Module):
+    """conv3 - lrelu - blur - conv3 and halving - lrelu: (N, c_in, H, W) -> (N, c_out, H/2, W/2)."""
+
+    def __init__(self, c_in, c_out, size):
+        super().__init__()
+        self.conv = EqualConv2d(c_in, c_in, 3, gain=math.sqrt(2), padding=1)
+        self.down = DownConv(c_in, c_out, math.sqrt(2), fused=min(size) >= FUSED_FROM)
+
+    def forward(self, x):
+        return lrelu(self.down(blur(lrelu(self.conv(x)))))
+
+
+class StyleCritic(Growing):
+    """The discriminator as a trunk, x at the top level -> (N, n), and a linear head -> (N, n_out).
+
+    std_group: of minibatch stddev, which makes a score depend on its batch mates; 0 for none.
+    """
+
+    def __init__(self, image_shape, n_out, width=1, fmap_base=8192, std_group=4):
+        super().__init__(image_shape, width, fmap_base)
+        c, self.std_group = self.channels, std_group
+        self.from_rgb = nn.ModuleList(EqualConv2d(image_shape[0], n, 1, gain=math.sqrt(2)) for n in c)
+        self.blocks = nn.ModuleList(CriticBlock(c[i + 1], c[i], self.size(i + 1)) for i in range(self.levels - 1))
+        self.conv = EqualConv2d(c[0] + (std_group > 0), c[0], 3, gain=math.sqrt(2), padding=1)
+        self.dense = EqualLinear(c[0] * math.prod(self.base), c[0], gain=math.sqrt(2))
+        self.head = EqualLinear(c[0], n_out, gain=1)
+
+    def trunk(self, x):
+        y = lrelu(self.from_rgb[self.top](x))
+        for i in range(self.top - 1, -1, -1):
+            y = self.blocks[i](y)
+            if self.fades and i == self.top - 1:
+                y = self.fade(lrelu(self.from_rgb[i](nnf.avg_pool2d(x, 2))), y)
+        if self.std_group:
+            y = minibatch_std(y, self.std_group)
+        return lrelu(self.dense(lrelu(self.conv(y)).flatten(1)))
+
+    def forward(self, x):
+        return self.head(self.trunk(x))
+
+
+class Growth:
+    """The schedule of a growing run: images seen -> level, alpha, batch and learning rate.   (ProGAN 3)
+
+    Level `first` lasts 2 `part` images, each one above it `part` while it fades in and `part` more; the last goes on.
+    batches, rates: one a level.  sine: alpha follows half a wave in place of a line.
+    """
+
+    def __init__(self, first, part, batches, rates, sine=False):
+        self.first, self.part, self.batches, self.rates, self.sine = first, part, batches, rates, sine
+
+    def at(self, seen):
+        """-> level, alpha, batch, learning rate."""
+        level = min(self.first + int(seen // (2 * self.part)), len(self.batches) - 1)
+        alpha = 1.0 if level == self.first else min(seen / self.part - 2 * (level - self.first), 1.0)
+        if self.sine:
+            alpha = (1 - math.cos(math.pi * alpha)) / 2
+        return level, alpha, self.batches[level], self.rates[level]
+
+
+# ---------------------------------------------------------------------------------------------------- 4 Losses
 
 def softplus(t):
     """log(1 + e^t), averaged over the batch, in fp32: the logistic loss of a score's sign.   (ALAE Alg. 1)"""
@@ -220,7 +508,7 @@ def r1(scores, x):
     return gradient.square().flatten(1).sum(1).mean()
 
 
-# --------------------------------------------------------------------------------------------------- 4 Weights
+# --------------------------------------------------------------------------------------------------- 5 Weights
 
 def adam(module, lr, betas, decay=0.0):
     """One Adam a network: moments are kept per parameter, so steps that share a network share its moments.
@@ -247,6 +535,12 @@ def update(loss, *optimizers):
         optimizer.step()
 
 
+def set_rate(lr, *optimizers):
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+
 @torch.no_grad()
 def ema_update(ema, model, beta):
     """ema <- beta ema + (1 - beta) model, for parameters and floating-point buffers; other buffers are copied."""
@@ -258,12 +552,27 @@ def ema_update(ema, model, beta):
             a.copy_(b)
 
 
-# -------------------------------------------------------------------------------------------------- 5 Held out
+# -------------------------------------------------------------------------------------------------- 6 Held out
 
 @torch.no_grad()
 def reconstruct(model, x):
     """G(E(x)) clipped to [-1, 1], as it would be shown; errors of reconstructions are taken of this."""
     return model.generate(model.encode(x), noise="fixed").clamp(-1, 1)
+
+
+def fixed_inputs(model, images, seed, device):
+    """x and z of every snapshot: the first held-out images, float, and codes (None without a prior).
+
+    1,000 of them up to 64 px, fewer where images are larger.
+    """
+    n = max(min(1000, 2**22 // math.prod(model.image_shape[1:])), 16)
+    x = to_float(images.take(range(min(len(images), n))).to(device))
+    return x, model.prior(n, generator(device, seed, "pictures")) if hasattr(model, "prior") else None
+
+
+def few(image_shape):
+    """How many images of image_shape (C, H, W) to make at a time."""
+    return max(min(2**20 // math.prod(image_shape[1:]), 250), 1)
 
 
 @torch.no_grad()
@@ -273,16 +582,16 @@ def held_out(model, x, z):
     -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|,
     which is "" where z is None (a model without a prior).
     """
-    error = torch.cat([reconstruct(model, b) - b for b in x.split(250)])
+    error = torch.cat([reconstruct(model, b) - b for b in x.split(few(x.shape[1:]))])
     recip_w = ""
     if z is not None:
-        w = [model.map(b) for b in z.split(250)]
+        w = [model.map(b) for b in z.split(few(x.shape[1:]))]
         back = [model.encode(model.generate(b, noise="fixed")) for b in w]
         recip_w = (torch.cat(back) - torch.cat(w)).abs().mean().item()
     return dict(mse=error.square().mean().item(), recip_x=error.abs().mean().item(), recip_w=recip_w)
 
 
-# ------------------------------------------------------------------------------------------ 6 Frozen networks
+# ------------------------------------------------------------------------------------------ 7 Frozen networks
 # Trained by others; filled from the user's file, or from one that is fetched once and checked by its digest.
 
 FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
@@ -426,7 +735,7 @@ class LPIPS(nn.Module):
         return total
 
 
-# ------------------------------------------------------------------------------------------------- 7 Processes
+# ------------------------------------------------------------------------------------------------- 8 Processes
 
 def start(args):
     """Join the other processes of `torchrun`, if any, and seed.  -> device, rank, world.
@@ -542,10 +851,11 @@ def average_gradients(parameters):
 
 
 def average_buffers(module):
-    """Replace each floating-point buffer (the statistics of batch norm) by its mean over processes."""
+    """Replace the statistics of batch norm, and the mean w, by their means over processes."""
     if not dist.is_initialized():
         return
-    if buffers := [b for b in module.buffers() if b.is_floating_point()]:
+    moving = ("running_mean", "running_var", "mean_w")
+    if buffers := [b for name, b in module.named_buffers() if name.rpartition(".")[2] in moving]:
         _average(buffers)
 
 
@@ -558,7 +868,7 @@ def _average(tensors):
         tensor.copy_(mean.view_as(tensor))
 
 
-# ----------------------------------------------------------------------------------------------------- 8 Flags
+# ----------------------------------------------------------------------------------------------------- 9 Flags
 
 class Parser(ArgumentParser):
     """argparse with whole flag names only and one `error:` line."""
@@ -604,11 +914,18 @@ def add_flags(parser, backbones):
     add("--backbone", default="auto", choices=["auto", *backbones], help="networks; chosen by the data if not given")
     add("--width", type=positive(int), default=1,
         help="divides all channel counts: at 2 the networks are half as wide")
+    add("--fmap-base", type=positive(int), default=8192,
+        help="stylegan: channels at 4 * 2^l px are fmap_base / 2^(l+1), 512 at most, over width")
     add("--nz", type=positive(int), default=50, help="dimensions of z")
     add("--nw", type=positive(int), default=50, help="dimensions of w")
     add("--kimg", type=positive(float), default=1000, help="length of training in thousands of real images shown")
-    add("--batch", type=positive(int), default=128, help="images a step, over all processes")
-    add("--lr", type=positive(float), default=0.002, help="learning rate of Adam")
+    add("--grow-kimg", type=positive(float), default=0.0, help="stylegan: thousands of images that each level takes to "
+        "fade in, and as many again before the next one (default: --kimg in the paper's proportions)")
+    add("--start-resolution", type=positive(int), default=4, choices=STYLE_SIZES, metavar="N",
+        help="stylegan: size of the larger side to grow from (the final one: no growing)")
+    add("--batch", type=positive(int), default=128,
+        help="images a step, over all processes (stylegan: at the last level; lower ones take more in proportion)")
+    add("--lr", type=positive(float), default=0.002, help="learning rate of Adam (stylegan: at the last level, likewise)")
     add("--seed", type=seed, default=0, help="of weights, codes and the order of images")
     add("--device", default="auto", help="cpu, cuda, cuda:1 ...; the GPU if there is one")
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
@@ -650,6 +967,8 @@ def resolve(parser, method, presets, recipes, default_backbone, argv):
     if backbone == "auto":
         backbone = default_backbone(data)
     recipe = recipes.get(given.get("recipe", names.get("recipe")), {})
+    if backbone != "stylegan" and (wrong := {"fmap_base", "grow_kimg", "start_resolution"} & {*given}):
+        raise Error(f"--{min(wrong).replace('_', '-')} is for --backbone stylegan; leave it out, or name that")
     values = {**names, **recipe, **given}
     words = {backbone, *(values[a.dest] for a in parser._actions if a.choices and isinstance(values[a.dest], str))}
     chosen = {}
@@ -671,10 +990,39 @@ def explicit(parser, argv):
 def check_resolution(args, resolutions):
     """Raise `Error` where args.resolution is given and args.backbone cannot make it."""
     sizes = resolutions[args.backbone]
+    sides = args.resolution.split("x")
+    if args.backbone == "stylegan" and all(s.isdecimal() for s in sides) and len(sides) == 2:
+        large, small = max(map(int, sides)), min(map(int, sides))
+        if large in STYLE_SIZES and small and small % (large // 4) == 0:
+            return
+        raise Error(f"stylegan makes WxH whose larger side is one of {', '.join(map(str, STYLE_SIZES))} and whose other "
+                    f"is a multiple of a quarter of it, such as 128x96; not {args.resolution}")
     if args.resolution != "auto" and args.resolution not in [s for n in sizes for s in (f"{n}", f"{n}x{n}")]:
         others = [b for b, n in resolutions.items() if args.resolution in map(str, n)]
         raise Error(f"{args.backbone} makes images of {' or '.join(map(str, sizes))} px, not {args.resolution}; "
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {sizes[0]}")
+
+
+def schedule(args, image_shape, world, batches, rates, part, last=2, sine=False):
+    """The `Growth` of a run of stylegan; completes args: kimg, grow_kimg, snapshot_kimg, batch, lr, and batches and
+    rates, one a level.
+
+    batches: {processes: images a step over all of them at 4, 8, ... px}; rates: at 4, 8, ... px; part: thousands of
+    images of a fade in the paper, last: parts after the last one.  Raises `Error` where sizes do not fit.
+    """
+    levels, first = levels_of(image_shape)[0], STYLE_SIZES.index(args.start_resolution)
+    if first >= levels:
+        raise Error(f"--start-resolution {args.start_resolution} is above the images' {max(image_shape[1:])} px; pass "
+                    f"{max(image_shape[1:])} or less")
+    if not args.resume:
+        table, parts = batches[max(n for n in batches if n <= world)], 2 * (levels - 1 - first) + last
+        args.batch, args.lr = args.batch or table[levels - 1], args.lr or rates[levels - 1]
+        args.batches = [max(round(n * args.batch / table[levels - 1] / world), 1) * world for n in table[:levels]]
+        args.rates = [rate * args.lr / rates[levels - 1] for rate in rates[:levels]]
+        args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
+        args.kimg = args.kimg or args.grow_kimg * parts
+        args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
+    return Growth(first, 1000 * args.grow_kimg, args.batches, args.rates, sine)
 
 
 def settle(args, images, held_out, label, named, unstated, constants="", default_split="dw"):
@@ -722,7 +1070,7 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
         print("ours, not stated in the paper: " + "  ".join([f"{k} {shown[k]}" for k in unstated] + [constants]))
 
 
-# --------------------------------------------------------------------------------------------------- 9 The run
+# --------------------------------------------------------------------------------------------------- 10 The run
 
 def write_atomic(path, data):
     """Write bytes so that `path` holds either all of them or what it held before."""
@@ -826,7 +1174,7 @@ class Run:
         self.began = time.time()
         self.rate, self.rated = 0.0, None       # images/s, from (seen, time) at the last look at the clock
         self.looked, self.shown, self.drawn = self.began, self.began, 0.0
-        self.pending = []                                       # loss tensors not yet fetched from the device
+        self.pending, self.taken = [], 0        # (seen, losses not yet fetched from the device); steps by this process
         self.stop = False                                       # a signal asked to stop, and all processes agree
         self.stop_wanted, self.stop_asked = 0, 0.0              # which signal, and when
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -850,11 +1198,11 @@ class Run:
         return (self.last_snapshot < 0 or self.seen // every != self.last_snapshot // every
                 or (self.seen >= self.args.kimg * 1000 and self.seen != self.last_snapshot))
 
-    def step(self, losses):
-        """Count one step of args.batch images.  losses: scalar tensors, fetched about once a second."""
-        self.pending.append(torch.stack([loss.detach().float() for loss in losses]))
-        self.seen += self.args.batch
-        if dist.is_initialized() and self.seen // self.args.batch % 10 == 0:    # all stop at the same step
+    def step(self, losses, batch):
+        """Count one step of `batch` images.  losses: scalar tensors, fetched about once a second."""
+        self.seen, self.taken = self.seen + batch, self.taken + 1
+        self.pending.append((self.seen, torch.stack([loss.detach().float() for loss in losses])))
+        if dist.is_initialized() and self.taken % 10 == 0:      # all stop at the same step
             flag = torch.tensor(self.stop_wanted, device=self.device)
             dist.all_reduce(flag, dist.ReduceOp.MAX)
             self.stop = flag.item() > 0
@@ -960,13 +1308,12 @@ class Run:
         """Bring the pending losses over and add them up; stop at the first that is not finite."""
         if not self.pending:
             return
-        values = torch.stack(self.pending).cpu().double()         # [steps,losses]
-        first = self.seen // self.args.batch - len(values) + 1
+        seen, values = zip(*self.pending, strict=True)
+        values = torch.stack(values).cpu().double()             # [steps,losses]
         bad = (~values.isfinite()).nonzero()
         if len(bad):
             step, i = bad[0].tolist()
-            raise Error(f"{self.losses[i]} is {values[step, i].item()} at step {first + step} "
-                        f"({(first + step) * self.args.batch / 1000:g} kimg); the checkpoint of "
+            raise Error(f"{self.losses[i]} is {values[step, i].item()} at {seen[step] / 1000:g} kimg; the checkpoint of "
                         f"{self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
         for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
             self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
@@ -1010,7 +1357,7 @@ def peak_memory(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-# ------------------------------------------------------------------------------------------------- 10 Pictures
+# ------------------------------------------------------------------------------------------------- 11 Pictures
 
 def to_float(x):
     """uint8 0 ... 255 -> float in [-1, 1]."""
@@ -1038,10 +1385,18 @@ def pairs(x, y, columns=16):
 
 @torch.no_grad()
 def snapshot_pictures(model, x, z):
-    """-> samples from z (none where z is None), and reconstructions of x under their originals, for `Run.snapshot`."""
-    pictures = dict(reconstructions=pairs(x[:32], reconstruct(model, x[:32])))
+    """-> samples from z (none where z is None), and reconstructions of x under their originals, for `Run.snapshot`.
+
+    64 samples and 32 pairs up to 256 px, fewer where images are larger.
+    """
+    columns = max(min(8, 2048 // x.shape[3]), 2)
+    x = x[:columns**2 // 2]
+    made = torch.cat([reconstruct(model, b) for b in x.split(few(x.shape[1:]))])
+    pictures = dict(reconstructions=pairs(x, made, 2 * columns))
     if z is not None:
-        pictures["samples"] = grid(model.generate(model.map(z[:64]), noise="fixed"), 8)
+        w = model.map(z[:columns**2])
+        x = torch.cat([model.generate(b, noise="fixed") for b in w.split(few(x.shape[1:]))])
+        pictures["samples"] = grid(x, columns)
     return pictures
 
 
@@ -1071,7 +1426,7 @@ def curves(log, path):
     write_atomic(Path(path), buffer.getvalue())
 
 
-# -------------------------------------------------------------------------------------------------- 11 Errors
+# -------------------------------------------------------------------------------------------------- 12 Errors
 
 def is_out_of_memory(e):
     """The GPU's allocator raises torch.OutOfMemoryError, the CPU's a plain RuntimeError."""

@@ -62,11 +62,12 @@ class Images:
     def __len__(self):
         return len(self.ids)
 
-    def take(self, indices):
-        """uint8 (len(indices), C, H, W)."""
+    def take(self, indices, size=None):
+        """uint8 (len(indices), C, H, W), or of another (H, W); of resident sets, a whole fraction of theirs."""
+        size = tuple(size or self.shape[1:])
         if self.pixels is not None:
-            return self.pixels[torch.as_tensor(indices)]
-        return torch.from_numpy(np.stack([self.read(int(i)) for i in indices]))
+            return shrink(self.pixels[torch.as_tensor(indices)], size)
+        return torch.from_numpy(np.stack([self.read(int(i), size) for i in indices]))
 
     def fingerprint(self):
         """8 hex digits of the part's name, shape, ids, labels and images (up to 100 of those that stay in files)."""
@@ -394,17 +395,17 @@ def read_image(path, shape):
 
 
 class Reader:
-    """reader(i) -> image i as (C, H, W) uint8.  With skip_bad an unreadable image's place is taken by the next one."""
+    """reader(i, (H, W)) -> image i as (C, H, W) uint8.  With skip_bad an unreadable image's place is taken by the next one."""
 
     def __init__(self, store, ids, shape, skip_bad):
         self.store, self.names = store, [store.images[i] for i in ids]
         self.shape, self.skip_bad, self.told = shape, skip_bad, set()
 
-    def __call__(self, i):
+    def __call__(self, i, size):
         for k in range(i, i + len(self.names)):
             name = self.names[k % len(self.names)]
             try:
-                return self.store.image(name, self.shape)
+                return self.store.image(name, (self.shape[0], *size))
             except DataError as e:
                 if not self.skip_bad:
                     raise
@@ -463,6 +464,13 @@ def to_array(image, channels, size):
 
 # ------------------------------------------------------------------------------------------------------- loading
 
+def shrink(x, size):
+    """uint8 images (N, C, H, W) averaged down to size (h, w), a whole fraction of theirs, rounded."""
+    if x.shape[2:] == tuple(size):
+        return x
+    return torch.nn.functional.avg_pool2d(x.float(), x.shape[2] // size[0]).round().to(torch.uint8)
+
+
 @functools.lru_cache(maxsize=4)
 def permutation(n, seed, epoch):
     """The order of one pass over n images."""
@@ -479,23 +487,25 @@ def order(n, seed, begin, count):
     return torch.cat(out)
 
 
-def batches(images, batch, seed, seen, device, rank=0, world=1, workers=0):
+def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
     """Endless batches of uint8 images on `device`, (batch / world, C, H, W) each.
 
-    Which images they hold is a function of (seed, images seen, rank, world): step k shows the same `batch` images to
-    the processes together, however many they are.
+    plan: batch, or plan(images seen) -> (batch, (H, W)); of resident sets, sizes are whole fractions of the images'.
+    Which images a batch holds is a function of (seed, images seen, rank, world): step k shows the same ones to the
+    processes together, however many they are.
     """
     def indices(begin):
         while True:
-            yield order(len(images), seed, begin, batch)[rank::world]
+            batch, size = plan(begin) if callable(plan) else (plan, images.shape[1:])
+            yield order(len(images), seed, begin, batch)[rank::world], size
             begin += batch
     if images.pixels is not None:
         pixels = images.pixels.to(device)
-        for chosen in indices(seen):
-            yield pixels[chosen.to(device, non_blocking=True)]
+        for chosen, size in indices(seen):
+            yield shrink(pixels[chosen.to(device, non_blocking=True)], size)
     else:
         loader = torch.utils.data.DataLoader(
-            _Caught(images), batch_sampler=indices(seen), num_workers=workers, collate_fn=_as_it_is,
+            _Caught(images), sampler=indices(seen), batch_size=None, num_workers=workers, collate_fn=_as_it_is,
             prefetch_factor=4 if workers else None, worker_init_fn=_leave_signals)
         for x in loader:
             if isinstance(x, DataError):
@@ -519,8 +529,9 @@ class _Caught(torch.utils.data.Dataset):
     def __init__(self, images):
         self.images = images
 
-    def __getitems__(self, indices):
+    def __getitem__(self, chosen):
+        indices, size = chosen
         try:
-            return self.images.take(indices)
+            return self.images.take(indices, size)
         except DataError as e:
             return e

@@ -655,10 +655,7 @@ def main(argv=None):
         for net in model.children():
             net.compile()
     ema_every = max(args.batch, EMA_EVERY)
-    fixed_x = common.to_float(held_out.take(range(min(len(held_out), 1000))).to(device))
-    fixed_z = None
-    if hasattr(model, "prior"):
-        fixed_z = model.prior(1000, common.generator(device, args.seed, "pictures"))
+    fixed_x, fixed_z = common.fixed_inputs(model, held_out, args.seed, device)
 
     def draw_z():       # all processes draw the whole batch and take their share
         return model.prior(args.batch, rng)[rank::world]
@@ -678,7 +675,7 @@ def main(argv=None):
         common.average_buffers(model)
         if run.seen % ema_every < args.batch:       # short at first, or batch norm's first statistics would linger
             ema_update(ema, model, beta=0.5 ** (ema_every / min(EMA_HALF_LIFE, max(run.seen / 20, 1))))
-        run.step(losses)
+        run.step(losses, args.batch)
     run.finish()
 
 
