@@ -26,21 +26,22 @@ Differences from the paper (P) and from the released code (C), and what restores
     f = softplus          P's eq. 1 with this f would reward the wrong side; Algorithm 1 is right and is what we follow.
     F's depth for MNIST   P leaves it open; 6 as in C.  Leaky ReLU 0.2 also after the last layer of F and of E: as in C.
     learning rate of F, D P leaves it open; 0.1 of the others', as in C.
-    weight averages       P is silent; pictures use averaged weights with a half-life of 10,000 images, as in C.
+    weight averages       P is silent; pictures use averaged weights with a half-life of 10,000 images, as in C, or on
+                          stylegan a fifth of the images since the last level began, if less.
     dcgan                 is ours, with its batch and learning rate: not in the paper.
 StyleALAE (P leaves open what it does not state; batch and learning rate of each level are C's):
     gamma                 10, as in C.
-    length                P: 500,000 images to fade a level in and as many more; then 1 million at 1024 px; 10 million in
-                          all.  So the first level, with nothing to fade in, has 1 million, and the last has 2.  By its
-                          epochs it would be 8.8 million.  Ours is the first; other lengths are shared out likewise.
-    style mixing          P trains with it; C in steps I and II, for 0.9 of the batches, with one cut each.  Ours likewise,
-                          for 0.9 of the images, each with a cut of its own, as StyleGAN describes it.
+    length                P: 500,000 images to fade a level in and as many more; then 1 million at 1024 px; 10 million
+                          in all.  So the first level, with nothing to fade in, has 1 million, and the last has 2.  By
+                          its epochs it would be 8.8 million.  Ours is the first; other lengths are shared out likewise.
+    style mixing          P trains with it; C in steps I and II, for 0.9 of the batches, with one cut each.  Ours
+                          likewise, for 0.9 of the images, each with a cut of its own, as StyleGAN describes it.
     deviations in E       sqrt(variance + 1e-8); C has no floor, and no finite gradient where a channel is constant.
-    fading                alpha grows linearly, in C by half a wave of a sine.                  --fade sine
-    Adam's state          is kept at a new level, in C it begins anew.                          --adam-state fresh
-    layers                as in StyleGAN, and C_i of eq. 9 as printed; in C to-RGB has gain 0.03, from-RGB its leaky ReLU
-                          twice, and each C_i a bias.                                       --layers released
-    mirror images         P is silent.  Ours are off; C's are on.                               --flip on
+    fading                alpha grows linearly, in C by half a wave of a sine.              --fade sine
+    Adam's state          is kept at a new level, in C it begins anew.                      --adam-state fresh
+    layers                as in StyleGAN, and C_i of eq. 9 as printed; in C to-RGB has gain 0.03, from-RGB its leaky
+                          ReLU twice, and each C_i a bias.                                  --layers released
+    mirror images         P is silent.  Ours are off; C's are on.                           --flip on
 `--recipe official` takes all that C does at once (what is for StyleALAE, on stylegan).
 """
 import copy
@@ -202,9 +203,7 @@ class ALAE(nn.Module):
 
     def outward(self, x):
         """Back again; images of a level below the last are enlarged to image_shape."""
-        if self.grows:
-            return common.upscale(x, self.image_shape[1] // x.shape[2]) if x.shape[2] < self.image_shape[1] else x
-        return x * 2 - 1 if self.unit_range else x
+        return x * 2 - 1 if self.unit_range else self.G.full(x) if self.grows else x
 
     def prior(self, n, generator):
         """z (n, nz) ~ N(0, I), on the generator's device."""
@@ -236,20 +235,13 @@ PRESETS = {  # the paper's settings where it states them: batch, lr, sizes (sect
     "mlp":               dict(nz=50, nw=50, batch=128, lr=0.002, gamma=1.0, kimg=6000, snapshot_kimg=100),
     "mlp on mnist-mini": dict(kimg=400, snapshot_kimg=10),
     "dcgan":             dict(nz=128, nw=128, batch=32, lr=0.006, gamma=1.0, kimg=1000, snapshot_kimg=25),
-    # 0: by level and number of processes, see BATCHES, RATES, PART
+    # 0: by level and number of processes, see common.schedule
     "stylegan":               dict(nz=512, nw=512, batch=0, lr=0.0, gamma=10.0, kimg=0.0, snapshot_kimg=0.0),
-    "stylegan on mnist":      dict(resolution="32"),
-    "stylegan on mnist-mini": dict(resolution="32"),
     "stylegan on celeba":     dict(resolution="128", nz=256, nw=256),
     "stylegan on celeba-hq":  dict(resolution="256"),
     "stylegan on ffhq":       dict(resolution="1024"),
     **{f"stylegan on lsun-{name}": dict(resolution="256", fmap_base=4096) for name in ("bedroom", "cat", "car")},
 }
-PART = 500                  # thousands of images of a fade, and of the stable part after it (section 7.2)
-# C's images a step at 4, 8, ... px by number of GPUs; it has none for 512 px and above on 2, 256 and above on 1: halved
-BATCHES = {8: (512, 256, 128, 64, 32, 32, 32, 32, 32), 4: (512, 256, 128, 64, 32, 32, 32, 32, 16),
-           2: (512, 256, 128, 64, 32, 32, 16, 8, 4), 1: (512, 256, 128, 64, 32, 16, 8, 4, 2)}
-RATES = (0.0015,) * 6 + (0.002, 0.003, 0.003)           # C's learning rates at 4, 8, ... px
 RECIPES = {
     "paper":    {},
     "official": dict(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0, fade="sine", adam_state="fresh",
@@ -272,7 +264,8 @@ def parse_args(argv=None):
     add("--step3", default="EG", choices=["EG", "EGF"], help="networks that step III moves (Alg. 1 line 15: EG)")
     add("--d-act", default="lrelu", choices=["lrelu", "none"], help="activation between D's layers")
     add("--fade", default="linear", choices=["linear", "sine"], help="stylegan: how alpha grows (released code: sine)")
-    add("--adam-state", default="kept", choices=["kept", "fresh"], help="stylegan: at a new level (released code: fresh)")
+    add("--adam-state", default="kept", choices=["kept", "fresh"],
+        help="stylegan: what becomes of it at a new level (released code: fresh)")
     add("--layers", default="paper", choices=["paper", "released"], help="stylegan: see the differences")
     add("--flip", default="off", choices=["off", "on"], help="stylegan: mirror half of the images (released code: on)")
     args = common.resolve(parser, "alae", PRESETS, RECIPES, default_backbone, argv)
@@ -338,12 +331,14 @@ def main(argv=None):
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
                                      RESOLUTIONS[args.backbone])
     grows = args.backbone == "stylegan"
-    growth = grows and common.schedule(args, images.shape, world, BATCHES, RATES, PART, sine=args.fade == "sine")
+    growth = common.schedule(args, images.shape, world, sine=grows and args.fade == "sine")
     common.settle(args, images, held_out, label="StyleALAE" if grows else "ALAE",
                   named=dict(recipe="paper"), unstated=UNSTATED[args.backbone],
                   constants=f"F depth {F_DEPTH[args.backbone]}  lr of F and D x{LR_MUL}  ema half-life "
                             f"{EMA_HALF_LIFE:,} images" + f"  mixing {MIXING}  mean w {MEAN_W}" * grows)
-    model = ALAE(**network_args(vars(args))).to(device, memory_format=torch.channels_last)
+    model = ALAE(**network_args(vars(args))).to(device)
+    if grows:
+        model.to(memory_format=torch.channels_last)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizers = opt_F, opt_G, opt_E, opt_D = [
@@ -353,39 +348,34 @@ def main(argv=None):
     # What training changes, and so what a checkpoint holds
     state = dict(model=model, ema=ema, opt_F=opt_F, opt_G=opt_G, opt_E=opt_E, opt_D=opt_D, rng=rng)
     run = common.Run(args, state, losses=("L_ED", "R1", "L_FG", "L_EG"), device=device)
+    batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
-    nets = F, G, E, D = [torch.compile(n) if args.compile else n for n in (model.F, model.G, model.E, model.D)]
+    F, G, E, D = [torch.compile(n) if args.compile else n for n in (model.F, model.G, model.E, model.D)]
     fixed_x, fixed_z = common.fixed_inputs(ema, held_out, args.seed, device)
-    batch, mix = args.batch, lambda w: w
-
-    def plan(seen):             # of the images to come
-        level, _, batch, _ = growth.at(seen)
-        return batch, model.G.size(level)
-    batches = data.batches(images, plan if grows else batch, args.seed, run.seen, device, rank, world, args.workers)
 
     # All processes draw for the whole batch, and take their share
     def draw_z():
         return model.prior(batch, rng)[rank::world]
 
-    if grows:
-        def mix(w):
-            draw = torch.rand(batch, 2, generator=rng, device=device)[rank::world]
-            return common.mix_styles(w, F(draw_z()), model.G.top, MIXING, draw)
+    def mix(w):
+        if not grows:
+            return w
+        draw = torch.rand(batch, 2, generator=rng, device=device)[rank::world]
+        return common.mix_styles(w, F(draw_z()), model.G.top, MIXING, draw)
 
-        def G_eta(w):
-            return G(w, [eta[rank::world] for eta in model.G.draw_noise(batch, rng)])
-        nets = F, G_eta, E, D
+    def noisy_G(w):
+        return G(w, [eta[rank::world] for eta in model.G.draw_noise(batch, rng)])
 
+    nets = F, noisy_G if grows else G, E, D
     while True:
-        if grows:
-            level, alpha, batch, lr = growth.at(run.seen)
-            if common.grow(level, alpha, model, ema) and args.adam_state == "fresh":
-                for optimizer in optimizers:
-                    optimizer.state.clear()
-            common.set_rate(lr, *optimizers)
+        level, alpha, batch, lr = growth.at(run.seen)
+        common.set_rate(lr, *optimizers)
+        if common.grow(level, alpha, model, ema) and args.adam_state == "fresh":
+            for optimizer in optimizers:
+                optimizer.state.clear()
         if run.snapshot_due:
-            run.snapshot(optimizers[0].param_groups[0]["lr"], common.held_out(ema, fixed_x, fixed_z),
-                         common.snapshot_pictures(ema, fixed_x, fixed_z), *((level, alpha) if grows else ()))
+            run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z),
+                         level, alpha)
         if run.done:
             break
         x = common.to_float(next(batches))
@@ -394,9 +384,10 @@ def main(argv=None):
             x = torch.where(left, x, x.flip(3))
         losses = train_step(model, optimizers, model.inward(x), draw_z, args, amp, nets, mix)
         common.average_buffers(model)
-        ema_every = max(batch, EMA_EVERY)
+        ema_every = batch if grows else max(batch, EMA_EVERY)
         if run.seen % ema_every < batch:
-            ema_update(ema, model, beta=0.5 ** (ema_every / EMA_HALF_LIFE))
+            half_life = min(EMA_HALF_LIFE, max(growth.since(run.seen) / 5, 1)) if grows else EMA_HALF_LIFE
+            ema_update(ema, model, beta=0.5 ** (ema_every / half_life))
         run.step(losses, batch)
     run.finish()
 

@@ -260,6 +260,10 @@ class Growing(nn.Module):
             x = nnf.avg_pool2d(x, x.shape[2] // self.size()[0])
         return self.fade(upscale(nnf.avg_pool2d(x, 2)), x) if self.fades else x
 
+    def full(self, x):
+        """Images of the top level, enlarged to the last one's size."""
+        return x if self.top == self.levels - 1 else upscale(x, 2**(self.levels - 1 - self.top))
+
 
 def grow(level, alpha, *modules):
     """Set level and alpha of every growing network in modules.  -> whether that changed a level"""
@@ -318,7 +322,7 @@ class DownConv(nn.Module):
 
 
 def instance_norm(x):
-    """-> x (N, C, H, W) with mean 0 and deviation 1 in each channel of each image; that mean and deviation, (N, C, 1, 1).
+    """-> x (N, C, H, W) with mean 0 and deviation 1 in each channel of each image; and these two, (N, C, 1, 1).
 
     A constant channel deviates by 1e-4, so that gradients are finite.
     """
@@ -472,23 +476,41 @@ class StyleCritic(Growing):
         return self.head(self.trunk(x))
 
 
+# Images a step at 4, 8, ... px by number of GPUs, and learning rates, of ALAE's released code.  It has none for 512 px
+# and above on 2 GPUs, and 256 and above on 1: halved, ours.
+BATCHES = {8: (512, 256, 128, 64, 32, 32, 32, 32, 32), 4: (512, 256, 128, 64, 32, 32, 32, 32, 16),
+           2: (512, 256, 128, 64, 32, 32, 16, 8, 4), 1: (512, 256, 128, 64, 32, 16, 8, 4, 2)}
+RATES = (0.0015,) * 6 + (0.002, 0.003, 0.003)
+
+
 class Growth:
-    """The schedule of a growing run: images seen -> level, alpha, batch and learning rate.   (ProGAN 3)
+    """The schedule of a run: images seen -> level, alpha, batch and learning rate.   (ProGAN 3)
 
     Level `first` lasts 2 `part` images, each one above it `part` while it fades in and `part` more; the last goes on.
-    batches, rates: one a level.  sine: alpha follows half a wave in place of a line.
+    sizes (H, W), batches, rates: one a level.  sine: alpha follows half a wave in place of a line.
     """
 
-    def __init__(self, first, part, batches, rates, sine=False):
-        self.first, self.part, self.batches, self.rates, self.sine = first, part, batches, rates, sine
+    def __init__(self, sizes, batches, rates, first=0, part=math.inf, sine=False):
+        self.sizes, self.batches, self.rates = sizes, batches, rates
+        self.first, self.part, self.sine = first, part, sine
 
     def at(self, seen):
         """-> level, alpha, batch, learning rate."""
-        level = min(self.first + int(seen // (2 * self.part)), len(self.batches) - 1)
+        level = min(self.first + int(seen // (2 * self.part)), len(self.sizes) - 1)
         alpha = 1.0 if level == self.first else min(seen / self.part - 2 * (level - self.first), 1.0)
         if self.sine:
             alpha = (1 - math.cos(math.pi * alpha)) / 2
         return level, alpha, self.batches[level], self.rates[level]
+
+    def since(self, seen):
+        """-> images shown since the top level began."""
+        level = self.at(seen)[0]
+        return seen - 2 * self.part * (level - self.first) if level > self.first else seen
+
+    def plan(self, seen):
+        """-> batch and size of the next images, for `data.batches`."""
+        level, _, batch, _ = self.at(seen)
+        return batch, self.sizes[level]
 
 
 # ---------------------------------------------------------------------------------------------------- 4 Losses
@@ -554,10 +576,16 @@ def ema_update(ema, model, beta):
 
 # -------------------------------------------------------------------------------------------------- 6 Held out
 
+def few(image_shape):
+    """How many images of image_shape (C, H, W) to make at a time."""
+    return max(min(2**20 // math.prod(image_shape[1:]), 250), 1)
+
+
 @torch.no_grad()
 def reconstruct(model, x):
     """G(E(x)) clipped to [-1, 1], as it would be shown; errors of reconstructions are taken of this."""
-    return model.generate(model.encode(x), noise="fixed").clamp(-1, 1)
+    parts = x.split(few(x.shape[1:]))
+    return torch.cat([model.generate(model.encode(part), noise="fixed") for part in parts]).clamp(-1, 1)
 
 
 def fixed_inputs(model, images, seed, device):
@@ -570,11 +598,6 @@ def fixed_inputs(model, images, seed, device):
     return x, model.prior(n, generator(device, seed, "pictures")) if hasattr(model, "prior") else None
 
 
-def few(image_shape):
-    """How many images of image_shape (C, H, W) to make at a time."""
-    return max(min(2**20 // math.prod(image_shape[1:]), 250), 1)
-
-
 @torch.no_grad()
 def held_out(model, x, z):
     """How well a model inverts images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) that it was not trained on.
@@ -582,7 +605,7 @@ def held_out(model, x, z):
     -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|,
     which is "" where z is None (a model without a prior).
     """
-    error = torch.cat([reconstruct(model, b) - b for b in x.split(few(x.shape[1:]))])
+    error = reconstruct(model, x) - x
     recip_w = ""
     if z is not None:
         w = [model.map(b) for b in z.split(few(x.shape[1:]))]
@@ -925,7 +948,8 @@ def add_flags(parser, backbones):
         help="stylegan: size of the larger side to grow from (the final one: no growing)")
     add("--batch", type=positive(int), default=128,
         help="images a step, over all processes (stylegan: at the last level; lower ones take more in proportion)")
-    add("--lr", type=positive(float), default=0.002, help="learning rate of Adam (stylegan: at the last level, likewise)")
+    add("--lr", type=positive(float), default=0.002,
+        help="learning rate of Adam (stylegan: at the last level; lower ones keep their proportion to it)")
     add("--seed", type=seed, default=0, help="of weights, codes and the order of images")
     add("--device", default="auto", help="cpu, cuda, cuda:1 ...; the GPU if there is one")
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
@@ -995,22 +1019,23 @@ def check_resolution(args, resolutions):
         large, small = max(map(int, sides)), min(map(int, sides))
         if large in STYLE_SIZES and small and small % (large // 4) == 0:
             return
-        raise Error(f"stylegan makes WxH whose larger side is one of {', '.join(map(str, STYLE_SIZES))} and whose other "
-                    f"is a multiple of a quarter of it, such as 128x96; not {args.resolution}")
+        raise Error(f"stylegan makes WxH whose larger side is one of {', '.join(map(str, STYLE_SIZES))} and whose "
+                    f"other is a multiple of a quarter of it, such as 128x96; not {args.resolution}")
     if args.resolution != "auto" and args.resolution not in [s for n in sizes for s in (f"{n}", f"{n}x{n}")]:
         others = [b for b, n in resolutions.items() if args.resolution in map(str, n)]
         raise Error(f"{args.backbone} makes images of {' or '.join(map(str, sizes))} px, not {args.resolution}; "
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {sizes[0]}")
 
 
-def schedule(args, image_shape, world, batches, rates, part, last=2, sine=False):
-    """The `Growth` of a run of stylegan; completes args: kimg, grow_kimg, snapshot_kimg, batch, lr, and batches and
-    rates, one a level.
+def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, last=2, sine=False):
+    """The `Growth` of a run; on stylegan completes args: kimg, grow_kimg, snapshot_kimg, batch, lr, batches and rates.
 
     batches: {processes: images a step over all of them at 4, 8, ... px}; rates: at 4, 8, ... px; part: thousands of
     images of a fade in the paper, last: parts after the last one.  Raises `Error` where sizes do not fit.
     """
-    levels, first = levels_of(image_shape)[0], STYLE_SIZES.index(args.start_resolution)
+    if args.backbone != "stylegan":
+        return Growth([tuple(image_shape[1:])], [args.batch], [args.lr])
+    (levels, (h, w)), first = levels_of(image_shape), STYLE_SIZES.index(args.start_resolution)
     if first >= levels:
         raise Error(f"--start-resolution {args.start_resolution} is above the images' {max(image_shape[1:])} px; pass "
                     f"{max(image_shape[1:])} or less")
@@ -1022,7 +1047,8 @@ def schedule(args, image_shape, world, batches, rates, part, last=2, sine=False)
         args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
         args.kimg = args.kimg or args.grow_kimg * parts
         args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
-    return Growth(first, 1000 * args.grow_kimg, args.batches, args.rates, sine)
+    sizes = [(h << level, w << level) for level in range(levels)]
+    return Growth(sizes, args.batches, args.rates, first, 1000 * args.grow_kimg, sine)
 
 
 def settle(args, images, held_out, label, named, unstated, constants="", default_split="dw"):
@@ -1313,8 +1339,8 @@ class Run:
         bad = (~values.isfinite()).nonzero()
         if len(bad):
             step, i = bad[0].tolist()
-            raise Error(f"{self.losses[i]} is {values[step, i].item()} at {seen[step] / 1000:g} kimg; the checkpoint of "
-                        f"{self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
+            raise Error(f"{self.losses[i]} is {values[step, i].item()} at {seen[step] / 1000:g} kimg; the checkpoint "
+                        f"of {self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
         for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
             self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
         self.steps += len(values)
@@ -1334,7 +1360,7 @@ class Run:
             left = (self.args.kimg * 1000 - self.seen) / max(self.rate, 1e-9)
             line = f"{self.seen / 1000:.1f} of {self.args.kimg:g} kimg  " + "  ".join(
                 f"{name} {value:.3f}" for name, value in zip(self.losses, self.recent, strict=True))
-            line += f"  {self.rate:.0f} images/s  {duration(left)} left"
+            line += f"  {self.rate:.3g} images/s" + f"  {duration(left)} left" * (self.rate > 0)
             print(f"\r{line:<100}" if terminal else line, end="" if terminal else "\n", flush=True)
             self.shown = now
 
@@ -1391,8 +1417,7 @@ def snapshot_pictures(model, x, z):
     """
     columns = max(min(8, 2048 // x.shape[3]), 2)
     x = x[:columns**2 // 2]
-    made = torch.cat([reconstruct(model, b) for b in x.split(few(x.shape[1:]))])
-    pictures = dict(reconstructions=pairs(x, made, 2 * columns))
+    pictures = dict(reconstructions=pairs(x, reconstruct(model, x), 2 * columns))
     if z is not None:
         w = model.map(z[:columns**2])
         x = torch.cat([model.generate(b, noise="fixed") for b in w.split(few(x.shape[1:]))])

@@ -6,6 +6,11 @@
     cifar10      32x32 RGB, 50,000 / 10,000
     celeba       aligned faces, the centre square of 178x218.  --split official: two parts of its own partition;
                  --split 5-1: the first five sixths and the last sixth of the files (F-AAE 4.1)
+    ffhq         1024x1024 faces, 70,000.  --split 60-10: the first 60,000 in file order and the rest (ALAE 7.2);
+                 --split 65-5: the first 65,000 and the rest (LIA)
+    celeba-hq    1024x1024 faces, 30,000: the first 27,000 and the rest (ALAE 7.2)
+    lsun-bedroom, lsun-cat, lsun-car.  --split all: all but the last 10,000, and these; --split 100k: the first 100,000
+                 and these (LIA's 100,000 were ranked among 500,000 by a method that it does not spell out)
     FOLDER       any images below it; class = first sub-folder, or labels from its dataset.json
     FILE.zip     the layout of the StyleGAN2/3 tools: images and a dataset.json with {"labels": [[name, class], ...]},
                  or a row of attributes in place of the class, or null
@@ -13,7 +18,12 @@
 X-train.zip beside X-test.zip, and a folder of train/ and test/, are one set; a set without a test part holds out the
 last tenth (of each class, where there are classes).  Files of any size and kind are made alike: grey where all of the
 looked-at images are, transparent pixels on white, the centre cropped to the wanted aspect, area averaging.
+
+    python data.py prepare --data ffhq     writes ffhq.pyramid beside the set: its images at 4, 8 ... 128 px, uint8, to
+                                           be mapped into memory, so that small images need no decoding of large ones
 """
+import argparse
+import contextlib
 import functools
 import hashlib
 import http.client
@@ -21,6 +31,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import struct
 import sys
@@ -33,7 +44,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-NAMES = ("mnist-mini", "mnist", "cifar10", "celeba")
+CUTS = {  # sets that are folders or zips: how many images they have (0: any number); split: end of the training part,
+          # begin of the test part, counted from the end if below 0.  The first split is the default
+    "ffhq": (70_000, {"60-10": (60_000, 60_000), "65-5": (65_000, 65_000)}),
+    "celeba-hq": (30_000, {"27-3": (27_000, 27_000)}),
+    **dict.fromkeys(("lsun-bedroom", "lsun-cat", "lsun-car"),
+                    (0, {"all": (-10_000, -10_000), "100k": (100_000, -10_000)})),
+}
+NAMES = ("mnist-mini", "mnist", "cifar10", "celeba", *CUTS)
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, zipfile.BadZipFile,
@@ -91,13 +109,15 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
     """
     wanted = parse_resolution(resolution)
     if data == "mnist":
-        return _mnist(root, split, wanted or _default_size(28, sizes))
+        return _mnist(root, split, wanted or _default_size(28 if 28 in (sizes or [28]) else 32, sizes))
     if data == "celeba":
         return _celeba(root, split, wanted, skip_bad, sizes)
+    if data in CUTS:
+        return _cut(data, root, split, wanted, skip_bad, sizes)
     if split != "auto":
-        raise DataError(f"--split {split} is for mnist and celeba; {data} has one split: leave --split out")
+        raise DataError(f"--split {split} is for mnist, celeba, ffhq and lsun; {data} has one split: leave --split out")
     if data == "mnist-mini":
-        return _mnist_mini(wanted or _default_size(28, sizes))
+        return _mnist_mini(wanted or _default_size(28 if 28 in (sizes or [28]) else 32, sizes))
     if data == "cifar10":
         return _cifar10(root, wanted or _default_size(32, sizes))
     for path in (Path(data), Path(root) / data, Path(root) / f"{data}.zip"):
@@ -285,18 +305,46 @@ def _files(path, wanted, skip_bad, sizes):
             if not len(ids):
                 raise DataError(f"{path} has {len(store.images)} image(s), too few for a training and a test part; "
                                 f"add images")
-        if labels is not None:
-            if part == "test" and labels.ndim == 1:
-                ids = ids[_interleave(labels[ids])]
-            labels = labels[ids]
-        images = Images(name, part, source if len(stores) == 1 else f"{source} {part}", ids, shape, labels, label_names,
-                        read=Reader(store, ids, shape, skip_bad), path=path.resolve())
-        if len(stores) == 1 or part == "train":
-            size = len(store.images) * math.prod(shape)
-        if size < RESIDENT_BYTES:
-            _decode(images)
-        out.append(images)
+        if labels is not None and part == "test" and labels.ndim == 1:
+            ids = ids[_interleave(labels[ids])]
+        out.append(_part(name, part, source if len(stores) == 1 else f"{source} {part}", store, ids, shape, labels,
+                         label_names, skip_bad, len(stores[0].images), path=path.resolve()))
     return tuple(out)
+
+
+def _part(name, part, source, store, ids, shape, labels, label_names, skip_bad, whole, **kwargs):
+    """The `Images` of ids of a store; decoded at once where the set, of `whole` images, is small."""
+    images = Images(name, part, source, ids, shape, None if labels is None else labels[ids], label_names,
+                    read=Reader(store, ids, shape, skip_bad), **kwargs)
+    if whole * math.prod(shape) < RESIDENT_BYTES:
+        _decode(images)
+    return images
+
+
+def _cut(name, root, split, wanted, skip_bad, sizes):
+    """(train, test) of a set in `CUTS`: a folder or zip of its name below root."""
+    count, splits = CUTS[name]
+    split = next(iter(splits)) if split == "auto" else split
+    if split not in splits:
+        raise DataError(f"{name} has no split {split!r}; it is {' or '.join(splits)}")
+    folder = Path(root) / name
+    path = next((p for p in (folder, Path(f"{folder}.zip")) if p.exists()), None)
+    if path is None:
+        raise DataError(f"there is no {folder} and no {folder}.zip; put the {f'{count:,} ' if count else ''}images "
+                        f"there, as files in the order of their names (in sub-folders or not) or as a zip of the "
+                        f"StyleGAN tools, or name the right --data-root")
+    store = Store(path)
+    n = len(store.images)
+    end, begin = (i if i >= 0 else n + i for i in splits[split])
+    if n != (count or n) or not 0 < end <= begin < n:
+        raise DataError(f"{path} has {n:,} images, and {name} has {f'{count:,}' if count else 'more'}, which its split "
+                        f"{split} cuts; complete it, or name it by its path to hold out its last tenth")
+    grey, smallest = _survey(store, skip_bad)
+    wanted = wanted or _default_size(smallest, sizes)
+    labels, label_names = store.labels() if "dataset.json" in store.names else (None, None)
+    shape = (1 if grey else 3, wanted[1], wanted[0])
+    return tuple(_part(name, part, name, store, ids, shape, labels, label_names, skip_bad, n, split=split)
+                 for part, ids in (("train", np.arange(end)), ("test", np.arange(begin, n))))
 
 
 def _celeba(root, split, wanted, skip_bad, sizes):
@@ -330,14 +378,8 @@ def _celeba(root, split, wanted, skip_bad, sizes):
                 labels[order[name]] = torch.tensor([v == "1" for v in values])
     wanted = wanted or _default_size(178, sizes)
     shape = (3, wanted[1], wanted[0])
-    out = []
-    for part, ids in zip(("train", "test"), parts, strict=True):
-        images = Images("celeba", part, "celeba", ids, shape, None if labels is None else labels[ids], label_names,
-                        read=Reader(store, ids, shape, skip_bad), split=split)
-        if n * math.prod(shape) < RESIDENT_BYTES:
-            _decode(images)
-        out.append(images)
-    return tuple(out)
+    return tuple(_part("celeba", part, "celeba", store, ids, shape, labels, label_names, skip_bad, n, split=split)
+                 for part, ids in zip(("train", "test"), parts, strict=True))
 
 
 def _parts(path):
@@ -395,13 +437,23 @@ def read_image(path, shape):
 
 
 class Reader:
-    """reader(i, (H, W)) -> image i as (C, H, W) uint8.  With skip_bad an unreadable image's place is taken by the next one."""
+    """reader(i, (H, W)) -> image i as (C, H, W) uint8, from the set's pyramid where that has the size.
+
+    With skip_bad an unreadable image's place is taken by the next one.
+    """
 
     def __init__(self, store, ids, shape, skip_bad):
-        self.store, self.names = store, [store.images[i] for i in ids]
+        self.store, self.ids, self.names = store, ids, [store.images[i] for i in ids]
         self.shape, self.skip_bad, self.told = shape, skip_bad, set()
+        self.pyramid = pyramid_of(store)
+
+    def mapped(self, size):
+        """The whole store's images at (H, W), uint8 (N, C, H, W) mapped into memory, or None."""
+        return self.pyramid.get((self.shape[0], *size))
 
     def __call__(self, i, size):
+        if (ready := self.mapped(size)) is not None:
+            return np.array(ready[self.ids[i]])
         for k in range(i, i + len(self.names)):
             name = self.names[k % len(self.names)]
             try:
@@ -418,6 +470,9 @@ class Reader:
 def _decode(images):
     """Read the whole part into images.pixels; with skip_bad leave out, and count, what cannot be read."""
     reader = images.read
+    if (ready := reader.mapped(images.shape[1:])) is not None:
+        images.pixels = torch.from_numpy(ready[reader.ids])
+        return
 
     def read(name):
         try:
@@ -436,6 +491,72 @@ def _decode(images):
         raise DataError(f"{reader.store.path} has no image that can be read; check its files")
     images.pixels = torch.from_numpy(np.stack([pixels[i] for i in good]))
     images.ids, images.labels = images.ids[good], None if images.labels is None else images.labels[good]
+
+
+def pyramid_of(store):
+    """-> {(C, H, W): all images of a store at that size, uint8 (N, C, H, W), mapped into memory}, as `prepare` made it.
+
+    Empty where there is none.  Raises DataError where it is that of other images.
+    """
+    folder = Path(f"{store.path}.pyramid")
+    if not folder.exists():
+        return {}
+    try:
+        about = json.loads((folder / "set.json").read_text())
+        if about["names"] != _digest(store):
+            raise DataError(f"{folder} was made of other images than {store.path} has; delete it, or prepare it anew")
+        return {tuple(shape): np.memmap(folder / "x".join(map(str, shape)), np.uint8, "r",
+                                        shape=(len(store.images), *shape)) for shape in about["shapes"]}
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{folder} cannot be read ({type(e).__name__}); delete it, or prepare it anew") from None
+
+
+def _digest(store):
+    return hashlib.sha256("\n".join(store.images).encode()).hexdigest()[:16]
+
+
+def _at_sizes(reader, sizes, i):
+    return [reader(i, size) for size in sizes]
+
+
+def prepare(data, root="data", resolution="auto", skip_bad=False):
+    """Write PATH.pyramid beside each folder or zip of a set: its images at 4, 8, ... px, as `Reader` has them.
+
+    resolution: the largest, "N" or "WxH"; others are its halves.  -> the folders.  Raises DataError.
+    """
+    celeba = Path(root) / "celeba" / f"img_align_{data}"
+    found = [p for p in (Path(data), Path(root) / data, Path(root) / f"{data}.zip", celeba, Path(f"{celeba}.zip"))
+             if p.exists()]
+    if not found:
+        raise DataError(f"there is no folder or zip {data}, here or under --data-root {root}; check the path")
+    stores, out = [Store(p) for p in _parts(found[0])], []
+    grey, smallest = _survey(stores[0], skip_bad)
+    w, h = parse_resolution(resolution) or (min(2**int(math.log2(smallest)), 128),) * 2
+    shapes = [(1 if grey else 3, h >> k, w >> k) for k in range(8) if max(h, w) >> k >= 4 and not (h | w) % 2**k]
+    for store in stores:
+        folder, reader = Path(f"{store.path}.pyramid"), Reader(store, range(len(store.images)), shapes[0], skip_bad)
+        reader.pyramid = {}
+        part = Path(f"{folder}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            with contextlib.ExitStack() as stack, ThreadPool(os.cpu_count()) as pool:
+                files = [stack.enter_context(open(part / "x".join(map(str, shape)), "wb")) for shape in shapes]
+                read_all = functools.partial(_at_sizes, reader, [shape[1:] for shape in shapes])
+                images = pool.imap(read_all, range(len(store.images)), 16)
+                for i, arrays in enumerate(images):
+                    for file, array in zip(files, arrays, strict=True):
+                        file.write(array.tobytes())
+                    if i % 1000 == 999:
+                        print(f"  {i + 1:,} of {len(store.images):,} images", flush=True)
+            (part / "set.json").write_text(json.dumps(dict(names=_digest(store), shapes=shapes)))
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        print(f"wrote {folder}: {len(store.images):,} images at " + ", ".join(f"{s[2]}x{s[1]}" for s in shapes))
+        out.append(folder)
+    return out
 
 
 def to_array(image, channels, size):
@@ -535,3 +656,23 @@ class _Caught(torch.utils.data.Dataset):
             return self.images.take(indices, size)
         except DataError as e:
             return e
+
+
+# ------------------------------------------------------------------------------------------------------- prepare
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_subparsers(required=True).add_parser("prepare", help=prepare.__doc__.splitlines()[0]).add_argument
+    add("--data", required=True, metavar="NAME|PATH", help="a folder or zip, or its name under --data-root")
+    add("--data-root", default="data", metavar="DIR", help="where named sets lie")
+    add("--resolution", default="auto", metavar="N|WxH", help="the largest size; default: 128, or what the images hold")
+    add("--skip-bad", action="store_true", help="the next image takes the place of one that cannot be read")
+    args = parser.parse_args(argv)
+    try:
+        prepare(args.data, args.data_root, args.resolution, args.skip_bad)
+    except (DataError, OSError) as e:
+        sys.exit(print(f"error: {e}", file=sys.stderr) or 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@
     python eval.py figure reconstructions RUN...   ALAE's figure 3, F-AAE's 5 to 7
     python eval.py figure traversal RUN...         ALAE's figure 4
     python eval.py figure morph RUN...             F-AAE's figure 9
+    python eval.py figure mixing RUN...            ALAE's figure 9: styles of some images in others
     python eval.py compare RUN RUN...              the same images through several runs: errors and a picture
     python eval.py list                            what there is
 
@@ -19,7 +20,7 @@ generate, encode, features, prior.
     4  Distances    Moments, frechet, kernel_distance, sliced_wasserstein, sharpness, slerp, one_nn, linear_svm
     5  Measures     what `metrics` prints: errors, latent, sharpness, frechet, flips, classifiers, lpips, ppl, swd
     6  Tables       PAPER, table_alae_2
-    7  Figures      samples, reconstructions, traversal, morph
+    7  Figures      samples, reconstructions, traversal, morph, mixing
     8  Commands
 """
 import hashlib
@@ -70,7 +71,7 @@ class View:
                 raise
             raise Error(f"{run} names the method {args['method']!r}; there is no {args['method']}.py here") from None
         c, h, w = args["image_shape"]
-        self.batch = vars(options).get("batch") or max(min(2**20 // (h * w), BLOCK), 1)
+        self.batch = vars(options).get("batch") or common.few((c, h, w))
         self.train, self.test = data.load(options.data or args["data"], options.data_root or args["data_root"],
                                           args["split"], f"{w}x{h}", args["skip_bad"])
         if (self.train.shape, len(self.train)) != ((c, h, w), args["train_images"]):
@@ -96,6 +97,10 @@ class View:
         for ability in abilities:
             if not hasattr(self.model, ability):
                 raise Lacks(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; take another run")
+
+    def made(self, w):
+        """G(w) with fixed noise, (N, C, H, W), as many at a time as memory should hold."""
+        return torch.cat([self.model.generate(b, noise="fixed") for b in w.split(self.batch)])
 
     def images(self, indices, part="test"):
         """Images of a part, float (N, C, H, W) in [-1, 1], on the device."""
@@ -1035,12 +1040,18 @@ def one_of_four_classes(view, indices):
 
 
 def figure_samples(views, args):
-    """Images of codes from the prior; several runs one above the other (F-AAE fig. 8)."""
+    """Images of codes from the prior; several runs one above the other (ALAE fig. 6, F-AAE fig. 8).
+
+    --truncation draws w towards the mean w, in the first --truncation-layers layers.
+    """
     pictures = []
     for view in views:
         view.need("prior", "map")
-        x = view.model.generate(view.model.map(view.codes(args.n or 64, args.seed)), noise="fixed")
-        pictures.append(common.grid(x, 8 if len(views) == 1 else 16))
+        w = view.model.map(view.codes(args.n or 64, args.seed))
+        if args.truncation != 1:
+            view.need("mean_w")
+            w = common.truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
+        pictures.append(common.grid(view.made(w), 8 if len(views) == 1 else 16))
     return stack(*pictures)
 
 
@@ -1075,6 +1086,49 @@ def figure_morph(views, args):
     return stack(*panels)
 
 
+MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, None, 1))      # first, end layer; rows in the figure
+
+
+def figure_mixing(views, args):
+    """Style mixing (ALAE fig. 9): on top sources, on the left destinations, and the destinations with coarse (layers
+    0-3: three rows), middle (4-7: two rows) or fine styles (8 and above: a row) of the sources; a panel a run.
+
+    Both are real images, the first -n (5) and the next ones; with --generated, samples and their codes.
+    """
+    pictures = []
+    for view in views:
+        view.need("generate")
+        layers = view.model.num_layers
+        if layers == 1:
+            raise Lacks(f"{view.run} ({view.args['backbone']}) reads one w, with no styles to mix; take a stylegan run")
+        bands = [(name, range(a, min(b or layers, layers)), rows_of) for name, a, b, rows_of in MIXED if a < layers]
+        n, m = args.n or 5, sum(count for *_, count in bands)
+        if args.generated:
+            view.need("prior", "map")
+            w = view.model.map(view.codes(n + m, args.seed))
+            x = view.made(w)
+        else:
+            view.need("encode")
+            x = real_images([view], args, lambda *_, end=n + m: slice(end))
+            if len(x) < n + m:
+                raise Error(f"figure mixing takes {n + m} images, {n} sources (-n) and {m} destinations, and "
+                            + (f"--images names {len(x)}" if args.images else f"there are {len(x)} test images"))
+            x = x[:n + m]
+            w = torch.cat([view.model.encode(b) for b in x.split(view.batch)])
+        blank, destination = torch.ones_like(x[:1]), n
+        picture = [torch.cat([blank, x[:n]])]
+        for _, band, count in bands:
+            for _ in range(count):
+                mixed = w[destination, None, None].expand(n, layers, -1).clone()
+                mixed[:, band] = w[:n, None]
+                picture.append(torch.cat([x[destination][None], view.made(mixed)]))
+                destination += 1
+        pictures.append(rows(*picture))
+        print(f"{view.run.name}: rows from the second on: " + ", ".join(
+            f"{count} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, count in bands))
+    return stack(*pictures)
+
+
 def figure_traversal(views, args):
     """Pairs of samples that show the same digit, joined in Z (odd rows) and the same pairs joined in W (even rows)
     (ALAE fig. 4).
@@ -1092,8 +1146,8 @@ def traversal(view, args):
     w = view.model.map(z)
     if labels is not None and labels.ndim == 1:
         few = torch.arange(0, len(view.train), math.ceil(len(view.train) / 5000))
-        known = view.model.features(view.images(few, "train"))[1]
-        made = view.model.features(view.model.generate(w, noise="fixed"))[1]
+        known = torch.cat([view.model.features(view.images(i, "train"))[1] for i in few.split(view.batch)])
+        made = torch.cat([view.model.features(x)[1] for x in view.made(w).split(view.batch)])
         digit = labels[few][torch.cdist(made, known).argmin(1).cpu()]
         chosen = [(digit == c).nonzero().flatten()[:2].tolist() for c in digit.unique()]
         chosen = [pair for pair in chosen if len(pair) == 2][:pairs]
@@ -1112,10 +1166,12 @@ def traversal(view, args):
     return rows(*x)
 
 
+NO_TRUNCATION = dict(truncation=1.0, truncation_layers=8)
 FIGURES = {"samples": figure_samples, "reconstructions": figure_reconstructions, "traversal": figure_traversal,
-           "morph": figure_morph}
-ALIASES = {"alae-3": "reconstructions", "alae-4": "traversal", "faae-5": "reconstructions", "faae-6": "reconstructions",
-           "faae-7": "reconstructions", "faae-8": "samples", "faae-9": "morph"}
+           "morph": figure_morph, "mixing": figure_mixing}
+ALIASES = {"alae-3": "reconstructions", "alae-4": "traversal", "alae-5": "reconstructions", "alae-6": "samples",
+           "alae-7": "reconstructions", "alae-8": "reconstructions", "alae-9": "mixing", "faae-5": "reconstructions",
+           "faae-6": "reconstructions", "faae-7": "reconstructions", "faae-8": "samples", "faae-9": "morph"}
 
 
 # --------------------------------------------------------------------------------------------------- 8 Commands
@@ -1186,8 +1242,11 @@ def figure(args):
     name = ALIASES.get(args.name, args.name)
     if name not in FIGURES:
         raise Error(f"there is no figure {args.name!r}; there are {', '.join([*FIGURES, *ALIASES])}")
-    if args.images and name not in ("reconstructions", "morph"):
-        raise Error(f"figure {name} shows no real images; leave --images out")
+    if args.images and (name not in ("reconstructions", "morph", "mixing") or args.generated):
+        raise Error(f"figure {name} shows no real images{' with --generated' * args.generated}; leave --images out")
+    for flag, of in dict(generated="mixing", truncation="samples", truncation_layers="samples").items():
+        if name != of and getattr(args, flag) != NO_TRUNCATION.get(flag, False):
+            raise Error(f"--{flag.replace('_', '-')} is for figure {of}; leave it out")
     views = [View(run, args) for run in args.runs]
     picture = FIGURES[name](views, args)
     write_picture(picture, args.out or (views[0].run / "figures" if len(views) == 1 else Path()) / f"{name}.png")
@@ -1261,6 +1320,11 @@ def parse_args(argv=None):
                 help="where fetched weights, classifiers and statistics of real images are kept")
         if name == "figure":
             add("--images", nargs="+", default=[], metavar="PATH", help="real images in place of the test part's")
+            add("--generated", action="store_true", help="mixing: samples in place of real images")
+            add("--truncation", type=float, default=1.0, metavar="PSI",
+                help="samples: w is drawn towards the mean w, to PSI times its distance (StyleGAN 0.7; default: not)")
+            add("--truncation-layers", type=common.positive(int), default=8, metavar="N",
+                help="samples: of so many layers from the first on")
         if name in ("metrics", "figure"):
             add("--seed", type=common.seed, default=0, help="of the codes z")
         if name != "table":

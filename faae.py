@@ -5,6 +5,7 @@ and the other papers compare with, over plain networks E, G, D.
     python faae.py --data cifar10                           F-AAE, its convolutional networks, 32x32, as section 4.1
     python faae.py --data cifar10 --objective aae           AAE with the same G and E
     python faae.py --data imagenet                          F-AAE at 64x64, on data/imagenet or data/imagenet.zip
+    python faae.py --backbone stylegan --data faces.zip     F-AAE on StyleGAN's networks, which is ours
     python faae.py --data mnist --objective bigan           BiGAN, MLP on MNIST, as its own paper and ALAE's table 2
     torchrun --nproc_per_node=8 faae.py --data faces.zip    several GPUs
 
@@ -68,7 +69,7 @@ from torch import nn
 
 import common
 import data
-from common import Error, adam, ema_update, softplus, update
+from common import Error, StyleCritic, adam, ema_update, softplus, update
 
 BETA_2 = 0.999              # of Adam
 SLOPE = 0.2                 # of leaky ReLU
@@ -165,6 +166,13 @@ class ConvNet(nn.Module):
         return self.head(self.trunk(x))
 
 
+class StyleImages(common.StyleGenerator):
+    """StyleGAN's synthesis, fed with z: (N, nz) -> x in [0, 1] at the top level.   (ours)"""
+
+    def forward(self, z, noise="random"):
+        return torch.sigmoid(super().forward(z, noise))
+
+
 class Encoder(nn.Module):
     """E: x -> code (N, nz), `scale` times the net's output."""
 
@@ -213,10 +221,10 @@ class PairDiscriminator(nn.Module):
 
 def unit(z):
     """Each row over its length: onto the unit sphere."""
-    return z / z.float().norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return z / z.float().norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
-def build_networks(backbone, image_shape, nz, width, objective):
+def build_networks(backbone, image_shape, nz, width, objective, fmap_base):
     """-> G, E, D for images of image_shape (C, H, W); D is None where the objective has none."""
     judges, n_code = JUDGES.get(objective), 2 * nz if objective == "ali" else nz
     pixels, hidden = math.prod(image_shape), max(1024 // width, 1)
@@ -234,9 +242,12 @@ def build_networks(backbone, image_shape, nz, width, objective):
             D = ConvNet(image_shape, 1, width, norm=False)
         elif judges:
             D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else MLP(trunk.n_out + nz, 1, hidden)
+    elif backbone == "stylegan":
+        G, E = StyleImages(nz, image_shape, width, fmap_base), StyleCritic(image_shape, nz, width, fmap_base, 0)
+        D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else StyleCritic(image_shape, 1, width, fmap_base)
     if judges == "x, z":
         D = PairDiscriminator(trunk, D)
-    scale = nz**-0.5 if backbone == "dcgan" and PRIORS.get(objective) is sphere else 1.0     # begins as long as z
+    scale = nz**-0.5 if backbone != "mlp" and PRIORS.get(objective) is sphere else 1.0     # begins as long as z
     E = {"ali": GaussianEncoder, "age": SphereEncoder}.get(objective, Encoder)(E, scale)
     return G, E, D
 
@@ -267,15 +278,23 @@ JUDGES = {"faae": "x", "lr": "x", "jlr": "x", "aae": "z", "bigan": "x, z", "ali"
 class Autoencoder(nn.Module):
     """G, E, D, and what `eval.py` asks of any model (eval mode).  The family has no mapping: w is z."""
 
-    def __init__(self, backbone, image_shape, nz, width, objective):
+    def __init__(self, backbone, image_shape, nz, width, objective, fmap_base=8192):
         super().__init__()
-        self.G, self.E, self.D = build_networks(backbone, image_shape, nz, width, objective)
+        self.G, self.E, self.D = build_networks(backbone, image_shape, nz, width, objective, fmap_base)
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nz, 1
-        self.sample = PRIORS.get(objective)
+        self.sample, self.grows = PRIORS.get(objective), backbone == "stylegan"
+        if self.grows:
+            self.num_layers = self.G.num_layers
 
     def generate(self, w, noise="fixed"):
-        """x = G(w), (N, C, H, W) in [-1, 1]; of w's direction where the prior is a sphere (F-AAE eq. 5)."""
-        return self.G(unit(w) if self.sample is sphere else w) * 2 - 1
+        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or, on stylegan, (N, num_layers, nw); of w's direction where
+        the prior is a sphere (F-AAE eq. 5).  noise: "random", "fixed" or "none", on stylegan."""
+        w = unit(w) if self.sample is sphere else w
+        return (self.G.full(self.G(w, noise)) if self.grows else self.G(w)) * 2 - 1
+
+    def fit(self, x):
+        """Images as growing networks see them; others see them as they are."""
+        return self.G.fit(x) if self.grows else x
 
     def encode(self, x):
         """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1], not normalised (but AGE's); ALI's mean."""
@@ -283,7 +302,7 @@ class Autoencoder(nn.Module):
 
     def features(self, x):
         """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1]."""
-        return self.E.features((x + 1) / 2)
+        return self.E.features(self.fit((x + 1) / 2))
 
 
 class GenerativeAutoencoder(Autoencoder):
@@ -513,6 +532,8 @@ PRESETS = {  # later rows refine earlier ones
     "mlp faae":          dict(reencode_weight="10"),
     **{f"dcgan {name}":  dict(batch=64, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")
        for name in ("bigan", "ali", "age", "lr", "jlr")},
+    # 0: by level, see common.schedule
+    "stylegan":          dict(nz=512, batch=0, lr=0.0, lr_d=0.0, beta1=0.0, kimg=0.0, snapshot_kimg=0.0),
     # Published weights
     "age":               dict(reencode_weight="1000"),
     "age on imagenet":   dict(reencode_weight="2000"),
@@ -523,10 +544,10 @@ F_AAE, BIGAN = "nz lr lr_d decay reencode_weight adversarial_weight", "nz batch 
 STATED = {"dcgan faae": F_AAE, "dcgan aae": F_AAE, "mlp bigan": BIGAN, "mlp lr": BIGAN, "mlp ae-l1": BIGAN,
           "mlp ae-l2": BIGAN, "mlp jlr": BIGAN + " reencode_weight", "dcgan jlr": "reencode_weight",
           "mlp age": "reencode_weight", "dcgan age": "batch lr beta1 reencode_weight"}
-SETTINGS = (*BIGAN.split(), "kimg", "reencode_weight", "adversarial_weight", "reenc")
+SETTINGS = (*BIGAN.split(), "kimg", "reencode_weight", "adversarial_weight", "reenc", "batches", "rates")
 USED_BY = {"reencode_weight": ("faae", "aae", "age", "jlr"), "adversarial_weight": ("faae", "aae"),
            "reenc": ("faae", "aae"), "joint": ("faae",), "lr_d": tuple(JUDGES)}
-RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128]}
+RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 
 
 def weights(text):
@@ -578,6 +599,8 @@ def parse_args(argv=None):
     for flag, objectives in USED_BY.items():
         if objective not in objectives:
             delattr(args, flag)
+    if args.backbone == "stylegan" and objective not in ("faae", "aae"):
+        raise Error(f"--backbone stylegan is for --objective faae or aae; take another backbone for {objective}")
     if args.nw not in (0, args.nz):
         raise Error(f"--nw {args.nw} differs from nz {args.nz}, but here z is the code itself: leave --nw out")
     args.nw = args.nz
@@ -628,18 +651,22 @@ def main(argv=None):
     args = parse_args(argv)
     common.check_resolution(args, RESOLUTIONS)
     device, rank, world = common.start(args)
-    if args.batch // world < 2:
+    if args.batch // world < 2 and args.backbone != "stylegan":
         raise Error(f"--batch {args.batch} leaves a process {args.batch // world} image(s), and batch norm needs 2; "
                     f"pass --batch {2 * world} or more")
 
     with common.rank_zero_first():
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
-                                     RESOLUTIONS[args.backbone][:1])
+                                     RESOLUTIONS[args.backbone][:None if args.backbone == "stylegan" else 1])
+    growth = common.schedule(args, images.shape, world)
+    args.lr_d = getattr(args, "lr_d", 0) or args.lr
     common.settle(args, images, held_out, label=LABELS[args.objective], named=dict(objective="faae"),
                   unstated=unstated(args), default_split="5-1" if args.data == "celeba" else "dw",
                   constants=f"beta2 {BETA_2}  leaky ReLU {SLOPE}  ema half-life {EMA_HALF_LIFE:,} images" + (
                       f"  channels {channels(images.shape[1], args.width)}" if args.backbone == "dcgan" else ""))
     model = make_model(vars(args)).to(device)
+    if model.grows:
+        model.to(memory_format=torch.channels_last)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = make_optimizers(model, args)
@@ -649,33 +676,39 @@ def main(argv=None):
     state = dict(model=model, ema=ema, **{f"opt_{n}": o for n, o in vars(opt).items()}, rng=rng)
     step = jlr if getattr(args, "joint", False) else STEPS[args.objective]
     run = common.Run(args, state, losses=LOSSES[args.objective], device=device)
-    batches = data.batches(images, args.batch, args.seed, run.seen, device, rank, world, args.workers)
+    batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
     if args.compile:
         for net in model.children():
             net.compile()
-    ema_every = max(args.batch, EMA_EVERY)
     fixed_x, fixed_z = common.fixed_inputs(model, held_out, args.seed, device)
 
-    def draw_z():       # all processes draw the whole batch and take their share
-        return model.prior(args.batch, rng)[rank::world]
+    # All processes draw for the whole batch, and take their share
+    def draw_z():
+        return model.prior(batch, rng)[rank::world]
 
+    def noisy_G(z):
+        return model.G(z, [eta[rank::world] for eta in model.G.draw_noise(batch, rng)])
+
+    net = Namespace(G=noisy_G, E=model.E, D=model.D) if model.grows else model
     while True:
+        level, alpha, batch, lr = growth.at(run.seen)
+        common.grow(level, alpha, model, ema)
         share = lr_share(args, run.seen)
         if run.snapshot_due:
-            run.snapshot(args.lr * share, common.held_out(ema, fixed_x, fixed_z),
-                         common.snapshot_pictures(ema, fixed_x, fixed_z))
+            run.snapshot(share * lr, common.held_out(ema, fixed_x, fixed_z),
+                         common.snapshot_pictures(ema, fixed_x, fixed_z), level, alpha)
         if run.done:
             break
         for name, optimizer in vars(opt).items():
-            for group in optimizer.param_groups:
-                group["lr"] = share * (args.lr_d if name == "D" else args.lr)
-        x = next(batches).float() / 255
-        losses = step(model, opt, x, draw_z, amp, hyper(args, run.seen))
+            common.set_rate(share * (args.lr_d * (lr / args.lr) if name == "D" else lr), optimizer)
+        x = model.fit(next(batches).float() / 255)
+        losses = step(net, opt, x, draw_z, amp, hyper(args, run.seen))
         common.average_buffers(model)
-        if run.seen % ema_every < args.batch:       # short at first, or batch norm's first statistics would linger
+        ema_every = max(batch, EMA_EVERY)
+        if run.seen % ema_every < batch:            # short at first, or batch norm's first statistics would linger
             ema_update(ema, model, beta=0.5 ** (ema_every / min(EMA_HALF_LIFE, max(run.seen / 20, 1))))
-        run.step(losses, args.batch)
+        run.step(losses, batch)
     run.finish()
 
 
@@ -684,7 +717,8 @@ def main(argv=None):
 def make_model(args):
     """The untrained model of a run's arguments."""
     kind = GenerativeAutoencoder if args["objective"] in PRIORS else Autoencoder
-    return kind(**{k: args[k] for k in ("backbone", "image_shape", "nz", "width", "objective")})
+    names = ("backbone", "image_shape", "nz", "width", "objective", "fmap_base")
+    return kind(**{k: args[k] for k in names if k in args})
 
 
 def load(run, device="cpu", weights="ema"):
