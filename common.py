@@ -1027,11 +1027,12 @@ def check_resolution(args, resolutions):
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {sizes[0]}")
 
 
-def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, last=2, sine=False):
+def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, extra=2, sine=False):
     """The `Growth` of a run; on stylegan completes args: kimg, grow_kimg, snapshot_kimg, batch, lr, batches and rates.
 
     batches: {processes: images a step over all of them at 4, 8, ... px}; rates: at 4, 8, ... px; part: thousands of
-    images of a fade in the paper, last: parts after the last one.  Raises `Error` where sizes do not fit.
+    images of a fade in the paper; extra: parts that the last level has beside its two.  Raises `Error` where sizes do
+    not fit.
     """
     if args.backbone != "stylegan":
         return Growth([tuple(image_shape[1:])], [args.batch], [args.lr])
@@ -1040,7 +1041,7 @@ def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, l
         raise Error(f"--start-resolution {args.start_resolution} is above the images' {max(image_shape[1:])} px; pass "
                     f"{max(image_shape[1:])} or less")
     if not args.resume:
-        table, parts = batches[max(n for n in batches if n <= world)], 2 * (levels - 1 - first) + last
+        table, parts = batches[max(n for n in batches if n <= world)], 2 * (levels - first) + extra
         args.batch, args.lr = args.batch or table[levels - 1], args.lr or rates[levels - 1]
         args.batches = [max(round(n * args.batch / table[levels - 1] / world), 1) * world for n in table[:levels]]
         args.rates = [rate * args.lr / rates[levels - 1] for rate in rates[:levels]]
@@ -1459,6 +1460,11 @@ def is_out_of_memory(e):
         isinstance(e, RuntimeError) and "allocate memory" in str(e))
 
 
+def lost_a_process(e):
+    """Whether a collective operation failed: NCCL raises a DistError, gloo a plain RuntimeError."""
+    return isinstance(e, dist.DistError) or "gloo" in str(e)
+
+
 def command(main, *errors):
     """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory, no room on the
     disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
@@ -1470,9 +1476,13 @@ def command(main, *errors):
     except (Error, *errors) as e:
         message = str(e)
     except (MemoryError, RuntimeError) as e:
-        if not is_out_of_memory(e):
+        if lost_a_process(e):
+            message = ("another process of this job has ended; see what it said, and go on from the last checkpoint, "
+                       "which is whole, by --resume RUN")
+        elif not is_out_of_memory(e):
             raise
-        message = "out of memory; pass a smaller --batch, a smaller --resolution or a larger --width"
+        else:
+            message = "out of memory; pass a smaller --batch, a smaller --resolution or a larger --width"
     except BrokenPipeError:                     # whoever read the output has gone
         sys.stdout = None
     except OSError as e:
