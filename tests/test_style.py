@@ -1,6 +1,5 @@
 """The StyleGAN backbone, StyleALAE and growing."""
 import csv
-import json
 import math
 import os
 import signal
@@ -509,8 +508,9 @@ CHECK = """if True:
         x = torch.randn(n, 1, 8, 8)
         whole = common.softplus(alone(x))
         halves = sum(common.softplus(alone(x[half::2])) for half in (0, 1)) / 2
-        assert (abs(whole - halves) < 1e-6) == (n == 8)         # shares of 4 have the whole batch's groups, smaller ones
-        common.update(common.softplus(critic(x[dist.get_rank()::2])), optimizer)        # have groups of their own
+        # Shares of 4 have the groups of the whole batch, smaller ones have groups of their own
+        assert (abs(whole - halves) < 1e-6) == (n == 8)
+        common.update(common.softplus(critic(x[dist.get_rank()::2])), optimizer)
         other.zero_grad()
         halves.backward()
         other.step()
