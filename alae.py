@@ -68,6 +68,7 @@ from common import (
     blur,
     ema_update,
     lrelu,
+    moments,
     r1,
     softplus,
     update,
@@ -131,8 +132,8 @@ class EncoderBlock(nn.Module):
 
 def take_style(y):
     """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm.   (section 5)"""
-    y, mu, sigma = common.instance_norm(y)
-    return torch.cat([mu, sigma], 1).flatten(1), y
+    y, mu, sigma = moments(y)
+    return torch.cat([mu, sigma], 1).flatten(1), y / sigma
 
 
 class StyleEncoder(common.Growing):

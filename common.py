@@ -321,15 +321,14 @@ class DownConv(nn.Module):
         return nnf.conv2d(x, four_boxes(w) / 4, self.bias, stride=2, padding=1)
 
 
-def instance_norm(x):
-    """-> x (N, C, H, W) with mean 0 and deviation 1 in each channel of each image; and these two, (N, C, 1, 1).
+def moments(x):
+    """Instance norm is x / sigma of what this gives: x - mu, mu and sigma of each channel of each image (N, C, H, W).
 
-    A constant channel deviates by 1e-4, so that gradients are finite.
+    sigma of a constant channel is 1e-4, so that gradients are finite.
     """
-    mean = x.mean((2, 3), keepdim=True)
-    x = x - mean
-    std = (x.square().mean((2, 3), keepdim=True) + 1e-8).sqrt()
-    return x / std, mean, std
+    mu = x.mean((2, 3), keepdim=True)
+    x = x - mu
+    return x, mu, (x.square().mean((2, 3), keepdim=True) + 1e-8).sqrt()
 
 
 class StyleLayer(nn.Module):
@@ -344,10 +343,10 @@ class StyleLayer(nn.Module):
 
     def forward(self, x, w, eta):  # x [N,C,H,W], w [N,nw], eta [N,1,H,W] or None
         if eta is not None:
-            x = x + (self.noise_gain * eta).to(x.dtype)
-        x, _, _ = instance_norm(lrelu(x + self.bias.to(x.dtype)))
+            x = x + self.noise_gain.to(x.dtype) * eta.to(x.dtype)
+        x, _, sigma = moments(lrelu(x + self.bias.to(x.dtype)))
         scale, shift = self.style(w)[:, :, None, None].chunk(2, 1)          # 2 x [N,C,1,1]
-        return (1 + scale) * x + shift
+        return (1 + scale) / sigma * x + shift
 
 
 class StyleBlock(nn.Module):

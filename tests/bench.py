@@ -32,6 +32,8 @@ VARIANTS = {
     "mlp-bf16":      ["--backbone", "mlp", "--precision", "bf16"],
     "dcgan32-fp32":  ["--backbone", "dcgan", "--resolution", "32", "--precision", "fp32"],
     "dcgan32-bf16":  ["--backbone", "dcgan", "--resolution", "32", "--precision", "bf16"],
+    "style64-fp32":  ["--backbone", "stylegan", "--resolution", "64", "--batch", "8", "--precision", "fp32"],
+    "style64-bf16":  ["--backbone", "stylegan", "--resolution", "64", "--batch", "8", "--precision", "bf16"],
     "faae-fp32":     ["--objective", "faae", "--backbone", "dcgan", "--resolution", "32", "--precision", "fp32"],
     "faae-bf16":     ["--objective", "faae", "--backbone", "dcgan", "--resolution", "32", "--precision", "bf16"],
 }
@@ -45,6 +47,9 @@ def make_step(flags, device):
     torch.manual_seed(0)
     if method is alae:
         model = alae.ALAE(**alae.network_args(vars(args))).to(device)
+        if model.grows:
+            args.lr = common.RATES[-1]
+            model.to(memory_format=torch.channels_last)
         optimizers = [common.adam(net, args.lr, alae.BETAS) for net in (model.F, model.G, model.E, model.D)]
     else:
         model = faae.make_model(vars(args)).to(device)
@@ -57,17 +62,22 @@ def make_step(flags, device):
 
     calls = itertools.count()
 
-    def step(leaf=True):
+    def mix(w):
+        if not model.grows:
+            return w
+        draw = torch.rand(args.batch, 2, generator=rng, device=device)
+        return common.mix_styles(w, model.F(model.prior(args.batch, rng)), model.G.top, alae.MIXING, draw)
+
+    def step():
         x = images[torch.randint(4096, (args.batch,), device=device)]
         if method is alae:
             x = model.inward(common.to_float(x))
-            if not leaf:
-                x = x.requires_grad_().clone()  # flop_counter breaks on gradients at a leaf that enters a module
-            alae.train_step(model, optimizers, x, lambda: model.prior(args.batch, rng), args, amp)
+            alae.train_step(model, optimizers, x, lambda: model.prior(args.batch, rng), args, amp, mix=mix)
         else:
             faae.STEPS[args.objective](model, optimizers, x.float() / 255, lambda: model.prior(args.batch, rng), amp,
                                        faae.hyper(args, 0))
-        if next(calls) * args.batch % alae.EMA_EVERY < args.batch:
+        every = args.batch if args.backbone == "stylegan" else alae.EMA_EVERY
+        if next(calls) * args.batch % every < args.batch:
             common.ema_update(ema, model, 0.99)
     return step, args
 
@@ -78,6 +88,10 @@ def make_product(args, device):
     if args.backbone == "mlp":
         x, w = (torch.randn(n, 1024, device=device, dtype=dtype) for n in (args.batch, 1024))
         return lambda: torch.nn.functional.linear(x, w), 2 * args.batch * 1024 * 1024
+    if args.backbone == "stylegan":
+        x = torch.randn(args.batch, 512, 32, 32, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        w = torch.randn(512, 512, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        return lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * args.batch * 512 * 512 * 9 * 32 * 32
     if args.method == "faae":
         x = torch.randn(args.batch, 256, 16, 16, device=device, dtype=dtype)
         w = torch.randn(128, 256, 3, 3, device=device, dtype=dtype)
@@ -99,6 +113,17 @@ def timed(function, times, device):
     return (time.perf_counter() - begin) / times
 
 
+class NoModules:
+    """Stands in for flop_counter's record of modules, which breaks on gradients at a leaf that enters one."""
+    parents = frozenset({"Global"})
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
 def measure(flags, device, rounds):
     """Alternate the product and the step; -> dict of the medians."""
     if device.type == "cpu":
@@ -106,12 +131,16 @@ def measure(flags, device, rounds):
     step, args = make_step(flags, device)
     product, product_flops = make_product(args, device)
     from torch.utils.flop_counter import FlopCounterMode
-    with FlopCounterMode(display=False) as counter, torch.random.fork_rng():
-        step(leaf=False)
-    timed(step, 5, device)
-    timed(product, 50, device)
-    steps = 20 if args.backbone == "mlp" or device.type == "cuda" else 4
-    pairs = [(timed(product, 100, device), timed(step, steps, device)) for _ in range(rounds)]
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = NoModules()
+    with counter, torch.random.fork_rng():
+        step()
+    slow = args.backbone == "stylegan" and device.type == "cpu"         # 20 s a step
+    timed(step, 1 if slow else 5, device)
+    timed(product, 5 if slow else 50, device)
+    steps = 20 if args.backbone == "mlp" or device.type == "cuda" else 1 if slow else 4
+    rounds = min(rounds, 5) if slow else rounds
+    pairs = [(timed(product, 20 if slow else 100, device), timed(step, steps, device)) for _ in range(rounds)]
     product_s, step_s = (sorted(t)[rounds // 2] for t in zip(*pairs, strict=True))
     rate = product_flops / product_s
     return dict(images_per_s=args.batch / step_s, ms=1e3 * step_s, gflop=counter.get_total_flops() / 1e9,
