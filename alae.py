@@ -34,6 +34,7 @@ StyleALAE (P leaves open what it does not state; batch and learning rate of each
     length                P: 500,000 images to fade a level in and as many more; then 1 million at 1024 px; 10 million
                           in all.  So the first level, with nothing to fade in, has 1 million, and the last has 2.  By
                           its epochs it would be 8.8 million.  Ours is the first; other lengths are shared out likewise.
+                          C has 16 epochs of 60,000 images a level, half of them to fade.         --grow-kimg 480
     style mixing          P trains with it; C in steps I and II, for 0.9 of the batches, with one cut each.  Ours
                           likewise, for 0.9 of the images, each with a cut of its own, as StyleGAN describes it.
     deviations in E       sqrt(variance + 1e-8); C has no floor, and no finite gradient where a channel is constant.
@@ -42,7 +43,9 @@ StyleALAE (P leaves open what it does not state; batch and learning rate of each
     layers                as in StyleGAN, and C_i of eq. 9 as printed; in C to-RGB has gain 0.03, from-RGB its leaky
                           ReLU twice, and each C_i a bias.                                  --layers released
     mirror images         P is silent.  Ours are off; C's are on.                           --flip on
-`--recipe official` takes all that C does at once (what is for StyleALAE, on stylegan).
+    C_i of eq. 9          run-time gain 1, as StyleGAN's style maps.
+    mean w                is moved once an iteration, by step I's codes; in C whenever G is run.
+`--recipe official` takes all of C's choices that have a flag here at once (those of StyleALAE on stylegan).
 """
 import copy
 import math
@@ -222,7 +225,10 @@ class ALAE(nn.Module):
         return self.outward(self.G(w, noise) if self.grows else self.G(w))
 
     def encode(self, x):
-        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1]."""
+        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1].
+
+        While a level of stylegan fades in, x is blended as real images are in training, even if G made it.
+        """
         return self.E(self.inward(x))
 
     def features(self, x):
@@ -248,10 +254,10 @@ RECIPES = {
     "official": dict(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0, fade="sine", adam_state="fresh",
                      layers="released", flip="on"),
 }
-UNSTATED = {"mlp": ("gamma", "kimg"), "dcgan": ("gamma", "kimg", "batch", "lr", "nz", "nw"),
-            "stylegan": ("gamma", "batches", "rates", "nz", "flip")}
-RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 STYLE_FLAGS = ("fade", "adam_state", "layers", "flip")
+UNSTATED = {"mlp": ("gamma", "kimg"), "dcgan": ("gamma", "kimg", "batch", "lr", "nz", "nw"),
+            "stylegan": ("gamma", "kimg", "grow_kimg", "batches", "rates", "nz", "nw", "fmap_base", *STYLE_FLAGS)}
+RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 
 
 def parse_args(argv=None):
@@ -259,7 +265,7 @@ def parse_args(argv=None):
     common.add_flags(parser, backbones=RESOLUTIONS)
     add = parser.add_argument
     add("--recipe", default="paper", choices=RECIPES,
-        help="the printed method (but for line 14's mean, see the differences), or all that the released code does")
+        help="the printed method (but for line 14's mean, see the differences), or the released code's choices")
     add("--gamma", type=float, default=1.0, help="weight of R1, over 2 (Alg. 1 line 6; not stated; released code 10)")
     add("--latent-loss", default="mean", choices=["mean", "sum"], help="over w's dimensions (Alg. 1 line 14: sum)")
     add("--step3", default="EG", choices=["EG", "EGF"], help="networks that step III moves (Alg. 1 line 15: EG)")
@@ -269,13 +275,13 @@ def parse_args(argv=None):
         help="stylegan: what becomes of it at a new level (released code: fresh)")
     add("--layers", default="paper", choices=["paper", "released"], help="stylegan: see the differences")
     add("--flip", default="off", choices=["off", "on"], help="stylegan: mirror half of the images (released code: on)")
-    args = common.resolve(parser, "alae", PRESETS, RECIPES, default_backbone, argv)
-    if args.backbone != "stylegan":
-        for flag in STYLE_FLAGS:
-            if flag in common.explicit(parser, argv):
-                raise common.Error(f"--{flag.replace('_', '-')} is for --backbone stylegan; leave it out, or name that")
-            delattr(args, flag)
-    return args
+    return common.resolve(parser, "alae", PRESETS, RECIPES, default_backbone, argv, STYLE_FLAGS)
+
+
+def unstated(args):
+    """The settings of a run that the paper leaves open; it gives lengths for FFHQ alone (section 7.2)."""
+    stated = ("kimg", "grow_kimg") if (args.data, args.kimg, args.grow_kimg) == ("ffhq", 10_000, 500) else ()
+    return [name for name in UNSTATED[args.backbone] if name not in stated]
 
 
 def default_backbone(name):
@@ -334,7 +340,7 @@ def main(argv=None):
     grows = args.backbone == "stylegan"
     growth = common.schedule(args, images.shape, world, sine=grows and args.fade == "sine")
     common.settle(args, images, held_out, label="StyleALAE" if grows else "ALAE",
-                  named=dict(recipe="paper"), unstated=UNSTATED[args.backbone],
+                  named=dict(recipe="paper"), unstated=unstated(args),
                   constants=f"F depth {F_DEPTH[args.backbone]}  lr of F and D x{LR_MUL}  ema half-life "
                             f"{EMA_HALF_LIFE:,} images" + f"  mixing {MIXING}  mean w {MEAN_W}" * grows)
     model = ALAE(**network_args(vars(args))).to(device)
@@ -351,7 +357,9 @@ def main(argv=None):
     run = common.Run(args, state, losses=("L_ED", "R1", "L_FG", "L_EG"), device=device)
     batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
-    F, G, E, D = [torch.compile(n) if args.compile else n for n in (model.F, model.G, model.E, model.D)]
+    F, G, E, D = model.F, model.G, model.E, model.D
+    if args.compile:
+        F, G, E, D = common.compiled(F, G, E, D)
     fixed_x, fixed_z = common.fixed_inputs(ema, held_out, args.seed, device)
 
     # All processes draw for the whole batch, and take their share

@@ -2,16 +2,17 @@
 
     1  Layers        EqualLinear, EqualConv2d, EqualConvTranspose2d, pixel_norm, Mapping
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
-    3  Losses        softplus, r1
-    4  Weights       adam, update, ema_update
-    5  Held out      reconstruct, held_out
-    6  Frozen        Inception, VGG, LPIPS
-    7  Processes     start, join, rank_zero_first, generator, seed_noise, broadcast, autocast,
+    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles, truncate;  Growth, the schedule
+    4  Losses        softplus, r1
+    5  Weights       adam, update, set_rate, ema_update, compiled
+    6  Held out      fixed_inputs, reconstruct, held_out
+    7  Frozen        frozen, VGG
+    8  Processes     start, join, rank_zero_first, generator, seed_noise, broadcast, autocast,
                      average_gradients, average_buffers
-    8  Flags         Parser, positive, add_flags, resolve, check_resolution, settle
-    9  The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
-    10 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
-    11 Errors        Error, command
+    9  Flags         Parser, positive, add_flags, resolve, check_resolution, schedule, settle
+    10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
+    11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
+    12 Errors        Error, command
 
 Images are float (B, C, H, W) in [-1, 1] from `to_float` on and uint8 before it.
 """
@@ -280,7 +281,7 @@ def upscale(x, factor=2):
 
 def blur(x):
     """The 3x3 binomial filter (1 2 1) / 4 in both directions."""
-    taps = x.new_tensor([1.0, 2, 1]) / 4
+    taps = (2 - torch.arange(-1, 2, dtype=x.dtype, device=x.device).abs()) / 4      # made there: a GPU need not wait
     return nnf.conv2d(x, taps.outer(taps).expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
 
 
@@ -324,7 +325,7 @@ class DownConv(nn.Module):
 def moments(x):
     """Instance norm is x / sigma of what this gives: x - mu, mu and sigma of each channel of each image (N, C, H, W).
 
-    sigma of a constant channel is 1e-4, so that gradients are finite.
+    sigma of a constant channel is 1e-4, so that its gradient is finite.
     """
     mu = x.mean((2, 3), keepdim=True)
     x = x - mu
@@ -562,6 +563,12 @@ def set_rate(lr, *optimizers):
             group["lr"] = lr
 
 
+def compiled(*networks):
+    """torch.compile each; a network that grows has a graph a level, and more for the ways in which it is called."""
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 256
+    return [torch.compile(network) for network in networks]
+
+
 @torch.no_grad()
 def ema_update(ema, model, beta):
     """ema <- beta ema + (1 - beta) model, for parameters and floating-point buffers; other buffers are copied."""
@@ -614,7 +621,8 @@ def held_out(model, x, z):
 
 
 # ------------------------------------------------------------------------------------------ 7 Frozen networks
-# Trained by others; filled from the user's file, or from one that is fetched once and checked by its digest.
+# Trained by others; filled from the user's file, or from one that is fetched once and checked by its digest.  eval.py
+# has Inception and LPIPS, which it alone uses.
 
 FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
     "inception": ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -664,45 +672,6 @@ def frozen(name, file, cache, build):
     return network.eval().requires_grad_(False)
 
 
-class Inception(nn.Module):
-    """The network of the FID: Inception of 2015-12-05 with its 1008 classes, as pytorch-fid has ported it.
-
-    Differs from torchvision's in what its blocks pool: padding does not count, and the last block takes maxima.
-    """
-    d, batch, resize = 2048, 50, "uint8, bilinear to 299 px"
-
-    def __init__(self, weights):
-        super().__init__()
-        from torchvision.models import inception_v3
-        self.net = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
-        self.net.load_state_dict(weights)
-        for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b"):
-            _pool_anew(getattr(self.net, name), partial(nnf.avg_pool2d, count_include_pad=False))
-        _pool_anew(self.net.Mixed_7c, nnf.max_pool2d)
-
-    def features(self, x, d=None):
-        """(N, d) features of x (N, 3 or 1, H, W) in [-1, 1]; d 64 or 192: of the first or second pooling layer."""
-        d = d or self.d
-        x = to_float(to_uint8(x)).expand(-1, 3, -1, -1)
-        x = nnf.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
-        for name, layer in self.net.named_children():
-            if name == "avgpool":
-                break
-            x = layer(x)
-            if (name, d) in (("maxpool1", 64), ("maxpool2", 192)):
-                break
-        return x.mean((2, 3))
-
-
-def _pool_anew(block, pool):
-    """Let the last branch of one of torchvision's blocks pool by `pool`."""
-    plain = block._forward
-
-    def forward(x):
-        return [*plain(x)[:-1], block.branch_pool(pool(x, 3, stride=1, padding=1))]
-    block._forward = forward
-
-
 class VGG(nn.Module):
     """VGG-16 up to conv5_3: x (N, 3 or 1, H, W) in [-1, 1] -> activations after the ReLU of conv1_2, conv2_2, conv3_3,
     conv4_3, conv5_3; gradients reach x.
@@ -735,26 +704,6 @@ class VGG(nn.Module):
     def conv4_3(self, x):
         """(N, 512, H/8, W/8), the perceptual features epsilon of LIA's eq. 5."""
         return self(x, last=22)[-1]
-
-
-class LPIPS(nn.Module):
-    """Learned perceptual distance, VGG-16, version 0.1: a, b (N, 3 or 1, H, W) in [-1, 1] -> (N,).
-
-    Zhang et al. 2018, eq. 1.  weights: of the heads, as the lpips package keeps them; they are loaded strictly.
-    """
-
-    def __init__(self, vgg, weights):
-        super().__init__()
-        self.vgg = vgg
-        self.heads = nn.ParameterList(torch.empty(c, 1, 1) for c in (64, 128, 256, 512, 512))
-        self.heads.load_state_dict({str(i): weights.pop(f"lin{i}.model.1.weight")[0] for i in range(5)} | weights)
-
-    def forward(self, a, b):
-        total = 0
-        for f, g, head in zip(self.vgg(a), self.vgg(b), self.heads, strict=True):
-            f, g = (t / (t.square().sum(1, keepdim=True).sqrt() + 1e-10) for t in (f, g))
-            total = total + ((f - g).square() * head).sum(1).mean((1, 2))
-        return total
 
 
 # ------------------------------------------------------------------------------------------------- 8 Processes
@@ -965,23 +914,26 @@ def add_flags(parser, backbones):
 RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "data", "data_root")
 
 
-def resolve(parser, method, presets, recipes, default_backbone, argv):
+def resolve(parser, method, presets, recipes, default_backbone, argv, style_flags=()):
     """Parse argv: explicit flag > --recipe > presets > default.
 
     presets, recipes: dicts of dicts of flag values.  A preset is named by the backbone and by values of flags that have
     choices, in any order, and by the data after "on"; it counts where all of these hold, and later ones refine earlier
-    ones.  default_backbone(data name) -> str.  With --resume the run's own args.json stands in for all of these.
+    ones.  default_backbone(data name) -> str.  style_flags: the method's own flags that are for stylegan alone.  With
+    --resume the run's own args.json stands in for all of these.
     -> Namespace with `method`, and `resume` a path or "".  Raises `Error` where an explicit flag contradicts the run.
     """
     names, given = vars(parser.parse_args([])), explicit(parser, argv)
+    style = {"fmap_base", "grow_kimg", "start_resolution", *style_flags}
 
     if given.get("resume"):
         run = Path(given.pop("resume"))
-        stored = {**names, **read_args(run, method)}
+        stored = read_args(run, method)
+        stored = {**{k: v for k, v in names.items() if stored["backbone"] == "stylegan" or k not in style}, **stored}
         for key, value in given.items():
-            if key not in RESUMABLE and str(value) not in (str(stored[key]), "auto"):
-                raise Error(f"{run} was trained with --{key.replace('_', '-')} {stored[key]}, not {value}; leave the "
-                            f"flag out to resume it, or start another run with --out")
+            if key not in RESUMABLE and str(value) not in (str(stored.get(key)), "auto"):
+                raise Error(f"{run} was trained with --{key.replace('_', '-')} {stored.get(key)}, not {value}; leave "
+                            f"the flag out to resume it, or start another run with --out")
         kept = {k: v for k, v in given.items() if k in RESUMABLE}
         return Namespace(**{**stored, "out": str(run), **kept, "resume": str(run)})
 
@@ -990,7 +942,8 @@ def resolve(parser, method, presets, recipes, default_backbone, argv):
     if backbone == "auto":
         backbone = default_backbone(data)
     recipe = recipes.get(given.get("recipe", names.get("recipe")), {})
-    if backbone != "stylegan" and (wrong := {"fmap_base", "grow_kimg", "start_resolution"} & {*given}):
+    unused = set() if backbone == "stylegan" else style
+    if wrong := unused & {*given}:
         raise Error(f"--{min(wrong).replace('_', '-')} is for --backbone stylegan; leave it out, or name that")
     values = {**names, **recipe, **given}
     words = {backbone, *(values[a.dest] for a in parser._actions if a.choices and isinstance(values[a.dest], str))}
@@ -999,7 +952,8 @@ def resolve(parser, method, presets, recipes, default_backbone, argv):
         choices, _, on = f" {name}".partition(" on ")
         if words.issuperset(choices.split()) and on in ("", data):
             chosen.update(preset)
-    return Namespace(**{**names, **chosen, **recipe, **given, "backbone": backbone, "method": method})
+    values = {**names, **chosen, **recipe, **given, "backbone": backbone, "method": method}
+    return Namespace(**{k: v for k, v in values.items() if k not in unused})
 
 
 def explicit(parser, argv):
@@ -1016,10 +970,10 @@ def check_resolution(args, resolutions):
     sides = args.resolution.split("x")
     if args.backbone == "stylegan" and all(s.isdecimal() for s in sides) and len(sides) == 2:
         large, small = max(map(int, sides)), min(map(int, sides))
-        if large in STYLE_SIZES and small and small % (large // 4) == 0:
+        if large in STYLE_SIZES and small in (large // 2, large * 3 // 4, large):
             return
         raise Error(f"stylegan makes WxH whose larger side is one of {', '.join(map(str, STYLE_SIZES))} and whose "
-                    f"other is a multiple of a quarter of it, such as 128x96; not {args.resolution}")
+                    f"other is 1/2, 3/4 or all of it, such as 128x96; not {args.resolution}")
     if args.resolution != "auto" and args.resolution not in [s for n in sizes for s in (f"{n}", f"{n}x{n}")]:
         others = [b for b, n in resolutions.items() if args.resolution in map(str, n)]
         raise Error(f"{args.backbone} makes images of {' or '.join(map(str, sizes))} px, not {args.resolution}; "
@@ -1043,12 +997,17 @@ def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, e
         table, parts = batches[max(n for n in batches if n <= world)], 2 * (levels - first) + extra
         args.batch, args.lr = args.batch or table[levels - 1], args.lr or rates[levels - 1]
         args.batches = [max(round(n * args.batch / table[levels - 1] / world), 1) * world for n in table[:levels]]
+        args.batch = args.batches[-1]
         args.rates = [rate * args.lr / rates[levels - 1] for rate in rates[:levels]]
         args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
         args.kimg = args.kimg or args.grow_kimg * parts
         args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
     sizes = [(h << level, w << level) for level in range(levels)]
-    return Growth(sizes, args.batches, args.rates, first, 1000 * args.grow_kimg, sine)
+    growth = Growth(sizes, args.batches, args.rates, first, 1000 * args.grow_kimg, sine)
+    end = growth.at(1000 * args.kimg - 1)[0]
+    if end < levels - 1 and int(os.environ.get("RANK", 0)) == 0:
+        print(f"with --kimg {args.kimg:g} and --grow-kimg {args.grow_kimg:g} it ends at {max(sizes[end])} px")
+    return growth
 
 
 def settle(args, images, held_out, label, named, unstated, constants="", default_split="dw"):
@@ -1318,7 +1277,7 @@ class Run:
                 target.manual_seed(self.args.seed + checkpoint["seen"])
         for name in ("seen", "seconds", "last_snapshot", "sums", "steps"):
             setattr(self, name, checkpoint[name])
-        if self.seen - self.args.batch >= self.args.kimg * 1000:
+        if self.seen - max(getattr(self.args, "batches", [self.args.batch])) >= self.args.kimg * 1000:
             raise Error(f"{source} has shown {self.seen / 1000:g} kimg already; pass a longer --kimg, or none")
         log = source / "log.csv"
         if self.writer and log.exists():

@@ -242,10 +242,19 @@ class Store:
     def bytes(self, name):
         return (self.path / name).read_bytes() if self.path.is_dir() else self._open().read(name)
 
+    def info(self, name):
+        """What a zip's directory says of a file."""
+        return self._open().getinfo(name)
+
     def image(self, name, shape):
-        """One image as uint8 of shape (C, H, W), or with None as Pillow opens it.  Raises DataError naming the file."""
+        """One image as uint8 of shape (C, H, W), or for a list of shapes a list; with None as Pillow opens it.
+
+        Raises DataError naming the file.
+        """
         try:
             image = Image.open(io.BytesIO(self.bytes(name)))
+            if isinstance(shape, list):
+                return [to_array(image, s[0], s[:0:-1]) for s in shape]
             return image if shape is None else to_array(image, shape[0], shape[:0:-1])
         except BROKEN as e:
             raise DataError(f"{self.path}/{name} cannot be read ({e}); mend it or take it away, or leave such files "
@@ -284,9 +293,6 @@ class Store:
 def _files(path, wanted, skip_bad, sizes):
     """(train, test) of a folder or zip; see the top of this file for which images are which."""
     stores = [Store(p) for p in _parts(path)]
-    for store in stores:
-        if not store.images:
-            raise DataError(f"{store.path} has no images in it; they end in {' '.join(ENDINGS)}")
     grey, smallest = _survey(stores[0], skip_bad)
     if wanted is None:
         holds = [s for s in sizes or [2**k for k in range(2, 11)] if s <= smallest]
@@ -413,6 +419,8 @@ def _interleave(labels):
 
 def _survey(store, skip_bad):
     """(all grey?, smallest side) over up to 256 evenly spaced images, which are opened but not decoded."""
+    if not store.images:
+        raise DataError(f"{store.path} has no images in it; they end in {' '.join(ENDINGS)}")
     grey, smallest, seen = True, math.inf, 0
     for name in store.images[::math.ceil(len(store.images) / 256)]:
         try:
@@ -503,7 +511,7 @@ def pyramid_of(store):
         return {}
     try:
         about = json.loads((folder / "set.json").read_text())
-        if about["names"] != _digest(store):
+        if about["images"] != _digest(store):
             raise DataError(f"{folder} was made of other images than {store.path} has; delete it, or prepare it anew")
         return {tuple(shape): np.memmap(folder / "x".join(map(str, shape)), np.uint8, "r",
                                         shape=(len(store.images), *shape)) for shape in about["shapes"]}
@@ -512,44 +520,47 @@ def pyramid_of(store):
 
 
 def _digest(store):
-    return hashlib.sha256("\n".join(store.images).encode()).hexdigest()[:16]
+    """Of the names and sizes of a store's images, and of a zip's checksums."""
+    if store.path.is_dir():
+        about = [(n, (store.path / n).stat().st_size) for n in store.images]
+    else:
+        about = [(n, store.info(n).file_size, store.info(n).CRC) for n in store.images]
+    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
 
-def _at_sizes(reader, sizes, i):
-    return [reader(i, size) for size in sizes]
-
-
-def prepare(data, root="data", resolution="auto", skip_bad=False):
+def prepare(data, root="data", resolution="auto"):
     """Write PATH.pyramid beside each folder or zip of a set: its images at 4, 8, ... px, as `Reader` has them.
 
     resolution: the largest, "N" or "WxH"; others are its halves.  -> the folders.  Raises DataError.
     """
-    celeba = Path(root) / "celeba" / f"img_align_{data}"
-    found = [p for p in (Path(data), Path(root) / data, Path(root) / f"{data}.zip", celeba, Path(f"{celeba}.zip"))
+    celeba = Path(root) / "celeba" / "img_align_celeba"
+    found = [p for p in ((celeba, Path(f"{celeba}.zip")) if data == "celeba" else
+                         (*[Path(data)] * (data not in NAMES), Path(root) / data, Path(root) / f"{data}.zip"))
              if p.exists()]
     if not found:
         raise DataError(f"there is no folder or zip {data}, here or under --data-root {root}; check the path")
     stores, out = [Store(p) for p in _parts(found[0])], []
-    grey, smallest = _survey(stores[0], skip_bad)
+    grey, smallest = _survey(stores[0], False)
     w, h = parse_resolution(resolution) or (min(2**int(math.log2(smallest)), 128),) * 2
-    shapes = [(1 if grey else 3, h >> k, w >> k) for k in range(8) if max(h, w) >> k >= 4 and not (h | w) % 2**k]
+    if max(w, h) not in [4 << k for k in range(9)]:
+        raise DataError(f"a pyramid's larger side is 4, 8, ... or 1024 px, not {max(w, h)}; pass another --resolution")
+    shapes = [(1 if grey else 3, h >> k, w >> k) for k in range(9) if max(h, w) >> k >= 4 and not (h | w) % 2**k]
     for store in stores:
-        folder, reader = Path(f"{store.path}.pyramid"), Reader(store, range(len(store.images)), shapes[0], skip_bad)
-        reader.pyramid = {}
+        folder = Path(f"{store.path}.pyramid")
         part = Path(f"{folder}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
+
+        read = functools.partial(store.image, shape=shapes)
         try:
             with contextlib.ExitStack() as stack, ThreadPool(os.cpu_count()) as pool:
                 files = [stack.enter_context(open(part / "x".join(map(str, shape)), "wb")) for shape in shapes]
-                read_all = functools.partial(_at_sizes, reader, [shape[1:] for shape in shapes])
-                images = pool.imap(read_all, range(len(store.images)), 16)
-                for i, arrays in enumerate(images):
-                    for file, array in zip(files, arrays, strict=True):
-                        file.write(array.tobytes())
-                    if i % 1000 == 999:
-                        print(f"  {i + 1:,} of {len(store.images):,} images", flush=True)
-            (part / "set.json").write_text(json.dumps(dict(names=_digest(store), shapes=shapes)))
+                for begin in range(0, len(store.images), 1024):
+                    for arrays in pool.map(read, store.images[begin:begin + 1024], 16):
+                        for file, array in zip(files, arrays, strict=True):
+                            file.write(array.tobytes())
+                    print(f"  {min(begin + 1024, len(store.images)):,} of {len(store.images):,} images", flush=True)
+            (part / "set.json").write_text(json.dumps(dict(images=_digest(store), shapes=shapes)))
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
         finally:
@@ -661,17 +672,22 @@ class _Caught(torch.utils.data.Dataset):
 # ------------------------------------------------------------------------------------------------------- prepare
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_subparsers(required=True).add_parser("prepare", help=prepare.__doc__.splitlines()[0]).add_argument
-    add("--data", required=True, metavar="NAME|PATH", help="a folder or zip, or its name under --data-root")
-    add("--data-root", default="data", metavar="DIR", help="where named sets lie")
-    add("--resolution", default="auto", metavar="N|WxH", help="the largest size; default: 128, or what the images hold")
-    add("--skip-bad", action="store_true", help="the next image takes the place of one that cannot be read")
-    args = parser.parse_args(argv)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub = parser.add_subparsers(required=True, metavar="prepare").add_parser("prepare", allow_abbrev=False)
+    parser.error = sub.error = lambda message: parser.exit(2, f"error: {message}; see python data.py prepare --help\n")
+    sub.add_argument("--data", required=True, metavar="NAME|PATH", help="a folder or zip, or its name there")
+    sub.add_argument("--data-root", default="data", metavar="DIR", help="where named sets lie")
+    sub.add_argument("--resolution", default="auto", metavar="N|WxH",
+                     help="the largest size; the default is 128, or what the images hold")
     try:
-        prepare(args.data, args.data_root, args.resolution, args.skip_bad)
-    except (DataError, OSError) as e:
-        sys.exit(print(f"error: {e}", file=sys.stderr) or 2)
+        prepare(**{{"data_root": "root"}.get(k, k): v for k, v in vars(parser.parse_args(argv)).items()})
+    except DataError as e:
+        parser.exit(2, f"error: {e}\n")
+    except OSError as e:
+        parser.exit(2, f"error: {e.filename or 'a file'}: {e.strerror}; make room, or check its permissions\n")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

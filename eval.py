@@ -15,7 +15,7 @@
 A run is the folder that a training script made.  This file knows of a method only what its `load` returns: map,
 generate, encode, features, prior.
     1  Runs         View
-    2  Extractors   Classifier, trained on a set's labels;  extractor_of, lpips_of
+    2  Extractors   Classifier, trained on a set's labels;  Inception, LPIPS;  extractor_of, lpips_of
     3  Counting     Count, Means
     4  Distances    Moments, frechet, kernel_distance, sliced_wasserstein, sharpness, slerp, one_nn, linear_svm
     5  Measures     what `metrics` prints: errors, latent, sharpness, frechet, flips, classifiers, lpips, ppl, swd
@@ -23,6 +23,7 @@ generate, encode, features, prior.
     7  Figures      samples, reconstructions, traversal, morph, mixing
     8  Commands
 """
+import functools
 import hashlib
 import importlib
 import json
@@ -87,7 +88,10 @@ class View:
     def protocol(self):
         """What a number of this run depends on, in one line."""
         a = self.args
+        G = getattr(self.model, "G", None)
+        grown = isinstance(G, common.Growing) and (G.top < G.levels - 1 or G.fades)
         return (f"{self.test.name}{' ' + self.test.split if self.test.split else ''}, {a['backbone']}, "
+                f"{f'grown to {max(G.size())} px (alpha {G.alpha:.2f}), ' if grown else ''}"
                 f"{'recipe ' + a['recipe'] + ', ' if 'recipe' in a else ''}{a['precision']}, "
                 f"{self.model.seen / 1000:g} kimg, seed {a['seed']}, {self.weights} weights, "
                 f"training code {a['versions']['code']}")
@@ -162,6 +166,65 @@ class Classifier(nn.Module):
         return hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in self.state_dict().values())).hexdigest()[:8]
 
 
+class Inception(nn.Module):
+    """The network of the FID: Inception of 2015-12-05 with its 1008 classes, as pytorch-fid has ported it.
+
+    Differs from torchvision's in what its blocks pool: padding does not count, and the last block takes maxima.
+    """
+    d, batch, resize = 2048, 50, "uint8, bilinear to 299 px"
+
+    def __init__(self, weights):
+        super().__init__()
+        from torchvision.models import inception_v3
+        self.net = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+        self.net.load_state_dict(weights)
+        for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b"):
+            _pool_anew(getattr(self.net, name), functools.partial(nnf.avg_pool2d, count_include_pad=False))
+        _pool_anew(self.net.Mixed_7c, nnf.max_pool2d)
+
+    def features(self, x, d=None):
+        """(N, d) features of x (N, 3 or 1, H, W) in [-1, 1]; d 64 or 192: of the first or second pooling layer."""
+        d = d or self.d
+        x = common.to_float(common.to_uint8(x)).expand(-1, 3, -1, -1)
+        x = nnf.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
+        for name, layer in self.net.named_children():
+            if name == "avgpool":
+                break
+            x = layer(x)
+            if (name, d) in (("maxpool1", 64), ("maxpool2", 192)):
+                break
+        return x.mean((2, 3))
+
+
+def _pool_anew(block, pool):
+    """Let the last branch of one of torchvision's blocks pool by `pool`."""
+    plain = block._forward
+
+    def forward(x):
+        return [*plain(x)[:-1], block.branch_pool(pool(x, 3, stride=1, padding=1))]
+    block._forward = forward
+
+
+class LPIPS(nn.Module):
+    """Learned perceptual distance, VGG-16, version 0.1: a, b (N, 3 or 1, H, W) in [-1, 1] -> (N,).
+
+    Zhang et al. 2018, eq. 1.  weights: of the heads, as the lpips package keeps them; they are loaded strictly.
+    """
+
+    def __init__(self, vgg, weights):
+        super().__init__()
+        self.vgg = vgg
+        self.heads = nn.ParameterList(torch.empty(c, 1, 1) for c in (64, 128, 256, 512, 512))
+        self.heads.load_state_dict({str(i): weights.pop(f"lin{i}.model.1.weight")[0] for i in range(5)} | weights)
+
+    def forward(self, a, b):
+        total = 0
+        for f, g, head in zip(self.vgg(a), self.vgg(b), self.heads, strict=True):
+            f, g = (t / (t.square().sum(1, keepdim=True).sqrt() + 1e-10) for t in (f, g))
+            total = total + ((f - g).square() * head).sum(1).mean((1, 2))
+        return total
+
+
 def extractor_of(view, args):
     """The network whose features --features asks for: Inception, or the classifier of the run's own data ("auto").
 
@@ -169,7 +232,7 @@ def extractor_of(view, args):
     """
     if args.features == "inception":
         with common.rank_zero_first():
-            net = common.frozen("inception", args.inception, args.cache, common.Inception).to(view.device)
+            net = common.frozen("inception", args.inception, args.cache, Inception).to(view.device)
         net.name, net.title = "Inception", "FID" if net.official else f"Frechet ({Path(args.inception).name})"
         return net
     if not view.has_classes:
@@ -192,7 +255,7 @@ def lpips_of(view, args):
                     f"{' after the face crop' * args.face_crop}, are too small")
     with common.rank_zero_first():
         vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG)
-        net = common.frozen("lpips", args.lpips, args.cache, lambda weights: common.LPIPS(vgg, weights))
+        net = common.frozen("lpips", args.lpips, args.cache, lambda weights: LPIPS(vgg, weights))
     net.checksum = ", ".join(f"{name} {part.checksum}{' (not the published one)' * (not part.official)}"
                              for name, part in (("VGG-16", vgg), ("heads", net)))
     net.official &= vgg.official
@@ -1101,7 +1164,8 @@ def figure_mixing(views, args):
         layers = view.model.num_layers
         if layers == 1:
             raise Lacks(f"{view.run} ({view.args['backbone']}) reads one w, with no styles to mix; take a stylegan run")
-        bands = [(name, range(a, min(b or layers, layers)), rows_of) for name, a, b, rows_of in MIXED if a < layers]
+        used = 2 * view.model.G.top + 2                                     # layers that have grown
+        bands = [(name, range(a, min(b or used, used)), rows_of) for name, a, b, rows_of in MIXED if a < used]
         n, m = args.n or 5, sum(count for *_, count in bands)
         if args.generated:
             view.need("prior", "map")
@@ -1244,6 +1308,8 @@ def figure(args):
         raise Error(f"there is no figure {args.name!r}; there are {', '.join([*FIGURES, *ALIASES])}")
     if args.images and (name not in ("reconstructions", "morph", "mixing") or args.generated):
         raise Error(f"figure {name} shows no real images{' with --generated' * args.generated}; leave --images out")
+    if args.truncation_layers != 8 and args.truncation == 1:
+        raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
     for flag, of in dict(generated="mixing", truncation="samples", truncation_layers="samples").items():
         if name != of and getattr(args, flag) != NO_TRUNCATION.get(flag, False):
             raise Error(f"--{flag.replace('_', '-')} is for figure {of}; leave it out")
@@ -1321,7 +1387,7 @@ def parse_args(argv=None):
         if name == "figure":
             add("--images", nargs="+", default=[], metavar="PATH", help="real images in place of the test part's")
             add("--generated", action="store_true", help="mixing: samples in place of real images")
-            add("--truncation", type=float, default=1.0, metavar="PSI",
+            add("--truncation", type=common.positive(float), default=1.0, metavar="PSI",
                 help="samples: w is drawn towards the mean w, to PSI times its distance (StyleGAN 0.7; default: not)")
             add("--truncation-layers", type=common.positive(int), default=8, metavar="N",
                 help="samples: of so many layers from the first on")

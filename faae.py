@@ -32,8 +32,9 @@ Differences from the papers, and what restores them:
                           latter, as d of eq. 2 too: beside 100 times the norm the adversarial term counts for nothing,
                           D always wins and all samples look alike.                                       --reenc l2
     steps of G            phases 1 and 3 share one Adam state, which divides by the size of both gradients; two states
-                          would undo the weights.  --joint takes both terms, of one z, in one step after D's.  On dcgan
-                          E's output is divided by sqrt(nz): it begins as long as z, and no large first errors linger.
+                          would undo the weights.  --joint takes both terms, of one z, in one step after D's.  But
+                          for mlp, E's output is divided by sqrt(nz): it begins as long as z, and no large first errors
+                          linger.
     log(1 - D)            who confuses D (G; AAE's E; BiGAN's and ALI's G and E) minimises -log D of the swapped label
                           instead, as is usual; "maximally confuse" leaves it open.
     rates, decay 1e-4     E has G's rate.  The decay is read as Keras has it, lr / (1 + 1e-4 t) after t steps.
@@ -55,7 +56,10 @@ Differences from the papers, and what restores them:
                           W_x is of pixels in [0, 1]; mean z E(G(z)) is over dimensions too, a cosine / nz, hence the
                           published 1000; G takes 2 steps, published for all sets but CelebA (3).  E has no batch norm
                           on mlp; in E's step G has that of its running statistics, with which G(E(x)) is seen later.
-    weight averages       ours, for pictures: of a half-life of 10,000 images, or a twentieth of those shown, if less.
+    weight averages       ours, for pictures: of a half-life of 10,000 images, or a twentieth of those shown (since the
+                          last level began), if less.
+    stylegan              is ours: StyleGAN's synthesis, fed with z and ended by a sigmoid, its discriminator for D and,
+                          without minibatch stddev, E; batches and rates of each level as in alae.py.
 Settings are published for faae, aae on dcgan and for bigan, lr, jlr, ae-l1, ae-l2 on mlp; a run prints which are ours.
 """
 import copy
@@ -659,7 +663,8 @@ def main(argv=None):
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
                                      RESOLUTIONS[args.backbone][:None if args.backbone == "stylegan" else 1])
     growth = common.schedule(args, images.shape, world)
-    args.lr_d = getattr(args, "lr_d", 0) or args.lr
+    if hasattr(args, "lr_d"):
+        args.lr_d = args.lr_d or args.lr
     common.settle(args, images, held_out, label=LABELS[args.objective], named=dict(objective="faae"),
                   unstated=unstated(args), default_split="5-1" if args.data == "celeba" else "dw",
                   constants=f"beta2 {BETA_2}  leaky ReLU {SLOPE}  ema half-life {EMA_HALF_LIFE:,} images" + (
@@ -678,9 +683,7 @@ def main(argv=None):
     run = common.Run(args, state, losses=LOSSES[args.objective], device=device)
     batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
-    if args.compile:
-        for net in model.children():
-            net.compile()
+    G, E, D = common.compiled(model.G, model.E, model.D) if args.compile else (model.G, model.E, model.D)
     fixed_x, fixed_z = common.fixed_inputs(model, held_out, args.seed, device)
 
     # All processes draw for the whole batch, and take their share
@@ -688,9 +691,9 @@ def main(argv=None):
         return model.prior(batch, rng)[rank::world]
 
     def noisy_G(z):
-        return model.G(z, [eta[rank::world] for eta in model.G.draw_noise(batch, rng)])
+        return G(z, [eta[rank::world] for eta in model.G.draw_noise(batch, rng)])
 
-    net = Namespace(G=noisy_G, E=model.E, D=model.D) if model.grows else model
+    net = Namespace(G=noisy_G if model.grows else G, E=E, D=D)
     while True:
         level, alpha, batch, lr = growth.at(run.seen)
         common.grow(level, alpha, model, ema)
@@ -707,7 +710,7 @@ def main(argv=None):
         common.average_buffers(model)
         ema_every = max(batch, EMA_EVERY)
         if run.seen % ema_every < batch:            # short at first, or batch norm's first statistics would linger
-            ema_update(ema, model, beta=0.5 ** (ema_every / min(EMA_HALF_LIFE, max(run.seen / 20, 1))))
+            ema_update(ema, model, beta=0.5 ** (ema_every / min(EMA_HALF_LIFE, max(growth.since(run.seen) / 20, 1))))
         run.step(losses, batch)
     run.finish()
 

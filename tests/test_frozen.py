@@ -66,13 +66,13 @@ def test_inceptions_features(pytorch_fid, inception_weights, d):
     x = smooth(3, 0)[:, :, :, :31]
     with torch.no_grad():
         theirs = pytorch_fid(d)((x + 1) / 2)[0].mean((2, 3))
-        ours = common.Inception(inception_weights).eval().features(x, d)
+        ours = evaluation.Inception(inception_weights).eval().features(x, d)
     assert theirs.abs().mean() > 0.05
     assert (theirs - ours).abs().max() < 1e-4
 
 
 def test_inception_sees_uint8_and_grey(inception_weights):
-    net = common.Inception(inception_weights).eval().requires_grad_(False)
+    net = evaluation.Inception(inception_weights).eval().requires_grad_(False)
     x = smooth(60, 0)
     f = net.features(x, 64)
     assert f.shape == (60, 64)
@@ -85,7 +85,7 @@ def test_fid_of_folders(pytorch_fid, inception_weights, tmp_path):
     """Of more images than features, whose covariances have no doubtful roots."""
     from pytorch_fid import fid_score
     d, sets, theirs, ours = 64, (smooth(80, 0), 0.8 * smooth(90, 1) - 0.1), [], []
-    net = common.Inception(inception_weights).eval().requires_grad_(False)
+    net = evaluation.Inception(inception_weights).eval().requires_grad_(False)
     extractor = Namespace(d=d, batch=50, features=lambda x: net.features(x, d))
     for name, x in zip("ab", sets, strict=True):
         (tmp_path / name).mkdir()
@@ -134,7 +134,7 @@ def test_lpips(vgg_weights):
     for conv, key in zip(convs, ours, strict=True):
         conv.load_state_dict(dict(weight=vgg_weights[key], bias=vgg_weights[key.replace("weight", "bias")]))
     theirs.load_state_dict(heads, strict=False)
-    net = common.LPIPS(common.VGG(vgg_weights), heads).eval()
+    net = evaluation.LPIPS(common.VGG(vgg_weights), heads).eval()
     a, b = smooth(4, 0, 48), smooth(4, 1, 48)
     with torch.no_grad():
         for x, y in ((a, b), (a, a), (a[:, :1], b[:, :1])):
@@ -250,7 +250,7 @@ def test_published_weights_alone_are_named(dummy, inception_weights, tmp_path, m
     torch.save(inception_weights, tmp_path / "inception.pth")
     sha = hashlib.sha256((tmp_path / "inception.pth").read_bytes()).hexdigest()[:8]
     monkeypatch.setitem(common.FROZEN, "inception", ("https://x/inception.pth", sha))
-    monkeypatch.setattr(common.Inception, "d", 64)                      # for speed
+    monkeypatch.setattr(evaluation.Inception, "d", 64)                      # for speed
     args = options(n=2, features="inception", inception=str(tmp_path / "inception.pth"), cache=tmp_path)
     view = evaluation.View(dummy("run"), args)
     view.train.ids, view.train.pixels = view.train.ids[:4], view.train.pixels[:4]
@@ -270,7 +270,7 @@ def test_lpips_of_files(dummy, vgg_weights, tmp_path, monkeypatch):
     assert "heads " in how
     assert how.count("(not the published one)") == 2
     assert "; grey repeated to RGB" in how
-    net = common.LPIPS(common.VGG(vgg_weights), head_weights())
+    net = evaluation.LPIPS(common.VGG(vgg_weights), head_weights())
     x = view.images(range(3))
     assert m["distance"] == pytest.approx(net(0.9 * x, x).mean().item(), rel=1e-4)
     sha = hashlib.sha256((tmp_path / "h.pth").read_bytes()).hexdigest()[:8]
