@@ -44,12 +44,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-CUTS = {  # sets that are folders or zips: how many images they have (0: any number); split: end of the training part,
+CUTS = {  # sets that are folders or zips: what they are, how many (0: any number); split: end of the training part,
           # begin of the test part, counted from the end if below 0.  The first split is the default
-    "ffhq": (70_000, {"60-10": (60_000, 60_000), "65-5": (65_000, 65_000)}),
-    "celeba-hq": (30_000, {"27-3": (27_000, 27_000)}),
-    **dict.fromkeys(("lsun-bedroom", "lsun-cat", "lsun-car"),
-                    (0, {"all": (-10_000, -10_000), "100k": (100_000, -10_000)})),
+    "ffhq": ("FFHQ's 70,000 images1024x1024", 70_000, {"60-10": (60_000, 60_000), "65-5": (65_000, 65_000)}),
+    "celeba-hq": ("CelebA-HQ's 30,000 images", 30_000, {"27-3": (27_000, 27_000)}),
+    **{f"lsun-{name}": (f"LSUN's {name} images, out of its LMDB,", 0,
+                        {"all": (-10_000, -10_000), "100k": (100_000, -10_000)}) for name in ("bedroom", "cat", "car")},
 }
 NAMES = ("mnist-mini", "mnist", "cifar10", "celeba", *CUTS)
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -329,16 +329,15 @@ def _part(name, part, source, store, ids, shape, labels, label_names, skip_bad, 
 
 def _cut(name, root, split, wanted, skip_bad, sizes):
     """(train, test) of a set in `CUTS`: a folder or zip of its name below root."""
-    count, splits = CUTS[name]
+    what, count, splits = CUTS[name]
     split = next(iter(splits)) if split == "auto" else split
     if split not in splits:
         raise DataError(f"{name} has no split {split!r}; it is {' or '.join(splits)}")
     folder = Path(root) / name
     path = next((p for p in (folder, Path(f"{folder}.zip")) if p.exists()), None)
     if path is None:
-        raise DataError(f"there is no {folder} and no {folder}.zip; put the {f'{count:,} ' if count else ''}images "
-                        f"there, as files in the order of their names (in sub-folders or not) or as a zip of the "
-                        f"StyleGAN tools, or name the right --data-root")
+        raise DataError(f"there is no {folder} and no {folder}.zip; put {what} there, as files in the order of their "
+                        f"names (in sub-folders or not) or as a zip of the StyleGAN tools, or name the right --data-root")
     store = Store(path)
     n = len(store.images)
     end, begin = (i if i >= 0 else n + i for i in splits[split])

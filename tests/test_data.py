@@ -371,3 +371,105 @@ def test_an_unreadable_image_in_a_worker(tmp_path, monkeypatch):
     train, _ = data.load(str(folder))
     with pytest.raises(data.DataError, match="^[^\n]*007.png cannot be read[^\n]*$"):     # one line, no traceback in it
         first_batches(train, 5, 9, 0, 0, torch.device("cpu"), workers=1)
+
+
+# ------------------------------------------------------------------------------------------------ cuts and pyramids
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_sets_with_cuts(tmp_path, monkeypatch, zipped):
+    """FFHQ's layout, with few images: both papers' cuts, in file order."""
+    for name in ("ffhq", "lsun-cat"):
+        with pytest.raises(data.DataError, match=rf"there is no .*{name} and no .*{name}\.zip; put .* there, as files"):
+            data.load(name, tmp_path)
+    if zipped:
+        fill_zip(tmp_path / "ffhq.zip", 14, mode="RGB")
+    else:
+        for i in range(14):
+            folder = tmp_path / "ffhq" / f"{i // 5 * 1000:05d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            picture(i, mode="RGB").save(folder / f"{i:05d}.png")
+    with pytest.raises(data.DataError, match="has 14 images, and ffhq has 70,000, which its split 60-10 cuts"):
+        data.load("ffhq", tmp_path)
+    what, count, splits = data.CUTS["ffhq"]
+    assert (count, splits) == (70_000, {"60-10": (60_000, 60_000), "65-5": (65_000, 65_000)})
+    assert data.CUTS["celeba-hq"][1:] == (30_000, {"27-3": (27_000, 27_000)})
+    monkeypatch.setitem(data.CUTS, "ffhq", (what, 14, {"60-10": (12, 12), "65-5": (13, 13)}))
+    for split, n in (("auto", 12), ("60-10", 12), ("65-5", 13)):
+        train, test = data.load("ffhq", tmp_path, split, "16")
+        assert (train.ids.tolist(), test.ids.tolist()) == (list(range(n)), list(range(n, 14)))
+        assert train.split == ("60-10" if n == 12 else "65-5")
+        assert train.source == test.source == "ffhq"
+    assert np.array_equal(test.pixels[0], data.to_array(picture(13, mode="RGB"), 3, (16, 16)))
+    assert (train.labels is None) == (not zipped)                       # sub-folders are no classes
+    with pytest.raises(data.DataError, match="ffhq has no split 'x'; it is 60-10 or 65-5"):
+        data.load("ffhq", tmp_path, "x")
+    monkeypatch.setitem(data.CUTS, "lsun-cat", ("", 0, {"all": (-3, -3), "100k": (8, -3)}))
+    old = tmp_path / ("ffhq.zip" if zipped else "ffhq")
+    old.rename(tmp_path / old.name.replace("ffhq", "lsun-cat"))
+    parts = [[p.ids.tolist() for p in data.load("lsun-cat", tmp_path, split, "16")] for split in ("all", "100k")]
+    assert parts == [[list(range(11)), [11, 12, 13]], [list(range(8)), [11, 12, 13]]]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_pyramid_changes_nothing_but_time(tmp_path, monkeypatch, zipped):
+    make = fill_zip if zipped else fill
+    path = make(tmp_path / ("set.zip" if zipped else "set"), 30)
+
+    def train(resident):
+        monkeypatch.setattr(data, "RESIDENT_BYTES", 2e9 * resident)
+        return data.load(str(path), resolution="32")[0]
+    before = train(True)
+    eighth = train(False).take([3], (8, 8))
+    data.main(["prepare", "--data", str(path)])
+    with monkeypatch.context() as m:
+        m.setattr(data, "to_array", None)                               # nothing is decoded from here on
+        for resident in (False, True):
+            after = train(resident)
+            assert (after.pixels is None) == (not resident)
+            assert after.ids.tolist() == before.ids.tolist()
+            assert torch.equal(after.take(range(10)), before.pixels[:10])
+        assert torch.equal(train(False).take([3], (8, 8)), eighth)
+    make(path, 30, size=(41, 40))                                       # other images of the same names
+    with pytest.raises(data.DataError, match="was made of other images"):
+        train(True)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--data", "nothing"], "there is no folder or zip nothing"), (["--data", "set", "--resolution", "12"], "not 12"),
+    (["--data", "set", "--resolution", "3"], "not 3"), (["--dat", "set"], "--data"), (["--data", "empty"], "has no i")])
+def test_prepare_refuses(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "set", 3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as end:
+        data.main(["prepare", *flags])
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_prepare_finds_celeba(tmp_path):
+    fill(tmp_path / "celeba" / "img_align_celeba", 6, size=(178, 218), mode="RGB")
+    data.main(["prepare", "--data", "celeba", "--data-root", str(tmp_path)])
+    reader = data.load("celeba", tmp_path, "5-1")[0].read
+    assert sorted(reader.pyramid) == [(3, s, s) for s in (4, 8, 16, 32, 64, 128)]
+
+
+def test_batches_of_a_plan(tmp_path):
+    """Sizes and batches that change as a run grows, of resident and of streamed sets."""
+    train = data.load(str(fill_zip(tmp_path / "set.zip", 40, size=(32, 32))), resolution="32")[0]
+    streamed = data.Images("set", "train", "set", train.ids, train.shape, read=train.read)
+
+    def plan(seen):
+        return (8, (8, 8)) if seen < 16 else (4, (32, 32))
+    cpu = torch.device("cpu")
+    for images in (train, streamed):
+        got = [x for _, x in zip(range(4), data.batches(images, plan, 0, 0, cpu), strict=False)]
+        assert [tuple(x.shape) for x in got] == [(8, 1, 8, 8)] * 2 + [(4, 1, 32, 32)] * 2
+        chosen = data.order(len(train), 0, 0, 24)
+        assert torch.equal(got[2], train.pixels[chosen[16:20]])
+        mean = train.pixels[chosen[:8]].float().view(8, 1, 8, 4, 8, 4).mean((3, 5))
+        assert (got[0].float() - mean).abs().max() <= 1                 # Pillow rounds twice
+        assert torch.equal(next(data.batches(images, plan, 0, 20, cpu)), got[3])

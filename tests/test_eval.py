@@ -706,3 +706,59 @@ def test_what_a_run_cannot_do_is_refused(dummy, script, tmp_path, cache):
                                                     code=2).stderr
     source.unlink()
     assert "there is no dummy.py here" in script("eval.py", "metrics", run, code=2).stderr
+
+
+# ------------------------------------------------------------------------------------------- what stylegan runs have
+
+@pytest.fixture(scope="module")
+def style_run(tmp_path_factory):
+    """A StyleALAE of 64 px after one step, on digits enlarged to that."""
+    folder = tmp_path_factory.mktemp("style")
+    subprocess.run([sys.executable, ROOT / "alae.py", "--backbone", "stylegan", "--resolution", "64", "--width", "64",
+                    "--nz", "8", "--nw", "8", "--kimg", "0.004", "--batch", "4", "--start-resolution", "64",
+                    "--out", folder / "run"], check=True, capture_output=True)
+    return folder / "run"
+
+
+def test_figure_mixing(style_run, script, tmp_path):
+    for flags, source in (((), "real"), (("--generated",), "generated")):
+        out = script("eval.py", "figure", "mixing", style_run, "-n", 3, "--out", "m.png", *flags).stdout
+        assert ("3 with coarse styles (layers 0-3) of the sources, 2 with middle styles (layers 4-7) of the sources, "
+                "1 with fine styles (layers 8-9) of the sources") in out
+        picture = np.array(Image.open(tmp_path / "m.png"))
+        assert picture.shape == (2 + 66 * 7, 2 + 66 * 4, 3)
+        cell = {(r, c): picture[2 + 66 * r:66 + 66 * r, 2 + 66 * c:66 + 66 * c] for r in range(7) for c in range(4)}
+        view = evaluation.View(style_run, options())
+        with torch.no_grad():
+            w = view.model.map(view.codes(9, 0)) if source == "generated" else view.model.encode(view.images(range(9)))
+            x = view.made(w) if source == "generated" else view.images(range(9))
+            assert (cell[0, 0] == 255).all()
+            np.testing.assert_array_equal(cell[0, 2][:, :, 0], common.to_uint8(x[1])[0])        # a source
+            np.testing.assert_array_equal(cell[4, 0][:, :, 0], common.to_uint8(x[6])[0])        # a destination
+            for row, band in ((1, slice(0, 4)), (4, slice(4, 8)), (6, slice(8, None))):
+                mixed = w[2 + row, None].repeat(10, 1)
+                mixed[band] = w[2]                                                              # the third source
+                expected = common.to_uint8(view.model.generate(mixed[None], "fixed"))[0, 0]
+                assert np.abs(cell[row, 3][:, :, 0] - expected.numpy().astype(int)).max() <= 1
+
+
+def test_truncation_in_samples(style_run, script, tmp_path):
+    for psi in (1, 0.5, 0.001):
+        flags = ("--truncation", psi, "--truncation-layers", 10) if psi < 1 else ()
+        script("eval.py", "figure", "samples", style_run, "-n", 8, "--out", f"{psi}.png", *flags)
+    plain, half, mean = (np.array(Image.open(tmp_path / f"{psi}.png")).astype(int)[2:66, 2:530].reshape(64, 8, 66, 3)
+                         for psi in (1, 0.5, 0.001))
+    assert np.ptp(mean, axis=1).max() <= 8                              # all alike
+    assert np.ptp(half, axis=1).mean() < np.ptp(plain, axis=1).mean()
+    for flags, message in ((("--truncation-layers", "3"), "add --truncation"),
+                           (("--truncation", "nan"), "--truncation"), (("--generated",), "--generated is for figure mixing")):
+        err = script("eval.py", "figure", "samples", style_run, *flags, code=2).stderr
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_stylegan_s_figures_refuse(dummy, script):
+    run = dummy("run")
+    assert "reads one w, with no styles to mix" in script("eval.py", "figure", "mixing", run, code=2).stderr
+    err = script("eval.py", "figure", "samples", run, "--truncation", "0.7", code=2).stderr
+    assert "has no 'mean_w', which this needs" in err
