@@ -337,7 +337,7 @@ def _cut(name, root, split, wanted, skip_bad, sizes):
     path = next((p for p in (folder, Path(f"{folder}.zip")) if p.exists()), None)
     if path is None:
         raise DataError(f"there is no {folder} and no {folder}.zip; put {what} there, as files in the order of their "
-                        f"names (in sub-folders or not) or as a zip of the StyleGAN tools, or name the right --data-root")
+                        f"names (in sub-folders or not) or a zip of the StyleGAN tools, or name the right --data-root")
     store = Store(path)
     n = len(store.images)
     end, begin = (i if i >= 0 else n + i for i in splits[split])
