@@ -996,11 +996,13 @@ def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, e
     if not args.resume:
         table, parts = batches[max(n for n in batches if n <= world)], 2 * (levels - first) + extra
         args.batch, args.lr = args.batch or table[levels - 1], args.lr or rates[levels - 1]
-        args.batches = [max(round(n * args.batch / table[levels - 1] / world), 1) * world for n in table[:levels]]
-        args.batch = args.batches[-1]
-        args.rates = [rate * args.lr / rates[levels - 1] for rate in rates[:levels]]
         args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
         args.kimg = args.kimg or args.grow_kimg * parts
+        most = max(args.batch, 1000 * args.grow_kimg / 8)       # eight steps a part, or more: for short runs, ours
+        args.batches = [max(round(min(n * args.batch / table[levels - 1], most) / world), 1) * world
+                        for n in table[:levels]]
+        args.batch = args.batches[-1]
+        args.rates = [rate * args.lr / rates[levels - 1] for rate in rates[:levels]]
         args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
     sizes = [(h << level, w << level) for level in range(levels)]
     growth = Growth(sizes, args.batches, args.rates, first, 1000 * args.grow_kimg, sine)

@@ -631,9 +631,12 @@ def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
             yield order(len(images), seed, begin, batch)[rank::world], size
             begin += batch
     if images.pixels is not None:
-        pixels = images.pixels.to(device)
+        pixels = small = images.pixels.to(device)
         for chosen, size in indices(seen):
-            yield shrink(pixels[chosen.to(device, non_blocking=True)], size)
+            if small.shape[2:] != tuple(size):          # a new level: the whole set, once
+                whole = pixels.shape[2:] == tuple(size)
+                small = pixels if whole else torch.cat([shrink(part, size) for part in pixels.split(64)])
+            yield small[chosen.to(device, non_blocking=True)]
     else:
         loader = torch.utils.data.DataLoader(
             _Caught(images), sampler=indices(seen), batch_size=None, num_workers=workers, collate_fn=_as_it_is,

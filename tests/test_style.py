@@ -306,16 +306,18 @@ def test_other_lengths():
     growth, args = schedule(32, 1, "--kimg", 20)
     assert args.grow_kimg == 2
     assert [growth.at(1000 * k)[0] for k in (0, 3.9, 4, 8, 12, 19.9)] == [0, 0, 1, 2, 3, 3]
+    growth, _ = schedule(1024, 1, "--kimg", 0.4)                         # eight steps a part, or more
+    assert growth.batches == [2] * 9
     _, args = schedule(32, 1, "--grow-kimg", 3)
     assert args.kimg == 30
     growth, args = schedule(32, 1, "--grow-kimg", 3, "--kimg", 100, "--start-resolution", 8)
     assert [growth.at(1000 * k)[0] for k in (0, 5.9, 6, 12, 99)] == [1, 1, 2, 3, 3]
-    growth, args = schedule(64, 2, "--batch", 6, "--lr", 0.003)
+    growth, args = schedule(64, 2, "--batch", 6, "--lr", 0.003, "--grow-kimg", 1)
     assert growth.batches == [96, 48, 24, 12, 6]
     assert growth.rates == [0.003] * 5
     growth, _ = schedule(32, 1, "--start-resolution", 32)
     assert growth.at(0)[:2] == (3, 1.0)
-    growth, args = schedule(64, 3, "--batch", 3)
+    growth, args = schedule(64, 3, "--batch", 3, "--kimg", 30)
     assert [b % 3 for b in growth.batches] == [0] * 5
     sine = common.Growth([(4, 4), (8, 8)], [1, 1], [1, 1], 0, 100, sine=True)
     assert [sine.at(200 + s)[1] for s in (0, 25, 50, 100)] == pytest.approx([0, (1 - math.sqrt(0.5)) / 2, 0.5, 1])
