@@ -2,7 +2,7 @@
 
     1  Layers        EqualLinear, EqualConv2d, EqualConvTranspose2d, pixel_norm, Mapping
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
-    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles, truncate;  Growth, the schedule
+    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth, the schedule
     4  Losses        softplus, r1
     5  Weights       adam, update, set_rate, ema_update, compiled
     6  Held out      fixed_inputs, reconstruct, held_out
@@ -414,14 +414,6 @@ def mix_styles(w, others, top, p, draw):
     cut = torch.where(draw[:, 0] < p, 1 + (draw[:, 1] * (layers - 1)).floor(), layers)          # 1 ... layers - 1
     keep = torch.arange(layers, device=w.device) < cut[:, None]
     return torch.where(keep[:, :, None], w[:, None], others[:, None])
-
-
-def truncate(w, mean_w, psi, layers, num_layers):
-    """w' = mean_w + psi (w - mean_w) in the first `layers` of num_layers, (N, num_layers, nw).   (StyleGAN, app. B)"""
-    if w.ndim == 2:
-        w = w[:, None].expand(-1, num_layers, -1)
-    scale = torch.where(torch.arange(num_layers, device=w.device) < layers, psi, 1.0)
-    return mean_w + scale[:, None] * (w - mean_w)
 
 
 def minibatch_std(x, group):
@@ -1420,11 +1412,6 @@ def is_out_of_memory(e):
         isinstance(e, RuntimeError) and "allocate memory" in str(e))
 
 
-def lost_a_process(e):
-    """Whether a collective operation failed: NCCL raises a DistError, gloo a plain RuntimeError."""
-    return isinstance(e, dist.DistError) or "gloo" in str(e)
-
-
 def command(main, *errors):
     """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory, no room on the
     disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
@@ -1436,7 +1423,7 @@ def command(main, *errors):
     except (Error, *errors) as e:
         message = str(e)
     except (MemoryError, RuntimeError) as e:
-        if lost_a_process(e):
+        if isinstance(e, dist.DistError) or "gloo" in str(e):           # what NCCL and gloo raise
             message = ("another process of this job has ended; see what it said, and go on from the last checkpoint, "
                        "which is whole, by --resume RUN")
         elif not is_out_of_memory(e):

@@ -1102,6 +1102,14 @@ def one_of_four_classes(view, indices):
     return first if len(first) == 4 else list(range(min(4, len(indices))))
 
 
+def truncate(w, mean_w, psi, layers, num_layers):
+    """w' = mean_w + psi (w - mean_w) in the first `layers` of num_layers, (N, num_layers, nw).   (StyleGAN, app. B)"""
+    if w.ndim == 2:
+        w = w[:, None].expand(-1, num_layers, -1)
+    scale = torch.where(torch.arange(num_layers, device=w.device) < layers, psi, 1.0)
+    return mean_w + scale[:, None] * (w - mean_w)
+
+
 def figure_samples(views, args):
     """Images of codes from the prior; several runs one above the other (ALAE fig. 6, F-AAE fig. 8).
 
@@ -1113,7 +1121,7 @@ def figure_samples(views, args):
         w = view.model.map(view.codes(args.n or 64, args.seed))
         if args.truncation != 1:
             view.need("mean_w")
-            w = common.truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
+            w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
         pictures.append(common.grid(view.made(w), 8 if len(views) == 1 else 16))
     return stack(*pictures)
 

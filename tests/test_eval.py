@@ -742,6 +742,15 @@ def test_figure_mixing(style_run, script, tmp_path):
                 assert np.abs(cell[row, 3][:, :, 0] - expected.numpy().astype(int)).max() <= 1
 
 
+def test_truncation():
+    w, mean_w = torch.randn(3, 5), torch.randn(5)
+    out = evaluation.truncate(w, mean_w, 0.7, 2, 6)
+    assert out.shape == (3, 6, 5)
+    torch.testing.assert_close(out[:, 1], mean_w + 0.7 * (w - mean_w))
+    torch.testing.assert_close(out[:, 2:], w[:, None].expand(-1, 4, -1))
+    torch.testing.assert_close(evaluation.truncate(out, mean_w, 1.0, 2, 6), out)
+
+
 def test_truncation_in_samples(style_run, script, tmp_path):
     script("eval.py", "figure", "samples", style_run, "-n", 8, "--truncation", 0.5, "--truncation-layers", 3, "--out",
            "t.png")

@@ -270,15 +270,6 @@ def test_style_mixing():
     assert not common.mix_styles(w, others, top, 0.0, draw).any()
 
 
-def test_truncation():
-    w, mean_w = torch.randn(3, 5), torch.randn(5)
-    out = common.truncate(w, mean_w, 0.7, 2, 6)
-    assert out.shape == (3, 6, 5)
-    torch.testing.assert_close(out[:, 1], mean_w + 0.7 * (w - mean_w))
-    torch.testing.assert_close(out[:, 2:], w[:, None].expand(-1, 4, -1))
-    torch.testing.assert_close(common.truncate(out, mean_w, 1.0, 2, 6), out)
-
-
 # --------------------------------------------------------------------------------------------------- the schedule
 
 def schedule(size, world, *flags):
