@@ -45,7 +45,7 @@ StyleALAE (P leaves open what it does not state; batch and learning rate of each
     mirror images         P is silent.  Ours are off; C's are on.                           --flip on
     C_i of eq. 9          run-time gain 1, as StyleGAN's style maps.
     mean w                is moved once an iteration, by step I's codes; in C whenever G is run.
-`--recipe official` takes all of C's choices that have a flag here at once (those of StyleALAE on stylegan).
+`--recipe official` takes all of C's choices that have a flag here at once, but its lengths (StyleALAE's on stylegan).
 """
 import copy
 import math
@@ -279,8 +279,10 @@ def parse_args(argv=None):
 
 
 def unstated(args):
-    """The settings of a run that the paper leaves open; it gives lengths for FFHQ alone (section 7.2)."""
-    stated = ("kimg", "grow_kimg") if (args.data, args.kimg, args.grow_kimg) == ("ffhq", 10_000, 500) else ()
+    """The settings of a run that are ours: the paper leaves them open (lengths: it has those of FFHQ alone)."""
+    stated = {*RECIPES[args.recipe]}
+    if args.backbone == "stylegan" and (args.data, args.kimg, args.grow_kimg) == ("ffhq", 10_000, 500):
+        stated |= {"kimg", "grow_kimg"}
     return [name for name in UNSTATED[args.backbone] if name not in stated]
 
 
@@ -354,7 +356,7 @@ def main(argv=None):
 
     # What training changes, and so what a checkpoint holds
     state = dict(model=model, ema=ema, opt_F=opt_F, opt_G=opt_G, opt_E=opt_E, opt_D=opt_D, rng=rng)
-    run = common.Run(args, state, losses=("L_ED", "R1", "L_FG", "L_EG"), device=device)
+    run = common.Run(args, state, losses=("L_ED", "R1", "L_FG", "L_EG"), device=device, growth=growth)
     batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
     F, G, E, D = model.F, model.G, model.E, model.D

@@ -713,6 +713,8 @@ def start(args):
     device, rank, world = join(args.device)
     if device.type == "cpu":
         keep_memory()
+    if rank == 0 and device.type == "cpu" and args.backbone == "stylegan" and args.width < 4:
+        print(f"note: on a CPU a step of stylegan at --width {args.width} takes minutes; --width 8 or more suits one")
     torch.manual_seed(args.seed)
     if args.precision == "auto":
         args.precision = "bf16" if device.type == "cuda" and args.backbone != "mlp" else "fp32"
@@ -869,7 +871,8 @@ def add_flags(parser, backbones):
     add("--data", default="mnist-mini", metavar="NAME|PATH", help="a set's name, or a folder or zip of images")
     add("--data-root", default="data", metavar="DIR", help="where named sets lie (and are downloaded to)")
     add("--resolution", default="auto", metavar="N|WxH", help="image size in pixels, cropped to that aspect")
-    add("--split", default="auto", help="which of the papers' cuts, where they differ (mnist: dw, sw)")
+    add("--split", default="auto", help="which of the papers' cuts, where they differ (mnist: dw, sw; celeba: "
+        "official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, 100k)")
     add("--workers", type=int, choices=range(65), metavar="N", default=2,
         help="processes that read images, for sets too large for memory (0: none)")
     add("--skip-bad", action="store_true", help="leave out images that cannot be read, and say how many (in a set too "
@@ -968,8 +971,9 @@ def check_resolution(args, resolutions):
                     f"other is 1/2, 3/4 or all of it, such as 128x96; not {args.resolution}")
     if args.resolution != "auto" and args.resolution not in [s for n in sizes for s in (f"{n}", f"{n}x{n}")]:
         others = [b for b, n in resolutions.items() if args.resolution in map(str, n)]
+        near = min(sizes, key=lambda size: abs(size - int(sides[0] or 0 if sides[0].isdecimal() else 0)))
         raise Error(f"{args.backbone} makes images of {' or '.join(map(str, sizes))} px, not {args.resolution}; "
-                    + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {sizes[0]}")
+                    + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {near}")
 
 
 def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, extra=2, sine=False):
@@ -999,7 +1003,7 @@ def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, e
     sizes = [(h << level, w << level) for level in range(levels)]
     growth = Growth(sizes, args.batches, args.rates, first, 1000 * args.grow_kimg, sine)
     end = growth.at(1000 * args.kimg - 1)[0]
-    if end < levels - 1 and int(os.environ.get("RANK", 0)) == 0:
+    if end < levels - 1 and not args.resume and int(os.environ.get("RANK", 0)) == 0:
         print(f"with --kimg {args.kimg:g} and --grow-kimg {args.grow_kimg:g} it ends at {max(sizes[end])} px")
     return growth
 
@@ -1130,14 +1134,14 @@ class Run:
     """A run folder while it trains: log.csv, checkpoint.pt, pictures, the progress line.  Process 0 writes.
 
     args: the resolved arguments, with `out`.  state: name -> what training changes (modules, optimisers, torch
-    generators).  losses: their names, in the order of `step`.  With args.resume the checkpoint is read into state.
-    Raises `Error` for a folder that already holds a run.
+    generators).  losses: their names, in the order of `step`.  growth: a `Growth`, for the progress line.  With
+    args.resume the checkpoint is read into state.  Raises `Error` for a folder that already holds a run.
     """
     HEADER = ("kimg", "seconds", "images/s", "lr", "level", "alpha", "peak_gb")
     MEASURES = ("mse", "recip_x", "recip_w")
 
-    def __init__(self, args, state, losses, device):
-        self.args, self.state, self.losses, self.device = args, state, losses, device
+    def __init__(self, args, state, losses, device, growth):
+        self.args, self.state, self.losses, self.device, self.growth = args, state, losses, device, growth
         self.folder = Path(args.out)                            # with --resume A --out B, goes on from A in B
         self.writer = int(os.environ.get("RANK", 0)) == 0
         self.seen, self.seconds, self.last_snapshot = 0, 0.0, -1
@@ -1202,7 +1206,8 @@ class Run:
                 csv.writer(f).writerows([self.columns] * new + [row])
             for name, picture in pictures.items():
                 (self.folder / name).mkdir(exist_ok=True)
-                save_png(self.folder / name / f"{int(self.seen / 1000):06d}.png", picture)
+                kimg = f"{int(self.seen / 1000):06d}" if self.args.snapshot_kimg >= 1 else f"{self.seen / 1000:010.3f}"
+                save_png(self.folder / name / f"{kimg}.png", picture)
             if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
                 curves(log, self.folder / "curves.png")
                 self.drawn = time.time()
@@ -1313,7 +1318,12 @@ class Run:
             left = (self.args.kimg * 1000 - self.seen) / max(self.rate, 1e-9)
             line = f"{self.seen / 1000:.1f} of {self.args.kimg:g} kimg  " + "  ".join(
                 f"{name} {value:.3f}" for name, value in zip(self.losses, self.recent, strict=True))
-            line += f"  {self.rate:.3g} images/s" + f"  {duration(left)} left" * (self.rate > 0)
+            level, alpha, *_ = self.growth.at(self.seen)
+            last = level == len(self.growth.sizes) - 1          # before it, how long it takes cannot be told
+            if len(self.growth.sizes) > 1:
+                line += f"  {max(self.growth.sizes[level])} px" + f", alpha {alpha:.2f}" * (alpha < 1)
+            if self.rate > 0:
+                line += f"  {self.rate:.3g} images/s" + f"  {duration(left)} left" * last
             print(f"\r{line:<100}" if terminal else line, end="" if terminal else "\n", flush=True)
             self.shown = now
 

@@ -46,7 +46,7 @@ from PIL import Image, ImageOps
 
 CUTS = {  # sets that are folders or zips: what they are, how many (0: any number); split: end of the training part,
           # begin of the test part, counted from the end if below 0.  The first split is the default
-    "ffhq": ("FFHQ's 70,000 images1024x1024", 70_000, {"60-10": (60_000, 60_000), "65-5": (65_000, 65_000)}),
+    "ffhq": ("FFHQ's 70,000 images (images1024x1024)", 70_000, {"60-10": (60_000, 60_000), "65-5": (65_000, 65_000)}),
     "celeba-hq": ("CelebA-HQ's 30,000 images", 30_000, {"27-3": (27_000, 27_000)}),
     **{f"lsun-{name}": (f"LSUN's {name} images, out of its LMDB,", 0,
                         {"all": (-10_000, -10_000), "100k": (100_000, -10_000)}) for name in ("bedroom", "cat", "car")},
@@ -246,7 +246,7 @@ class Store:
         """What a zip's directory says of a file."""
         return self._open().getinfo(name)
 
-    def image(self, name, shape):
+    def image(self, name, shape, remedy="mend it or take it away, or leave such files out by --skip-bad"):
         """One image as uint8 of shape (C, H, W), or for a list of shapes a list; with None as Pillow opens it.
 
         Raises DataError naming the file.
@@ -257,8 +257,7 @@ class Store:
                 return [to_array(image, s[0], s[:0:-1]) for s in shape]
             return image if shape is None else to_array(image, shape[0], shape[:0:-1])
         except BROKEN as e:
-            raise DataError(f"{self.path}/{name} cannot be read ({e}); mend it or take it away, or leave such files "
-                            f"out by --skip-bad") from None
+            raise DataError(f"{self.path}/{name} cannot be read ({type(e).__name__}); {remedy}") from None
 
     def labels(self, known=None):
         """-> (int64 (N,) classes, bool (N, A) attributes or None; label names or None) of `images`.
@@ -536,6 +535,8 @@ def prepare(data, root="data", resolution="auto"):
     found = [p for p in ((celeba, Path(f"{celeba}.zip")) if data == "celeba" else
                          (*[Path(data)] * (data not in NAMES), Path(root) / data, Path(root) / f"{data}.zip"))
              if p.exists()]
+    if data in ("mnist-mini", "mnist", "cifar10"):
+        raise DataError(f"{data} is small and kept in memory; it needs no pyramid")
     if not found:
         raise DataError(f"there is no folder or zip {data}, here or under --data-root {root}; check the path")
     stores, out = [Store(p) for p in _parts(found[0])], []
@@ -550,7 +551,7 @@ def prepare(data, root="data", resolution="auto"):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
 
-        read = functools.partial(store.image, shape=shapes)
+        read = functools.partial(store.image, shape=shapes, remedy="mend it or take it away")
         try:
             with contextlib.ExitStack() as stack, ThreadPool(os.cpu_count()) as pool:
                 files = [stack.enter_context(open(part / "x".join(map(str, shape)), "wb")) for shape in shapes]

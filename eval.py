@@ -1164,7 +1164,7 @@ def figure_mixing(views, args):
     """Style mixing (ALAE fig. 9): on top sources, on the left destinations, and the destinations with coarse (layers
     0-3: three rows), middle (4-7: two rows) or fine styles (8 and above: a row) of the sources; a panel a run.
 
-    Both are real images, the first -n (5) and the next ones; with --generated, samples and their codes.
+    Both are real images, the first -n (5) and the next 3 to 6 (a row each); with --generated, samples and their codes.
     """
     pictures = []
     for view in views:
@@ -1393,7 +1393,8 @@ def parse_args(argv=None):
             add("--cache", default="cache", metavar="DIR",
                 help="where fetched weights, classifiers and statistics of real images are kept")
         if name == "figure":
-            add("--images", nargs="+", default=[], metavar="PATH", help="real images in place of the test part's")
+            add("--images", nargs="+", default=[], metavar="PATH", help="real images in place of the test part's "
+                "(morph: 4; mixing: -n sources, then 6 destinations, 5 below 64 px)")
             add("--generated", action="store_true", help="mixing: samples in place of real images")
             add("--truncation", type=common.positive(float), default=1.0, metavar="PSI",
                 help="samples: w is drawn towards the mean w, to PSI times its distance (StyleGAN 0.7; default: not)")

@@ -680,7 +680,7 @@ def main(argv=None):
     # What training changes, and so what a checkpoint holds
     state = dict(model=model, ema=ema, **{f"opt_{n}": o for n, o in vars(opt).items()}, rng=rng)
     step = jlr if getattr(args, "joint", False) else STEPS[args.objective]
-    run = common.Run(args, state, losses=LOSSES[args.objective], device=device)
+    run = common.Run(args, state, losses=LOSSES[args.objective], device=device, growth=growth)
     batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
     G, E, D = common.compiled(model.G, model.E, model.D) if args.compile else (model.G, model.E, model.D)
