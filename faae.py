@@ -228,7 +228,7 @@ def unit(z):
     return z / z.float().norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
-def build_networks(backbone, image_shape, nz, width, objective, fmap_base):
+def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192):
     """-> G, E, D for images of image_shape (C, H, W); D is None where the objective has none."""
     judges, n_code = JUDGES.get(objective), 2 * nz if objective == "ali" else nz
     pixels, hidden = math.prod(image_shape), max(1024 // width, 1)
@@ -693,7 +693,7 @@ def main(argv=None):
     def noisy_G(z):
         return G(z, [eta[rank::world] for eta in model.G.draw_noise(batch, rng)])
 
-    net = Namespace(G=noisy_G if model.grows else G, E=E, D=D)
+    net = Namespace(G=noisy_G if model.grows else G, E=E, D=D) if model.grows or args.compile else model
     while True:
         level, alpha, batch, lr = growth.at(run.seen)
         common.grow(level, alpha, model, ema)
