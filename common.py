@@ -971,7 +971,7 @@ def check_resolution(args, resolutions):
                     f"other is 1/2, 3/4 or all of it, such as 128x96; not {args.resolution}")
     if args.resolution != "auto" and args.resolution not in [s for n in sizes for s in (f"{n}", f"{n}x{n}")]:
         others = [b for b, n in resolutions.items() if args.resolution in map(str, n)]
-        near = min(sizes, key=lambda size: abs(size - int(sides[0] or 0 if sides[0].isdecimal() else 0)))
+        near = min(sizes, key=lambda size: abs(size - (int(sides[0]) if sides[0].isdecimal() else 0)))
         raise Error(f"{args.backbone} makes images of {' or '.join(map(str, sizes))} px, not {args.resolution}; "
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {near}")
 

@@ -109,7 +109,7 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
     """
     wanted = parse_resolution(resolution)
     if data == "mnist":
-        return _mnist(root, split, wanted or _default_size(28 if 28 in (sizes or [28]) else 32, sizes))
+        return _mnist(root, split, wanted or _digit_size(sizes))
     if data == "celeba":
         return _celeba(root, split, wanted, skip_bad, sizes)
     if data in CUTS:
@@ -117,7 +117,7 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
     if split != "auto":
         raise DataError(f"--split {split} is for mnist, celeba, ffhq and lsun; {data} has one split: leave --split out")
     if data == "mnist-mini":
-        return _mnist_mini(wanted or _default_size(28 if 28 in (sizes or [28]) else 32, sizes))
+        return _mnist_mini(wanted or _digit_size(sizes))
     if data == "cifar10":
         return _cifar10(root, wanted or _default_size(32, sizes))
     for path in (Path(data), Path(root) / data, Path(root) / f"{data}.zip"):
@@ -171,6 +171,10 @@ def _resident(name, source, parts, wanted, label_names, pad=0, split=None):
 # MNIST's ids are 0 ... 59,999 for the training file and 60,000 ... for the test file, in every split and in mnist-mini.
 # At 32 px digits are padded by two pixels on each side.
 DIGITS = [str(i) for i in range(10)]
+
+
+def _digit_size(sizes):
+    return _default_size(28 if 28 in (sizes or [28]) else 32, sizes)
 
 
 def _mnist_mini(wanted):
