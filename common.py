@@ -76,7 +76,8 @@ class EqualConv2d(nn.Module):
         self.stride, self.padding = stride, padding
 
     def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,H/stride,W/stride]
-        return nnf.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
+        x, w = (x * self.scale, self.weight) if x.numel() < self.weight.numel() else (x, self.weight * self.scale)
+        return nnf.conv2d(x, w, self.bias, self.stride, self.padding)
 
 
 class EqualConvTranspose2d(nn.Module):
@@ -281,8 +282,21 @@ def upscale(x, factor=2):
 
 def blur(x):
     """The 3x3 binomial filter (1 2 1) / 4 in both directions."""
-    taps = (2 - torch.arange(-1, 2, dtype=x.dtype, device=x.device).abs()) / 4      # made there: a GPU need not wait
-    return nnf.conv2d(x, taps.outer(taps).expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+    return Blur.apply(x)
+
+
+class Blur(torch.autograd.Function):
+    """Its own gradient, for it is symmetric.  Said so, because convolution's second derivative, of which R1's gradient
+    is made, goes through the channels one by one."""
+
+    @staticmethod
+    def forward(ctx, x):
+        taps = (2 - torch.arange(-1, 2, dtype=x.dtype, device=x.device).abs()) / 4  # made there: a GPU need not wait
+        return nnf.conv2d(x, taps.outer(taps).expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx, g):
+        return Blur.apply(g)
 
 
 def four_boxes(w):
@@ -327,9 +341,10 @@ def moments(x):
 
     sigma of a constant channel is 1e-4, so that its gradient is finite.
     """
-    mu = x.mean((2, 3), keepdim=True)
-    x = x - mu
-    return x, mu, (x.square().mean((2, 3), keepdim=True) + 1e-8).sqrt()
+    n = x.shape[2] * x.shape[3]
+    mu = x.sum((2, 3), keepdim=True) / n        # / n and the sign stand where tensors, and their gradients, are small
+    x = x + -mu
+    return x, mu, (x.square().sum((2, 3), keepdim=True) / n + 1e-8).sqrt()
 
 
 class StyleLayer(nn.Module):

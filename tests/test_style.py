@@ -67,6 +67,9 @@ def test_blur_and_scaling():
     spot = torch.zeros(1, 1, 5, 5)
     spot[0, 0, 2, 2] = 16
     assert common.blur(spot)[0, 0, 1:4, 1:4].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+    small = torch.randn(2, 2, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(common.blur, small)
+    assert torch.autograd.gradgradcheck(common.blur, small)
     x = torch.randn(2, 3, 8, 6)
     for kind in (common.UpConv, common.DownConv):
         plain, fused = (kind(3, 5, 1.5, fused=f) for f in (False, True))
