@@ -342,7 +342,7 @@ def main(argv=None):
     grows = args.backbone == "stylegan"
     growth = common.schedule(args, images.shape, world, sine=grows and args.fade == "sine")
     common.settle(args, images, held_out, label="StyleALAE" if grows else "ALAE",
-                  named=dict(recipe="paper"), unstated=unstated(args),
+                  named=[args.recipe] * (args.recipe != "paper"), unstated=unstated(args),
                   constants=f"F depth {F_DEPTH[args.backbone]}  lr of F and D x{LR_MUL}  ema half-life "
                             f"{EMA_HALF_LIFE:,} images" + f"  mixing {MIXING}  mean w {MEAN_W}" * grows)
     model = ALAE(**network_args(vars(args))).to(device)

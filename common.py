@@ -115,6 +115,51 @@ class Mapping(nn.Module):
         return w
 
 
+class InvertibleNetwork(nn.Module):
+    """LIA's phi: w -> z and its inverse, couplings that share their parameters between the two.   (LIA eqs. 2-4)
+
+    A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2 wide, with leaky ReLU
+    0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2).  Between couplings the order of the dimensions
+    is reversed, so that the halves take turns.  All of it is in fp32.  Raises ValueError for an odd n.
+    """
+
+    def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
+        super().__init__()
+        if n % 2:
+            raise ValueError(f"an invertible network needs an even dimension, not {n}")
+        self.affine, out = coupling == "affine", n if coupling == "affine" else n // 2
+        self.tau = nn.ModuleList(nn.ModuleList(
+            [EqualLinear(n // 2, n, math.sqrt(2), lr_mul), EqualLinear(n, out, math.sqrt(2), lr_mul)])
+            for _ in range(depth))
+
+    def _shift_and_scale(self, tau, top):
+        h = lrelu(tau[1](lrelu(tau[0](top))))
+        if not self.affine:
+            return h, 1
+        shift, h = h.chunk(2, 1)
+        return shift, torch.sigmoid(h + 2)
+
+    def to_z(self, w):
+        """phi: w (N, n) -> z (N, n)."""
+        with torch.autocast(w.device.type, enabled=False):
+            x = w if w.dtype == torch.float64 else w.float()
+            for tau in self.tau:
+                top, bottom = x.chunk(2, 1)
+                shift, scale = self._shift_and_scale(tau, top)
+                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)                   # LIA eq. 3
+        return x
+
+    def to_w(self, z):
+        """phi^-1: z (N, n) -> w (N, n)."""
+        with torch.autocast(z.device.type, enabled=False):
+            x = z if z.dtype == torch.float64 else z.float()
+            for tau in reversed(self.tau):
+                top, bottom = x.flip(1).chunk(2, 1)
+                shift, scale = self._shift_and_scale(tau, top)
+                x = torch.cat([top, bottom / scale - shift], 1)                             # LIA eq. 4
+        return x
+
+
 # ------------------------------------------------------------------------------------------------- 2 Backbones
 # A generator maps (N, nw) to images, an encoder images to (N, n_out).  An encoder is a trunk, whose output is what
 # the papers call long features, and a linear head.
@@ -469,12 +514,17 @@ class StyleCritic(Growing):
         self.dense = EqualLinear(c[0] * math.prod(self.base), c[0], gain=math.sqrt(2))
         self.head = EqualLinear(c[0], n_out, gain=1)
 
-    def trunk(self, x):
+    def map(self, x):
+        """-> the last map, (N, C, h, w) of level 0's size, which owes nothing to other images."""
         y = lrelu(self.from_rgb[self.top](x))
         for i in range(self.top - 1, -1, -1):
             y = self.blocks[i](y)
             if self.fades and i == self.top - 1:
                 y = self.fade(lrelu(self.from_rgb[i](nnf.avg_pool2d(x, 2))), y)
+        return y
+
+    def trunk(self, x):
+        y = self.map(x)
         if self.std_group:
             y = minibatch_std(y, self.std_group)
         return lrelu(self.dense(lrelu(self.conv(y)).flatten(1)))
@@ -616,8 +666,10 @@ def held_out(model, x, z):
     """How well a model inverts images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) that it was not trained on.
 
     -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|,
-    which is "" where z is None (a model without a prior).
+    which is "" where z is None (a model without a prior); all are "" of a model without an encoder.
     """
+    if not hasattr(model, "encode"):
+        return dict.fromkeys(Run.MEASURES, "")
     error = reconstruct(model, x) - x
     recip_w = ""
     if z is not None:
@@ -640,13 +692,14 @@ FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
 }
 
 
-def frozen(name, file, cache, build):
+def frozen(name, file, cache, build, flag=None):
     """build(state dict) -> network, of the weights in `file`, or fetched into `cache` where that is "".
 
+    flag: what takes a file in the caller's script, --name if not given.
     The network is in eval mode and its weights need no gradient.  It has checksum (8 digits of the file's SHA-256) and
     official (whether they are those of `FROZEN`).  Raises `Error` where the weights are not to be had or do not fit.
     """
-    url, digest = FROZEN[name]
+    (url, digest), flag = FROZEN[name], flag or f"--{name}"
     path, sha = Path(file or Path(cache) / Path(url).name), hashlib.sha256()
     if not file and not path.exists():
         print(f"fetching {url} into {cache}", flush=True)
@@ -654,9 +707,9 @@ def frozen(name, file, cache, build):
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=sys.stderr.isatty())
         except (OSError, RuntimeError) as e:
-            raise Error(f"the {name} weights cannot be fetched ({e}); get {url} by other means and pass --{name} FILE"
+            raise Error(f"the {name} weights cannot be fetched ({e}); get {url} by other means and pass {flag} FILE"
                         ) from None
-    remedy = f"--{name} takes the file that is at {url}" if file else "delete it, and it is fetched anew"
+    remedy = f"{flag} takes the file that is at {url}" if file else "delete it, and it is fetched anew"
     try:
         with open(path, "rb") as f:
             for block in iter(partial(f.read, 1 << 20), b""):
@@ -991,12 +1044,12 @@ def check_resolution(args, resolutions):
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {near}")
 
 
-def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, extra=2, sine=False):
+def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, total=None, sine=False):
     """The `Growth` of a run; on stylegan completes args: kimg, grow_kimg, snapshot_kimg, batch, lr, batches and rates.
 
     batches: {processes: images a step over all of them at 4, 8, ... px}; rates: at 4, 8, ... px; part: thousands of
-    images of a fade in the paper; extra: parts that the last level has beside its two.  Raises `Error` where sizes do
-    not fit.
+    images of a fade in the paper; total: of its whole training, if that is not two parts more than the levels'.  Raises
+    `Error` where sizes do not fit.
     """
     if args.backbone != "stylegan":
         return Growth([tuple(image_shape[1:])], [args.batch], [args.lr])
@@ -1005,7 +1058,8 @@ def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, e
         raise Error(f"--start-resolution {args.start_resolution} is above the images' {max(image_shape[1:])} px; pass "
                     f"{max(image_shape[1:])} or less")
     if not args.resume:
-        table, parts = batches[max(n for n in batches if n <= world)], 2 * (levels - first) + extra
+        table = batches[max(n for n in batches if n <= world)]
+        parts = total / part if total else 2 * (levels - first) + 2
         args.batch, args.lr = args.batch or table[levels - 1], args.lr or rates[levels - 1]
         args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
         args.kimg = args.kimg or args.grow_kimg * parts
@@ -1027,10 +1081,10 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
     """Complete the arguments once the data are known, and print them.  A resumed run's data are compared with its own.
 
     Sets label (the paper's name of the method), image_shape, train_images, versions, schedule_kimg (the --kimg that
-    schedules are laid out for, whatever --resume makes of --kimg), what was "auto" of split and
-    resolution, and out: runs/<method>[-<each of `named` (flag -> its default) that is not the default>]-<backbone>-
-    <data>[-<split>][-<resolution>][-s<seed>].  unstated: the flags whose values the paper leaves open; constants: the
-    same for what is no flag, as text.  Raises `Error` where a resumed run's data are not what it was trained on.
+    schedules are laid out for, whatever --resume makes of --kimg), what was "auto" of split and resolution, and out:
+    runs/<method>[-<each word of `named`>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].  unstated: the flags
+    whose values the paper leaves open; constants: the same for what is no flag, as text.  Raises `Error` where a
+    resumed run's data are not what it was trained on.
     """
     writer = int(os.environ.get("RANK", 0)) == 0
     now, code = dict(data_name=images.name, image_shape=list(images.shape), train_images=len(images)), code_version()
@@ -1051,8 +1105,7 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
     vars(args).update(label=label, schedule_kimg=args.kimg, **now)
     args.versions = dict(torch=str(torch.__version__), code=code)
     if args.out == "auto":
-        parts = [args.method] + [str(getattr(args, k)) for k, default in (named or {}).items()
-                                 if getattr(args, k) != default] + [args.backbone, images.name]
+        parts = [args.method, *named, args.backbone, images.name]
         parts += [args.split] * (args.split not in ("auto", default_split))
         parts += [args.resolution] * (args.resolution != "auto") + [f"s{args.seed}"] * (args.seed != 0)
         args.out = str(Path("runs", "-".join(parts)))
@@ -1149,14 +1202,16 @@ class Run:
     """A run folder while it trains: log.csv, checkpoint.pt, pictures, the progress line.  Process 0 writes.
 
     args: the resolved arguments, with `out`.  state: name -> what training changes (modules, optimisers, torch
-    generators).  losses: their names, in the order of `step`.  growth: a `Growth`, for the progress line.  With
-    args.resume the checkpoint is read into state.  Raises `Error` for a folder that already holds a run.
+    generators).  losses: their names, in the order of `step`.  growth: a `Growth`, for the progress line.  trace: a
+    file of the folder for a row of losses a step, or "".  With args.resume the checkpoint is read into state.  Raises
+    `Error` for a folder that already holds a run.
     """
     HEADER = ("kimg", "seconds", "images/s", "lr", "level", "alpha", "peak_gb")
     MEASURES = ("mse", "recip_x", "recip_w")
 
-    def __init__(self, args, state, losses, device, growth):
+    def __init__(self, args, state, losses, device, growth, trace=""):
         self.args, self.state, self.losses, self.device, self.growth = args, state, losses, device, growth
+        self.trace = trace
         self.folder = Path(args.out)                            # with --resume A --out B, goes on from A in B
         self.writer = int(os.environ.get("RANK", 0)) == 0
         self.seen, self.seconds, self.last_snapshot = 0, 0.0, -1
@@ -1215,10 +1270,7 @@ class Run:
             seconds = self.seconds + time.time() - self.began
             row = [self.seen / 1000, round(seconds, 1), round(self.rate, 1) or "", lr, level, alpha,
                    round(peak_memory(self.device) / 1e9, 3), *means, *(measures[k] for k in self.MEASURES)]
-            log = self.folder / "log.csv"
-            new = not log.exists()
-            with open(log, "a", newline="") as f:
-                csv.writer(f).writerows([self.columns] * new + [row])
+            log = self._append("log.csv", self.columns, [row])
             for name, picture in pictures.items():
                 (self.folder / name).mkdir(exist_ok=True)
                 kimg = f"{int(self.seen / 1000):06d}" if self.args.snapshot_kimg >= 1 else f"{self.seen / 1000:010.3f}"
@@ -1276,8 +1328,8 @@ class Run:
     def _resume(self, source):
         """Read source's checkpoint, and bring to this folder the rows of its log.csv up to there."""
         if not (source / "checkpoint.pt").exists():     # stopped before the first one: begin again
-            if self.writer:
-                (self.folder / "log.csv").unlink(missing_ok=True)
+            for name in {"log.csv", self.trace} - {""} if self.writer else ():
+                (self.folder / name).unlink(missing_ok=True)
             return
         checkpoint = read_checkpoint(source, vars(self.args), self.device)
         for name, target in self.state.items():
@@ -1293,15 +1345,24 @@ class Run:
             setattr(self, name, checkpoint[name])
         if self.seen - max(getattr(self.args, "batches", [self.args.batch])) >= self.args.kimg * 1000:
             raise Error(f"{source} has shown {self.seen / 1000:g} kimg already; pass a longer --kimg, or none")
-        log = source / "log.csv"
-        if self.writer and log.exists():
-            with open(log, newline="") as f:
-                rows = [row for row in csv.reader(f) if len(row) == len(self.columns)]
-            rows = rows[:1] + [row for row in rows[1:] if float(row[0]) * 1000 <= self.seen + 0.5]
+        for name in ("log.csv", self.trace):
+            if not self.writer or not (source / name).is_file():
+                continue
+            with open(source / name, newline="") as f:
+                rows = list(csv.reader(f))
+            rows = rows[:1] + [row for row in rows[1:] if len(row) == len(rows[0])
+                               and float(row[0]) * 1000 <= self.seen + 0.5]
             text = io.StringIO()
             csv.writer(text).writerows(rows)
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.folder / "log.csv", text.getvalue().encode())
+            write_atomic(self.folder / name, text.getvalue().encode())
+
+    def _append(self, name, columns, rows):
+        path = self.folder / name
+        new = not path.exists()
+        with open(path, "a", newline="") as f:
+            csv.writer(f).writerows([columns] * new + rows)
+        return path
 
     def _fetch(self):
         """Bring the pending losses over and add them up; stop at the first that is not finite."""
@@ -1314,6 +1375,9 @@ class Run:
             step, i = bad[0].tolist()
             raise Error(f"{self.losses[i]} is {values[step, i].item()} at {seen[step] / 1000:g} kimg; the checkpoint "
                         f"of {self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
+        if self.trace and self.writer:
+            self._append(self.trace, ("kimg", *self.losses),
+                         [[n / 1000, *row] for n, row in zip(seen, values.tolist(), strict=True)])
         for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
             self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
         self.steps += len(values)
@@ -1389,13 +1453,15 @@ def pairs(x, y, columns=16):
 
 @torch.no_grad()
 def snapshot_pictures(model, x, z):
-    """-> samples from z (none where z is None), and reconstructions of x under their originals, for `Run.snapshot`.
+    """-> samples from z (none where z is None), and reconstructions of x under their originals (none without an
+    encoder), for `Run.snapshot`.
 
     64 samples and 32 pairs up to 256 px, fewer where images are larger.
     """
-    columns = max(min(8, 2048 // x.shape[3]), 2)
-    x = x[:columns**2 // 2]
-    pictures = dict(reconstructions=pairs(x, reconstruct(model, x), 2 * columns))
+    columns, pictures = max(min(8, 2048 // x.shape[3]), 2), {}
+    if hasattr(model, "encode"):
+        x = x[:columns**2 // 2]
+        pictures["reconstructions"] = pairs(x, reconstruct(model, x), 2 * columns)
     if z is not None:
         w = model.map(z[:columns**2])
         x = torch.cat([model.generate(b, noise="fixed") for b in w.split(few(x.shape[1:]))])
@@ -1419,8 +1485,9 @@ def curves(log, path):
     kimg = [float(row["kimg"]) for row in rows]
     names = [n for n in rows[0] if n not in ("kimg", "seconds", "lr", "level", "alpha", "peak_gb")
              and any(row[n] for row in rows)]
-    figure = matplotlib.figure.Figure(figsize=(4 * math.ceil(len(names) / 2), 6), layout="constrained")
-    for axes, name in zip(figure.subplots(2, math.ceil(len(names) / 2)).flat, names, strict=False):
+    columns = max(math.ceil(len(names) / 2), 1)
+    figure = matplotlib.figure.Figure(figsize=(4 * columns, 6), layout="constrained")
+    for axes, name in zip(figure.subplots(2, columns).flat, names, strict=False):
         axes.plot(kimg, [float(row[name] or "nan") for row in rows])
         axes.set_title(name)
         axes.set_xlabel("kimg")

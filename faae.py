@@ -665,8 +665,9 @@ def main(argv=None):
     growth = common.schedule(args, images.shape, world)
     if hasattr(args, "lr_d"):
         args.lr_d = args.lr_d or args.lr
-    common.settle(args, images, held_out, label=LABELS[args.objective], named=dict(objective="faae"),
-                  unstated=unstated(args), default_split="5-1" if args.data == "celeba" else "dw",
+    common.settle(args, images, held_out, label=LABELS[args.objective],
+                  named=[args.objective] * (args.objective != "faae"), unstated=unstated(args),
+                  default_split="5-1" if args.data == "celeba" else "dw",
                   constants=f"beta2 {BETA_2}  leaky ReLU {SLOPE}  ema half-life {EMA_HALF_LIFE:,} images" + (
                       f"  channels {channels(images.shape[1], args.width)}" if args.backbone == "dcgan" else ""))
     model = make_model(vars(args)).to(device)
