@@ -88,8 +88,8 @@ class View:
     def protocol(self):
         """What a number of this run depends on, in one line."""
         a = self.args
-        G = getattr(self.model, "G", None)
-        grown = isinstance(G, common.Growing) and (G.top < G.levels - 1 or G.fades)
+        G = next((m for m in self.model.modules() if isinstance(m, common.Growing)), None)
+        grown = G is not None and (G.top < G.levels - 1 or G.fades)
         return (f"{self.test.name}{' ' + self.test.split if self.test.split else ''}, {a['backbone']}, "
                 f"{f'grown to {max(G.size())} px (alpha {G.alpha:.2f}), ' if grown else ''}"
                 f"{'recipe ' + a['recipe'] + ', ' if 'recipe' in a else ''}{a['precision']}, "
@@ -790,13 +790,13 @@ def reference(view, extractor, cache):
 
 
 @torch.no_grad()
-def measure_frechet(view, args):
+def measure_frechet(view, args, wanted=KINDS):
     """Frechet and kernel distances to the training part; FID and KID if the features are the published Inception's."""
     extractor = extractor_of(view, args)
     real, kept_real = reference(view, extractor, args.cache)
     frechet_name, kernel_name = ("fid", "kid") if extractor.official else ("frechet", "kernel")
     m, lines, counts = {"extractor": f"{extractor.name} {extractor.checksum}"}, ([], []), {}
-    for kind in kinds(view, *KINDS):
+    for kind in kinds(view, *wanted):
         moments, kept = features_of(view, extractor, KINDS[kind], *pictures(view, kind, args))
         if moments.n < 2:                                       # stopped before
             break
@@ -1011,6 +1011,13 @@ PAPER = {
         "BiGAN":  (95.83, 97.14, 90.52, 97.59, 95.38, 96.81, 91.34, 97.74),
         "ALAE":   (93.79, 97.61, 93.47, 98.20, 94.59, 97.47, 94.23, 98.64),
     },
+    "lia-1": {  # FFHQ's last 5,000 images reconstructed: FID, SWD, MSE (unit not stated; likely 0.001 on [-1, 1])
+        "LIA": (16.88, 10.01, 18.10), "ALI": (74.98, 15.09, 32.61), "AGE": (118.88, 38.70, 29.91),
+        "MSE-based optimization": (44.79, 43.44, 18.81), "Encoded StyleGAN": (22.26, 15.82, 23.18),
+    },
+    "lia-2": {  # FID of samples, 50,000 and as many real images: FFHQ, LSUN cat, car, bedroom
+        "StyleGAN": (6.23, 7.36, 3.09, 4.88), "LIA": (6.28, 7.08, 2.52, 4.36),
+    },
 }
 
 
@@ -1053,10 +1060,214 @@ def table_alae_2(runs, args):
             for (label, split), done in trials.items()}
 
 
-TABLES = {"alae-2": table_alae_2}
+def beside_paper(name, columns, runs, args, measure):
+    """Print table `name`: the paper's rows, and what measure(view) -> (cells, protocol) gives of each run."""
+    out, lines = {}, []
+    for run in runs:
+        view = View(run, args)
+        cells, protocol = measure(view)
+        out[str(run)] = dict(label=view.args["label"], protocol=f"{protocol}; seed {args.seed}; {view.protocol}",
+                             **dict(zip(columns, cells, strict=True)))
+        lines.append((view.args["label"] + ", ours", cells))
+    print(f"{'':32}" + "".join(f"{c:>16}" for c in columns))
+    for label, cells in [*((f"{label}, paper", cells) for label, cells in PAPER[name].items()), *lines]:
+        print(f"{label:32}" + "".join(f"{'-' if v is None else f'{v:.2f}':>16}" for v in cells))
+    print(f"Evaluation code {common.code_version()}.")
+    for label, row in out.items():
+        print(f"{label}: {row['protocol']}")
+    return out
 
 
-# ---------------------------------------------------------------------------------------------------- 7 Figures
+def frechet_of(view, args, kind):
+    """-> the Frechet distance of a kind of pictures, and what it depends on."""
+    m, lines, how = measure_frechet(view, args, [kind])
+    return next(v for k, v in m.items() if k in (f"fid_{kind}", f"frechet_{kind}")), f"{lines[0].split(':')[0]}; {how}"
+
+
+def table_lia_1(runs, args):
+    """LIA's table 1: how well test images are reconstructed; MSE in units of 0.001 on [-1, 1], and on [0, 255]."""
+    def measure(view):
+        view.need("encode")
+        distance, how = frechet_of(view, args, "reconstructions")
+        m, e = measure_swd(view, args), errors(view, test_indices(view, args))
+        return ((distance, m[0]["swd_reconstructions"], 1000 * e["mse"], e["mse_255"], 1000 * e["mse_mean_image"],
+                 1000 * e["mse_wrong_pair"]), f"{how}; SWD: {m[2]}; MSE: {of_test(view, e['n'])}, fixed noise")
+    return beside_paper("lia-1", ("Frechet", "SWD", "MSE", "MSE, 0-255", "of mean image", "of wrong pairs"), runs, args,
+                        measure)
+
+
+def table_lia_2(runs, args):
+    """LIA's table 2: Frechet distances of samples; the paper's are FIDs of 50,000 (-n), by --features inception."""
+    sets = ("ffhq", "lsun-cat", "lsun-car", "lsun-bedroom")
+
+    def measure(view):
+        view.need("prior", "map")
+        distance, how = frechet_of(view, args, "samples")
+        return [distance if name == view.train.name else None for name in sets] + [
+            distance if view.train.name not in sets else None], how
+    return beside_paper("lia-2", (*sets, "other data"), runs, args, measure)
+
+
+TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2}
+
+
+# -------------------------------------------------------------------------------------------------- 7 Inversion
+
+CLIP_DRAWS = 1000       # z is clipped to the range of so many draws from the prior
+
+
+def features_for(view, args):
+    """--loss pixel or vgg9: images -> what their distance is taken of, (N, n)."""
+    if args.loss == "pixel":
+        return lambda x: x.flatten(1)
+    vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
+    return lambda x: vgg(x, last=15)[-1].flatten(1)                                     # conv3_3: Keras's layer 9
+
+
+def start_of(view, n, space, seed):
+    """Codes to start from: draws from the prior in z, else the mean w, in w+ of each layer."""
+    view.need("prior", "map")
+    if space == "z":
+        return view.codes(n, seed)
+    w = getattr(view.model, "mean_w", None)
+    if w is None:
+        w = view.model.map(view.codes(CLIP_DRAWS, seed)).mean(0)
+    w = w.expand(n, -1)
+    return w[:, None].expand(-1, view.model.num_layers, -1) if space == "w+" else w
+
+
+def optimise(view, x, space, args, keep=()):
+    """Codes whose images are like x (N, C, H, W), each by itself, by gradient descent over z, w or w+.
+
+    In-domain starts from E(x), and asks that E agrees: + 2 mean (w - E(G(w)))^2 (Zhu et al. 2020).  In z what leaves
+    the prior's range is drawn anew (stochastic clipping, Lipton and Tripathi 2017).
+    -> w, and the images at the steps in `keep`.
+    """
+    model, features, path, domain = view.model, features_for(view, args), [], args.method == "in-domain"
+    if space == "w+" and model.num_layers == 1:
+        raise Error(f"{view.run} ({view.args['backbone']}) has one w for all layers; w+ is for stylegan")
+    v = model.encode(x) if domain else start_of(view, len(x), space, args.seed)
+    if domain and space == "w+":
+        v = v[:, None].expand(-1, model.num_layers, -1)
+    v = v.clone().requires_grad_()
+    optimizer = (torch.optim.Adam if args.optimizer == "adam" else torch.optim.SGD)([v], lr=args.lr)
+    rng = common.generator(view.device, args.seed, "evaluation")
+    limit = model.prior(CLIP_DRAWS, rng).abs().max() if space == "z" else None
+    target = features(x)
+    for step in range(args.steps + 1):
+        with torch.enable_grad():
+            w = model.map(v) if space == "z" else v
+            y = model.generate(w, noise="fixed")
+            if step in keep:
+                path.append(y.detach().clamp(-1, 1))
+            if step == args.steps:
+                return w.detach(), path
+            loss = (features(y) - target).square().mean(1)                              # [N]
+            if domain:
+                back = model.encode(y)
+                loss = loss + 2 * (w - (back[:, None] if space == "w+" else back)).square().flatten(1).mean(1)
+            optimizer.zero_grad()
+            loss.sum().backward()
+        optimizer.step()
+        if space == "z":
+            v.data = torch.where(v.abs() > limit, model.prior(len(v), rng), v)
+
+
+def frames(steps, n=9):
+    """Steps to show of a path: 0, the last, and between them ever fewer."""
+    return sorted({0, steps, *(round(steps ** (i / (n - 2))) for i in range(n - 1))})
+
+
+@torch.no_grad()
+def invert(args):
+    """Codes of images: the encoder's, and those found by optimisation, with errors and seconds an image.
+
+    IMAGE are files; without any, the first -n test images.  Writes a picture, and the codes beside it (.npy).
+    """
+    view, domain = View(args.run, args), args.method == "in-domain"
+    args.steps = args.steps or (100 if domain else 1000)
+    args.lr = args.lr or (0.01 if args.optimizer == "adam" else 1.0)
+    x = real_images([view], args, lambda *_: slice(args.n or 16))
+    rows_, out, stem = [x], {}, Path(args.out or view.run / "figures" / "invert.png")
+    mean_image = training_mean(view)
+    todo = ["encoder"] * hasattr(view.model, "encode") + (args.space if args.method != "encoder" else [])
+    if args.method != "optimise":
+        view.need("encode")
+    if "encoder" in todo:
+        view.model.encode(x)                        # the first call also prepares
+    for space in todo:
+        began, path = time.time(), []
+        if space == "encoder":
+            w = torch.cat([view.model.encode(b) for b in x.split(view.batch)])
+        else:
+            parts = [optimise(view, b, space, args, frames(args.steps) if args.save_path else ())
+                     for b in x.split(view.batch)]
+            w, path = torch.cat([w for w, _ in parts]), [torch.cat(p) for p in zip(*(p for _, p in parts), strict=True)]
+        if view.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds, y = (time.time() - began) / len(x), view.made(w).clamp(-1, 1)
+        e = [(y - other).square().mean().item() for other in (x, mean_image, x.roll(1, 0))]
+        name = space if space == "encoder" else f"{args.method}, {space}"
+        out[name] = dict(mse=e[0], mse_wrong_pair=e[2], mse_mean_image=(x - mean_image).square().mean().item(),
+                         seconds=seconds, n=len(x))
+        print(f"  {name:16} MSE {e[0]:.4f} (wrong pairs {e[2]:.4f})   {seconds:.4g} s an image", flush=True)
+        rows_.append(y)
+        if leads():
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            np.save(stem.with_name(f"{stem.stem}-{space}.npy"), w.cpu().numpy())
+        if path:
+            write_picture(rows(*torch.stack([x, *path], 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
+    print(f"floor: MSE {(x - mean_image).square().mean():.4f} of the training-mean image.  {len(x)} images at once; "
+          + (f"{args.steps} steps of {args.optimizer}, lr {args.lr:g}, loss {args.loss}; " * (args.method != "encoder"))
+          + f"{view.protocol}; evaluation code {common.code_version()} on {view.device.type}")
+    columns = min(16, len(x))
+    whole = len(x) // columns * columns
+    write_picture(rows(*(part for block in zip(*(r[:whole].split(columns) for r in rows_), strict=True)
+                         for part in block)), stem)
+    print("rows from the top: originals, " + ", ".join(out))
+    return out
+
+
+@torch.no_grad()
+def boundary(args):
+    """Linear boundaries in w from the labels of the data: a file boundaries/NAME.npy, a unit normal, an attribute.
+
+    A linear SVM on codes of training images (the first -n), as InterFaceGAN does; scored on the test part.
+    """
+    view = View(args.run, args)
+    view.need("encode")
+    y, y_test = view.train.labels, view.test.labels
+    if y is None:
+        raise Error(f"{view.train.name} has no labels to fit a boundary to; take a set with classes or attributes")
+    if y.ndim == 1:
+        y, y_test = (nnf.one_hot(t.clamp(min=0), int(y.max()) + 1).bool() for t in (y, y_test))
+    names = [str(name) for name in view.train.label_names or range(y.shape[1])]
+    if unknown := [name for name in args.only if name not in names]:
+        raise Error(f"{view.train.name} has no label {unknown[0]!r}; it has {', '.join(names)}")
+    n, out = min(args.n or 20_000, len(y)), {}
+    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in torch.arange(m).split(view.batch)])
+                 for part, m in (("train", n), ("test", len(y_test))))
+    for name in args.only or names:
+        target, truth = y[:n, names.index(name)].to(view.device), y_test[:, names.index(name)].to(view.device)
+        if target.all() or not target.any():
+            print(f"  {name:24} left out: all {n:,} training images are alike in it")
+            continue
+        normal = linear_svm(w, target.long(), 2)[:, 1]
+        right = (nnf.pad(w_test, (0, 1), value=1.0) @ normal > 0) == truth
+        rates = [100 * right[truth == side].float().mean().item() for side in (False, True)]
+        share = 100 * max(truth.float().mean().item(), 1 - truth.float().mean().item())
+        out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=sum(rates) / 2, majority=share)
+        path = Path(args.out or view.run / "boundaries") / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, (normal[:-1] / normal[:-1].norm()).cpu().numpy()[None])
+        print(f"  {name:24} accuracy {out[name]['accuracy']:.1f} %, mean of both sides {sum(rates) / 2:.1f} %   "
+              f"(always the more frequent side: {share:.1f} %)   wrote {path}", flush=True)
+    print(f"linear SVM, C = 0.02, on {n:,} training codes, scored on {len(y_test):,} test images; {view.protocol}; "
+          f"evaluation code {common.code_version()}")
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------- 8 Figures
 # Each makes a picture (H, W, 3) uint8 of one run or several from a few primitives: rows of images, and straight lines
 # in a space.
 
@@ -1238,15 +1449,111 @@ def traversal(view, args):
     return rows(*x)
 
 
+def figure_interpolation(views, args):
+    """Real images joined in w, 7 steps, originals at the ends; where the map has an inverse also in z, above (LIA
+    figs. 6, 9, 11, 12); -n pairs, a block a run."""
+    x = real_images(views, args, lambda *_: slice(2 * (args.n or 4)))
+    x = x[:len(x) // 2 * 2]
+    all_rows = []
+    for view in views:
+        view.need("encode", "generate")
+        w = view.model.encode(x)
+        for i in range(0, len(x), 2):
+            paths = [lines(w[i:i + 1], w[i + 1:i + 2], 7)[0]]
+            if hasattr(view.model, "unmap"):
+                z = view.model.unmap(w[i:i + 2])
+                paths.insert(0, view.model.map(lines(z[:1], z[1:], 7)[0]))
+            all_rows += [torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]]) for path in paths]
+    return rows(*all_rows)
+
+
+def figure_manipulate(views, args):
+    """Real images, their reconstructions, and these moved along --boundary in w, from -3 to 3 deviations of the test
+    codes along it (LIA figs. 4, 17); a block a boundary and run, -n images."""
+    if not args.boundary:
+        raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
+                    "(`eval.py boundary RUN` makes them)")
+    x = real_images(views, args, lambda *_: slice(args.n or 4))
+    all_rows, steps = [], torch.linspace(-3, 3, 8)
+    for view in views:
+        view.need("encode", "generate")
+        w = view.model.encode(x)
+        known = view.model.encode(view.images(torch.arange(min(1000, len(view.test)))))
+        for path in args.boundary:
+            normal = read_normal(path, view)
+            deviation = (known @ normal).std()
+            all_rows += [torch.cat([x[i:i + 1], view.made(torch.cat([w[i:i + 1], w[i] + steps.to(
+                w)[:, None] * deviation * normal]))]) for i in range(len(x))]
+    print("columns: original, reconstruction, then the code moved by -3 ... 3 deviations; blocks: "
+          + ", ".join(f"{v.run.name} {Path(p).stem}" for v in views for p in args.boundary))
+    return rows(*all_rows)
+
+
+def read_normal(path, view):
+    """A boundary's unit normal, (nw,), from a .npy of (nw,) or (1, nw)."""
+    try:
+        normal = torch.from_numpy(np.load(path, allow_pickle=False)).float().flatten().to(view.device)
+    except (OSError, ValueError) as e:
+        raise Error(f"{path} cannot be read as an array ({e}); name a .npy, such as `eval.py boundary` makes") from None
+    if len(normal) != view.model.nw or not normal.norm() > 0:
+        raise Error(f"{path} holds {len(normal)} numbers, and {view.run} has codes of {view.model.nw}; take a boundary "
+                    f"of this run")
+    return normal / normal.norm()
+
+
+def figure_path(views, args):
+    """Images along the path of an optimisation of pixels in z (upper row of each pair) and in w (lower), from its start
+    to its end, beside the image that is looked for (LIA fig. 13); -n images, a block a run."""
+    x, all_rows = real_images(views, args, lambda *_: slice(args.n or 4)), []
+    for name, value in dict(method="optimise", loss="pixel", steps=200, lr=0.05, optimizer="adam").items():
+        setattr(args, name, value)
+    for view in views:
+        both = [optimise(view, x, space, args, frames(args.steps))[1] for space in ("z", "w")]
+        all_rows += [torch.cat([*(step[i:i + 1] for step in path), x[i:i + 1]]) for i in range(len(x)) for path in both]
+    print(f"columns: after {', '.join(map(str, frames(args.steps)))} steps of Adam, lr {args.lr}, then the original")
+    return rows(*all_rows)
+
+
+def figure_gradients(views, args):
+    """Mean |gradient| of the encoder's first, middle and last layer, and its loss, of every iteration, a colour a run
+    (LIA figs. 7, 18); prints the deviation of log mean |gradient|: of the whole and of its change from step to step."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    panel = Figure(figsize=(16, 4), layout="constrained")
+    axes = panel.subplots(1, 4)
+    for view in views:
+        path = view.run / "gradients.csv"
+        if not path.exists():
+            raise Error(f"{view.run} has no gradients.csv; train stage 2 of lia.py with --log-gradients")
+        table = np.genfromtxt(path, delimiter=",", names=True)
+        for ax, name in zip(axes, ("first", "middle", "last", "L_rec"), strict=True):
+            ax.plot(table["kimg"], table[name], linewidth=0.3, label=f"{view.args['label']} ({view.run.name})")
+            ax.set_title(name)
+            ax.set_yscale("log")
+            ax.set_xlabel("kimg")
+        late = table[len(table) // 10:]
+        print(f"{view.title}: deviation of log mean |gradient| after the first tenth: " + "  ".join(
+            f"{name} {np.log(late[name]).std():.3f} (from step to step {np.diff(np.log(late[name])).std():.3f})"
+            for name in ("first", "middle", "last")) + f"  {len(table):,} iterations")
+    axes[0].legend()
+    canvas = FigureCanvasAgg(panel)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
 NO_TRUNCATION = dict(truncation=1.0, truncation_layers=8)
 FIGURES = {"samples": figure_samples, "reconstructions": figure_reconstructions, "traversal": figure_traversal,
-           "morph": figure_morph, "mixing": figure_mixing}
+           "morph": figure_morph, "mixing": figure_mixing, "interpolation": figure_interpolation,
+           "manipulate": figure_manipulate, "path": figure_path, "gradients": figure_gradients}
 ALIASES = {"alae-3": "reconstructions", "alae-4": "traversal", "alae-5": "reconstructions", "alae-6": "samples",
            "alae-7": "reconstructions", "alae-8": "reconstructions", "alae-9": "mixing", "faae-5": "reconstructions",
-           "faae-6": "reconstructions", "faae-7": "reconstructions", "faae-8": "samples", "faae-9": "morph"}
+           "faae-6": "reconstructions", "faae-7": "reconstructions", "faae-8": "samples", "faae-9": "morph",
+           **{f"lia-{i}": name for name, those in dict(
+               reconstructions=(3, 5, 14, 15, 16), manipulate=(4, 17), interpolation=(6, 9, 11, 12), gradients=(7, 18),
+               samples=(8,), mixing=(10,), path=(13,)).items() for i in those}}
 
 
-# --------------------------------------------------------------------------------------------------- 8 Commands
+# --------------------------------------------------------------------------------------------------- 9 Commands
 
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
@@ -1257,8 +1564,6 @@ def metrics(args):
     """
     chosen = list(dict.fromkeys(name for some in args.only for name in some)) or [
         name for name in MEASURES if name not in BY_NAME_ALONE]
-    if args.inception and args.features == "auto":
-        args.features = "inception"
     if args.inception and args.features != "inception":
         raise Error(f"--inception is of no use with --features {args.features}; leave one of them out")
     for flag, of in dict(inception="frechet", vgg="lpips ppl", lpips="lpips ppl", face_crop="ppl").items():
@@ -1314,12 +1619,13 @@ def figure(args):
     name = ALIASES.get(args.name, args.name)
     if name not in FIGURES:
         raise Error(f"there is no figure {args.name!r}; there are {', '.join([*FIGURES, *ALIASES])}")
-    if args.images and (name not in ("reconstructions", "morph", "mixing") or args.generated):
+    if args.images and (name in ("samples", "traversal", "gradients") or args.generated):
         raise Error(f"figure {name} shows no real images{' with --generated' * args.generated}; leave --images out")
     if args.truncation_layers != 8 and args.truncation == 1:
         raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
-    for flag, of in dict(generated="mixing", truncation="samples", truncation_layers="samples").items():
-        if name != of and getattr(args, flag) != NO_TRUNCATION.get(flag, False):
+    for flag, of in dict(generated="mixing", truncation="samples", truncation_layers="samples",
+                         boundary="manipulate").items():
+        if name != of and getattr(args, flag) != NO_TRUNCATION.get(flag, [] if flag == "boundary" else False):
             raise Error(f"--{flag.replace('_', '-')} is for figure {of}; leave it out")
     views = [View(run, args) for run in args.runs]
     picture = FIGURES[name](views, args)
@@ -1367,50 +1673,69 @@ def measure_names(text):
 def parse_args(argv=None):
     parser = common.Parser(__doc__.split("A run is")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in (("metrics", metrics), ("table", table), ("figure", figure), ("compare", compare)):
+    for name, function in (("metrics", metrics), ("table", table), ("figure", figure), ("compare", compare),
+                           ("invert", invert), ("boundary", boundary)):
         sub = commands.add_parser(name, doc=function.__doc__, help=function.__doc__.splitlines()[0])
         sub.set_defaults(function=function)
         if name in ("table", "figure"):
             sub.add_argument("name", help=", ".join(TABLES if name == "table" else [*FIGURES, *ALIASES]))
         add = sub.add_argument
-        add("runs", nargs="+", metavar="RUN", help="run folders")
+        if name in ("invert", "boundary"):
+            add("run", metavar="RUN", help="run folder")
+        else:
+            add("runs", nargs="+", metavar="RUN", help="run folders")
         add("--device", default="auto", help="cpu, cuda ...; the GPU if there is one")
         add("--data", default="", metavar="NAME|PATH", help="where the runs' images are, if they have moved")
         add("--data-root", default="", metavar="DIR", help="where named sets are, if they have moved")
         if name == "metrics":
             add("--only", nargs="+", default=[], type=measure_names, metavar="NAME",
                 help=f"of {', '.join(MEASURES)}; default: all but {', '.join(BY_NAME_ALONE)}.  After RUN")
+            add("--lpips", default="", metavar="FILE", help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl")
+            add("--face-crop", action="store_true", help="ppl: of the part where a face is (rows 3/8 to 7/8, columns "
+                "2/8 to 6/8)")
+        if name in ("metrics", "table"):
             add("--features", default="auto", metavar="NAME",
                 help="that distances are between: inception, or those of a classifier of the set's own labels (digits "
                      "for MNIST, else the set's name; the default)")
             add("--inception", default="", metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth")
-            add("--vgg", default="", metavar="FILE", help="vgg16-397923af.pth, for lpips and ppl")
-            add("--lpips", default="", metavar="FILE", help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl")
-            add("--face-crop", action="store_true", help="ppl: of the part where a face is (rows 3/8 to 7/8, columns "
-                "2/8 to 6/8)")
             add("--batch", type=common.positive(int), default=0,
                 help="images at a time; default: by their size (random noise depends on it)")
+        if name in ("metrics", "invert"):
+            add("--vgg", default="", metavar="FILE", help="vgg16-397923af.pth, for lpips, ppl and --loss vgg9")
+        if name in ("metrics", "table", "invert"):
             add("--cache", default="cache", metavar="DIR",
                 help="where fetched weights, classifiers and statistics of real images are kept")
+        if name == "invert":
+            add("images", nargs="*", metavar="IMAGE", help="files; without any the first -n test images")
+            add("--method", default="optimise", choices=["optimise", "in-domain", "encoder"],
+                help="gradient descent, the same from the encoder's code and near codes that it knows, or that alone")
+            add("--space", nargs="+", default=["w"], choices=["z", "w", "w+"], help="where; after IMAGE")
+            add("--loss", default="pixel", choices=["pixel", "vgg9"], help="mean square of pixels or of VGG-16 conv3_3")
+            add("--steps", type=common.positive(int), default=0, help="default 1000, in-domain 100")
+            add("--optimizer", default="adam", choices=["adam", "descent"])
+            add("--lr", type=common.positive(float), default=0.0, help="default 0.01 with adam, 1 with descent")
+            add("--save-path", action="store_true", help="also pictures of the way there")
+        if name == "boundary":
+            add("--only", nargs="+", default=[], metavar="NAME", help="of these labels; after RUN")
         if name == "figure":
             add("--images", nargs="+", default=[], metavar="PATH", help="real images in place of the test part's "
                 "(morph: 4; mixing: -n sources, then 6 destinations, 5 below 64 px)")
             add("--generated", action="store_true", help="mixing: samples in place of real images")
+            add("--boundary", nargs="+", default=[], metavar="FILE", help="manipulate: .npy of normals in w")
             add("--truncation", type=common.positive(float), default=1.0, metavar="PSI",
                 help="samples: w is drawn towards the mean w, to PSI times its distance (StyleGAN 0.7; default: not)")
             add("--truncation-layers", type=common.positive(int), default=8, metavar="N",
                 help="samples: of so many layers from the first on")
-        if name in ("metrics", "figure"):
+        if name in ("metrics", "figure", "table", "invert"):
             add("--seed", type=common.seed, default=0, help="of the codes z")
-        if name != "table":
-            add("-n", type=common.positive(int), default=0, help="how many images" + (
-                " (morph: along a side; traversal: pairs)" if name == "figure" else ""))
+        add("-n", type=common.positive(int), default=0, help="how many images" + (
+            " (morph: along a side; traversal, interpolation: pairs)" if name == "figure" else ""))
         add("--weights", default="", choices=["ema", "raw"],
             help="averaged, or as trained (default: ema; table alae-2: raw)")
         if name != "figure":
             add("--json", default="", metavar="FILE", help="also write the numbers there")
-        if name in ("figure", "compare"):
-            add("--out", default="", metavar="FILE", help="the picture")
+        if name in ("figure", "compare", "invert", "boundary"):
+            add("--out", default="", metavar="FILE", help="the picture" if name != "boundary" else "the folder")
     commands.add_parser("list", help="The tables and figures that there are.")
     return parser.parse_args(argv)
 
@@ -1422,6 +1747,8 @@ def main(argv=None):
         print(f"table    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
               + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + ")")
         return
+    if vars(args).get("inception") and args.features == "auto":
+        args.features = "inception"
     args.device, rank, world = common.join(args.device)
     torch.backends.cudnn.allow_tf32 = False         # PPL's differences would drown in it
     if rank:
