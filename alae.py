@@ -391,8 +391,7 @@ def main(argv=None):
             break
         x = common.to_float(next(batches))
         if grows and args.flip == "on":
-            left = torch.rand(batch, 1, 1, 1, generator=rng, device=device)[rank::world] < 0.5
-            x = torch.where(left, x, x.flip(3))
+            x = common.mirror(x, torch.rand(batch, generator=rng, device=device)[rank::world])
         losses = train_step(model, optimizers, model.inward(x), draw_z, args, amp, nets, mix)
         common.average_buffers(model)
         ema_every = batch if grows else max(batch, EMA_EVERY)

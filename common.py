@@ -543,16 +543,17 @@ RATES = (0.0015,) * 6 + (0.002, 0.003, 0.003)
 class Growth:
     """The schedule of a run: images seen -> level, alpha, batch and learning rate.   (ProGAN 3)
 
-    Level `first` lasts 2 `part` images, each one above it `part` while it fades in and `part` more; the last goes on.
-    sizes (H, W), batches, rates: one a level.  sine: alpha follows half a wave in place of a line.
+    Level `first` lasts 2 `part` images (with `short` one), each one above it `part` while it fades in and `part` more;
+    the last goes on.  sizes (H, W), batches, rates: one a level.  sine: alpha follows half a wave in place of a line.
     """
 
-    def __init__(self, sizes, batches, rates, first=0, part=math.inf, sine=False):
+    def __init__(self, sizes, batches, rates, first=0, part=math.inf, sine=False, short=False):
         self.sizes, self.batches, self.rates = sizes, batches, rates
-        self.first, self.part, self.sine = first, part, sine
+        self.first, self.part, self.sine, self.skipped = first, part, sine, part if short else 0
 
     def at(self, seen):
         """-> level, alpha, batch, learning rate."""
+        seen = seen + self.skipped
         level = min(self.first + int(seen // (2 * self.part)), len(self.sizes) - 1)
         alpha = 1.0 if level == self.first else min(seen / self.part - 2 * (level - self.first), 1.0)
         if self.sine:
@@ -562,7 +563,7 @@ class Growth:
     def since(self, seen):
         """-> images shown since the top level began."""
         level = self.at(seen)[0]
-        return seen - 2 * self.part * (level - self.first) if level > self.first else seen
+        return seen + self.skipped - 2 * self.part * (level - self.first) if level > self.first else seen
 
     def plan(self, seen):
         """-> batch and size of the next images, for `data.batches`."""
@@ -1044,12 +1045,12 @@ def check_resolution(args, resolutions):
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {near}")
 
 
-def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, total=None, sine=False):
+def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, total=None, sine=False, short=False):
     """The `Growth` of a run; on stylegan completes args: kimg, grow_kimg, snapshot_kimg, batch, lr, batches and rates.
 
     batches: {processes: images a step over all of them at 4, 8, ... px}; rates: at 4, 8, ... px; part: thousands of
     images of a fade in the paper; total: of its whole training, if that is not two parts more than the levels'.  Raises
-    `Error` where sizes do not fit.
+    `Error` where sizes do not fit.  sine, short: see `Growth`.
     """
     if args.backbone != "stylegan":
         return Growth([tuple(image_shape[1:])], [args.batch], [args.lr])
@@ -1070,7 +1071,7 @@ def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, t
         args.rates = [rate * args.lr / rates[levels - 1] for rate in rates[:levels]]
         args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
     sizes = [(h << level, w << level) for level in range(levels)]
-    growth = Growth(sizes, args.batches, args.rates, first, 1000 * args.grow_kimg, sine)
+    growth = Growth(sizes, args.batches, args.rates, first, 1000 * args.grow_kimg, sine, short)
     end = growth.at(1000 * args.kimg - 1)[0]
     if end < levels - 1 and not args.resume and int(os.environ.get("RANK", 0)) == 0:
         print(f"with --kimg {args.kimg:g} and --grow-kimg {args.grow_kimg:g} it ends at {max(sizes[end])} px")
@@ -1102,6 +1103,7 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
             print(f"resuming {args.resume}" + f" as {args.out}" * (args.out != args.resume)
                   + f"; schedules stay those of {args.schedule_kimg:g} kimg" * (args.kimg > args.schedule_kimg))
         return
+    args.given = dict(split=args.split, resolution=args.resolution)
     vars(args).update(label=label, schedule_kimg=args.kimg, **now)
     args.versions = dict(torch=str(torch.__version__), code=code)
     if args.out == "auto":
@@ -1113,7 +1115,7 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
     args.resolution, args.split = str(w) if w == h else f"{w}x{h}", images.split or "auto"
     if writer:
         skip = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
-                "schedule_kimg"}
+                "schedule_kimg", "given"}
         shown = {k: v for k, v in vars(args).items() if k not in skip}
         print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
               f"{'x'.join(map(str, images.shape))}; run folder {args.out}")
@@ -1430,6 +1432,11 @@ def peak_memory(device):
 def to_float(x):
     """uint8 0 ... 255 -> float in [-1, 1]."""
     return x.float() / 127.5 - 1
+
+
+def mirror(x, draw):
+    """Images (N, C, H, W), those with draw (N,) < 0.5 mirrored."""
+    return torch.where(draw[:, None, None, None] < 0.5, x.flip(3), x)
 
 
 def to_uint8(x):

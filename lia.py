@@ -4,7 +4,7 @@
     python lia.py --stage 2 --decoder runs/lia-stage1-mlp-mnist-mini        stage 2: its encoder
     python lia.py --stage 1 --data ffhq                        StyleGAN at 1024x1024 behind the invertible map
     python lia.py --stage 1 --mapping mlp                      plain StyleGAN, in stage 2 Encoded StyleGAN
-    python lia.py --stage 2 --decoder RUN --inference vae      the VAE of section 5.3
+    python lia.py --stage 2 --decoder RUN --inference vae      the VAE of section 5.3, RUN being of --mapping mlp
     torchrun --nproc_per_node=8 lia.py --stage 1 --data ffhq   several GPUs
     python eval.py metrics runs/lia-stage2-mlp-mnist-mini      what it learnt, in numbers
 
@@ -28,18 +28,23 @@ Differences from the paper (P) and from the released code (C), and what restores
     perceptual loss       P the l2 norm with beta 0.001, C the mean square with 0.00005.
                                                                                 --perceptual-norm mse --beta 5e-5
     eps                   P VGG-16 conv4_3.  mlp and dcgan, which P does not have, take the last features of stage 1's
-                          critic: P allows any extractor, learned without labels too.   --perceptual vgg16
+                          critic: P allows any extractor, learned without labels too; beta is then ours.
+                                                                                        --perceptual vgg16
                           C's VGG is Keras's, on pixels of 0 ... 255; torchvision's sees them divided by the
                           deviation, so that its features, and with them what beta weighs, have another scale.
     pixel term            P none, C the mean square beside the perceptual one.          --pixel-weight 1
     adversarial weight    P 1, C 0.1.                                                   --adversarial-weight 0.1
     output                linear as StyleGAN's; C has a tanh.                           --rgb tanh
     noise of stage 2      P is silent; fixed, as in C.
-    optimisers            P gives none.  Stage 1: Adam (0, 0.99), rates and batches of each level as C.  Stage 2: Adam
-                          (0.9, 0.99), rate times 0.8 at every quarter, as C, and C's batch of 16 a process (ours: less
-                          above 256 px); rates of mlp and dcgan are ours.
-    growing               P is silent; from 8 px, 600,000 images to fade in a level and as many more, 25 million in all,
-                          as C.  Other lengths are shared out likewise.
+    optimisers            P gives none.  Stage 1: Adam (0, 0.99), rates of each level as C, batches as C on 8 GPUs (on
+                          fewer ALAE's).  Stage 2: Adam (0.9, 0.99), the rate falling steadily by 0.8 a quarter, batch 16
+                          a process, as C (ours: less above 256 px); rates of mlp and dcgan are ours.
+    growing, length       P is silent; from 8 px, 600,000 images, then as many to fade in a level and as many more, 25
+                          million in all, as C.  Other lengths are shared out likewise.  Stage 2: 12 million, in C 14
+                          at 256 px.
+    mirror images         P is silent.  Ours are off; C's are on for FFHQ.              --flip on
+    LSUN                  P ranks 100,000 of the first 500,000 images; ours are the first 100,000.  Cars are cropped to
+                          their size, in C letterboxed.
     Adam's state          is kept at a new level, in C it begins anew.                  --adam-state fresh
     style mixing, mean w  P is silent; StyleGAN's (0.9 of images; what an iteration keeps, 0.995), as C.
     weight averages       P is silent; half-life 10,000 images as C, on stylegan a fifth of the images since the last
@@ -47,7 +52,8 @@ Differences from the paper (P) and from the released code (C), and what restores
     critic's step         in stage 2 takes the x~ of f's step; C makes it anew.
     VAE (section 5.3)     P: KL "as VAE does"; its weight, and the terms beside, are open.  Ours: stage 2's own losses
                           and --kl-weight times the divergence, summed over z, so that only the inference differs.
-    mlp, dcgan            are ours, with all their settings.  f of stylegan is C's (P's is a picture).
+    mlp, dcgan            are ours, with all their settings.  f of stylegan is C's (P's is a picture), but that the
+                          VAE's, whose outputs are mean and log variance, does not end in batch norm.
 `--recipe official` takes all of C's choices that have a flag here at once.  The in-domain encoder of Zhu et al. 2020:
 --adversarial logistic --pixel-weight 1 --perceptual-norm mse --beta 5e-5 --adversarial-weight 0.08.
 """
@@ -56,6 +62,8 @@ import math
 import os
 import sys
 from contextlib import nullcontext
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -118,7 +126,7 @@ def conv(c_in, c_out, kernel):
 def batch_norm(n, dims=2):
     """With a shift and no scale."""
     layer = (nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d)(n, eps=1e-5, momentum=0.1)
-    layer.weight.requires_grad_(False)
+    layer.register_parameter("weight", None)
     return layer
 
 
@@ -141,16 +149,18 @@ class ResidualBlock(nn.Module):
 
 class ResidualEncoder(nn.Module):
     """f of the released code: conv3 to 64 channels, then down to 4 px a mean of 2x2 and a residual block each, which
-    doubles the channels up to 1,024; a dense layer with batch norm.  x (N, C, H, W) -> (N, n_out)."""
+    doubles the channels up to 1,024; a dense layer, with batch norm unless its outputs are mean and variance (ours).
+    x (N, C, H, W) -> (N, n_out)."""
 
-    def __init__(self, image_shape, n_out, width=1):
+    def __init__(self, image_shape, n_out, width=1, closing_norm=True):
         super().__init__()
         levels, base = common.levels_of(image_shape)
         channels = [max(min(64 * 2**i, 1024) // width, 1) for i in range(levels)]
         self.first, self.norm = conv(image_shape[0], channels[0], 3), batch_norm(channels[0])
-        self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in zip(channels, channels[1:], strict=False))
-        self.head = nn.Sequential(nn.Linear(channels[-1] * math.prod(base), n_out, bias=False), batch_norm(n_out, 1))
-        nn.init.normal_(self.head[0].weight, std=0.02)
+        self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in pairwise(channels))
+        dense = nn.Linear(channels[-1] * math.prod(base), n_out, bias=not closing_norm)
+        nn.init.normal_(dense.weight, std=0.02)
+        self.head = nn.Sequential(dense, batch_norm(n_out, 1)) if closing_norm else dense
 
     def trunk(self, x):
         y = lrelu(self.norm(self.first(x)))
@@ -162,25 +172,25 @@ class ResidualEncoder(nn.Module):
         return self.head(self.trunk(x))
 
 
-def build_networks(backbone, image_shape, nw, n_out, width, fmap_base, rgb):
-    """-> g, c, f for images of image_shape (C, H, W); f has n_out outputs, and is None without any."""
+def build_networks(backbone, image_shape, nw, width, fmap_base, rgb, inference):
+    """-> g, c, f for images of image_shape (C, H, W); f is None without inference, and has 2 nw outputs for "vae"."""
     if backbone == "mlp":
         g, c, f = MLPGenerator(nw, image_shape, width), MLPEncoder(image_shape, 1, width), MLPEncoder
     elif backbone == "dcgan":
         g, c, f = DCGANGenerator(nw, image_shape, width), DCGANEncoder(image_shape, 1, width), DCGANEncoder
     elif backbone == "stylegan":
         g = (TanhGenerator if rgb == "tanh" else StyleGenerator)(nw, image_shape, width, fmap_base)
-        c, f = StyleCritic(image_shape, 1, width, fmap_base), ResidualEncoder
-    return g, c, f(image_shape, n_out, width) if n_out else None
+        c, f = StyleCritic(image_shape, 1, width, fmap_base), partial(ResidualEncoder, closing_norm=inference != "vae")
+    return g, c, f(image_shape, nw * (1 + (inference == "vae")), width) if inference else None
 
 
 class Decoder(nn.Module):
     """What stage 1 trains, z -> w -> x (eq. 10) and the critic, and what `eval.py` asks of it (eval mode)."""
 
     def __init__(self, backbone, image_shape, nz, nw, width=1, fmap_base=8192, mapping="flow", coupling="additive",
-                 depth=4, rgb="linear", f_outputs=0):
+                 depth=4, rgb="linear", inference=None):
         super().__init__()
-        self.g, self.c, self.f = build_networks(backbone, image_shape, nw, f_outputs, width, fmap_base, rgb)
+        self.g, self.c, self.f = build_networks(backbone, image_shape, nw, width, fmap_base, rgb, inference)
         if mapping == "flow":
             self.phi = InvertibleNetwork(nw, depth, coupling, LR_MUL)
             self.unmap = self.phi.to_z          # w -> z, exactly; absent where the mapping has no inverse
@@ -212,7 +222,7 @@ class LIA(Decoder):
     """What stage 2 adds: f, and eps where that is stage 1's critic, kept as it was."""
 
     def __init__(self, inference="encoder", perceptual="critic", **kwargs):
-        super().__init__(**kwargs, f_outputs=2 * kwargs["nz"] if inference == "vae" else kwargs["nw"])
+        super().__init__(**kwargs, inference=inference)
         self.variational = inference == "vae"
         if perceptual == "critic":
             self.eps = copy.deepcopy(self.c)
@@ -238,13 +248,15 @@ def critic_features(c, x):
 PRESETS = {  # ours but for what is said above
     "1 mlp":                 dict(nz=50, nw=50, batch=128, lr=0.002, kimg=2000, snapshot_kimg=100),
     "1 mlp on mnist-mini":   dict(kimg=400, snapshot_kimg=10),
-    "2 mlp":                 dict(batch=128, lr=0.001, kimg=2000, snapshot_kimg=100, perceptual="critic", beta=1.0),
+    "2 mlp":                 dict(batch=128, lr=0.001, kimg=2000, snapshot_kimg=100, perceptual="critic"),
     "2 mlp on mnist-mini":   dict(kimg=400, snapshot_kimg=10),
     "1 dcgan":               dict(nz=128, nw=128, batch=32, lr=0.002, kimg=1000, snapshot_kimg=25),
-    "2 dcgan":               dict(batch=32, lr=0.001, kimg=1000, snapshot_kimg=25, perceptual="critic", beta=1.0),
+    "2 dcgan":               dict(batch=32, lr=0.001, kimg=1000, snapshot_kimg=25, perceptual="critic"),
     # 0: by level and number of processes, see common.schedule
     "1 stylegan":            dict(nz=512, nw=512, batch=0, lr=0.0, kimg=0.0, snapshot_kimg=0.0, start_resolution=8),
     "2 stylegan":            dict(batch=0, lr=0.0001, kimg=12_000, snapshot_kimg=250),
+    "on ffhq":               dict(split="65-5"),
+    **{f"on lsun-{name}": dict(split="100k") for name in ("bedroom", "cat", "car")},
     "stylegan on celeba":    dict(resolution="128"),
     "stylegan on celeba-hq": dict(resolution="256"),
     "stylegan on ffhq":      dict(resolution="1024"),
@@ -253,12 +265,17 @@ PRESETS = {  # ours but for what is said above
 }
 RECIPES = {
     "paper":    {},
-    "official": dict(adversarial="logistic", perceptual_norm="mse", beta=5e-5, pixel_weight=1.0,
-                     adversarial_weight=0.1, rgb="tanh", adam_state="fresh"),
+    "official": dict(adversarial="logistic", perceptual_norm="mse", pixel_weight=1.0, adversarial_weight=0.1,
+                     rgb="tanh", adam_state="fresh", flip="on"),
 }
-# What stage 2 takes from its decoder; data and data_root may be said anew where the images have moved
+# Weight of each extractor's loss: the paper's, and for the others what makes its gradient at f's output about as large
+# as the adversarial one (mlp on mnist, dcgan on faces)
+BETA = {"vgg16": 0.001, "critic": 0.3, "pixel": 0.3}
+BETA_MSE = 0.00005          # of the released code, with vgg16 and --perceptual-norm mse
+# What stage 2 takes from its decoder, and of that, what may be said anew (data where the images have moved)
 INHERITED = ("data", "data_root", "split", "resolution", "backbone", "width", "fmap_base", "nz", "nw", "mapping",
-             "coupling", "depth", "rgb")
+             "coupling", "depth", "rgb", "recipe", "adversarial", "gamma")
+ANEW = ("data", "data_root", "recipe", "adversarial", "gamma")
 STAGE_1 = ("grow_kimg", "start_resolution", "adam_state")
 STAGE_2 = ("decoder", "inference", "kl_weight", "beta", "perceptual", "perceptual_norm", "pixel_weight",
            "adversarial_weight", "critic", "log_gradients")
@@ -279,11 +296,13 @@ def parse_args(argv=None):
     add("--adversarial", default="wasserstein", choices=["wasserstein", "logistic"], help="form of eq. 6")
     add("--gamma", type=float, default=10.0, help="weight of R1, over 2 (eq. 6)")
     add("--rgb", default="linear", choices=["linear", "tanh"], help="stylegan: its output (released code: tanh)")
+    add("--flip", default="off", choices=["off", "on"], help="mirror half of the images (released code, on FFHQ: on)")
     add("--adam-state", default="kept", choices=["kept", "fresh"],
         help="stylegan, stage 1: what becomes of it at a new level (released code: fresh)")
     add("--inference", default="encoder", choices=["encoder", "vae"], help="stage 2: x to w, or x to N(mu, sigma) of z")
     add("--kl-weight", type=float, default=0.01, help="stage 2, vae: of the divergence from the prior (not stated)")
-    add("--beta", type=float, default=0.001, help="stage 2: weight of the perceptual loss (eq. 8)")
+    add("--beta", type=float, default=0.0, help="stage 2: weight of the perceptual loss (eq. 8; default by extractor: "
+        "vgg16 0.001; not stated: critic, pixel 0.3)")
     add("--perceptual", default="vgg16", metavar="vgg16|critic|pixel|FILE", help="stage 2: eps of eq. 5: VGG-16 "
         "conv4_3 (FILE: its weights), last features of stage 1's critic, or the image itself")
     add("--perceptual-norm", default="l2", choices=["l2", "mse"], help="stage 2: of eq. 5; released code mse, the mean")
@@ -293,26 +312,40 @@ def parse_args(argv=None):
     add("--log-gradients", action="store_true", help="stage 2: mean |gradient| of f's first, middle and last layer and "
         "the losses of each step, into gradients.csv")
     given = common.explicit(parser, argv)
-    inherited = []
-    if not given.get("resume"):
-        stage = given.get("stage", "1")
-        if wrong := {*given} & {*(STAGE_2 if stage == "1" else STAGE_1)}:
-            flag, other = min(wrong).replace("_", "-"), "21"[int(stage) - 1]
-            raise Error(f"--{flag} is for --stage {other}; leave it out, or pass --stage {other}")
-        if stage == "2":
-            inherited = inherit(given)
-        if "kl_weight" in given and given.get("inference") != "vae":
-            raise Error("--kl-weight is for --inference vae; leave it out, or name that")
+    inherited = [] if given.get("resume") else check_stage(given)
     args = common.resolve(parser, "lia", PRESETS, RECIPES, default_backbone,
                           [*inherited, *(sys.argv[1:] if argv is None else argv)], STYLE_FLAGS)
-    for name in STAGE_2 if args.stage == "1" else STAGE_1:
-        vars(args).pop(name, None)
+    if args.resume:
+        return args
     if args.mapping == "flow" and (args.nz != args.nw or args.nw % 2):
         raise Error(f"an invertible network maps z to w of the same, even dimension, not {args.nz} to {args.nw}; pass "
                     f"--nz and --nw alike, or --mapping mlp")
-    if args.stage == "2" and args.out == "auto":
-        args.out = default_folder(args)
+    unused = {"1": STAGE_2, "2": STAGE_1}[args.stage]
+    if args.stage == "2":
+        if "beta" not in given:
+            vgg = args.perceptual not in ("critic", "pixel")
+            args.beta = BETA_MSE if vgg and args.perceptual_norm == "mse" else BETA["vgg16" if vgg else args.perceptual]
+        if args.inference == "vae" and args.mapping != "mlp":
+            raise Error(f"--inference vae is about a decoder of --mapping mlp (section 5.3), and {args.decoder} is one "
+                        f"of {args.mapping}; name another, or leave --inference out")
+        unused += ("kl_weight",) * (args.inference != "vae")
+    for name in unused:
+        vars(args).pop(name, None)
     return args
+
+
+def check_stage(given):
+    """The flags that stage 2 takes from its decoder, as words; none for stage 1.  Raises `Error` for flags that have no
+    meaning beside the others."""
+    stage = given.get("stage", "1")
+    if wrong := {*given} & {*(STAGE_2 if stage == "1" else STAGE_1)}:
+        flag, other = min(wrong).replace("_", "-"), "21"[int(stage) - 1]
+        raise Error(f"--{flag} is for --stage {other}; leave it out, or pass --stage {other}")
+    if "kl_weight" in given and given.get("inference") != "vae":
+        raise Error("--kl-weight is for --inference vae; leave it out, or name that")
+    if given.get("mapping") == "mlp" and (wrong := {*given} & {"depth", "coupling"}):
+        raise Error(f"--{min(wrong)} is for --mapping flow; leave it out, or name that")
+    return inherit(given) if stage == "2" else []
 
 
 def inherit(given):
@@ -326,26 +359,20 @@ def inherit(given):
         raise Error(f"{run} is a run of stage 2; name the run of stage 1, {stored['decoder']}")
     common.read_checkpoint(run, stored, "cpu")
     for key in INHERITED:
-        if key in given and key not in ("data", "data_root") and str(given[key]) != str(stored.get(key)):
+        if key in given and key not in ANEW and str(given[key]) != str(stored.get(key)):
             raise Error(f"the decoder {run} has --{key.replace('_', '-')} {stored.get(key)}, not {given[key]}; leave "
                         f"the flag out, or train another decoder")
-    return [word for key in INHERITED if key in stored for word in (f"--{key.replace('_', '-')}", str(stored[key]))]
-
-
-def default_folder(args):
-    """runs/ and the decoder's name, with stage2 in place of stage1 and what differs."""
-    name = Path(args.decoder).resolve().name
-    name = name.replace("stage1", "stage2") if "stage1" in name else f"{name}-stage2"
-    parts = [args.inference] * (args.inference == "vae") + [args.recipe] * (
-        args.recipe != "paper" and args.recipe not in name) + [f"s{args.seed}"] * (args.seed != 0)
-    return str(Path("runs", "-".join([name, *parts])))
+    stored.update(stored["given"])              # "auto" where it was, so that the run's folder is named likewise
+    skip = {"adversarial"} if "recipe" in given else set()
+    return [word for key in INHERITED if key in stored and key not in skip and not (key == "rgb" and "rgb" in given)
+            for word in (f"--{key.replace('_', '-')}", str(stored[key]))]
 
 
 def unstated(args):
     """The settings of a run that the paper leaves open."""
     ours = ["kimg", "batch", "lr", "nz", "nw", "depth", "grow_kimg", "batches", "rates", "start_resolution",
-            "adam_state", "rgb", "fmap_base", "kl_weight"]
-    if getattr(args, "perceptual", "vgg16") != "vgg16":
+            "adam_state", "rgb", "flip", "fmap_base", "kl_weight"]
+    if getattr(args, "perceptual", "vgg16") in ("critic", "pixel"):
         ours += ["perceptual", "beta"]
     return [name for name in ours if hasattr(args, name) and not (args.backbone == "stylegan" and name in ("nz", "nw"))]
 
@@ -356,9 +383,9 @@ def default_backbone(name):
 
 def label(args):
     """The paper's name of what a run is."""
-    if args.stage == "1":
-        return "LIA" if args.mapping == "flow" else "StyleGAN"
-    if args.inference == "vae":
+    if args.stage == "1" and args.mapping == "mlp":
+        return "StyleGAN" + " (Wasserstein)" * (args.adversarial == "wasserstein")
+    if getattr(args, "inference", "") == "vae":
         return "VAE"
     return "LIA" if args.mapping == "flow" else "Encoded StyleGAN"
 
@@ -380,10 +407,10 @@ def adversarial_loss(fake, form):
 def move_critic(c, opt_c, fake, x, args, amp, plain_c=None):
     """One step of c down eq. 6, on x~ without gradient and real images x.  -> the loss without R1's term, that term"""
     with amp():
-        fake = c(fake)
-        real = (plain_c or c)(x.requires_grad_())       # never compiled: R1 differentiates it twice
-    R1 = args.gamma / 2 * r1(real, x)
-    L_c = critic_loss(fake, real, args.adversarial) + R1                                    # eq. 6
+        fake_score = c(fake)
+        real_score = (plain_c or c)(x.requires_grad_())     # never compiled: R1 differentiates it twice
+    R1 = args.gamma / 2 * r1(real_score, x)
+    L_c = critic_loss(fake_score, real_score, args.adversarial) + R1                        # eq. 6
     update(L_c, opt_c)
     return L_c - R1, R1
 
@@ -426,10 +453,11 @@ def encoder_step(model, optimizers, x, eps, args, amp=nullcontext, nets=None, rn
     """One iteration of stage 2 (section 3.2) on real images x (B, C, H, W), a leaf; g and phi stay as they are.
 
     eps: images -> features.  nets: f, g, c for the passes that are differentiated once.  rng() -> N(0, 1) of z's
-    shape, for the VAE.  -> L_f without its adversarial term, that term, L_c without R1's term, R1's term.
+    shape, for the VAE.  -> L_f without its adversarial term and divergence, that term, L_c without R1's term, R1's
+    term, the divergence; what there is not is 0.
     """
     (f, g, c), (opt_f, opt_c) = nets or (model.f, model.g, model.c), optimizers
-    divergence = 0.0
+    divergence = zero = torch.zeros((), device=x.device)
     with amp():
         w = f(x)                                                                            # eq. 2, without phi
     if model.variational:
@@ -440,15 +468,15 @@ def encoder_step(model, optimizers, x, eps, args, amp=nullcontext, nets=None, rn
         x_hat = g(w, "fixed") if model.grows else g(w)
         L_eps = perceptual_loss(eps, x, x_hat, args.perceptual_norm)                        # eq. 5
         L_adv = args.adversarial_weight * adversarial_loss(c(x_hat), args.adversarial)
-    L_rec = args.beta * L_eps + divergence
+    L_rec = args.beta * L_eps
     if args.pixel_weight:
         L_rec = L_rec + args.pixel_weight * (x - x_hat.float()).square().mean()
-    update(L_rec + L_adv, opt_f)                                                            # eq. 8
+    update(L_rec + L_adv + divergence, opt_f)                                               # eq. 8
 
-    if args.critic == "frozen":
-        zero = torch.zeros((), device=x.device)
-        return L_rec, L_adv, zero, zero
-    return L_rec, L_adv, *move_critic(c, opt_c, x_hat.detach(), x, args, amp, model.c)      # eq. 6, x~ = g(f(x))
+    L_c, R1 = zero, zero
+    if args.critic == "finetune":
+        L_c, R1 = move_critic(c, opt_c, x_hat.detach(), x, args, amp, model.c)              # eq. 6, x~ = g(f(x))
+    return L_rec, L_adv, L_c, R1, divergence
 
 
 def three_layers(f):
@@ -457,15 +485,16 @@ def three_layers(f):
     return layers[0], layers[len(layers) // 2], layers[-1]
 
 
-def extractor(args, model):
-    """eps of eq. 5, images in [-1, 1] -> features."""
+def extractor(args, model, device):
+    """eps of eq. 5, images in [-1, 1] -> features.  Raises `Error` where weights are not to be had."""
     if args.perceptual == "pixel":
         return lambda x: x
     if args.perceptual == "critic":
         return lambda x: critic_features(model.eps, x)
     try:
-        return common.frozen("vgg", "" if args.perceptual == "vgg16" else args.perceptual, "cache", common.VGG,
-                             "--perceptual").conv4_3
+        with common.rank_zero_first():
+            return common.frozen("vgg", "" if args.perceptual == "vgg16" else args.perceptual, "cache", common.VGG,
+                                 "--perceptual").to(device).conv4_3
     except Error as e:
         raise Error(f"{e}; or pass --perceptual critic or --perceptual pixel") from None
 
@@ -483,9 +512,9 @@ def train_decoder(args):
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
                                      RESOLUTIONS[args.backbone])
     grows = args.backbone == "stylegan"
-    growth = common.schedule(args, images.shape, world, rates=RATES, part=PART, total=TOTAL)
+    growth = common.schedule(args, images.shape, world, rates=RATES, part=PART, total=TOTAL, short=True)
     common.settle(args, images, held_out, label=label(args), unstated=unstated(args), constants=constants(args),
-                  named=["stage1", *(v for v in (args.mapping, args.recipe) if v not in ("flow", "paper"))])
+                  named=folder_words(args), default_split=default_split(args))
     model = Decoder(**network_args(vars(args))).to(device)
     if grows:
         model.to(memory_format=torch.channels_last)
@@ -528,6 +557,8 @@ def train_decoder(args):
         if run.done:
             break
         x = common.to_float(next(batches))
+        if args.flip == "on":
+            x = common.mirror(x, torch.rand(batch, generator=rng, device=device)[rank::world])
         losses = decoder_step(model, optimizers, model.c.fit(x) if grows else x, draw_z, args, amp, nets, mix)
         common.average_buffers(model)
         ema_every = batch if grows else max(batch, EMA_EVERY)
@@ -547,12 +578,15 @@ def train_encoder(args):
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
                                      RESOLUTIONS[args.backbone])
     growth = common.Growth([tuple(images.shape[1:])], [args.batch], [args.lr])
-    common.settle(args, images, held_out, label=label(args), named=[], unstated=unstated(args),
-                  constants=constants(args))
+    began = args.resume and Path(args.resume, "checkpoint.pt").exists()
+    if not began:
+        check_decoder(args, images)
+    common.settle(args, images, held_out, label=label(args), named=folder_words(args), unstated=unstated(args),
+                  constants=constants(args), default_split=default_split(args))
     model = LIA(**network_args(vars(args))).to(device)
     if args.backbone == "stylegan":
         model.to(memory_format=torch.channels_last)
-    if not args.resume:
+    if not began:
         take_decoder(model, args.decoder, device)
     model.requires_grad_(False).eval()          # g and phi stay so: batch norm too
     for network in (model.f, model.c):
@@ -561,13 +595,14 @@ def train_encoder(args):
     model.c.requires_grad_(True)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
-    eps = extractor(args, model)
+    eps = extractor(args, model, device)
     opt_f, opt_c = (adam(network, args.lr, BETAS["2"]) for network in (model.f, model.c))
     rng = common.generator(device, args.seed, "training")
 
     state = dict(model=model, ema=ema, opt_f=opt_f, opt_c=opt_c, rng=rng)
-    losses = ("L_rec", "L_adv", "L_c", "R1", *(("first", "middle", "last") if args.log_gradients else ()))
-    run = common.Run(args, state, losses, device, growth, trace="gradients.csv" if args.log_gradients else "")
+    names = ["L_rec", "L_adv", "L_c", "R1"] + ["KL"] * model.variational
+    names += ["first", "middle", "last"] * args.log_gradients
+    run = common.Run(args, state, names, device, growth, trace="gradients.csv" if args.log_gradients else "")
     batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
     nets = common.compiled(model.f, model.g, model.c) if args.compile else (model.f, model.g, model.c)
@@ -581,8 +616,11 @@ def train_encoder(args):
         if run.done:
             break
         x = common.to_float(next(batches))
+        if args.flip == "on":
+            x = common.mirror(x, torch.rand(args.batch, generator=rng, device=device)[rank::world])
         losses = encoder_step(model, (opt_f, opt_c), x, eps, args, amp, nets,
                               lambda: model.prior(args.batch, rng)[rank::world])
+        losses = losses[:5 if model.variational else 4]
         if args.log_gradients:
             losses = *losses, *(p.grad.abs().mean() for p in three_layers(model.f))
         common.average_buffers(model)
@@ -593,16 +631,40 @@ def train_encoder(args):
     run.finish()
 
 
+def folder_words(args):
+    """What the run folder's name has between method and backbone."""
+    return [f"stage{args.stage}", *(v for v in (args.mapping, getattr(args, "inference", "encoder"), args.recipe)
+                                    if v not in ("flow", "encoder", "paper"))]
+
+
+def default_split(args):
+    return PRESETS.get(f"on {args.data}", {}).get("split", "dw")
+
+
 def constants(args):
-    text = f"lr of phi x{LR_MUL}  Adam {BETAS[args.stage]}  ema half-life {EMA_HALF_LIFE:,} images"
+    """What is no flag and the paper leaves open, for the first lines of a run."""
+    text = f"Adam {BETAS[args.stage]}  ema half-life {EMA_HALF_LIFE:,} images"
     if args.stage == "2":
         return text + f"  lr decay {DECAY} a quarter"
-    return text + f"  mixing {MIXING}  mean w {MEAN_W}" * (args.backbone == "stylegan")
+    return text + f"  lr of phi x{LR_MUL}" + f"  mixing {MIXING}  mean w {MEAN_W}" * (args.backbone == "stylegan")
+
+
+def check_decoder(args, images):
+    """Raise `Error` where the images are not those that the decoder was trained on."""
+    stored = common.read_args(args.decoder, "lia")
+    now = dict(data_name=images.name, image_shape=list(images.shape), train_images=len(images))
+    for key, value in now.items():
+        if value != stored[key]:
+            raise Error(f"the decoder {args.decoder} was trained with {key} {stored[key]}, but {args.data} has {value};"
+                        f" say where its own images are by --data or --data-root")
 
 
 def take_decoder(model, run, device):
     """Give a model of stage 2 what stage 1 trained: the averaged phi and g, and the critic as it is, also as eps."""
     averaged, trained = load(run, device, "ema"), load(run, device, "raw")
+    if averaged.grows and (averaged.g.top < averaged.g.levels - 1 or averaged.g.fades):
+        raise Error(f"{run} has grown to {max(averaged.g.size())} px only, alpha {float(averaged.g.alpha):.2f}; go on "
+                    f"with it by --resume first")
     model.phi.load_state_dict(averaged.phi.state_dict())
     model.g.load_state_dict(averaged.g.state_dict())
     for network in (model.c, getattr(model, "eps", model.c)):

@@ -1,0 +1,633 @@
+import copy
+import csv
+import functools
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as nnf
+from conftest import ROOT
+from test_alae import TWO, checkpoint_of
+from test_data import fill_zip, picture
+from test_style import assert_equal_runs, noisy
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+import common
+import data
+import lia
+
+# ----------------------------------------------------------------------------------------- the invertible network
+
+
+def random_flow(n, depth=4, coupling="additive", dtype=torch.float64):
+    """With random biases, so that zeros at the start hide nothing."""
+    torch.manual_seed(0)
+    net = common.InvertibleNetwork(n, depth, coupling).to(dtype)
+    for p in net.parameters():
+        if p.ndim == 1:
+            nn.init.normal_(p, std=30)
+    return net
+
+
+def encoded(net, w):
+    """Eq. 3 and, affine, its scale for each coupling; the order is reversed after it.  -> z, log |det dz/dw|"""
+    half, log_det = w.shape[1] // 2, 0
+    for tau in net.tau:
+        top, bottom = h, _ = w[:, :half], w[:, half:]
+        for layer in tau:
+            h = h @ layer.weight.T * (0.01 * math.sqrt(2 / layer.weight.shape[1])) + 0.01 * layer.bias
+            h = torch.where(h > 0, h, 0.2 * h)
+        scale = 1 / (1 + torch.exp(-h[:, half:] - 2)) if net.affine else torch.ones_like(bottom)
+        log_det = log_det + scale.log().sum(1)
+        w = torch.cat([top, (bottom + h[:, :half]) * scale], 1)[:, torch.arange(2 * half - 1, -1, -1)]
+    return w, log_det
+
+
+def test_one_coupling_by_hand():
+    net = common.InvertibleNetwork(2, 1)
+    (first, second), = net.tau
+    with torch.no_grad():       # tau(t) = lrelu((-2 1) lrelu((t -t)) + 1), by weights over their run-time scale
+        first.weight.copy_(torch.tensor([[1.0], [-1.0]]) / (0.01 * math.sqrt(2)))
+        second.weight.copy_(torch.tensor([[-2.0, 1.0]]) / 0.01)
+        second.bias.fill_(1 / 0.01)
+    w = torch.tensor([[3.0, 10.0], [-1.0, 10.0]])
+    z = torch.tensor([[10 + 0.2 * (-2 * 3 - 0.2 * 3 + 1), 3.0], [10 + 2 * 0.2 + 1 + 1, -1.0]])
+    torch.testing.assert_close(net.to_z(w), z)          # phi adds
+    torch.testing.assert_close(net.to_w(z), w)          # phi^-1 subtracts
+
+
+@pytest.mark.parametrize("coupling", ["additive", "affine"])
+@pytest.mark.parametrize("depth", [4, 8])
+def test_the_network_is_invertible(depth, coupling):
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-3)):
+        net, v = random_flow(64, depth, coupling, dtype), torch.randn(20, 64, dtype=dtype)
+        for there, back in ((net.to_z, net.to_w), (net.to_w, net.to_z)):
+            w = v if there == net.to_z else there(v)
+            assert (back(there(v)) - v).abs().max() < tolerance * w.abs().max()
+    assert len(net.tau) == depth
+
+
+@pytest.mark.parametrize("coupling", ["additive", "affine"])
+def test_its_values_and_determinant(coupling):
+    net, w = random_flow(6, 4, coupling), torch.randn(1, 6, dtype=torch.float64)
+    z, log_det = encoded(net, w)
+    torch.testing.assert_close(net.to_z(w), z)
+    jacobian = torch.autograd.functional.jacobian(lambda v: net.to_z(v[None])[0], w[0])
+    assert torch.linalg.det(jacobian).abs().item() == pytest.approx(log_det.exp().item(), rel=1e-10)
+    assert (log_det.item() == 0) == (coupling == "additive")
+    assert (jacobian != 0).all()                        # the halves take turns
+
+
+def test_the_network_is_fp32_and_shares_its_parameters():
+    net, w = random_flow(16, dtype=torch.float32), torch.randn(5, 16)
+    z = net.to_z(w)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net.to_z(w), z)
+        assert torch.equal(net.to_w(z.bfloat16()), net.to_w(z.bfloat16().float()))
+        assert net.to_z(w.bfloat16()).dtype == net.to_w(z.bfloat16()).dtype == torch.float32
+    net.to_w(torch.randn(5, 16)).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in net.parameters())
+    torch.optim.SGD(net.parameters(), lr=1.0).step()
+    assert not torch.allclose(net.to_z(w), z)           # phi has moved with phi^-1, whose inverse it stays
+    torch.testing.assert_close(net.to_w(net.to_z(w)), w, rtol=0, atol=1e-3)
+    with pytest.raises(ValueError, match="even dimension, not 7"):
+        common.InvertibleNetwork(7)
+
+
+# --------------------------------------------------------------------------------- eqs. 5 to 8, in numpy, by hand
+
+class Linear(nn.Module):
+    """phi, g, f and c of one matrix each, A, B, C and d."""
+    variational, grows = False, False
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.phi, self.g, self.f, self.c = (nn.Linear(i, o, bias=False).double()
+                                            for i, o in ((3, 4), (4, 5), (5, 4), (5, 1)))
+        self.phi.to_w = self.phi.forward
+
+    def matrices(self):
+        A, B, C, d = (net.weight.detach().numpy().copy() for net in (self.phi, self.g, self.f, self.c))
+        return A, B, C, d[0]
+
+    def check(self, *expected):
+        for value, hand in zip(self.matrices(), expected, strict=True):
+            np.testing.assert_allclose(value, hand, rtol=0, atol=1e-6)      # losses are taken in fp32
+
+
+def sigmoid(t):
+    return 1 / (1 + np.exp(-t))
+
+
+def plus(t):
+    return np.log1p(np.exp(t)).mean()
+
+
+def critics(form, fake, real):
+    """What c minimises, without R1, and its slopes in the scores of x~ and of x."""
+    n = len(fake)
+    if form == "logistic":
+        return plus(fake) + plus(-real), sigmoid(fake) / n, -sigmoid(-real) / n
+    return fake.mean() - real.mean(), np.full(n, 1 / n), np.full(n, -1 / n)
+
+
+def others(form, fake):
+    """What phi, g and f minimise, and its slope."""
+    n = len(fake)
+    return (plus(-fake), -sigmoid(-fake) / n) if form == "logistic" else (-fake.mean(), np.full(n, -1 / n))
+
+
+def sgd(*nets):
+    return [torch.optim.SGD(net.parameters(), lr=0.1) for net in nets]
+
+
+@pytest.mark.parametrize("form", ["wasserstein", "logistic"])
+def test_the_decoders_step_by_hand(form):
+    args, model = lia.parse_args(["--adversarial", form, "--gamma", "3"]), Linear()
+    A, B, C, d = model.matrices()
+    x, z = torch.randn(6, 5).double(), torch.randn(2, 6, 3).double()
+    draws = iter(z)             # two draws, one a step: a third raises
+    losses = lia.decoder_step(model, sgd(model.phi, model.g, model.c), x.clone(), lambda: next(draws), args)
+    assert next(draws, None) is None
+    x, (z1, z2) = x.numpy(), z.numpy()
+    fake = z1 @ A.T @ B.T
+    L_c, s_fake, s_real = critics(form, fake @ d, x @ d)
+    R1 = 3 / 2 * d @ d                                                  # the gradient of d x is d
+    d = d - 0.1 * (s_fake @ fake + s_real @ x + 3 * d)
+    w = z2 @ A.T
+    L_g, slope = others(form, w @ B.T @ d)                              # by the new c
+    A, B = A - 0.1 * np.outer(B.T @ d, slope @ z2), B - 0.1 * np.outer(d, slope @ w)
+    assert [v.item() for v in losses] == pytest.approx([L_c, R1, L_g], rel=1e-5)
+    model.check(A, B, C, d)
+
+
+@pytest.mark.parametrize("form", ["wasserstein", "logistic"])
+@pytest.mark.parametrize(("norm", "critic"), [("l2", "finetune"), ("mse", "finetune"), ("l2", "frozen")])
+def test_the_encoders_step_by_hand(form, norm, critic):
+    args = Namespace(beta=0.7, perceptual_norm=norm, pixel_weight=0.4, adversarial_weight=0.3, adversarial=form,
+                     gamma=3.0, critic=critic)
+    model, x = Linear(), torch.randn(6, 5).double()
+    A, B, C, d = model.matrices()
+    losses = lia.encoder_step(model, sgd(model.f, model.c), x.clone(), lambda v: 3 * v, args)
+    x = x.numpy()
+    x_hat = x @ C.T @ B.T
+    e = x - x_hat
+    length = np.linalg.norm(e, axis=1, keepdims=True)
+    L_adv, slope = others(form, x_hat @ d)
+    L_rec = 0.7 * (3 * length if norm == "l2" else 9 * e**2).mean() + 0.4 * (e**2).mean()
+    pull = -0.7 * (3 * e / length / 6 if norm == "l2" else 9 * 2 * e / e.size) - 0.4 * 2 * e / e.size
+    C = C - 0.1 * B.T @ (pull + 0.3 * np.outer(slope, d)).T @ x
+    L_c, s_fake, s_real = critics(form, x_hat @ d, x @ d)               # of the x~ before f moved
+    expected = [L_rec, 0.3 * L_adv, *((0, 0) if critic == "frozen" else (L_c, 3 / 2 * d @ d))]
+    if critic == "finetune":
+        d = d - 0.1 * (s_fake @ x_hat + s_real @ x + 3 * d)
+    assert [v.item() for v in losses] == pytest.approx(expected, rel=1e-5)
+    model.check(A, B, C, d)
+
+
+# ------------------------------------------------------------------------------------------ on the networks' own
+
+def tiny(backbone="mlp", *flags, inference="encoder"):
+    """-> args, model, optimizers of stage 1, of stage 2.  With f and eps in both stages, so that either could move."""
+    args = lia.parse_args(["--backbone", backbone, "--nz", "8", "--nw", "8", "--width", "16", *flags])
+    args.image_shape = {"mlp": (1, 28, 28), "dcgan": (1, 32, 32), "stylegan": (1, 8, 8)}[backbone]
+    vars(args).update(inference=inference, kl_weight=0.5, beta=1.0, perceptual="critic", perceptual_norm="l2",
+                      pixel_weight=0.0, adversarial_weight=1.0, critic="finetune")
+    torch.manual_seed(0)
+    model = lia.LIA(**lia.network_args(vars(args)))
+    phi, g, c, f = (common.adam(net, 0.001, (0.0, 0.99)) for net in (model.phi, model.g, model.c, model.f))
+    return args, model, (phi, g, c), (f, c)
+
+
+def freeze(model):
+    """As stage 2 has it."""
+    model.requires_grad_(False).eval()
+    for network in (model.f, model.c):
+        network.requires_grad_(True).train()
+
+
+@pytest.mark.parametrize("form", ["wasserstein", "logistic"])
+def test_the_signs(form, monkeypatch):
+    """c's step tells real from fake, the others' raises c(x~); R1, in c's loss, is of each image's own gradient."""
+    args, model, decoder, encoder = tiny("mlp", "--adversarial", form, "--gamma", "0")
+    args.beta = 0.0
+    x, z, changes = torch.rand(16, 1, 28, 28) * 2 - 1, torch.randn(16, 8), []
+
+    @torch.no_grad()
+    def scores():
+        return np.array([model.c(v).mean().item() for v in (x, model.g(model.map(z)), model.g(model.f(x)))])
+
+    def spy(loss, *optimizers):
+        before = scores()
+        common.update(loss, *optimizers)
+        changes.append(scores() - before)
+    monkeypatch.setattr(lia, "update", spy)
+    lia.decoder_step(model, decoder, x.clone(), lambda: z, args)
+    lia.encoder_step(model, encoder, x.clone(), lambda v: v, args)
+    signs = [np.sign(change).tolist() for change in changes]
+    assert (signs[0][:2], signs[1][:2], signs[2], signs[3][::2]) == ([1, -1], [0, 1], [0, 0, 1], [1, -1])
+
+    args.gamma, c = 10, copy.deepcopy(model.c)
+    squares = [torch.autograd.grad(c(v[None]).sum(), v)[0].square().sum().item() for v in x.clone().requires_grad_()]
+    _, R1, _ = lia.decoder_step(model, decoder, x.clone(), lambda: z, args)
+    assert R1.item() == pytest.approx(10 / 2 * sum(squares) / 16, rel=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "dcgan", "stylegan"])
+def test_what_each_step_moves(backbone, monkeypatch):
+    args, model, decoder, encoder = tiny(backbone, "--adversarial", "logistic")
+    noisy(model)
+    moved, x = [], torch.rand(4, *args.image_shape) * 2 - 1
+    whole = {net: {k for k, _ in model.named_parameters() if k.startswith(f"{net}.")} for net in ("c", "phi", "g")}
+
+    def changed(function, *args):
+        before = copy.deepcopy(model.state_dict())
+        function(*args)
+        return {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+
+    def networks(keys):
+        return {k.partition(".")[0] for k in keys}
+    monkeypatch.setattr(lia, "update", lambda *args: moved.append(changed(common.update, *args)))
+    names = changed(lia.decoder_step, model, decoder, x.clone(), lambda: torch.randn(4, 8), args)
+    assert networks(names) - {"mean_w"} == {"c", "phi", "g"}
+    assert ("mean_w" in names) == (backbone == "stylegan")
+    freeze(model)
+    step = functools.partial(lia.encoder_step, model, encoder, x.clone(), lambda v: lia.critic_features(model.eps, v))
+    assert networks(changed(step, args)) == {"f", "c"}                  # and no statistics of g's
+    args.critic = "frozen"
+    assert networks(changed(step, args)) == {"f"}
+    assert [networks(keys) for keys in moved] == [{"c"}, {"phi", "g"}, {"f"}, {"c"}, {"f"}]
+    if backbone == "mlp":
+        assert moved[:2] == [whole["c"], whole["phi"] | whole["g"]]
+
+
+def test_the_perceptual_loss_and_the_divergence():
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, 1, 4, 4)
+    d = 2 * (x - y).numpy().reshape(3, -1)
+    for norm, expected in (("l2", np.sqrt((d**2).sum(1)).mean()), ("mse", (d**2).mean())):
+        assert lia.perceptual_loss(lambda v: 2 * v, x, y, norm).item() == pytest.approx(expected)
+        same = x.clone().requires_grad_()
+        lia.perceptual_loss(lambda v: 2 * v, x, same, norm).backward()
+        assert not same.grad.any()                                      # nan neither
+    mu, logvar = torch.randn(2, 5, 7)
+    expected = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(torch.zeros(7), torch.ones(7))).sum(1).mean()
+    torch.testing.assert_close(lia.kl(mu, logvar), expected)
+
+
+def test_stage_2_is_deterministic_and_has_one_w():
+    model = noisy(tiny("stylegan")[1]).eval()
+    x = torch.rand(2, 1, 8, 8) * 2 - 1
+    w = model.encode(x)
+    first = model.generate(w)
+    assert torch.equal(first, model.generate(model.encode(x)))
+    assert torch.equal(first, model.generate(w[:, None].expand(2, model.num_layers, 8)))
+    assert not torch.equal(first, model.generate(w, "random"))          # there is noise, but a fixed one
+    short, long = model.features(x)
+    assert torch.equal(short, w)
+    assert (w.shape, long.shape, model.num_layers) == ((2, 8), (2, 4 * 4 * 8), 4)
+
+
+@pytest.mark.parametrize("inference", ["encoder", "vae"])
+def test_phi_is_for_the_vae_alone(inference, monkeypatch):
+    args, model, _, encoder = tiny(inference=inference)
+    freeze(model)
+    x, noise, calls, phi = torch.rand(6, 1, 28, 28), torch.randn(6, 8), [], copy.deepcopy(model.phi)
+    code = model.f(x)
+    expected = 0
+    if inference == "vae":
+        mu, logvar = code[:, :8], code[:, 8:]
+        torch.testing.assert_close(model.encode(x), phi.to_w(mu))
+        code = phi.to_w(mu + torch.exp(0.5 * logvar) * noise)
+        prior = Normal(torch.zeros(8), torch.ones(8))
+        expected = 0.5 * kl_divergence(Normal(mu, (logvar / 2).exp()), prior).sum(1).mean()
+    expected = expected + (x - model.g(code)).flatten(1).norm(dim=1).mean()
+    monkeypatch.setattr(model.phi, "to_z", lambda w: calls.append("to_z"))
+    monkeypatch.setattr(model.phi, "to_w", lambda z: calls.append("to_w") or phi.to_w(z))
+    L_rec = lia.encoder_step(model, encoder, x.clone(), lambda v: v, args, rng=lambda: noise)[0]
+    assert L_rec.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert calls == ["to_w"] * (inference == "vae")
+
+
+def test_the_released_encoder():
+    with torch.device("meta"):
+        f = lia.ResidualEncoder((3, 128, 128), 512)
+    assert [f.first.out_channels] + [b.conv2.out_channels for b in f.blocks] == [64, 128, 256, 512, 1024, 1024]
+    assert [b.conv1.out_channels for b in f.blocks] == [64, 128, 256, 512, 1024]        # the smaller of the two
+    assert (f.head[0].in_features, f.head[0].out_features) == (1024 * 4 * 4, 512)
+    f = lia.ResidualEncoder((3, 96, 128), 10, width=4)
+    for name, p in f.named_parameters():
+        assert p.ndim > 1 or "norm" in name or "head.1" in name         # no bias but batch norm's
+        assert p.ndim == 1 or p.std().item() == pytest.approx(0.02, rel=0.15), name
+    y = f(torch.randn(6, 3, 96, 128))
+    torch.testing.assert_close((y.mean(0), y.std(0, correction=0)), (torch.zeros(10), torch.ones(10)), rtol=0, atol=1e-3)
+
+
+def test_the_released_encoder_by_hand():
+    f, block = lia.ResidualEncoder((1, 8, 8), 3, width=16).eval(), lia.ResidualBlock(5, 5).eval()
+    for norm in [m for net in (f, block) for m in net.modules() if hasattr(m, "running_var")]:
+        nn.init.normal_(norm.bias)
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+
+    def normed(m, y):
+        return nnf.batch_norm(y, m.running_mean, m.running_var, bias=m.bias, eps=1e-5)
+
+    def part(conv, norm, y):
+        return nnf.leaky_relu(normed(norm, nnf.conv2d(y, conv.weight, padding=conv.weight.shape[2] // 2)), 0.2)
+
+    def twice(b, y):
+        return part(b.conv2, b.norm2, part(b.conv1, b.norm1, y))
+    x = torch.randn(2, 5, 8, 8)
+    torch.testing.assert_close(block(x), twice(block, x) + x)
+    x, (b,) = torch.randn(2, 1, 8, 8), f.blocks                         # 4 channels, then 8
+    y = part(f.first, f.norm, x).view(2, 4, 4, 2, 4, 2).mean((3, 5))
+    y = (twice(b, y) + part(b.shortcut, b.norm, y)).reshape(2, 8 * 16)
+    torch.testing.assert_close(f(x), normed(f.head[1], y @ f.head[0].weight.T))
+
+
+# --------------------------------------------------------------------------------------------------- the script
+
+MNIST = functools.cache(data._mnist_mini)
+SMALL = ("--width", "16", "--nz", "8", "--nw", "8", "--batch", "32", "--kimg", "0.5", "--snapshot-kimg", "0.2")
+STYLE = ("--backbone", "stylegan", "--width", "64", "--nz", "8", "--nw", "8", "--batch", "8")
+DECODERS = {"mlp": SMALL, "dcgan": (*SMALL, "--backbone", "dcgan"),
+            "stylegan": (*STYLE, "--resolution", "8", "--kimg", "0.1"),
+            "plain stylegan": (*STYLE, "--resolution", "8", "--kimg", "0.1", "--mapping", "mlp")}
+
+
+def run(*flags):
+    """In this process, without what takes time and is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(common.signal, "signal", lambda *_: None)
+        m.setattr(common, "curves", lambda *_: None)
+        m.setattr(data, "_mnist_mini", MNIST)
+        lia.main([str(flag) for flag in flags])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    """decoder(one of DECODERS) -> its run folder, not to be written to."""
+    @functools.cache
+    def make(name="mlp"):
+        folder = tmp_path_factory.mktemp("lia") / "decoder"
+        run(*DECODERS[name], "--out", folder)
+        return folder
+    return make
+
+
+def run_until(seen, monkeypatch, *flags):
+    """A run that is asked to stop after so many images."""
+    step = common.Run.step
+
+    def stopping(self, *args):
+        step(self, *args)
+        self.stop = self.seen >= seen
+    with monkeypatch.context() as m:
+        m.setattr(common.Run, "step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(*flags)
+
+
+def rows_of(path):
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+BAD = {
+    "no decoder": ((), "--stage 2 trains the encoder of a decoder that is there; train one with --stage 1"),
+    "another method's": (("--decoder", "alae"), "alae is a run of alae.py, not of lia.py"),
+    "stage 2's": (("--decoder", "second"), "second is a run of stage 2; name the run of stage 1, first"),
+    "no run": (("--decoder", "nowhere"), "nowhere holds no run"),
+    "width": (("--width", "8"), "has --width 16, not 8; leave the flag out"),
+    "nw": (("--nw", "10"), "has --nw 8, not 10; leave the flag out"),
+    "grow-kimg": (("--grow-kimg", "3"), "--grow-kimg is for --stage 1"),
+    "kl-weight": (("--kl-weight", "3"), "--kl-weight is for --inference vae"),
+    "rgb images": (("--data", "rgb.zip", "--batch", "8", "--kimg", "0.01"), "decoder"),
+    "vgg": (("--perceptual", "no.pth"), r"no no.pth; --perceptual takes .*; or pass --perceptual critic or .* pixel"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_flags_of_stage_2(name, here, decoder):
+    for folder, args in (("alae", dict(method="alae")), ("second", dict(method="lia", stage="2", decoder="first"))):
+        Path(folder).mkdir()
+        Path(folder, "args.json").write_text(json.dumps({**args, "backbone": "mlp", "image_shape": [1, 28, 28]}))
+    fill_zip(here / "rgb.zip", 40, mode="RGB", size=(28, 28))
+    flags, message = BAD[name]
+    if flags and flags[0] != "--decoder":
+        flags = ("--decoder", decoder(), *flags)
+    with pytest.raises(common.Error, match=message) as error:
+        run("--stage", "2", *flags, "--out", "run")
+    assert "\n" not in str(error.value)
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--beta", "1"], "--beta is for --stage 2; leave it out, or pass --stage 2"),
+    (["--nz", "7", "--nw", "7"], "of the same, even dimension, not 7 to 7"),
+    (["--nz", "6", "--nw", "8"], "not 6 to 8; pass --nz and --nw alike, or --mapping mlp"),
+    (["--rgb", "tanh"], "--rgb is for --backbone stylegan")])
+def test_bad_flags_of_stage_1(flags, message):
+    with pytest.raises(common.Error, match=message):
+        lia.parse_args(flags)
+    assert lia.parse_args(["--nz", "7", "--nw", "5", "--mapping", "mlp"]).nw == 5
+
+
+def test_a_decoder_that_has_not_grown_is_refused(here):
+    run(*STYLE, "--resolution", "16", "--grow-kimg", "0.1", "--kimg", "0.04", "--out", "first")     # up to 8 px
+    with pytest.raises(common.Error, match="first"):
+        run("--stage", "2", "--decoder", "first", "--perceptual", "critic", "--kimg", "0.04", "--out", "run")
+
+
+@pytest.mark.parametrize(("name", "split"), [("ffhq", "65-5"), ("lsun-cat", "100k"), ("lsun-car", "100k")])
+def test_the_papers_split(name, split):
+    assert lia.parse_args(["--data", name]).split == split
+
+
+@pytest.mark.parametrize("name", ["stylegan", "plain stylegan"])
+def test_losses_of_the_paper_whatever_the_mapping(name, decoder):
+    args = lia.parse_args(["--stage", "2", "--decoder", str(decoder(name))])
+    assert (args.adversarial, args.perceptual, args.perceptual_norm, args.beta, args.gamma, args.pixel_weight,
+            args.adversarial_weight, args.critic) == ("wasserstein", "vgg16", "l2", 0.001, 10, 0, 1, "finetune")
+
+
+def test_the_official_recipe(decoder):
+    args = lia.parse_args(["--backbone", "stylegan", "--recipe", "official"])
+    assert (args.adversarial, args.rgb, args.adam_state, args.gamma) == ("logistic", "tanh", "fresh", 10)
+    for name in ("mlp", "stylegan"):
+        args = lia.parse_args(["--stage", "2", "--decoder", str(decoder(name)), "--recipe", "official"])
+        assert (args.adversarial, args.perceptual_norm, args.beta, args.pixel_weight, args.adversarial_weight) == (
+            "logistic", "mse", 5e-5, 1, 0.1)
+    linear, tanh = (noisy(lia.build_networks("stylegan", (1, 8, 8), 8, 0, 64, 8192, rgb)[0])
+                    for rgb in ("linear", "tanh"))
+    tanh.load_state_dict(linear.state_dict())
+    w = torch.randn(4, 8)
+    assert linear(w, "fixed").abs().max() > 1 >= tanh(w, "fixed").abs().max()
+    torch.testing.assert_close(tanh(w, "fixed"), torch.tanh(linear(w, "fixed")))
+
+
+def files_of(folder):
+    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(("name", "layers"), [
+    ("mlp", ("layer1", "layer2", "head")), ("dcgan", ("convs.0", "convs.2", "head")),
+    ("plain stylegan", ("first", "blocks.0.conv2", "head.0"))])
+def test_stage_2_keeps_what_stage_1_made(name, layers, here, decoder, monkeypatch):
+    first, step, trace = decoder(name), lia.encoder_step, []
+    before = files_of(first)
+
+    def spy(model, *rest):
+        losses = step(model, *rest)
+        trace.append([v.item() for v in (*losses, *(model.f.get_submodule(n).weight.grad.abs().mean() for n in layers))])
+        return losses
+    monkeypatch.setattr(lia, "encoder_step", spy)
+    run("--stage", "2", "--decoder", first, "--kimg", "0.256", "--batch", "32", "--snapshot-kimg", "0.1",
+        "--perceptual", "critic", "--log-gradients", "--out", "second")
+    assert files_of(first) == before
+    assert {p.name for p in (here / "second").iterdir()} == {
+        "args.json", "checkpoint.pt", "gradients.csv", "log.csv", "reconstructions", "samples"}
+
+    stage_1, stage_2 = (checkpoint_of(folder)["state"] for folder in (first, here / "second"))
+    averaged, trained, critic_moved = stage_1["ema"], stage_1["model"], False
+    assert any(not torch.equal(v, trained[k]) for k, v in averaged.items() if k[0] == "g")
+    for k, v in stage_2["model"].items():
+        net, _, rest = k.partition(".")
+        if net in ("g", "phi", "mean_w"):
+            assert torch.equal(v, averaged[k]), k
+            assert torch.equal(v, stage_2["ema"][k]), k
+        elif net == "eps":
+            assert torch.equal(v, trained[f"c.{rest}"]), k
+            critic_moved |= not torch.equal(v, stage_2["model"][f"c.{rest}"])
+    assert critic_moved
+
+    rows = rows_of("second/gradients.csv")
+    assert list(rows[0]) == ["kimg", "L_rec", "L_adv", "L_c", "R1", "first", "middle", "last"]
+    expected = [[32 * (i + 1) / 1000, *values] for i, values in enumerate(trace)]
+    np.testing.assert_allclose([list(map(float, row.values())) for row in rows], expected, rtol=1e-6)
+    rate = 0.0001 if "stylegan" in name else 0.001
+    for row in rows_of("second/log.csv"):
+        assert float(row["lr"]) == pytest.approx(rate * 0.8**(4 * float(row["kimg"]) / 0.256))
+
+
+def test_batch_norm_of_f_has_no_trained_scale(here, decoder):
+    run("--stage", "2", "--decoder", decoder("stylegan"), "--perceptual", "critic", "--kimg", "0.04", "--batch", "8",
+        "--out", "run")
+    norms = [m for m in lia.load("run", weights="raw").f.modules() if hasattr(m, "running_var")]
+    assert len(norms) == 5
+    assert all(m.bias.any() for m in norms)
+    assert all(m.weight.eq(1).all() for m in norms)
+
+
+@pytest.mark.parametrize("name", ["mlp", "plain stylegan"])
+def test_load(name, here, decoder):
+    run("--stage", "2", "--decoder", decoder(name), "--inference", "vae", "--perceptual", "pixel", "--kimg", "0.04",
+        "--batch", "8", "--out", "second")
+    for folder in (decoder(name), here / "second"):
+        for weights, key in (("ema", "ema"), ("raw", "model")):
+            model, state = lia.load(folder, weights=weights), checkpoint_of(folder)["state"][key]
+            assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+            assert (model.training, hasattr(model, "encode"), hasattr(model, "unmap")) == (
+                False, folder.name == "second", name == "mlp")
+            if name == "mlp":
+                other, z = copy.deepcopy(model), model.prior(5, torch.Generator().manual_seed(0))
+                torch.testing.assert_close(model.unmap(model.map(z)), z, rtol=0, atol=1e-4)
+                assert other.unmap.__self__ is other.phi
+    assert json.loads(Path("second/args.json").read_text())["label"] == "VAE"
+
+
+@pytest.mark.parametrize("inference", ["encoder", "vae"])
+def test_stage_2_resumes_to_the_bit(inference, here, decoder, monkeypatch):
+    flags = ("--stage", "2", "--decoder", "first", "--kimg", "0.5", "--batch", "32", "--snapshot-kimg", "0.2",
+             "--inference", inference, "--log-gradients")
+    shutil.copytree(decoder(), "first")
+    run(*flags, "--out", "whole")
+    run_until(300, monkeypatch, *flags, "--out", "parts")
+    assert checkpoint_of(here / "parts")["seen"] == 320
+    with open("parts/gradients.csv", "a") as f:         # as a kill leaves it, after the checkpoint
+        f.write("0.352,1,1,1,1,1,1,1\r\n0.384,1,1")
+    shutil.rmtree("first")                              # which is not needed any more
+    run("--resume", "parts")
+    assert_equal_runs(here / "whole", here / "parts")
+    rows = rows_of("whole/gradients.csv")
+    assert rows == rows_of("parts/gradients.csv")
+    assert [float(row["kimg"]) for row in rows] == [32 * (i + 1) / 1000 for i in range(16)]
+
+
+def test_growing_stage_1_resumes_to_the_bit(here, monkeypatch):
+    """Stopped while a level fades in; with Adam begun anew at that level."""
+    flags = (*STYLE, "--resolution", "16", "--grow-kimg", "0.12", "--kimg", "0.48", "--snapshot-kimg", "0.2",
+             "--recipe", "official")
+    run(*flags, "--out", "whole")
+    assert [(float(row["kimg"]), row["level"]) for row in rows_of("whole/log.csv")] == [
+        (0, "1"), (0.21, "1"), (0.4, "2"), (0.48, "2")]
+    run_until(300, monkeypatch, *flags, "--out", "parts")
+    assert checkpoint_of(here / "parts")["state"]["model"]["g.alpha"].item() == pytest.approx((304 - 240) / 120)
+    run("--resume", "parts")
+    assert_equal_runs(here / "whole", here / "parts")
+    state = checkpoint_of(here / "whole")["state"]
+    for name in ("opt_phi", "opt_g", "opt_c"):
+        assert max(int(s["step"]) for s in state[name]["state"].values()) == (480 - 240) / 8
+
+
+def test_ffhq_as_typed(here, monkeypatch):
+    """At 1024 px if nothing is said; here smaller, for time."""
+    for i in range(14):
+        folder = here / "data" / "ffhq" / f"{i // 5 * 1000:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(i, mode="RGB").save(folder / f"{i:05d}.png")
+    monkeypatch.setitem(data.CUTS, "ffhq", (data.CUTS["ffhq"][0], 14, {"60-10": (12, 12), "65-5": (13, 13)}))
+    assert lia.parse_args(["--stage", "1", "--data", "ffhq"]).resolution == "1024"
+    monkeypatch.setitem(lia.PRESETS, "stylegan on ffhq", {**lia.PRESETS["stylegan on ffhq"], "resolution": "64"})
+    run("--stage", "1", "--data", "ffhq", "--width", "64", "--kimg", "0.1", "--snapshot-kimg", "0.1")
+    folder, = (here / "runs").iterdir()
+    assert folder.name.startswith("lia-stage1-stylegan-ffhq")
+    model = lia.load(folder)
+    assert (model.image_shape, model.nz, model.nw, model.num_layers) == ((3, 64, 64), 512, 512, 10)
+    assert math.isfinite(float(rows_of(folder / "log.csv")[-1]["L_c"]))
+
+
+def test_two_processes_are_one(here):
+    """In stage 1, stage 2 and the VAE, whose draws are shared out."""
+    (here / "all.py").write_text(f"""if True:
+        import sys
+        sys.path.insert(0, {str(ROOT)!r})
+        import common, lia
+        common.curves = common.dist.destroy_process_group = lambda *_: None     # the next run goes on with the group
+        def main():
+            name = sys.argv[1]
+            lia.main([*{SMALL!r}, "--kimg", "0.128", "--out", name + "-1"])
+            for inference in ("encoder", "vae"):
+                lia.main(["--stage", "2", "--decoder", "one-1", "--inference", inference, "--kimg", "0.128",
+                          "--batch", "32", "--out", name + "-" + inference])
+        common.command(main)
+        """)
+    for name, launcher in (("one", [sys.executable]), ("two", TWO)):
+        done = subprocess.run([*launcher, "all.py", name], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+    for stage, model in (("1", lia.Decoder), ("encoder", lia.LIA), ("vae", lia.LIA)):
+        one, two = (checkpoint_of(here / f"{name}-{stage}") for name in ("one", "two"))
+        assert torch.equal(one["state"]["rng"], two["state"]["rng"])
+        torch.manual_seed(0)
+        start = model(**lia.network_args(one["args"])).state_dict()
+        for k, v in one["state"]["model"].items():                      # equal but for the order of sums
+            moved = (v - start[k]).abs().mean()
+            assert (v - two["state"]["model"][k]).abs().mean() <= 0.01 * moved, k
+            assert moved > 1e-4, k
