@@ -119,8 +119,9 @@ class InvertibleNetwork(nn.Module):
     """LIA's phi: w -> z and its inverse, couplings that share their parameters between the two.   (LIA eqs. 2-4)
 
     A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2 wide, with leaky ReLU
-    0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2).  Between couplings the order of the dimensions
-    is reversed, so that the halves take turns.  All of it is in fp32.  Raises ValueError for an odd n.
+    0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2), h being 0 at first.  After each coupling the
+    order of the dimensions is reversed, so that the halves take turns.  All of it is in fp32.  Raises ValueError for an
+    odd n.
     """
 
     def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
@@ -131,6 +132,9 @@ class InvertibleNetwork(nn.Module):
         self.tau = nn.ModuleList(nn.ModuleList(
             [EqualLinear(n // 2, n, math.sqrt(2), lr_mul), EqualLinear(n, out, math.sqrt(2), lr_mul)])
             for _ in range(depth))
+        if self.affine:
+            for tau in self.tau:
+                nn.init.zeros_(tau[1].weight[n // 2:])
 
     def _shift_and_scale(self, tau, top):
         h = lrelu(tau[1](lrelu(tau[0](top))))
@@ -1010,7 +1014,9 @@ def resolve(parser, method, presets, recipes, default_backbone, argv, style_flag
     if wrong := unused & {*given}:
         raise Error(f"--{min(wrong).replace('_', '-')} is for --backbone stylegan; leave it out, or name that")
     values = {**names, **recipe, **given}
-    words = {backbone, *(values[a.dest] for a in parser._actions if a.choices and isinstance(values[a.dest], str))}
+    words = {values[a.dest] for a in parser._actions if a.choices and isinstance(values[a.dest], str)}
+    backbones, = (a.choices for a in parser._actions if a.dest == "backbone")
+    words = words - {*backbones} | {backbone}               # a flag may have a value that is called like one
     chosen = {}
     for name, preset in presets.items():
         choices, _, on = f" {name}".partition(" on ")

@@ -9,6 +9,11 @@
     python eval.py figure traversal RUN...         ALAE's figure 4
     python eval.py figure morph RUN...             F-AAE's figure 9
     python eval.py figure mixing RUN...            ALAE's figure 9: styles of some images in others
+    python eval.py figure interpolation RUN...     LIA's figures 6, 9, 11, 12; path: 13; manipulate: 4, 17
+    python eval.py figure gradients RUN...         LIA's figure 7, of runs with --log-gradients
+    python eval.py table lia-1 RUN...              LIA's tables 1 and (lia-2) 2
+    python eval.py invert RUN [IMAGE...]           codes by optimisation, beside the encoder's
+    python eval.py boundary RUN                    boundaries of labels in w, for figure manipulate
     python eval.py compare RUN RUN...              the same images through several runs: errors and a picture
     python eval.py list                            what there is
 
@@ -19,9 +24,10 @@ generate, encode, features, prior.
     3  Counting     Count, Means
     4  Distances    Moments, frechet, kernel_distance, sliced_wasserstein, sharpness, slerp, one_nn, linear_svm
     5  Measures     what `metrics` prints: errors, latent, sharpness, frechet, flips, classifiers, lpips, ppl, swd
-    6  Tables       PAPER, table_alae_2
-    7  Figures      samples, reconstructions, traversal, morph, mixing
-    8  Commands
+    6  Tables       PAPER, table_alae_2, table_lia_1, table_lia_2
+    7  Inversion    optimise, invert, boundary
+    8  Figures      samples, reconstructions, traversal, morph, mixing, interpolation, manipulate, path, gradients
+    9  Commands
 """
 import functools
 import hashlib
@@ -87,14 +93,18 @@ class View:
     @property
     def protocol(self):
         """What a number of this run depends on, in one line."""
-        a = self.args
-        G = next((m for m in self.model.modules() if isinstance(m, common.Growing)), None)
+        a, G = self.args, self.growing
         grown = G is not None and (G.top < G.levels - 1 or G.fades)
         return (f"{self.test.name}{' ' + self.test.split if self.test.split else ''}, {a['backbone']}, "
                 f"{f'grown to {max(G.size())} px (alpha {G.alpha:.2f}), ' if grown else ''}"
                 f"{'recipe ' + a['recipe'] + ', ' if 'recipe' in a else ''}{a['precision']}, "
                 f"{self.model.seen / 1000:g} kimg, seed {a['seed']}, {self.weights} weights, "
                 f"training code {a['versions']['code']}")
+
+    @property
+    def growing(self):
+        """A growing network of the model, or None."""
+        return next((m for m in self.model.modules() if isinstance(m, common.Growing)), None)
 
     def need(self, *abilities):
         """Raise Error where the model lacks one of the named methods."""
@@ -1116,60 +1126,68 @@ TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2}
 CLIP_DRAWS = 1000       # z is clipped to the range of so many draws from the prior
 
 
-def features_for(view, args):
-    """--loss pixel or vgg9: images -> what their distance is taken of, (N, n)."""
+def distance_for(view, args):
+    """(y, x), images -> (N,): --loss pixel, their mean square; vgg9, that of VGG-16 conv3_3, or in-domain that of
+    pixels and 0.00005 times that of conv4_3.
+
+    conv3_3 is layer 9 of the code that LIA names, which has Keras's weights, takes it at 256 px, and over 82,890.
+    """
+    def pixel(y, x):
+        return (y - x).square().flatten(1).mean(1)
     if args.loss == "pixel":
-        return lambda x: x.flatten(1)
+        return pixel
     vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
-    return lambda x: vgg(x, last=15)[-1].flatten(1)                                     # conv3_3: Keras's layer 9
+    if args.method == "in-domain":
+        return lambda y, x: pixel(y, x) + 5e-5 * pixel(vgg.conv4_3(y), vgg.conv4_3(x))
+    return lambda y, x: pixel(vgg(y, last=15)[-1], vgg(x, last=15)[-1])
 
 
-def start_of(view, n, space, seed):
-    """Codes to start from: draws from the prior in z, else the mean w, in w+ of each layer."""
-    view.need("prior", "map")
-    if space == "z":
-        return view.codes(n, seed)
-    w = getattr(view.model, "mean_w", None)
-    if w is None:
-        w = view.model.map(view.codes(CLIP_DRAWS, seed)).mean(0)
-    w = w.expand(n, -1)
-    return w[:, None].expand(-1, view.model.num_layers, -1) if space == "w+" else w
-
-
-def optimise(view, x, space, args, keep=()):
+def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False, seed=0, keep=()):
     """Codes whose images are like x (N, C, H, W), each by itself, by gradient descent over z, w or w+.
 
-    In-domain starts from E(x), and asks that E agrees: + 2 mean (w - E(G(w)))^2 (Zhu et al. 2020).  In z what leaves
-    the prior's range is drawn anew (stochastic clipping, Lipton and Tripathi 2017).
-    -> w, and the images at the steps in `keep`.
+    Starts from a draw in z, else from the mean w.  In z, what leaves the prior's range is drawn anew (stochastic
+    clipping, Lipton and Tripathi 2017).  domain: starts from E(x), and asks that E agrees, + 2 mean (w - E(G(w)))^2
+    (Zhu et al. 2020).  Where the prior is a sphere, every start is a draw, and codes stay on it.
+    -> the code in its space, w, and the images at the steps in `keep`.
     """
-    model, features, path, domain = view.model, features_for(view, args), [], args.method == "in-domain"
+    model, path = view.model, []
+    view.need("prior", "map")
+    draws = view.codes(CLIP_DRAWS, seed)
+    norms, limit = draws.norm(dim=1), draws.abs().max()
+    sphere = bool(norms.std() < 1e-3 * norms.mean())
     if space == "w+" and model.num_layers == 1:
         raise Error(f"{view.run} ({view.args['backbone']}) has one w for all layers; w+ is for stylegan")
-    v = model.encode(x) if domain else start_of(view, len(x), space, args.seed)
-    if domain and space == "w+":
+    if domain:
+        view.need("encode", *["unmap"] * (space == "z"))
+        v = model.encode(x)
+        v = model.unmap(v) if space == "z" else v
+    elif space == "z" or sphere:
+        v = view.codes(len(x), seed)
+    else:
+        v = getattr(model, "mean_w", model.map(draws).mean(0)).expand(len(x), -1)
+    if space == "w+":
         v = v[:, None].expand(-1, model.num_layers, -1)
     v = v.clone().requires_grad_()
-    optimizer = (torch.optim.Adam if args.optimizer == "adam" else torch.optim.SGD)([v], lr=args.lr)
-    rng = common.generator(view.device, args.seed, "evaluation")
-    limit = model.prior(CLIP_DRAWS, rng).abs().max() if space == "z" else None
-    target = features(x)
-    for step in range(args.steps + 1):
+    descent = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)([v], lr=lr)
+    rng = common.generator(view.device, seed, "evaluation")
+    for step in range(steps + 1):
         with torch.enable_grad():
             w = model.map(v) if space == "z" else v
             y = model.generate(w, noise="fixed")
             if step in keep:
                 path.append(y.detach().clamp(-1, 1))
-            if step == args.steps:
-                return w.detach(), path
-            loss = (features(y) - target).square().mean(1)                              # [N]
+            if step == steps:
+                return v.detach(), w.detach(), path
+            loss = distance(y, x)                                                       # [N]
             if domain:
                 back = model.encode(y)
                 loss = loss + 2 * (w - (back[:, None] if space == "w+" else back)).square().flatten(1).mean(1)
-            optimizer.zero_grad()
+            descent.zero_grad()
             loss.sum().backward()
-        optimizer.step()
-        if space == "z":
+        descent.step()
+        if sphere:
+            v.data *= norms.mean() / v.norm(dim=-1, keepdim=True)
+        elif space == "z":
             v.data = torch.where(v.abs() > limit, model.prior(len(v), rng), v)
 
 
@@ -1182,48 +1200,51 @@ def frames(steps, n=9):
 def invert(args):
     """Codes of images: the encoder's, and those found by optimisation, with errors and seconds an image.
 
-    IMAGE are files; without any, the first -n test images.  Writes a picture, and the codes beside it (.npy).
+    IMAGE are files; without any, the first -n test images.  Writes a picture, and beside it the codes, NAME-SPACE.npy.
     """
     view, domain = View(args.run, args), args.method == "in-domain"
-    args.steps = args.steps or (100 if domain else 1000)
-    args.lr = args.lr or (0.01 if args.optimizer == "adam" else 1.0)
-    x = real_images([view], args, lambda *_: slice(args.n or 16))
-    rows_, out, stem = [x], {}, Path(args.out or view.run / "figures" / "invert.png")
-    mean_image = training_mean(view)
-    todo = ["encoder"] * hasattr(view.model, "encode") + (args.space if args.method != "encoder" else [])
+    if args.method == "encoder" and (args.steps or args.lr or args.save_path):
+        raise Error("--steps, --lr and --save-path are for --method optimise and in-domain; leave them out")
+    steps, lr = args.steps or (100 if domain else 1000), args.lr or (0.01 if args.optimizer == "adam" else 1.0)
     if args.method != "optimise":
         view.need("encode")
-    if "encoder" in todo:
-        view.model.encode(x)                        # the first call also prepares
-    for space in todo:
-        began, path = time.time(), []
+    x = real_images([view], args, lambda *_: slice(args.n or 16))
+    all_rows, out, stem = [x], {}, Path(args.out or view.run / "figures" / "invert.png")
+    floor = (x - training_mean(view)).square().mean().item()
+    todo = ["encoder"] * hasattr(view.model, "encode") + (args.space if args.method != "encoder" else [])
+    distance = distance_for(view, args) if todo != ["encoder"] else None
+
+    def codes(space, x, steps=steps):
         if space == "encoder":
-            w = torch.cat([view.model.encode(b) for b in x.split(view.batch)])
-        else:
-            parts = [optimise(view, b, space, args, frames(args.steps) if args.save_path else ())
-                     for b in x.split(view.batch)]
-            w, path = torch.cat([w for w, _ in parts]), [torch.cat(p) for p in zip(*(p for _, p in parts), strict=True)]
+            w = view.model.encode(x)
+            return w, w, []
+        return optimise(view, x, space, distance, steps, lr, args.optimizer, domain, args.seed,
+                        frames(steps) if args.save_path else ())
+
+    for space in todo:
+        codes(space, x[:view.batch], steps=1)           # the first call also prepares
         if view.device.type == "cuda":
             torch.cuda.synchronize()
-        seconds, y = (time.time() - began) / len(x), view.made(w).clamp(-1, 1)
-        e = [(y - other).square().mean().item() for other in (x, mean_image, x.roll(1, 0))]
+        began = time.time()
+        v, w, path = zip(*(codes(space, part) for part in x.split(view.batch)), strict=True)
+        if view.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds, y = (time.time() - began) / len(x), view.made(torch.cat(w)).clamp(-1, 1)
+        mse, wrong = ((y - other).square().mean().item() for other in (x, x.roll(1, 0)))
         name = space if space == "encoder" else f"{args.method}, {space}"
-        out[name] = dict(mse=e[0], mse_wrong_pair=e[2], mse_mean_image=(x - mean_image).square().mean().item(),
-                         seconds=seconds, n=len(x))
-        print(f"  {name:16} MSE {e[0]:.4f} (wrong pairs {e[2]:.4f})   {seconds:.4g} s an image", flush=True)
-        rows_.append(y)
-        if leads():
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            np.save(stem.with_name(f"{stem.stem}-{space}.npy"), w.cpu().numpy())
-        if path:
-            write_picture(rows(*torch.stack([x, *path], 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
-    print(f"floor: MSE {(x - mean_image).square().mean():.4f} of the training-mean image.  {len(x)} images at once; "
-          + (f"{args.steps} steps of {args.optimizer}, lr {args.lr:g}, loss {args.loss}; " * (args.method != "encoder"))
-          + f"{view.protocol}; evaluation code {common.code_version()} on {view.device.type}")
-    columns = min(16, len(x))
-    whole = len(x) // columns * columns
-    write_picture(rows(*(part for block in zip(*(r[:whole].split(columns) for r in rows_), strict=True)
-                         for part in block)), stem)
+        out[name] = dict(mse=mse, mse_wrong_pair=wrong, mse_mean_image=floor, seconds=seconds, n=len(x))
+        print(f"  {name:16} MSE {mse:.4f}   wrong pairs {wrong:.4f}   mean image {floor:.4f}   {seconds:.4g} s an "
+              f"image", flush=True)
+        all_rows.append(y)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        np.save(stem.with_name(f"{stem.stem}-{space}.npy"), torch.cat(v).cpu().numpy())
+        if path[0]:
+            steps_shown = [torch.cat(images) for images in zip(*path, strict=True)]
+            write_picture(rows(*torch.stack([x, *steps_shown], 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
+    print(f"{len(x)} images, {min(len(x), view.batch)} at once; "
+          + (f"{steps} steps of {args.optimizer}, lr {lr:g}, loss {args.loss}; " * (args.method != "encoder"))
+          + f"fixed noise; {view.protocol}; evaluation code {common.code_version()} on {view.device.type}")
+    write_picture(blocks(*all_rows), stem)
     print("rows from the top: originals, " + ", ".join(out))
     return out
 
@@ -1232,7 +1253,7 @@ def invert(args):
 def boundary(args):
     """Linear boundaries in w from the labels of the data: a file boundaries/NAME.npy, a unit normal, an attribute.
 
-    A linear SVM on codes of training images (the first -n), as InterFaceGAN does; scored on the test part.
+    A linear SVM on codes of training images (-n, evenly spaced), as InterFaceGAN's; scored on the test part.
     """
     view = View(args.run, args)
     view.need("encode")
@@ -1244,13 +1265,13 @@ def boundary(args):
     names = [str(name) for name in view.train.label_names or range(y.shape[1])]
     if unknown := [name for name in args.only if name not in names]:
         raise Error(f"{view.train.name} has no label {unknown[0]!r}; it has {', '.join(names)}")
-    n, out = min(args.n or 20_000, len(y)), {}
-    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in torch.arange(m).split(view.batch)])
-                 for part, m in (("train", n), ("test", len(y_test))))
+    chosen, out = torch.linspace(0, len(y) - 1, min(args.n or 20_000, len(y))).long(), {}
+    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in indices.split(view.batch)])
+                 for part, indices in (("train", chosen), ("test", torch.arange(len(y_test)))))
     for name in args.only or names:
-        target, truth = y[:n, names.index(name)].to(view.device), y_test[:, names.index(name)].to(view.device)
+        target, truth = (t[:, names.index(name)].to(view.device) for t in (y[chosen], y_test))
         if target.all() or not target.any():
-            print(f"  {name:24} left out: all {n:,} training images are alike in it")
+            print(f"  {name:24} left out: all {len(chosen):,} training images are alike in it")
             continue
         normal = linear_svm(w, target.long(), 2)[:, 1]
         right = (nnf.pad(w_test, (0, 1), value=1.0) @ normal > 0) == truth
@@ -1262,8 +1283,8 @@ def boundary(args):
         np.save(path, (normal[:-1] / normal[:-1].norm()).cpu().numpy()[None])
         print(f"  {name:24} accuracy {out[name]['accuracy']:.1f} %, mean of both sides {sum(rates) / 2:.1f} %   "
               f"(always the more frequent side: {share:.1f} %)   wrote {path}", flush=True)
-    print(f"linear SVM, C = 0.02, on {n:,} training codes, scored on {len(y_test):,} test images; {view.protocol}; "
-          f"evaluation code {common.code_version()}")
+    print(f"linear SVM, C = 0.02, on {len(chosen):,} training codes, scored on {len(y_test):,} test images; "
+          f"{view.protocol}; evaluation code {common.code_version()}")
     return out
 
 
@@ -1274,6 +1295,14 @@ def boundary(args):
 def rows(*rows_of_images):
     """Rows of images, each (N, C, H, W) in [-1, 1], N equal -> a picture."""
     return common.grid(torch.cat([r.cpu() for r in rows_of_images]), len(rows_of_images[0]))
+
+
+def blocks(*rows_of_images, columns=16):
+    """Rows of any length, cut into blocks of 16 columns that stand one below the other."""
+    columns = min(columns, len(rows_of_images[0]))
+    blank = rows_of_images[0].new_ones(-len(rows_of_images[0]) % columns, *rows_of_images[0].shape[1:])
+    cut = zip(*(torch.cat([r, blank]).split(columns) for r in rows_of_images), strict=True)
+    return rows(*(row for block in cut for row in block))
 
 
 def stack(*pictures):
@@ -1342,11 +1371,7 @@ def figure_reconstructions(views, args):
     for view in views:
         view.need("encode", "generate")
     x = real_images(views, args, lambda *_: slice(args.n or 32))
-    columns = min(16, len(x))
-    all_rows = [x, *(common.reconstruct(view.model, x) for view in views)]
-    blank = x.new_ones(-len(x) % columns, *x.shape[1:])                     # fills up the last row
-    blocks = zip(*(torch.cat([r, blank]).split(columns) for r in all_rows), strict=True)
-    return rows(*(row for block in blocks for row in block))
+    return blocks(x, *(common.reconstruct(view.model, x) for view in views))
 
 
 def figure_morph(views, args):
@@ -1383,7 +1408,7 @@ def figure_mixing(views, args):
         layers = view.model.num_layers
         if layers == 1:
             raise Lacks(f"{view.run} ({view.args['backbone']}) reads one w, with no styles to mix; take a stylegan run")
-        used = 2 * view.model.G.top + 2                                     # layers that have grown
+        used = 2 * view.growing.top + 2                                     # layers that have grown
         bands = [(name, range(a, min(b or used, used)), rows_of) for name, a, b, rows_of in MIXED if a < used]
         n, m = args.n or 5, sum(count for *_, count in bands)
         if args.generated:
@@ -1453,7 +1478,8 @@ def figure_interpolation(views, args):
     """Real images joined in w, 7 steps, originals at the ends; where the map has an inverse also in z, above (LIA
     figs. 6, 9, 11, 12); -n pairs, a block a run."""
     x = real_images(views, args, lambda *_: slice(2 * (args.n or 4)))
-    x = x[:len(x) // 2 * 2]
+    if len(x) % 2:
+        raise Error(f"figure interpolation takes pairs of images, not {len(x)}; name one more by --images, or one less")
     all_rows = []
     for view in views:
         view.need("encode", "generate")
@@ -1478,7 +1504,8 @@ def figure_manipulate(views, args):
     for view in views:
         view.need("encode", "generate")
         w = view.model.encode(x)
-        known = view.model.encode(view.images(torch.arange(min(1000, len(view.test)))))
+        some = torch.arange(min(1000, len(view.test)))
+        known = torch.cat([view.model.encode(view.images(i)) for i in some.split(view.batch)])
         for path in args.boundary:
             normal = read_normal(path, view)
             deviation = (known @ normal).std()
@@ -1504,19 +1531,26 @@ def read_normal(path, view):
 def figure_path(views, args):
     """Images along the path of an optimisation of pixels in z (upper row of each pair) and in w (lower), from its start
     to its end, beside the image that is looked for (LIA fig. 13); -n images, a block a run."""
-    x, all_rows = real_images(views, args, lambda *_: slice(args.n or 4)), []
-    for name, value in dict(method="optimise", loss="pixel", steps=200, lr=0.05, optimizer="adam").items():
-        setattr(args, name, value)
+    x, all_rows, steps, lr = real_images(views, args, lambda *_: slice(args.n or 4)), [], 200, 0.05
     for view in views:
-        both = [optimise(view, x, space, args, frames(args.steps))[1] for space in ("z", "w")]
+        both = [optimise(view, x, space, lambda y, x: (y - x).square().flatten(1).mean(1), steps, lr, seed=args.seed,
+                         keep=frames(steps))[2] for space in ("z", "w")]
         all_rows += [torch.cat([*(step[i:i + 1] for step in path), x[i:i + 1]]) for i in range(len(x)) for path in both]
-    print(f"columns: after {', '.join(map(str, frames(args.steps)))} steps of Adam, lr {args.lr}, then the original")
+    print(f"columns: after {', '.join(map(str, frames(steps)))} steps of Adam, lr {lr}, then the original")
     return rows(*all_rows)
 
 
+def volatility(gradients, window=101):
+    """Deviation of log mean |gradient| about its running median, over the last half of a run; window: iterations."""
+    g = np.log(gradients[len(gradients) // 2:])
+    window = min(window, len(g) // 2 * 2 - 1)
+    median = np.median(np.lib.stride_tricks.sliding_window_view(g, window), axis=1)
+    return (g[window // 2:window // 2 + len(median)] - median).std()
+
+
 def figure_gradients(views, args):
-    """Mean |gradient| of the encoder's first, middle and last layer, and its loss, of every iteration, a colour a run
-    (LIA figs. 7, 18); prints the deviation of log mean |gradient|: of the whole and of its change from step to step."""
+    """Mean |gradient| of the encoder's first, middle and last layer, and its reconstruction loss, of every iteration, a
+    colour a run (LIA figs. 7, 18); prints the volatility of each, and their mean."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     panel = Figure(figsize=(16, 4), layout="constrained")
@@ -1531,10 +1565,9 @@ def figure_gradients(views, args):
             ax.set_title(name)
             ax.set_yscale("log")
             ax.set_xlabel("kimg")
-        late = table[len(table) // 10:]
-        print(f"{view.title}: deviation of log mean |gradient| after the first tenth: " + "  ".join(
-            f"{name} {np.log(late[name]).std():.3f} (from step to step {np.diff(np.log(late[name])).std():.3f})"
-            for name in ("first", "middle", "last")) + f"  {len(table):,} iterations")
+        each = {name: volatility(table[name]) for name in ("first", "middle", "last")}
+        print(f"{view.title}: volatility {np.mean([*each.values()]):.4f}   (" + "  ".join(
+            f"{name} {v:.4f}" for name, v in each.items()) + f"; {len(table):,} iterations; {view.protocol})")
     axes[0].legend()
     canvas = FigureCanvasAgg(panel)
     canvas.draw()
@@ -1743,7 +1776,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.command == "list":
-        print(f"metrics  {' '.join(MEASURES)}\ncompare")
+        print(f"metrics  {' '.join(MEASURES)}\ncompare\ninvert\nboundary")
         print(f"table    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
               + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + ")")
         return
@@ -1758,7 +1791,8 @@ def main(argv=None):
     json_folder = Path(vars(args).get("json", "")).parent
     if not json_folder.is_dir():
         raise Error(f"there is no folder {json_folder}; make it, or name another file by --json")
-    if not rank or args.command in ("metrics", "compare"):      # the others are the first process's work
+    shared = args.command in ("metrics", "compare") or vars(args).get("name") in ("lia-1", "lia-2")
+    if not rank or shared:                                      # the others are the first process's work
         result = args.function(args)
         if args.command != "figure":
             write_json(args, result)

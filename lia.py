@@ -37,8 +37,8 @@ Differences from the paper (P) and from the released code (C), and what restores
     output                linear as StyleGAN's; C has a tanh.                           --rgb tanh
     noise of stage 2      P is silent; fixed, as in C.
     optimisers            P gives none.  Stage 1: Adam (0, 0.99), rates of each level as C, batches as C on 8 GPUs (on
-                          fewer ALAE's).  Stage 2: Adam (0.9, 0.99), the rate falling steadily by 0.8 a quarter, batch 16
-                          a process, as C (ours: less above 256 px); rates of mlp and dcgan are ours.
+                          fewer ALAE's).  Stage 2: Adam (0.9, 0.99), the rate falling steadily by 0.8 a quarter, 16
+                          images a process, as C (ours: less above 256 px); rates of mlp and dcgan are ours.
     growing, length       P is silent; from 8 px, 600,000 images, then as many to fade in a level and as many more, 25
                           million in all, as C.  Other lengths are shared out likewise.  Stage 2: 12 million, in C 14
                           at 256 px.
@@ -61,6 +61,7 @@ import copy
 import math
 import os
 import sys
+from argparse import Namespace
 from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
@@ -315,12 +316,12 @@ def parse_args(argv=None):
     inherited = [] if given.get("resume") else check_stage(given)
     args = common.resolve(parser, "lia", PRESETS, RECIPES, default_backbone,
                           [*inherited, *(sys.argv[1:] if argv is None else argv)], STYLE_FLAGS)
+    unused = {"1": STAGE_2, "2": STAGE_1}[args.stage] + ("coupling", "depth") * (args.mapping == "mlp")
     if args.resume:
-        return args
+        return without(args, unused)
     if args.mapping == "flow" and (args.nz != args.nw or args.nw % 2):
         raise Error(f"an invertible network maps z to w of the same, even dimension, not {args.nz} to {args.nw}; pass "
                     f"--nz and --nw alike, or --mapping mlp")
-    unused = {"1": STAGE_2, "2": STAGE_1}[args.stage]
     if args.stage == "2":
         if "beta" not in given:
             vgg = args.perceptual not in ("critic", "pixel")
@@ -329,9 +330,11 @@ def parse_args(argv=None):
             raise Error(f"--inference vae is about a decoder of --mapping mlp (section 5.3), and {args.decoder} is one "
                         f"of {args.mapping}; name another, or leave --inference out")
         unused += ("kl_weight",) * (args.inference != "vae")
-    for name in unused:
-        vars(args).pop(name, None)
-    return args
+    return without(args, unused)
+
+
+def without(args, names):
+    return Namespace(**{k: v for k, v in vars(args).items() if k not in names})
 
 
 def check_stage(given):
@@ -572,8 +575,12 @@ def train_decoder(args):
 def train_encoder(args):
     """Stage 2, section 3.2."""
     if not args.batch:
-        args.batch = int(os.environ.get("WORLD_SIZE", 1)) * min(16, 4096 // max(map(int, args.resolution.split("x"))))
+        side = max(common.read_args(args.decoder, "lia")["image_shape"][1:])
+        args.batch = int(os.environ.get("WORLD_SIZE", 1)) * min(16, 4096 // side)
     device, rank, world = common.start(args)
+    if args.backbone == "stylegan" and args.batch // world < 2:
+        raise Error(f"--batch {args.batch} leaves a process {args.batch // world} image, and f's batch norm needs 2; "
+                    f"pass --batch {2 * world} or more")
     with common.rank_zero_first():
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
                                      RESOLUTIONS[args.backbone])
