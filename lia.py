@@ -367,7 +367,7 @@ def inherit(given):
                         f"the flag out, or train another decoder")
     stored.update(stored["given"])              # "auto" where it was, so that the run's folder is named likewise
     skip = {"adversarial"} if "recipe" in given else set()
-    return [word for key in INHERITED if key in stored and key not in skip and not (key == "rgb" and "rgb" in given)
+    return [word for key in INHERITED if key in stored and key not in skip
             for word in (f"--{key.replace('_', '-')}", str(stored[key]))]
 
 
