@@ -98,6 +98,32 @@ class Images:
         return self._fingerprint
 
 
+class Tiles(Images):
+    """Another set cut into tiles of size x size, row by row, each an image with its image's label.   (InvGAN 3.3)
+
+    Raises DataError where the images' sides are no multiples of size.
+    """
+
+    def __init__(self, images, size):
+        c, h, w = images.shape
+        if h % size or w % size:
+            raise DataError(f"{images.name}'s images of {w}x{h} do not cut into tiles of {size}; pass --resolution "
+                            f"{max(w // size, 1) * size}x{max(h // size, 1) * size}")
+        self.images, self.size, self.per = images, size, (h // size) * (w // size)
+        ids = (np.asarray(images.ids)[:, None] * self.per + np.arange(self.per)).ravel()
+        labels = None if images.labels is None else images.labels.repeat_interleave(self.per, 0)
+        super().__init__(images.name, images.part, f"{images.source}, tiles of {size}", ids, (c, size, size), labels,
+                         images.label_names, split=images.split, path=images.path)
+
+    def take(self, indices, size=None):
+        i, n = torch.as_tensor(indices), self.images.shape[2] // self.size
+        x, s = self.images.take(i // self.per), self.size
+        tile = i % self.per
+        x = torch.stack([y[:, s * r:s * (r + 1), s * c:s * (c + 1)] for y, r, c in
+                         zip(x, (tile // n).tolist(), (tile % n).tolist(), strict=True)])
+        return shrink(x, tuple(size)) if size else x
+
+
 # ------------------------------------------------------------------------------------------------- opening a set
 
 def load(data, root="data", split="auto", resolution="auto", skip_bad=False, sizes=None):

@@ -80,7 +80,9 @@ class View:
         c, h, w = args["image_shape"]
         self.batch = vars(options).get("batch") or common.few((c, h, w))
         self.train, self.test = data.load(options.data or args["data"], options.data_root or args["data_root"],
-                                          args["split"], f"{w}x{h}", args["skip_bad"])
+                                          args["split"], args.get("tiled", f"{w}x{h}"), args["skip_bad"])
+        if args.get("patches"):
+            self.train, self.test = (data.Tiles(part, args["patches"]) for part in (self.train, self.test))
         if (self.train.shape, len(self.train)) != ((c, h, w), args["train_images"]):
             raise Error(f"{run} was trained on {args['train_images']:,} images {c}x{h}x{w}, and {self.train.name} has "
                         f"{len(self.train):,}, {'x'.join(map(str, self.train.shape))}; say where its own images are "
