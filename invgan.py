@@ -344,7 +344,8 @@ def parse_args(argv=None):
     add("--cycle-weight", type=float, default=1.0, help="of the second cycle (eq. 3)")
     add("--mmd-weight", type=float, default=1.0, help="of MMD between w and w_R (eq. 3)")
     add("--fm", default="paired", choices=["paired", "batchmean"], help="feature matching of each image, or as printed")
-    add("--patches", type=common.positive(int), default=0, metavar="N", help="train on random N x N patches (biggan: 32)")
+    add("--patches", type=common.positive(int), default=0, metavar="N",
+        help="train on random N x N patches (biggan: 32)")
     add("--grow", action="store_true", help="stylegan: grow from --start-resolution")
     return common.resolve(parser, "invgan", PRESETS, {}, default_backbone, argv, ("grow",))
 
@@ -387,7 +388,8 @@ def main(argv=None):
     else:
         growth = common.Growth([whole.shape[1:]], [args.batch], [args.lr])
     common.settle(args, images, held_out, label=LABELS[args.variant], unstated=unstated(args),
-                  named=[args.variant] * (args.variant != "full"), constants=f"M depth {M_DEPTH[args.backbone]}  lr of M x{LR_MUL}  Adam "
+                  named=[args.variant] * (args.variant != "full"),
+                  constants=f"M depth {M_DEPTH[args.backbone]}  lr of M x{LR_MUL}  Adam "
                   f"{BETAS[args.backbone]}  ema half-life {EMA_HALF_LIFE:,} images")
     model = InvGAN(**network_args(vars(args))).to(device)
     if model.grows:
