@@ -448,8 +448,8 @@ class StyleGenerator(Growing):
 
     def draw_noise(self, n, generator=None):
         """A list of N(0, 1), (n, 1, H, W), of each layer up to the top level, on the networks' device."""
-        return [torch.randn(n, 1, *self.size(i // 2), generator=generator, device=self.alpha.device)
-                for i in range(2 * self.top + 2)]
+        return [torch.empty(n, 1, *self.size(i // 2), device=self.alpha.device).normal_(generator=generator)
+                for i in range(2 * self.top + 2)]           # torch.randn cannot be compiled for any n
 
     def forward(self, w, noise="random"):
         if w.ndim == 2:

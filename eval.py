@@ -1570,7 +1570,8 @@ def figure_gradients(views, args):
         each = {name: volatility(table[name]) for name in ("first", "middle", "last")}
         print(f"{view.title}: volatility {np.mean([*each.values()]):.4f}   (" + "  ".join(
             f"{name} {v:.4f}" for name, v in each.items()) + f"; {len(table):,} iterations; {view.protocol})")
-    axes[0].legend()
+    for line in axes[0].legend().get_lines():
+        line.set_linewidth(2)
     canvas = FigureCanvasAgg(panel)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
