@@ -69,7 +69,6 @@ from common import (
     StyleGenerator,
     adam,
     blur,
-    ema_update,
     lrelu,
     moments,
     r1,
@@ -82,8 +81,6 @@ F_DEPTH = dict(mlp=6, dcgan=6, stylegan=8)      # layers of F (StyleALAE: sectio
 MIXING = 0.9                # share of images with the styles of two codes
 MEAN_W = 0.995              # what the running mean of w keeps at a step
 LR_MUL = 0.1                # learning rate of F and D, relative to the others'
-EMA_HALF_LIFE = 10_000      # images
-EMA_EVERY = 1024            # images between updates of the average: at each step they would take 2% of the MLP's time
 
 
 # ---------------------------------------------------------------------------------------------------- networks
@@ -344,7 +341,7 @@ def main(argv=None):
     common.settle(args, images, held_out, label="StyleALAE" if grows else "ALAE",
                   named=[args.recipe] * (args.recipe != "paper"), unstated=unstated(args),
                   constants=f"F depth {F_DEPTH[args.backbone]}  lr of F and D x{LR_MUL}  ema half-life "
-                            f"{EMA_HALF_LIFE:,} images" + f"  mixing {MIXING}  mean w {MEAN_W}" * grows)
+                            f"{common.EMA_HALF_LIFE:,} images" + f"  mixing {MIXING}  mean w {MEAN_W}" * grows)
     model = ALAE(**network_args(vars(args))).to(device)
     if grows:
         model.to(memory_format=torch.channels_last)
@@ -394,10 +391,7 @@ def main(argv=None):
             x = common.mirror(x, torch.rand(batch, generator=rng, device=device)[rank::world])
         losses = train_step(model, optimizers, model.inward(x), draw_z, args, amp, nets, mix)
         common.average_buffers(model)
-        ema_every = batch if grows else max(batch, EMA_EVERY)
-        if run.seen % ema_every < batch:
-            half_life = min(EMA_HALF_LIFE, max(growth.since(run.seen) / 5, 1)) if grows else EMA_HALF_LIFE
-            ema_update(ema, model, beta=0.5 ** (ema_every / half_life))
+        common.average(ema, model, run.seen, batch, growth.since(run.seen) if grows else math.inf, each_step=grows)
         run.step(losses, batch)
     run.finish()
 

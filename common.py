@@ -642,6 +642,20 @@ def ema_update(ema, model, beta):
             a.copy_(b)
 
 
+EMA_HALF_LIFE = 10_000      # images
+EMA_EVERY = 1024            # images between its moves: at each step they would take 2% of the MLP's time
+
+
+def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
+    """Move a weight average after the step of `batch` images that began at `seen`, if it is due.
+
+    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its level began, if less.
+    """
+    every = batch if each_step else max(batch, EMA_EVERY)
+    if seen % every < batch:
+        ema_update(ema, model, 0.5 ** (every / min(EMA_HALF_LIFE, max(since / share, 1))))
+
+
 # -------------------------------------------------------------------------------------------------- 6 Held out
 
 def few(image_shape):

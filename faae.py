@@ -73,12 +73,10 @@ from torch import nn
 
 import common
 import data
-from common import Error, StyleCritic, adam, ema_update, softplus, update
+from common import Error, StyleCritic, adam, softplus, update
 
 BETA_2 = 0.999              # of Adam
 SLOPE = 0.2                 # of leaky ReLU
-EMA_HALF_LIFE = 10_000      # images
-EMA_EVERY = 1024            # images between updates of the average
 
 
 # ---------------------------------------------------------------------------------------------------- networks
@@ -668,7 +666,7 @@ def main(argv=None):
     common.settle(args, images, held_out, label=LABELS[args.objective],
                   named=[args.objective] * (args.objective != "faae"), unstated=unstated(args),
                   default_split="5-1" if args.data == "celeba" else "dw",
-                  constants=f"beta2 {BETA_2}  leaky ReLU {SLOPE}  ema half-life {EMA_HALF_LIFE:,} images" + (
+                  constants=f"beta2 {BETA_2}  leaky ReLU {SLOPE}  ema half-life {common.EMA_HALF_LIFE:,} images" + (
                       f"  channels {channels(images.shape[1], args.width)}" if args.backbone == "dcgan" else ""))
     model = make_model(vars(args)).to(device)
     if model.grows:
@@ -709,9 +707,8 @@ def main(argv=None):
         x = model.fit(next(batches).float() / 255)
         losses = step(net, opt, x, draw_z, amp, hyper(args, run.seen))
         common.average_buffers(model)
-        ema_every = max(batch, EMA_EVERY)
-        if run.seen % ema_every < batch:            # short at first, or batch norm's first statistics would linger
-            ema_update(ema, model, beta=0.5 ** (ema_every / min(EMA_HALF_LIFE, max(growth.since(run.seen) / 20, 1))))
+        # Short at first, or batch norm's first statistics would linger
+        common.average(ema, model, run.seen, batch, growth.since(run.seen), share=20)
         run.step(losses, batch)
     run.finish()
 

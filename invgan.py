@@ -50,7 +50,6 @@ from common import (
     StyleCritic,
     StyleGenerator,
     adam,
-    ema_update,
     r1,
     softplus,
     update,
@@ -60,8 +59,6 @@ M_DEPTH = dict(mlp=2, dcgan=2, biggan=2, stylegan=8)        # layers of M (secti
 LR_MUL = 0.01               # learning rate of M, relative to G's
 BANDWIDTHS = (0.25, 1, 4)   # of MMD's kernels, times the median squared distance
 MEAN_W = 0.995              # stylegan: what the running mean of w keeps at a step
-EMA_HALF_LIFE = 10_000      # images
-EMA_EVERY = 1024            # images between updates of the average
 
 
 # ---------------------------------------------------------------------------------------------------- networks
@@ -390,7 +387,7 @@ def main(argv=None):
     common.settle(args, images, held_out, label=LABELS[args.variant], unstated=unstated(args),
                   named=[args.variant] * (args.variant != "full"),
                   constants=f"M depth {M_DEPTH[args.backbone]}  lr of M x{LR_MUL}  Adam "
-                  f"{BETAS[args.backbone]}  ema half-life {EMA_HALF_LIFE:,} images")
+                  f"{BETAS[args.backbone]}  ema half-life {common.EMA_HALF_LIFE:,} images")
     model = InvGAN(**network_args(vars(args))).to(device)
     if model.grows:
         model.to(memory_format=torch.channels_last)
@@ -433,10 +430,7 @@ def main(argv=None):
         x = common.to_float(x)
         losses = train_step(model, optimizers, model.D.net.fit(x) if model.grows else x, draw_z, args, amp, nets)
         common.average_buffers(model)
-        ema_every = batch if model.grows else max(batch, EMA_EVERY)
-        if run.seen % ema_every < batch:
-            half_life = min(EMA_HALF_LIFE, max(growth.since(run.seen) / 5, 1))
-            ema_update(ema, model, beta=0.5 ** (ema_every / half_life))
+        common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=model.grows)
         run.step(losses[:len(names)], batch)
     run.finish()
 

@@ -84,7 +84,6 @@ from common import (
     StyleCritic,
     StyleGenerator,
     adam,
-    ema_update,
     lrelu,
     r1,
     softplus,
@@ -97,8 +96,6 @@ MLP_DEPTH = 8               # layers of StyleGAN's mapping network
 MIXING = 0.9                # share of images with the styles of two codes
 MEAN_W = 0.995              # what the running mean of w keeps at a step
 DECAY = 0.8                 # of stage 2's learning rate, at each quarter of it
-EMA_HALF_LIFE = 10_000      # images
-EMA_EVERY = 1024            # images between updates of the average; on stylegan each step
 PART, TOTAL = 600, 25_000   # thousands of images: of a fade, and of stage 1, on stylegan
 RATES = (0.001,) * 5 + (0.0015, 0.002, 0.003, 0.003)        # of stage 1 at 4, 8, ... px
 
@@ -564,10 +561,7 @@ def train_decoder(args):
             x = common.mirror(x, torch.rand(batch, generator=rng, device=device)[rank::world])
         losses = decoder_step(model, optimizers, model.c.fit(x) if grows else x, draw_z, args, amp, nets, mix)
         common.average_buffers(model)
-        ema_every = batch if grows else max(batch, EMA_EVERY)
-        if run.seen % ema_every < batch:
-            half_life = min(EMA_HALF_LIFE, max(growth.since(run.seen) / 5, 1)) if grows else EMA_HALF_LIFE
-            ema_update(ema, model, beta=0.5 ** (ema_every / half_life))
+        common.average(ema, model, run.seen, batch, growth.since(run.seen) if grows else math.inf, each_step=grows)
         run.step(losses, batch)
     run.finish()
 
@@ -631,9 +625,7 @@ def train_encoder(args):
         if args.log_gradients:
             losses = *losses, *(p.grad.abs().mean() for p in three_layers(model.f))
         common.average_buffers(model)
-        ema_every = max(args.batch, EMA_EVERY)
-        if run.seen % ema_every < args.batch:
-            ema_update(ema, model, beta=0.5 ** (ema_every / min(EMA_HALF_LIFE, max(run.seen / 5, 1))))
+        common.average(ema, model, run.seen, args.batch, run.seen)
         run.step(losses, args.batch)
     run.finish()
 
@@ -650,7 +642,7 @@ def default_split(args):
 
 def constants(args):
     """What is no flag and the paper leaves open, for the first lines of a run."""
-    text = f"Adam {BETAS[args.stage]}  ema half-life {EMA_HALF_LIFE:,} images"
+    text = f"Adam {BETAS[args.stage]}  ema half-life {common.EMA_HALF_LIFE:,} images"
     if args.stage == "2":
         return text + f"  lr decay {DECAY} a quarter"
     return text + f"  lr of phi x{LR_MUL}" + f"  mixing {MIXING}  mean w {MEAN_W}" * (args.backbone == "stylegan")

@@ -76,7 +76,7 @@ def make_step(flags, device):
         else:
             faae.STEPS[args.objective](model, optimizers, x.float() / 255, lambda: model.prior(args.batch, rng), amp,
                                        faae.hyper(args, 0))
-        every = args.batch if args.backbone == "stylegan" else alae.EMA_EVERY
+        every = args.batch if args.backbone == "stylegan" else common.EMA_EVERY
         if next(calls) * args.batch % every < args.batch:
             common.ema_update(ema, model, 0.99)
     return step, args

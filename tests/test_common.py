@@ -108,6 +108,25 @@ def test_ema_of_parameters_and_buffers():
     assert model.weight.item() == 3.0
 
 
+def test_when_an_average_moves_and_how_far():
+    """Of ema = 0, model = 1, it is 1 - 0.5^(images / half-life)."""
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(1.0)
+
+    def moved(*args, **kwargs):
+        ema = copy.deepcopy(model)
+        ema.weight.data.zero_()
+        common.average(ema, model, *args, **kwargs)
+        return ema.weight.item()
+    assert moved(0, 128) == pytest.approx(1 - 0.5 ** (1024 / 10_000))
+    assert moved(128, 128) == moved(1000, 32) == 0                      # within 1,024 images
+    assert moved(1024 * 9 + 100, 128) > 0
+    assert moved(128, 128, each_step=True) == pytest.approx(1 - 0.5 ** (128 / 10_000))
+    assert moved(2048, 128, since=5000) == pytest.approx(1 - 0.5 ** (1024 / 1000))
+    assert moved(2048, 128, since=5000, share=20) == pytest.approx(1 - 0.5 ** (1024 / 250))
+    assert moved(4096, 2048) == pytest.approx(1 - 0.5 ** (2048 / 10_000))
+
+
 def test_update_moves_what_it_names():
     a, b, c = (nn.Linear(2, 2) for _ in range(3))
     optimizers = {m: common.adam(m, 0.1, (0.0, 0.99)) for m in (a, b, c)}
