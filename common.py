@@ -647,13 +647,15 @@ EMA_EVERY = 1024            # images between its moves: at each step they would 
 
 
 def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
-    """Move a weight average after the step of `batch` images that began at `seen`, if it is due.
+    """Move a weight average after the step of `batch` images that began at `seen`, if it is due.  -> whether it was
 
     Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its level began, if less.
     """
     every = batch if each_step else max(batch, EMA_EVERY)
-    if seen % every < batch:
+    due = seen % every < batch
+    if due:
         ema_update(ema, model, 0.5 ** (every / min(EMA_HALF_LIFE, max(since / share, 1))))
+    return due
 
 
 # -------------------------------------------------------------------------------------------------- 6 Held out

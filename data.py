@@ -99,9 +99,9 @@ class Images:
 
 
 class Tiles(Images):
-    """Another set cut into tiles of size x size, row by row, each an image with its image's label.   (InvGAN 3.3)
+    """Another set cut into tiles of size x size, each an image with its image's label.   (InvGAN 3.3)
 
-    Raises DataError where the images' sides are no multiples of size.
+    Neighbours in it are parts of different images.  Raises DataError where the sides are no multiples of size.
     """
 
     def __init__(self, images, size):
@@ -110,17 +110,23 @@ class Tiles(Images):
             raise DataError(f"{images.name}'s images of {w}x{h} do not cut into tiles of {size}; pass --resolution "
                             f"{max(w // size, 1) * size}x{max(h // size, 1) * size}")
         self.images, self.size, self.per = images, size, (h // size) * (w // size)
-        ids = (np.asarray(images.ids)[:, None] * self.per + np.arange(self.per)).ravel()
-        labels = None if images.labels is None else images.labels.repeat_interleave(self.per, 0)
-        super().__init__(images.name, images.part, f"{images.source}, tiles of {size}", ids, (c, size, size), labels,
-                         images.label_names, split=images.split, path=images.path)
+        i, tile = self._place(np.arange(len(images) * self.per))
+        super().__init__(images.name, images.part, f"{images.source}, tiles of {size} of {w}x{h}",
+                         np.asarray(images.ids)[i] * self.per + tile, (c, size, size),
+                         None if images.labels is None else images.labels[i], images.label_names, split=images.split,
+                         path=images.path)
+
+    def _place(self, k):
+        """-> which image, and which of its tiles, row by row."""
+        n = len(self.images)
+        return k % n, (k // n + k % n) % self.per
 
     def take(self, indices, size=None):
-        i, n = torch.as_tensor(indices), self.images.shape[2] // self.size
-        x, s = self.images.take(i // self.per), self.size
-        tile = i % self.per
-        x = torch.stack([y[:, s * r:s * (r + 1), s * c:s * (c + 1)] for y, r, c in
-                         zip(x, (tile // n).tolist(), (tile % n).tolist(), strict=True)])
+        i, tile = self._place(torch.as_tensor(indices))
+        known, back = i.unique(return_inverse=True)             # an image is read once
+        whole, s, columns = self.images.take(known), self.size, self.images.shape[2] // self.size
+        x = torch.stack([whole[b, :, s * (t // columns):s * (t // columns + 1), s * (t % columns):s * (t % columns + 1)]
+                         for b, t in zip(back.tolist(), tile.tolist(), strict=True)])
         return shrink(x, tuple(size)) if size else x
 
 

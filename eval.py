@@ -80,7 +80,8 @@ class View:
         c, h, w = args["image_shape"]
         self.batch = vars(options).get("batch") or common.few((c, h, w))
         self.train, self.test = data.load(options.data or args["data"], options.data_root or args["data_root"],
-                                          args["split"], args.get("tiled", f"{w}x{h}"), args["skip_bad"])
+                                          args["split"], args["resolution"] if args.get("patches") else f"{w}x{h}",
+                                          args["skip_bad"])
         if args.get("patches"):
             self.train, self.test = (data.Tiles(part, args["patches"]) for part in (self.train, self.test))
         if (self.train.shape, len(self.train)) != ((c, h, w), args["train_images"]):

@@ -14,19 +14,27 @@
 Section 3.2 is `terms`, which both steps share, and `train_step`.
 
 Differences from the paper (P), which leaves open all weights, optimisers, rates, sizes and lengths: these are ours.
+    eq. 1                 M and G take the non-saturating form.                          --gan-loss hinge
     third term of eq. 3   P prints || w~ - w~ ||^2, which is 0.  By the end of section 3.2 the cycle is run once more:
                           ours is || w~ - D(G(w~)) ||^2, the first w~ being held.
     L_fm, eq. 2           P's expectation within the norm compares means only, which the prose says that it does not;
-                          ours compares each image with its own reconstruction.          --fm batchmean
+                          ours is the mean square of each image's features less its reconstruction's.  --fm batchmean
     f in L_fm             is D's trunk as it stands: its weights are held there, or they would shrink the features.
-    || M(z) - w~ ||^2     P minimises over M too, which could shrink w; ours holds M(z) as a target, and w_R likewise.
-    D's score             sees fakes without gradient to w_R, so that codes do not learn to give fakes away.
+    pixels                have no term of their own; P calls L_fm a "pixel space" loss, and it is one of features.
+    || M(z) - w~ ||^2     summed over w, as the cycle's.  P minimises over M too, which could shrink w; ours holds M(z)
+                          as a target, and w_R likewise.
+    D's score             sees G(w # w_R) as fakes, without gradient to w_R: codes are not to give them away.
     D                     P's may have batch norm; ours has none, and no minibatch deviation: a score and a code must
-                          not depend on the rest of the batch.
+                          not depend on the rest of the batch.  biggan's code is a linear map of the pixels' mean, not
+                          under spectral norm, which would tie its size to the score's.
+    G's batch norm        is fed w # w_R together, and by the second cycle.
     MMD                   P: "an RBF kernel".  Ours: three, of 1/4, 1 and 4 times the median squared distance; unbiased.
-    naive, augmented      the code's loss moves D alone, as section 4.4 prints; w_R is held.
-    StyleGAN              P cites StyleGAN2 and StyleGAN alike; ours is StyleGAN (2019) at a fixed size.  --grow
-    weight averages       P is silent; half-life 10,000 images.
+                          It, batch norm and --fm batchmean see each process's own batch.
+    naive, augmented      M and G minimise the code's loss too, as eq. 5's and section 4.4's brackets have it; section
+                          3.2's sentence has D alone.  w_R is held in augmented.
+    StyleGAN              P cites StyleGAN2 and StyleGAN alike; ours is StyleGAN (2019), at a fixed size, without style
+                          mixing, which has no one w to infer.                           --grow
+    weight averages       P is silent; half-life 10,000 images, or a fifth of those seen, if less.
     mlp                   is ours.
 """
 import copy
@@ -37,12 +45,14 @@ import torch.nn.functional as nnf
 from torch import nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import ParametrizationList
 
 import common
 import data
 from common import (
     DCGANEncoder,
     DCGANGenerator,
+    EqualLinear,
     Error,
     Mapping,
     MLPEncoder,
@@ -131,20 +141,31 @@ class DownBlock(nn.Module):
 
 
 class BigGANDiscriminator(nn.Module):
-    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more blocks at 8 px, a sum over pixels, a linear head."""
+    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more blocks at 8 px, a sum over pixels, linear heads."""
 
     def __init__(self, image_shape, n_out, width=1):
         super().__init__()
         n = max(256 // width, 1)
         self.blocks = nn.Sequential(DownBlock(image_shape[0], n, True, first=True), DownBlock(n, n, True),
                                     DownBlock(n, n, False), DownBlock(n, n, False))
-        self.head = sn(nn.Linear(n, n_out))
+        self.score, self.code = sn(nn.Linear(n, 1)), EqualLinear(n, n_out - 1, gain=1)
 
     def trunk(self, x):
         return torch.relu(self.blocks(x)).sum((2, 3))
 
-    def forward(self, x):
-        return self.head(self.trunk(x))
+    def head(self, f):
+        return torch.cat([self.score(f), self.code(f / 64)], 1)             # of the sum and of the mean of 8x8 pixels
+
+
+@torch.no_grad()
+def normalise(average, rounds=5):
+    """Find the largest singular values of averaged weights anew, by power iterations from those of the trained ones."""
+    for module in average.modules():
+        if isinstance(module, ParametrizationList):
+            module.train()
+            for _ in range(rounds):
+                module()
+            module.eval()
 
 
 class Discriminator(nn.Module):
@@ -215,17 +236,17 @@ class InvGAN(nn.Module):
 # ------------------------------------------------------------------------------------------------------ losses
 
 def mmd(a, b):
-    """Unbiased squared maximum mean discrepancy of two sets of codes (N, d), N > 1, in fp32; it may be negative.
+    """Unbiased squared maximum mean discrepancy of two sets of codes (N, d), (M, d), in fp32; it may be negative.
 
-    The kernel is a mean of exp(- |a - b|^2 / (s m)), m the median squared distance within both sets, held, and s of
-    BANDWIDTHS.   (section 3.2)
+    N, M > 1.  The kernel is a mean of exp(- |a - b|^2 / (s m)), m the median squared distance of all pairs, held, and s
+    of BANDWIDTHS.   (section 3.2)
     """
-    n, both = len(a), torch.cat([a, b]).float()
-    d = (both[:, None] - both).square().sum(2)                              # [2N,2N]
-    off = ~torch.eye(2 * n, dtype=torch.bool, device=d.device)
-    m = d.detach()[off].median().clamp(min=1e-12)
-    k = sum(torch.exp(-d / (s * m)) for s in BANDWIDTHS) / len(BANDWIDTHS) * off
-    return (k[:n, :n].sum() + k[n:, n:].sum()) / (n * (n - 1)) - 2 * (k[:n, n:].sum()) / n**2
+    n, m, both = len(a), len(b), torch.cat([a, b]).float()
+    d = (both[:, None] - both).square().sum(2)                              # [N+M,N+M]
+    off = ~torch.eye(n + m, dtype=torch.bool, device=d.device)
+    median = d.detach()[off].median().clamp(min=1e-12)
+    k = sum(torch.exp(-d / (s * median)) for s in BANDWIDTHS) / len(BANDWIDTHS) * off
+    return k[:n, :n].sum() / (n * (n - 1)) + k[n:, n:].sum() / (m * (m - 1)) - 2 * k[:n, n:].mean()
 
 
 def squared(a, b):
@@ -233,10 +254,11 @@ def squared(a, b):
     return (a.float() - b.float()).square().sum(1).mean()
 
 
-def terms(nets, x, z, args, amp):
+def terms(nets, x, z, args, amp, hold_w=True, hold_f=True):
     """The batch of eq. 3 and its terms beside the GAN's.
 
-    nets: M, G, D.  x: the real images that w_R is made of, as many as z (none for naive).
+    nets: M, G, D.  x: the real images that w_R is made of, as many as z (none for naive).  hold_w, hold_f: whether the
+    targets w and w_R, and f's weights, get no gradient (ours; False: as printed).
     -> the fakes G(w # w_R), their scores, and L_w, L_fm, L_cycle, L_MMD; what the variant has not is 0.
     """
     M, G, D = nets
@@ -253,13 +275,13 @@ def terms(nets, x, z, args, amp):
             w_all = torch.cat([w.to(w_R.dtype), w_R])                       # w # w_R
         fake = G(w_all)                                                     # one forward: batch norm sees both halves
         code, score, _ = D(fake)
-    L_w = squared(w_all.detach(), code)                                                     # eq. 3, first term; eq. 5
+    L_w = squared(w_all.detach() if hold_w else w_all, code)                        # eq. 3, first term; eq. 5
     if args.variant == "full":
-        held = {name: p.detach() for name, p in D.named_parameters()}
+        held = {name: p.detach() if hold_f else p for name, p in D.named_parameters()}
         with amp():
             f_fake = functional_call(D, held, (fake[len(z):],))[2]
             again = D(G(code))[0]
-        f_x, f_fake = f_x.detach().float(), f_fake.float()
+        f_x, f_fake = (f_x.detach() if hold_f else f_x).float(), f_fake.float()
         if args.fm == "paired":
             L_fm = (f_x - f_fake).square().mean()                                           # eq. 2, for each image
         else:
@@ -303,7 +325,7 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None):
             model.mean_w.lerp_(model.M(draw_z(len(x))).float().mean(0), 1 - MEAN_W)
     _, c_fake, again = terms(nets, real, draw_z(len(x) - half), args, amp)
     L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                            # eq. 1, non-saturating
-    update(L_G + (weighted(again, args) if args.variant == "full" else 0), opt_M, opt_G)    # eq. 3
+    update(L_G + weighted(again, args), opt_M, opt_G)                                       # eq. 3
 
     return L_D, R1, L_G, *parts
 
@@ -317,7 +339,7 @@ PRESETS = {  # ours: the paper states none
     "dcgan on mnist":       dict(kimg=1200),
     "dcgan on mnist-mini":  dict(kimg=200, snapshot_kimg=10),
     "biggan":               dict(nz=128, nw=128, batch=64, lr=0.0001, lr_d=0.0004, kimg=5000, snapshot_kimg=100),
-    "biggan on imagenet":   dict(patches=32),
+    "biggan on imagenet":   dict(patches=32, resolution="128"),
     "stylegan":             dict(nz=512, nw=512, batch=32, lr=0.0015, gamma=10.0, kimg=10_000, snapshot_kimg=250),
     "stylegan on celeba":   dict(resolution="128"),
     "stylegan on ffhq":     dict(resolution="128"),
@@ -335,7 +357,7 @@ def parse_args(argv=None):
     add("--variant", default="full", choices=LABELS, help="eq. 3, or the models of section 4.4")
     add("--gan-loss", default="logistic", choices=["logistic", "hinge"], help="form of eq. 1")
     add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (stylegan: 10)")
-    add("--lr-d", type=float, default=0.0, help="learning rate of D (default: --lr; biggan: 0.0004)")
+    add("--lr-d", type=common.positive(float), default=0.0, help="learning rate of D (default: --lr; biggan: 0.0004)")
     add("--w-weight", type=float, default=1.0, help="of || w - D(G(w)) ||^2, over w and w_R (eq. 3)")
     add("--fm-weight", type=float, default=1.0, help="of feature matching (eq. 2)")
     add("--cycle-weight", type=float, default=1.0, help="of the second cycle (eq. 3)")
@@ -344,7 +366,18 @@ def parse_args(argv=None):
     add("--patches", type=common.positive(int), default=0, metavar="N",
         help="train on random N x N patches (biggan: 32)")
     add("--grow", action="store_true", help="stylegan: grow from --start-resolution")
-    return common.resolve(parser, "invgan", PRESETS, {}, default_backbone, argv, ("grow",))
+    given = common.explicit(parser, argv)
+    for needed, flags in ((("grow", True), ("grow_kimg", "start_resolution")),
+                          (("variant", "full"), ("fm", "fm_weight", "cycle_weight", "mmd_weight"))):
+        name, value = needed
+        if not given.get("resume") and given.get(name, parser.get_default(name)) != value and {*flags} & {*given}:
+            flag = min({*flags} & {*given}).replace("_", "-")
+            raise Error(f"--{flag} is for --{name}{'' if value is True else f' {value}'}; leave it out, or pass that")
+    args = common.resolve(parser, "invgan", PRESETS, {}, default_backbone, argv, ("grow",))
+    if args.patches and (args.patches not in RESOLUTIONS[args.backbone] or getattr(args, "grow", False)):
+        sizes = " or ".join(map(str, RESOLUTIONS[args.backbone]))
+        raise Error(f"{args.backbone} trains on patches of {sizes} px, without --grow; not {args.patches}")
+    return args
 
 
 def default_backbone(name):
@@ -355,7 +388,7 @@ def unstated(args):
     """The settings of a run that are ours: all but the variant and the form of its loss."""
     skip = {"data", "data_root", "split", "resolution", "workers", "skip_bad", "backbone", "device", "precision",
             "compile", "out", "resume", "seed", "variant", "gan_loss", "method", "snapshot_kimg", "patches", "width",
-            "grow", "tiled", "start_resolution"}
+            "grow", "start_resolution"}
     return [name for name in vars(args) if name not in skip]
 
 
@@ -363,31 +396,33 @@ def unstated(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.backbone == "biggan" and not args.resume and args.patches not in (0, 32):
-        raise Error(f"biggan makes images of 32 px; pass --patches 32, not {args.patches}")
     if not args.patches:
         common.check_resolution(args, RESOLUTIONS)
     device, rank, world = common.start(args)
-    if args.batch // world < 4:
+    if args.batch // world < 4 and args.variant == "full":
         raise Error(f"--batch {args.batch} leaves a process {args.batch // world} images, and MMD needs halves of 2; "
                     f"pass --batch {4 * world} or more")
     args.lr_d = args.lr_d or args.lr
 
     with common.rank_zero_first():
-        whole, held_out = data.load(args.data, args.data_root, args.split, getattr(args, "tiled", args.resolution),
-                                    args.skip_bad, None if args.patches else RESOLUTIONS[args.backbone])
+        whole, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
+                                    None if args.patches else RESOLUTIONS[args.backbone])
     images = whole
     if args.patches:
         images, held_out = data.Tiles(whole, args.patches), data.Tiles(held_out, args.patches)
-        args.tiled = f"{whole.shape[2]}x{whole.shape[1]}"
     if getattr(args, "grow", False):
         growth = common.schedule(args, images.shape, world)
     else:
-        growth = common.Growth([whole.shape[1:]], [args.batch], [args.lr])
+        n = common.levels_of(images.shape)[0] if args.backbone == "stylegan" else 1
+        growth = common.Growth([whole.shape[1:]] * n, [args.batch] * n, [args.lr] * n, first=n - 1)
     common.settle(args, images, held_out, label=LABELS[args.variant], unstated=unstated(args),
-                  named=[args.variant] * (args.variant != "full"),
-                  constants=f"M depth {M_DEPTH[args.backbone]}  lr of M x{LR_MUL}  Adam "
-                  f"{BETAS[args.backbone]}  ema half-life {common.EMA_HALF_LIFE:,} images")
+                  named=[args.variant] * (args.variant != "full") + [args.gan_loss] * (args.gan_loss != "logistic")
+                  + [args.fm] * (args.fm != "paired") + [f"patches{args.patches}"] * bool(args.patches),
+                  constants=f"M depth {M_DEPTH[args.backbone]}  lr of M x{LR_MUL}  Adam {BETAS[args.backbone]}  "
+                  f"MMD's bandwidths {BANDWIDTHS}  ema half-life {common.EMA_HALF_LIFE:,} images"
+                  + f"  mean w {MEAN_W}" * (args.backbone == "stylegan"))
+    if args.patches:
+        args.resolution = f"{whole.shape[2]}x{whole.shape[1]}"              # of what patches are cut from
     model = InvGAN(**network_args(vars(args))).to(device)
     if model.grows:
         model.to(memory_format=torch.channels_last)
@@ -430,7 +465,8 @@ def main(argv=None):
         x = common.to_float(x)
         losses = train_step(model, optimizers, model.D.net.fit(x) if model.grows else x, draw_z, args, amp, nets)
         common.average_buffers(model)
-        common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=model.grows)
+        if common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=model.grows):
+            normalise(ema)
         run.step(losses[:len(names)], batch)
     run.finish()
 

@@ -1,0 +1,490 @@
+import copy
+import json
+import math
+import re
+import subprocess
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from test_alae import TWO, checkpoint_of
+from test_data import fill_zip
+from test_lia import MNIST, rows_of
+from test_style import assert_equal_runs
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+import common
+import data
+import invgan
+
+VARIANTS = ("naive", "augmented", "full")
+
+# ------------------------------------------------------------------------------- eqs. 1 to 3 and section 4.4, by hand
+
+class Trunk(nn.Module):
+    """D: features C x, a score and a code that are H times these."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.head = (nn.Linear(i, o, bias=False).double() for i, o in ((5, 4), (4, 1 + 2)))
+
+    def forward(self, x):
+        out = self.head(self.f(x))
+        return out[:, 1:], out[:, :1], self.f(x)
+
+
+class Linear(nn.Module):
+    """M, G and D of a matrix or two, A, B and C, H."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.M, self.G = (nn.Linear(i, o, bias=False).double() for i, o in ((3, 2), (2, 5)))
+        self.D = Trunk()
+
+
+def mmd_by_loop(a, b):
+    """The unbiased estimate, pair by pair."""
+    def squared(u, v):
+        return sum((i - j)**2 for i, j in zip(u, v, strict=True))
+
+    def mean_kernel(pairs):
+        k = [sum(np.e**(-squared(u, v) / (s * m)) for s in (0.25, 1, 4)) / 3 for u, v in pairs]
+        return sum(k) / len(k)
+
+    def apart(c):
+        return [(u, v) for i, u in enumerate(c) for j, v in enumerate(c) if i != j]
+    distances = sorted(squared(u, v).item() for u, v in apart([*a, *b]))
+    m = distances[(len(distances) - 1) // 2]
+    return mean_kernel(apart(a)) + mean_kernel(apart(b)) - 2 * mean_kernel([(u, v) for u in a for v in b])
+
+
+def by_hand(A, B, C, H, x, z, args):
+    """The fakes and L_w, L_fm, L_cycle, L_MMD; detach() is where a gradient must not go."""
+    def code(v):
+        return v @ C.T @ H[1:].T
+    w_all, full = z @ A.T, args.variant == "full"
+    if args.variant != "naive":
+        w_all = torch.cat([z @ A.T, code(x) if full else code(x).detach()])
+    fake = w_all @ B.T
+    L_w, L_fm, L_cycle, L_mmd = ((w_all.detach() - code(fake))**2).sum() / len(w_all), 0, 0, 0
+    if full:
+        e = (x @ C.T).detach() - fake[len(z):] @ C.detach().T
+        L_fm = (e**2).sum() / e.numel() if args.fm == "paired" else (e.mean(0)**2).sum()**0.5
+        L_cycle = ((code(fake).detach() - code(code(fake) @ B.T))**2).sum() / len(w_all)
+        L_mmd = mmd_by_loop(z @ A.T, code(x))
+    return fake, (L_w, L_fm, L_cycle, L_mmd)
+
+
+@pytest.mark.parametrize("form", ["logistic", "hinge"])
+@pytest.mark.parametrize(("variant", "fm"), [("naive", "paired"), ("augmented", "paired"), ("full", "paired"),
+                                             ("full", "batchmean")])
+def test_a_step_by_hand(variant, fm, form):
+    others = ["--fm", fm, "--fm-weight", "0.4", "--cycle-weight", "0.3", "--mmd-weight", "1.5"] * (variant == "full")
+    args = invgan.parse_args(["--variant", variant, "--gan-loss", form, "--gamma", "3", "--w-weight", "0.7", *others])
+    model, n = Linear(), 6 if variant == "naive" else 3
+    x, zs = torch.randn(6, 5).double(), torch.randn(2, n, 3).double()
+    A, B, C, H = (p.detach().clone().requires_grad_() for p in model.parameters())
+    draws = {n: iter(zs)}       # of n codes, one a step: a third raises
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (model.M, model.G, model.D)]
+    losses = invgan.train_step(model, optimizers, x.clone(), lambda count: next(draws[count]), args)
+    assert next(draws[n], None) is None
+
+    def weighted(parts):
+        return sum(weight * part for weight, part in zip((0.7, 0.4, 0.3, 1.5), parts, strict=True))
+    fake, parts = by_hand(A, B, C, H, x[:3], zs[0], args)
+    c_fake, c_real = fake.detach() @ C.T @ H[0], x @ C.T @ H[0]
+    assert len(c_fake) == len(c_real) == 6
+    if form == "hinge":
+        L_D = (1 + c_fake).clamp(min=0).sum() / 6 + (1 - c_real).clamp(min=0).sum() / 6
+    else:
+        L_D = ((1 + c_fake.exp()).log() + (1 + (-c_real).exp()).log()).sum() / 6    # -log(1 - D(G)) - log D(x)
+    R1 = 3 / 2 * (H[0] @ C).square().sum()                                          # the score's slope is C^T h
+    gC, gH = torch.autograd.grad(L_D + R1 + weighted(parts), (C, H))
+    C, H = C - 0.1 * gC, H - 0.1 * gH
+    fake, after = by_hand(A, B, C, H, x[:3], zs[1], args)
+    c_fake = fake @ C.T @ H[0]
+    L_G = -c_fake.mean() if form == "hinge" else (1 + (-c_fake).exp()).log().mean()
+    gA, gB = torch.autograd.grad(L_G + weighted(after), (A, B))
+    expected = [float(torch.as_tensor(v).detach()) for v in (L_D, R1, L_G, *parts)]
+    assert [v.item() for v in losses] == pytest.approx(expected, rel=1e-5)
+    assert [v > 1e-5 for v in expected[3:6]] == [True] + [variant == "full"] * 2
+    for p, value in zip(model.parameters(), (A - 0.1 * gA, B - 0.1 * gB, C, H), strict=True):
+        torch.testing.assert_close(p, value, rtol=0, atol=1e-6)                     # losses are taken in fp32
+
+
+def test_mmd():
+    for n, m, d in ((2, 2, 3), (7, 7, 5), (3, 2, 4)):
+        a, b = torch.randn(n, d), torch.randn(m, d) * 2 + 1
+        assert invgan.mmd(a, b).item() == pytest.approx(mmd_by_loop(a.double().numpy(), b.double().numpy()), rel=1e-4)
+        assert invgan.mmd(a.bfloat16(), b.bfloat16()).dtype == torch.float32
+    assert invgan.mmd(torch.ones(4, 3), torch.ones(4, 3)).item() == 0       # nan neither
+    g = torch.Generator().manual_seed(0)
+    values = torch.tensor([[invgan.mmd(torch.randn(8, 4, generator=g), torch.randn(8, 4, generator=g) + shift)
+                            for shift in (0, 0.5, 1, 2)] for _ in range(400)])
+    mean, deviation = values.mean(0), values.std(0) / 20
+    assert abs(mean[0]) < 3 * deviation[0]
+    assert values[:, 0].min() < 0
+    assert (mean[1:] - mean[:-1] > 3 * deviation[1:]).all()
+
+
+# ----------------------------------------------------------------------------------------------------- gradients
+
+SIZES = {"mlp": 28, "dcgan": 32, "biggan": 32, "stylegan": 8}
+
+
+def tiny(*flags, lr=0.001):
+    """-> args, model, optimizers, x (8 images)."""
+    args = invgan.parse_args(["--nz", "8", "--nw", "8", "--width", "16", *flags])
+    args.image_shape = (1, SIZES[args.backbone], SIZES[args.backbone])
+    torch.manual_seed(0)
+    model = invgan.InvGAN(**invgan.network_args(vars(args)))
+    optimizers = [common.adam(net, lr, (0.0, 0.99)) for net in (model.M, model.G, model.D)]
+    return args, model, optimizers, torch.rand(8, *args.image_shape) * 2 - 1
+
+
+@pytest.mark.parametrize("fm_weight", ["0", "2"])
+def test_what_teaches_d(fm_weight):
+    """The score sees fakes without their codes; feature matching reaches D through w_R and G, and not through f."""
+    args, model, optimizers, x = tiny("--backbone", "mlp", "--fm-weight", fm_weight, "--w-weight", "0",
+                                      "--cycle-weight", "0", "--mmd-weight", "0", lr=0.0)
+    M, G, D = (copy.deepcopy(net) for net in (model.M, model.G, model.D))
+    z = torch.randn(4, 8)
+    invgan.train_step(model, optimizers, x.clone(), lambda n: z, args)              # at rate 0: gradients alone
+    f, w_R = copy.deepcopy(D).requires_grad_(False), D(x[:4])[0]
+    matching = (f(x[:4])[2] - f(G(w_R))[2]).square().mean()
+    fakes = torch.cat([G(M(z)), G(w_R)]).detach()
+    adversarial = -torch.log(torch.sigmoid(D(x)[1])).mean() - torch.log(1 - torch.sigmoid(D(fakes)[1])).mean()
+    expected = torch.autograd.grad(adversarial + int(fm_weight) * matching, [*D.parameters()], retain_graph=True)
+    for p, g in zip(model.D.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-7)
+    trunk, head = model.D.net.layer1.weight, model.D.net.head.weight.grad
+    plain, = torch.autograd.grad(adversarial, D.net.layer1.weight)
+    assert torch.allclose(trunk.grad, plain, rtol=1e-4, atol=1e-7) == (fm_weight == "0")
+    assert (head[0].any(), head[1:].any()) == (True, fm_weight == "2")              # the score's row, the code's
+
+
+def test_mmd_teaches_m_and_d():
+    args, model, _, x = tiny("--backbone", "mlp")
+    *_, L_mmd = invgan.terms((model.M, model.G, model.D), x, torch.randn(8, 8), args, nullcontext)[2]
+    M, D, G = model.M.layers[0].weight, model.D.net, model.G.layer1.weight
+    *reached, head, none = torch.autograd.grad(L_mmd, (M, D.layer1.weight, D.head.weight, G), allow_unused=True)
+    assert none is None
+    assert all(g.any() for g in (*reached, head[1:]))
+    assert not head[0].any()                                                        # the score's row
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("backbone", SIZES)
+def test_what_each_step_moves(backbone, variant, monkeypatch):
+    args, model, optimizers, x = tiny("--backbone", backbone, "--variant", variant)
+    moved = []
+
+    def changed(function, *args):
+        before = copy.deepcopy(model.state_dict())
+        function(*args)
+        return {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+
+    def networks(keys):
+        return {k.partition(".")[0] for k in keys}
+    monkeypatch.setattr(invgan, "update", lambda *args: moved.append(changed(common.update, *args)))
+    names = changed(invgan.train_step, model, optimizers, x, lambda n: torch.randn(n, 8), args)
+    assert [networks(keys) for keys in moved] == [{"D"}, {"M", "G"}]
+    assert networks(names) == {"M", "G", "D"} | ({"mean_w"} if backbone == "stylegan" else set())
+    if backbone != "stylegan":                          # which has layers of levels that are not on top
+        assert moved[0] | moved[1] >= {k for k, p in model.named_parameters() if p.ndim > 1}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_half_and_half(variant):
+    args, model, _, x = tiny("--backbone", "dcgan", "--variant", variant)
+    M, G, D = model.M, model.G, model.D
+    codes, seen, z = [], [], torch.randn(4, 8)
+    norms, other, w = copy.deepcopy(G), copy.deepcopy(G), M(z)
+    G.register_forward_pre_hook(lambda _, inputs: codes.append(inputs[0]))
+    D.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    fake, score, _ = invgan.terms((M, G, D), x[:0] if variant == "naive" else x[:4], z, args, nullcontext)
+    if variant == "naive":
+        assert torch.equal(codes[0], w)
+        assert len(codes) == len(seen) == 1                                         # D sees fakes alone
+        return
+    torch.testing.assert_close(codes[0], torch.cat([w, D(x[:4])[0]]))
+    assert (len(codes), len(fake), len(score)) == (1 + (variant == "full"), 8, 8)   # once, and the second cycle
+    torch.testing.assert_close(fake, norms(codes[0]))                               # of one batch's statistics
+    assert not torch.allclose(fake[:4], other(w), atol=1e-3)
+    reaches = torch.autograd.grad(codes[0][4:].sum(), D.parameters(), allow_unused=True, retain_graph=True)
+    assert {g is not None and g.any().item() for g in reaches} == {variant == "full"}
+    assert torch.autograd.grad(codes[0][:4].sum(), M.layers[0].weight)[0].any()
+
+
+# ------------------------------------------------------------------------------------------------------ networks
+
+@pytest.mark.parametrize("backbone", SIZES)
+def test_networks(backbone):
+    _, model, _, x = tiny("--backbone", backbone)
+    assert len(model.M.layers) == (8 if backbone == "stylegan" else 2)
+    trunk, calls = model.D.net.trunk, []
+    model.D.net.trunk = lambda v: calls.append(trunk(v)) or calls[-1]
+    code, score, f = model.D(x)
+    assert (code.shape, score.shape, len(calls)) == ((8, 8), (8, 1), 1)
+    assert torch.equal(f, calls[0])
+    w, made = model.eval().encode(x), model.generate(code)
+    assert torch.equal(w, model.encode(x))
+    assert torch.equal(w, model.features(x)[0])
+    others = torch.cat([x[:2], torch.randn(5, *x.shape[1:])])
+    for a, b in ((model.encode(others)[:2], w[:2]), (model.encode(x[:1]), w[:1]), (model.generate(code[:1]), made[:1])):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)                      # whatever its batch mates
+    assert made.shape == x.shape
+
+
+def layers_of(*nets):
+    return {f"{i}.{k}": m for i, net in enumerate(nets) for k, m in net.named_modules()
+            if isinstance(m, (nn.Conv2d, nn.Linear))}
+
+
+def sizes_of(*nets):
+    """The largest singular value of each layer."""
+    return {k: torch.linalg.matrix_norm(m.weight.flatten(1), 2).item() for k, m in layers_of(*nets).items()}
+
+
+def test_biggan():
+    torch.manual_seed(0)
+    M, G, D = invgan.build_networks("biggan", (3, 32, 32), 6, 5, 8, 8192)
+    w, conditional, shapes = M(torch.randn(4, 6)), [], []
+    norms = [m for m in G.modules() if isinstance(m, invgan.ConditionalNorm)]
+    for m in norms:
+        m.register_forward_hook(lambda m, inputs, out: conditional.append((m, *inputs, out)))
+    for b in (*G.blocks, *D.net.blocks):
+        b.register_forward_hook(lambda m, inputs, out: shapes.append(tuple(out.shape)))
+    x = G(w)
+    code, score, f = D(x)
+    assert (len(norms), {m for m, *_ in conditional}) == (6, {*norms})
+    for m, y, v, out in conditional:
+        assert torch.equal(v, w)                                                    # whole, in each
+        y = (y - y.mean((0, 2, 3), keepdim=True)) / (y.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+        gain, bias = ((v @ layer.weight.T)[:, :, None, None] for layer in (m.gain, m.bias))
+        torch.testing.assert_close(out, y * (1 + gain) + bias, rtol=1e-3, atol=1e-4)
+    assert shapes == [(4, 32, s, s) for s in (8, 16, 32, 16, 8, 8, 8)]
+    assert (x.shape, code.shape, score.shape, f.shape) == ((4, 3, 32, 32), (4, 5), (4, 1), (4, 32))
+    assert x.abs().max() <= 1
+
+    layers = layers_of(G, D)
+    assert len(layers) == (1 + 3 * 7 + 1) + (4 * 3 - 2 + 1)
+    with torch.no_grad():
+        for layer in layers.values():
+            assert is_parametrized(layer, "weight")
+            layer.parametrizations.weight.original.normal_(0, 3)
+        for _ in range(60):                                                         # a power iteration each
+            D(G(w))
+        assert sizes_of(G, D) == pytest.approx(dict.fromkeys(layers, 1), abs=0.03)
+
+
+# --------------------------------------------------------------------------------------------- tiles and patches
+
+def images_of(n=5, h=32, w=64, streamed=False):
+    pixels = torch.randint(256, (n, 3, h, w), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = data.Images("set", "train", "set", np.arange(n) * 3 + 1, (3, h, w), torch.arange(n) % 2, pixels=pixels)
+    if streamed:
+        images.pixels, images.read = None, lambda i, size: data.shrink(pixels[i:i + 1], size)[0].numpy()
+    return images, pixels
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_tiles(size, streamed):
+    images, pixels = images_of(streamed=streamed)
+    tiles, rows, columns = data.Tiles(images, size), 32 // size, 64 // size
+    assert (tiles.shape, len(tiles)) == ((3, size, size), 5 * rows * columns)
+    parts = tiles.take(range(len(tiles)))
+    order = tiles.ids.argsort()                                             # whole images, row by row
+    whole = parts[order].view(5, rows, columns, 3, size, size).permute(0, 3, 1, 4, 2, 5).reshape(5, 3, 32, 64)
+    assert torch.equal(whole, pixels)
+    some = torch.tensor([7, 0, 9, 7])
+    half = parts[some].float().view(4, 3, size // 2, 2, size // 2, 2).mean((3, 5)).round()
+    assert torch.equal(tiles.take(some), parts[some])
+    assert torch.equal(tiles.take(some, (size // 2, size // 2)).float(), half)
+    assert len({*tiles.ids.tolist()}) == len(tiles)
+    assert tiles.labels[order].tolist() == [i % 2 for i in range(5) for _ in range(rows * columns)]
+    neighbours = tiles.ids // (rows * columns)
+    assert (neighbours[1:] != neighbours[:-1]).all()
+    part = data.Images("set", "test", "set", images.ids[3:], images.shape, pixels=pixels[3:])
+    assert sorted(data.Tiles(part, size).ids) == sorted(tiles.ids)[3 * rows * columns:]         # in another split
+    assert [len(data.Tiles(images_of(2, n, n)[0], 32)) for n in (256, 128)] == [2 * 64, 2 * 16]
+
+
+def test_tiles_of_another_resolution_are_other_pictures():
+    a, b = (data.Tiles(images_of(2, n, n)[0], 16) for n in (32, 64))
+    assert a.source != b.source or not {*a.ids.tolist()} & {*b.ids.tolist()}
+
+
+def test_sizes_that_do_not_tile(tmp_path):
+    fill_zip(tmp_path / "set.zip", 12, size=(50, 40))
+    for w, h, fits in ((50, 40, "48x32"), (50, 32, "48x32"), (10, 40, "16x32")):
+        images = data.load(str(tmp_path / "set.zip"), resolution=f"{w}x{h}")[0]
+        with pytest.raises(data.DataError, match=f"of {w}x{h} do not cut into tiles of 16; pass --resolution {fits}$"):
+            data.Tiles(images, 16)
+        data.Tiles(data.load(str(tmp_path / "set.zip"), resolution=fits)[0], 16)
+
+
+def test_random_patches():
+    x, draw = torch.randn(4, 3, 10, 13), torch.tensor([[0, 0], [1 - 2**-24, 1 - 2**-24], [0.5, 0.2], [0.99, 0]])
+    parts = invgan.random_patches(x, 4, draw)
+    for i, (row, column) in enumerate([(0, 0), (6, 9), (3, 2), (6, 0)]):
+        assert torch.equal(parts[i], x[i, :, row:row + 4, column:column + 4])
+    assert torch.equal(invgan.random_patches(x, 4, draw), parts)
+    draw, x = torch.rand(3000, 2, generator=torch.Generator().manual_seed(0)), torch.arange(12.0).view(1, 1, 3, 4)
+    corners = invgan.random_patches(x.expand(3000, -1, -1, -1), 2, draw)[:, 0, 0, 0]
+    assert all((corners == v).float().mean().item() == pytest.approx(1 / 6, abs=0.03) for v in (0, 1, 2, 4, 5, 6))
+
+
+# ---------------------------------------------------------------------------------------------------- the script
+
+SMALL = ("--width", "16", "--nz", "8", "--nw", "8", "--batch", "16", "--kimg", "0.16", "--snapshot-kimg", "0.1")
+PATCHES = ("--data", "set.zip", "--resolution", "64x32", "--patches", "32")
+BIGGAN = (*SMALL, "--backbone", "biggan", "--width", "32", "--batch", "8", *PATCHES)
+STYLE = (*SMALL, "--backbone", "stylegan", "--width", "64", "--batch", "8", "--data", "set.zip")
+
+
+def run(*flags, until=math.inf):
+    """In this process, without what takes time and is tested elsewhere.  until: asked to stop after so many images."""
+    step = common.Run.step
+
+    def stopping(self, *args):
+        step(self, *args)
+        self.stop = self.seen >= until
+    with pytest.MonkeyPatch.context() as m, pytest.raises(KeyboardInterrupt) if until < math.inf else nullcontext():
+        m.setattr(common.Run, "step", stopping)
+        m.setattr(common.signal, "signal", lambda *_: None)
+        m.setattr(common, "curves", lambda *_: None)
+        m.setattr(data, "_mnist_mini", MNIST)
+        invgan.main([str(flag) for flag in flags])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """With 40 images of 64x64."""
+    monkeypatch.chdir(tmp_path)
+    fill_zip(tmp_path / "set.zip", 40, size=(64, 64))
+    return tmp_path
+
+
+BAD = {
+    "biggan's patches": ((*BIGGAN[:-1], "16"), "biggan trains on patches of 32 px, without --grow; not 16"),
+    "biggan's size": (("--backbone", "biggan", "--resolution", "64"), "biggan makes images of 32 px, not 64"),
+    "dcgan's patches": (("--backbone", "dcgan", "--data", "set.zip", "--resolution", "40", "--patches", "20"), "20"),
+    "batch": (("--batch", "2"), "--batch 2 .* pass --batch 4 or more"),
+    "fm without pairs": (("--variant", "naive", "--fm", "batchmean"), "--fm is for --variant full; leave it out"),
+    "fade without growing": ((*STYLE, "--grow-kimg", "1"), "--grow-kimg is for --grow; leave it out, or pass that"),
+    "no tiles": (("--data", "set.zip", "--resolution", "40", "--patches", "32"), "pass --resolution 32x32"),
+    "smaller than a patch": (("--patches", "32"), "images of 28x28 do not cut .* pass --resolution 32x32"),
+    "grow": (("--grow",), "--grow is for --backbone stylegan"),
+    "grow and patches": ((*STYLE, "--resolution", "32", "--grow", "--grow-kimg", "0.02", "--patches", "16"), "--grow"),
+    "rate of D": (("--lr-d", "-1"), "--lr-d"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_flags_are_one_line(name, here, capsys):
+    flags, message = BAD[name]
+    with pytest.raises((common.Error, data.DataError, SystemExit)) as error:
+        run(*SMALL, *flags, "--kimg", "0.04", "--out", "run")
+    text = capsys.readouterr().err.strip() if error.type is SystemExit else str(error.value)
+    assert re.search(message, text)
+    assert "\n" not in text
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(("variant", "flags"), [("full", ()), ("naive", ()), ("full", PATCHES)])
+def test_resume_to_the_bit(variant, flags, here):
+    flags = (*SMALL, "--backbone", "dcgan", "--variant", variant, *flags)
+    run(*flags, "--out", "whole")
+    run(*flags, "--out", "parts", until=60)
+    assert checkpoint_of(here / "parts")["seen"] == 64
+    run("--resume", "parts")
+    assert_equal_runs(here / "whole", here / "parts")
+    rows, terms = rows_of("whole/log.csv"), {"L_fm", "L_cycle", "L_MMD"}
+    assert {*rows[0]} & terms == (terms if variant == "full" else set())
+    assert all(math.isfinite(float(v)) for k, v in rows[-1].items() if k != "images/s")
+
+
+def test_stylegan_at_its_size(here, monkeypatch):
+    step, seen = invgan.train_step, []
+    monkeypatch.setattr(invgan, "train_step", lambda model, o, x, *rest: seen.append((model.G.top, *x.shape[2:]))
+                        or step(model, o, x, *rest))
+    run(*STYLE, "--resolution", 16, "--kimg", "0.016", "--out", "run")
+    assert seen == [(2, 16, 16)] * 2                    # from the first step on
+    model = invgan.load("run")
+    assert (model.G.top, model.D.net.top, model.num_layers) == (2, 2, 6)
+
+
+def test_stylegan_that_grows(here):
+    run(*STYLE, "--resolution", 16, "--grow", "--grow-kimg", "0.04", "--start-resolution", 8, "--out", "run")
+    assert [row["level"] for row in rows_of("run/log.csv")] == ["1", "2", "2"]
+    assert invgan.load("run").G.top == 2
+
+
+@pytest.mark.parametrize("weights", ["raw", "ema"])
+def test_spectral_norm_after_training(weights, here, monkeypatch):
+    monkeypatch.setattr(common, "EMA_EVERY", 8)
+    run(*BIGGAN, "--lr", "0.02", "--lr-d", "0.02", "--out", "run")
+    model = invgan.load("run", weights=weights)
+    assert sizes_of(model.G, model.D) == pytest.approx(dict.fromkeys(layers_of(model.G, model.D), 1), abs=0.05)
+
+
+def test_patches_of_biggan(here, script):
+    run(*BIGGAN, "--out", "run")
+    args = json.loads(Path("run/args.json").read_text())
+    assert (args["image_shape"], args["train_images"], args["patches"]) == ([1, 32, 32], 37 * 2, 32)
+    for weights, key in (("raw", "model"), ("ema", "ema")):
+        model, state = invgan.load("run", weights=weights), checkpoint_of(here / "run")["state"][key]
+        assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+        assert not model.training
+    script("eval.py", "metrics", "run", "--only", "errors", "latent", "-n", 6, "--json", "m.json")
+    x = common.to_float(data.load("set.zip", resolution="64x32")[1].pixels)         # 3 images, two tiles each
+    x = torch.stack([t for image in x for t in (image[:, :, :32], image[:, :, 32:])])
+    mae = (model.generate(model.encode(x)) - x).abs().mean().item()
+    assert json.loads(Path("m.json").read_text())["run"]["errors"]["mae"] == pytest.approx(mae, rel=1e-4)
+
+
+def test_two_processes(here):
+    """Their weights stay equal, and are those of one process where no batch norm and no MMD looks at half a batch."""
+    mlp = {"naive-mlp": ["--variant", "naive", "--backbone", "mlp"], "full-mlp": ["--mmd-weight", "0"]}
+    runs = {**{name: ["--backbone", "mlp", *flags] for name, flags in mlp.items()}, "biggan": BIGGAN,
+            **{variant: ["--variant", variant, "--backbone", "dcgan"] for variant in VARIANTS},
+            "stylegan": [*STYLE, "--resolution", "8"]}
+    runs = {name: [*SMALL, *flags, "--snapshot-kimg", "9", "--kimg", "0.064"] for name, flags in runs.items()}
+    (here / "all.py").write_text(f"""if True:
+        import functools, os, sys
+        sys.path.insert(0, {str(ROOT)!r})
+        import torch, common, data, invgan
+        torch.set_num_threads(1)
+        common.curves = common.dist.destroy_process_group = lambda *_: None     # the next run goes on with the group
+        data._mnist_mini, finish = functools.cache(data._mnist_mini), common.Run.finish
+        def keep(self):
+            state = {{f"{{k}}.{{name}}": v for k in ("model", "ema") for name, v in self.state[k].state_dict().items()}}
+            torch.save(state, f"{{self.folder}}-{{os.environ['RANK']}}.pt")
+            finish(self)
+        common.Run.finish = keep
+        def main():
+            for name, flags in {runs!r}.items():
+                invgan.main([*flags, "--out", name])
+        common.command(main)
+        """)
+    done = subprocess.run([*TWO, "all.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in runs:
+        a, b = (torch.load(f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
+        assert [k for k, v in a.items() if not torch.equal(v, b[k])] == [], name
+    for name in mlp:
+        run(*runs[name], "--out", f"{name}-one")
+        torch.manual_seed(0)
+        start = invgan.InvGAN("mlp", (1, 28, 28), 8, 8, 16).state_dict()
+        two = checkpoint_of(here / name)["state"]["model"]
+        for k, v in checkpoint_of(here / f"{name}-one")["state"]["model"].items():      # but for the order of sums
+            moved = (v - start[k]).abs().mean()
+            assert moved > 1e-4, k
+            assert (v - two[k]).abs().mean() < 0.01 * moved, k
