@@ -1129,20 +1129,23 @@ TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2}
 CLIP_DRAWS = 1000       # z is clipped to the range of so many draws from the prior
 
 
+def pixel_distance(y, x):
+    """Mean square of each, images or maps (N, ...) -> (N,)."""
+    return (y - x).square().flatten(1).mean(1)
+
+
 def distance_for(view, args):
     """(y, x), images -> (N,): --loss pixel, their mean square; vgg9, that of VGG-16 conv3_3, or in-domain that of
     pixels and 0.00005 times that of conv4_3.
 
     conv3_3 is layer 9 of the code that LIA names, which has Keras's weights, takes it at 256 px, and over 82,890.
     """
-    def pixel(y, x):
-        return (y - x).square().flatten(1).mean(1)
     if args.loss == "pixel":
-        return pixel
+        return pixel_distance
     vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
     if args.method == "in-domain":
-        return lambda y, x: pixel(y, x) + 5e-5 * pixel(vgg.conv4_3(y), vgg.conv4_3(x))
-    return lambda y, x: pixel(vgg(y, last=15)[-1], vgg(x, last=15)[-1])
+        return lambda y, x: pixel_distance(y, x) + 5e-5 * pixel_distance(vgg.conv4_3(y), vgg.conv4_3(x))
+    return lambda y, x: pixel_distance(vgg(y, last=15)[-1], vgg(x, last=15)[-1])
 
 
 def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False, seed=0, keep=()):
@@ -1536,8 +1539,8 @@ def figure_path(views, args):
     to its end, beside the image that is looked for (LIA fig. 13); -n images, a block a run."""
     x, all_rows, steps, lr = real_images(views, args, lambda *_: slice(args.n or 4)), [], 200, 0.05
     for view in views:
-        both = [optimise(view, x, space, lambda y, x: (y - x).square().flatten(1).mean(1), steps, lr, seed=args.seed,
-                         keep=frames(steps))[2] for space in ("z", "w")]
+        both = [optimise(view, x, space, pixel_distance, steps, lr, seed=args.seed, keep=frames(steps))[2]
+                for space in ("z", "w")]
         all_rows += [torch.cat([*(step[i:i + 1] for step in path), x[i:i + 1]]) for i in range(len(x)) for path in both]
     print(f"columns: after {', '.join(map(str, frames(steps)))} steps of Adam, lr {lr}, then the original")
     return rows(*all_rows)

@@ -1,4 +1,5 @@
 import copy
+import functools
 import json
 import math
 import re
@@ -12,7 +13,8 @@ import torch
 from conftest import ROOT
 from test_alae import TWO, checkpoint_of
 from test_data import fill_zip
-from test_lia import MNIST, rows_of
+from test_lia import rows_of
+from test_lia import run as run_in_process
 from test_style import assert_equal_runs
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -349,19 +351,7 @@ BIGGAN = (*SMALL, "--backbone", "biggan", "--width", "32", "--batch", "8", *PATC
 STYLE = (*SMALL, "--backbone", "stylegan", "--width", "64", "--batch", "8", "--data", "set.zip")
 
 
-def run(*flags, until=math.inf):
-    """In this process, without what takes time and is tested elsewhere.  until: asked to stop after so many images."""
-    step = common.Run.step
-
-    def stopping(self, *args):
-        step(self, *args)
-        self.stop = self.seen >= until
-    with pytest.MonkeyPatch.context() as m, pytest.raises(KeyboardInterrupt) if until < math.inf else nullcontext():
-        m.setattr(common.Run, "step", stopping)
-        m.setattr(common.signal, "signal", lambda *_: None)
-        m.setattr(common, "curves", lambda *_: None)
-        m.setattr(data, "_mnist_mini", MNIST)
-        invgan.main([str(flag) for flag in flags])
+run = functools.partial(run_in_process, main=invgan.main)
 
 
 @pytest.fixture

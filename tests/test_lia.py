@@ -360,7 +360,7 @@ DECODERS = {"mlp": SMALL, "plain mlp": (*SMALL, *PLAIN), "dcgan": (*SMALL, "--ba
             "stylegan": EIGHT, "plain stylegan": (*EIGHT, *PLAIN)}
 
 
-def run(*flags, until=math.inf):
+def run(*flags, until=math.inf, main=lia.main):
     """In this process, without what takes time and is tested elsewhere.  until: asked to stop after so many images."""
     step = common.Run.step
 
@@ -372,7 +372,7 @@ def run(*flags, until=math.inf):
         m.setattr(common.signal, "signal", lambda *_: None)
         m.setattr(common, "curves", lambda *_: None)
         m.setattr(data, "_mnist_mini", MNIST)
-        lia.main([str(flag) for flag in flags])
+        main([str(flag) for flag in flags])
 
 
 @pytest.fixture
