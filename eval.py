@@ -38,7 +38,8 @@ import os
 import signal
 import sys
 import time
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,14 @@ class View:
     def made(self, w):
         """G(w) with fixed noise, (N, C, H, W), as many at a time as memory should hold."""
         return torch.cat([self.model.generate(b, noise="fixed") for b in w.split(self.batch)])
+
+    def encoded(self, x):
+        """The codes (N, nw) of images (N, C, H, W), as many at a time as memory should hold."""
+        return torch.cat([self.model.encode(b) for b in x.split(self.batch)])
+
+    def encoded_part(self, part, indices):
+        """The codes (n, nw) of images of a part."""
+        return torch.cat([self.model.encode(self.images(i, part)) for i in indices.split(self.batch)])
 
     def images(self, indices, part="test"):
         """Images of a part, float (N, C, H, W) in [-1, 1], on the device."""
@@ -299,7 +308,7 @@ def classifier_of(view, cache):
         _from_cache(path, view.device, net.load_state_dict)
         return net.eval().requires_grad_(False)
     print(f"training a classifier of {train.name} once, for Frechet ({name}) and label flips", flush=True)
-    _fit(net, view)
+    _fit(net, len(train), lambda i: nnf.cross_entropy(net(view.images(i, "train")), train.labels[i].to(view.device)))
     right = sum((net(view.images(i)).argmax(1).cpu() == view.test.labels[i]).sum().item()
                 for i in torch.arange(len(view.test)).split(500))
     net.accuracy.fill_(100 * right / len(view.test))
@@ -323,12 +332,12 @@ def _to_cache(path, value):
 
 
 @torch.enable_grad()
-def _fit(net, view, steps=1500, batch=128):
+def _fit(net, n, loss_of, steps=1500, batch=128):
+    """Train a classifier: loss_of(which of the n images) is what a step minimises."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for begin, _ in Count("images for the classifier", steps * batch, batch, shared=False):
-        chosen = data.order(len(view.train), 0, begin, batch)
-        loss = nnf.cross_entropy(net(view.images(chosen, "train")), view.train.labels[chosen].to(view.device))
+        loss = loss_of(data.order(n, 0, begin, batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -603,6 +612,16 @@ def svm_scores(w, x):
     return nnf.pad(x, (0, 1), value=1.0) @ w
 
 
+def average_precision(scores, truth):
+    """Mean of the precisions at each recall, weighted by its step; scores (N,), truth (N,) bool; ties are one step."""
+    ordered, order = scores.sort(descending=True)
+    hits = truth[order].double().cumsum(0)
+    end = torch.cat([ordered[1:] != ordered[:-1], truth.new_ones(1)])                   # the last of each tie
+    places = torch.arange(1, len(scores) + 1, device=scores.device)[end]
+    recall = hits[end] / hits[-1]
+    return (recall.diff(prepend=recall.new_zeros(1)) * hits[end] / places).sum().item()
+
+
 def classification(view):
     """Accuracies (%) of 1-NN and linear SVM on short and long features, fitted on the whole training part.  -> dict"""
     view.need("features")
@@ -641,20 +660,26 @@ def errors(view, indices):
     """Errors of the reconstructions of these test images, beside two floors.   -> dict
 
     mse, mae: means over pixels in [-1, 1], of reconstructions clipped to it;  mse_255: over pixels in [0, 255];  psnr:
-    mean over images of 10 log10(4 / mse), dB.  mse_mean_image: of the training mean as every reconstruction;
+    mean over images of 10 log10(4 / mse), dB;  mae_28: of padded digits' inner 28x28 pixels.
+    mse_mean_image: of the training mean as every reconstruction;
     mse_wrong_pair: of each reconstruction against the next image in `indices`.
     """
     view.need("encode", "generate")
     mean_image = training_mean(view)
-    means = Means(view.device, "mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair")
+    means = Means(view.device, "mse", "mae", "mae_28", "psnr", "mse_mean_image", "mse_wrong_pair")
+    padded = view.test.source == "mnist" and view.test.shape[1] == 32
     for begin, end in Count("test images", len(indices), view.batch):
         x, after = (t := with_next(view, indices, begin, end))[:-1], t[1:]
         y = common.reconstruct(view.model, x)
         mse = (y - x).square().flatten(1).mean(1)
-        means.add(mse=mse, mae=(y - x).abs().flatten(1).mean(1), psnr=10 * (4 / mse).log10(),
+        off = (y - x).abs()
+        means.add(mse=mse, mae=off.flatten(1).mean(1), mae_28=off[:, :, 2:-2, 2:-2].flatten(1).mean(1),
+                  psnr=10 * (4 / mse).log10(),
                   mse_mean_image=(mean_image - x).square().flatten(1).mean(1),
                   mse_wrong_pair=(y - after).square().flatten(1).mean(1))
     m = means.result()
+    if not padded:
+        del m["mae_28"]
     return dict(m, mse_255=m["mse"] * 127.5**2)
 
 
@@ -665,7 +690,8 @@ def with_next(view, indices, begin, end):
 
 def measure_errors(view, args):
     m = errors(view, test_indices(view, args))
-    return m, [f"MSE {m['mse']:.4f} on [-1, 1], {m['mse_255']:.1f} on [0, 255]   MAE {m['mae']:.4f}   "
+    digits = f" ({m['mae_28']:.4f} without the border)" if "mae_28" in m else ""
+    return m, [f"MSE {m['mse']:.4f} on [-1, 1], {m['mse_255']:.1f} on [0, 255]   MAE {m['mae']:.4f}{digits}   "
                f"PSNR {m['psnr']:.2f} dB",
                f"floors: MSE {m['mse_mean_image']:.4f} of the training-mean image, {m['mse_wrong_pair']:.4f} of "
                f"reconstructions paired with the wrong originals"], f"{of_test(view, m['n'])}, fixed noise"
@@ -1031,6 +1057,20 @@ PAPER = {
     "lia-2": {  # FID of samples, 50,000 and as many real images: FFHQ, LSUN cat, car, bedroom
         "StyleGAN": (6.23, 7.36, 3.09, 4.88), "LIA": (6.28, 7.08, 2.52, 4.36),
     },
+    "invgan-1": {  # FID by 500 and by 50,000 images: RandFID, RandRecFID, TsRecFID, IntTsFID; MAE; seconds an image
+        "GHFeat, FFHQ": ((49.65, 14.59), (56.71, 23.93), (None, 13.73), (68.45, 38.01), 0.129, 0.045),
+        "FFHQ Enc. (*)": ((46.82, 14.38), None, (88.48, None), None, 0.460, None),
+        "FFHQ MSE opt. (*)": ((46.82, 14.38), None, (58.04, None), None, 0.106, None),
+        "FFHQ In-D. Inv. (*)": ((46.82, 14.38), (52.02, None), (42.64, None), (71.83, None), 0.115, 99.76),
+        "InvGAN, DCGAN, MNIST": ((17.44, 6.10), (16.76, 4.25), (17.77, 4.70), (26.04, 11.44), 0.070, 3.3e-5),
+        "InvGAN, StyleGAN, CelebA": ((26.63, 4.81), (24.35, 3.51), (24.37, 4.14), (32.37, 15.60), 0.150, 1.0e-3),
+        "InvGAN, StyleGAN, FFHQ": ((49.14, 12.12), (44.42, 8.85), (41.14, 7.15), (49.52, 14.36), 0.255, 2.0e-3),
+    },
+    "invgan-2": {  # mean average precision and deviation over 20 attributes; rows: scored on; columns: trained on
+        "originals": ((0.81, 0.15), (0.77, 0.16), (0.79, 0.15)),
+        "tiles": ((0.79, 0.16), (0.80, 0.15), (0.78, 0.16)),
+        "reconstructions": ((0.81, 0.15), (0.78, 0.16), (0.81, 0.14)),
+    },
 }
 
 
@@ -1073,8 +1113,18 @@ def table_alae_2(runs, args):
             for (label, split), done in trials.items()}
 
 
+def cell(value, form=".2f"):
+    """A table's cell: a number, several, or nothing."""
+    if isinstance(value, tuple):
+        return "/".join(cell(v, form) for v in value)
+    return "-" if value is None else format(value, form)
+
+
 def beside_paper(name, columns, runs, args, measure):
-    """Print table `name`: the paper's rows, and what measure(view) -> (cells, protocol) gives of each run."""
+    """Print table `name`: the paper's rows, and what measure(view) -> (cells, protocol) gives of each run.
+
+    columns: name -> how its numbers are written.
+    """
     out, lines = {}, []
     for run in runs:
         view = View(run, args)
@@ -1084,17 +1134,17 @@ def beside_paper(name, columns, runs, args, measure):
         lines.append((view.args["label"] + ", ours", cells))
     print(f"{'':32}" + "".join(f"{c:>16}" for c in columns))
     for label, cells in [*((f"{label}, paper", cells) for label, cells in PAPER[name].items()), *lines]:
-        print(f"{label:32}" + "".join(f"{'-' if v is None else f'{v:.2f}':>16}" for v in cells))
+        print(f"{label:32}" + "".join(f"{cell(v, form):>16}" for v, form in zip_longest(cells, columns.values())))
     print(f"Evaluation code {common.code_version()}.")
     for label, row in out.items():
         print(f"{label}: {row['protocol']}")
     return out
 
 
-def frechet_of(view, args, kind):
-    """-> the Frechet distance of a kind of pictures, and what it depends on."""
-    m, lines, how = measure_frechet(view, args, [kind])
-    return next(v for k, v in m.items() if k in (f"fid_{kind}", f"frechet_{kind}")), f"{lines[0].split(':')[0]}; {how}"
+def frechet_of(view, args, *wanted):
+    """-> the Frechet distance of each kind of pictures, and what they depend on."""
+    m, lines, how = measure_frechet(view, args, wanted)
+    return *(m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted), f"{lines[0].split(':')[0]}; {how}"
 
 
 def table_lia_1(runs, args):
@@ -1105,8 +1155,8 @@ def table_lia_1(runs, args):
         m, e = measure_swd(view, args), errors(view, test_indices(view, args))
         return ((distance, m[0]["swd_reconstructions"], 1000 * e["mse"], e["mse_255"], 1000 * e["mse_mean_image"],
                  1000 * e["mse_wrong_pair"]), f"{how}; SWD: {m[2]}; MSE: {of_test(view, e['n'])}, fixed noise")
-    return beside_paper("lia-1", ("Frechet", "SWD", "MSE", "MSE, 0-255", "of mean image", "of wrong pairs"), runs, args,
-                        measure)
+    columns = "Frechet", "SWD", "MSE", "MSE, 0-255", "of mean image", "of wrong pairs"
+    return beside_paper("lia-1", dict.fromkeys(columns, ".2f"), runs, args, measure)
 
 
 def table_lia_2(runs, args):
@@ -1118,10 +1168,101 @@ def table_lia_2(runs, args):
         distance, how = frechet_of(view, args, "samples")
         return [distance if name == view.train.name else None for name in sets] + [
             distance if view.train.name not in sets else None], how
-    return beside_paper("lia-2", (*sets, "other data"), runs, args, measure)
+    return beside_paper("lia-2", dict.fromkeys([*sets, "other data"], ".2f"), runs, args, measure)
 
 
-TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2}
+def clock(view):
+    """The time, once the device has done what it was given."""
+    if view.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.time()
+
+
+def table_invgan_1(runs, args):
+    """InvGAN's table 1: Frechet distances of 500 and of 50,000 (-n) images, or as many as there are, of samples, these
+    reconstructed, test images reconstructed, and midpoints of these; MAE; seconds to encode and decode an image."""
+    names = {"samples": "Rand", "resamples": "RandRec", "reconstructions": "TsRec", "midpoints": "IntTs"}
+
+    def measure(view):
+        view.need("prior", "map", "encode")
+        (*few, how_few), (*many, how) = (frechet_of(view, Namespace(**{**vars(args), "n": n}), *names)
+                                         for n in (500, args.n or 50_000))
+        e, x = errors(view, test_indices(view, args)), view.images(torch.arange(min(view.batch, len(view.test))))
+        common.reconstruct(view.model, x)                       # the first call also prepares
+        began = clock(view)
+        common.reconstruct(view.model, x)
+        seconds = (clock(view) - began) / len(x)
+        return [*zip(few, many, strict=True), e["mae"], seconds, e.get("mae_28")], (
+            f"{how_few}; and {how}; MAE: {of_test(view, e['n'])}, fixed noise, floors (MSE) {e['mse_mean_image']:.4f} "
+            f"of the mean image, {e['mse_wrong_pair']:.4f} of wrong pairs, itself {e['mse']:.4f}; seconds: {len(x)} "
+            f"images at once on {view.device.type}, {torch.get_num_threads()} threads")
+    columns = {**dict.fromkeys(names.values(), ".2f"), "MAE": ".3f", "s an image": ".1e", "MAE, 28x28": ".3f"}
+    out = beside_paper("invgan-1", columns, runs, args, measure)
+    print("Frechet distances by 500 and by 50,000 images (as many as there are).  MAE marked with a star: the paper's "
+          "roots of mean squares, which are no less")
+    return out
+
+
+@torch.no_grad()
+def table_invgan_2(runs, args):
+    """InvGAN's table 2, of a run and one of --patches on the first one's data: whether reconstructions, whole and tile
+    by tile, keep what classifiers see.
+
+    For each class or attribute (--only) a network of torchvision (--classifier) is trained for --epochs on originals
+    and on either's reconstructions of the training part (the first -n), and scored on those of the whole test part.
+    """
+    if len(runs) != 2:
+        raise Error("table invgan-2 takes two runs: one of whole images, and one of --patches")
+    view, tiler = (View(run, args) for run in runs)
+    names, y, y_test = attributes(view, args.only)
+    made = dict(originals=lambda x: x, tiles=lambda x: through_tiles(tiler, x),
+                reconstructions=lambda x: common.reconstruct(view.model, x))
+    many = min(args.n or len(y), len(y))
+    train, test = ({kind: torch.cat([common.to_uint8(make(view.images(torch.arange(begin, end), part)).expand(
+        -1, 3, -1, -1)) for begin, end in Count(f"{part}: {kind}", n, view.batch, shared=False)])
+        for kind, make in made.items()} for part, n in (("train", many), ("test", len(y_test))))
+    precisions = {kind: {scored: [] for scored in made} for kind in made}
+    for name, target, truth in zip(names, y[:many].T.float(), y_test.T, strict=True):
+        if target.min() == target.max() or truth.all() or not truth.any():
+            print(f"  {name}: left out, for all images are alike in it")
+            continue
+        for kind, x in train.items():
+            net = binary_classifier(x, target.to(view.device), args)
+            for scored, images in test.items():
+                scores = torch.cat([net(common.to_float(part)).flatten() for part in images.split(256)])
+                precisions[kind][scored].append(average_precision(scores, truth.to(view.device)))
+            print(f"  {name}, trained on {kind}: " + "  ".join(
+                f"{scored} {precisions[kind][scored][-1]:.3f}" for scored in made), flush=True)
+    out = {scored: {kind: (float(np.mean(precisions[kind][scored])), float(np.std(precisions[kind][scored])))
+                    for kind in made} for scored in made}
+    print(f"{'scored on':32}" + "".join(f"{kind:>20}" for kind in made) + "   (trained on)")
+    for scored, row in out.items():
+        print(f"{scored + ', paper':32}" + "".join(f"{cell(v):>20}" for v in PAPER["invgan-2"][scored]))
+        print(f"{scored + ', ours':32}" + "".join(f"{cell(v):>20}" for v in row.values()))
+    print(f"Average precision, its mean and deviation over {len(precisions['tiles']['tiles'])} labels, by "
+          f"{args.classifier}, {args.epochs} epochs of {many:,} images, scored on {len(y_test):,}; always saying yes "
+          f"has {y_test.float().mean().item():.2f}; tiles by {tiler.title} ({tiler.protocol}); {view.title} "
+          f"({view.protocol}); evaluation code {common.code_version()}")
+    return out
+
+
+def binary_classifier(x, target, args):
+    """A network of torchvision that tells whether target (N,) of uint8 images x (N, 3, H, W) is 1; Adam, one-cycle
+    rate (ours)."""
+    from torchvision.models import get_model
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(args.seed)
+            net = get_model(args.classifier, weights=None, num_classes=1).to(x.device)
+    except ValueError as e:
+        raise Error(f"--classifier: {e}; name one of torchvision's, such as resnet18") from None
+    _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(net(common.to_float(x[i])).flatten(), target[i]),
+         max(args.epochs * len(x) // 64, 1), 64)
+    return net
+
+
+TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2, "invgan-1": table_invgan_1,
+          "invgan-2": table_invgan_2}
 
 
 # -------------------------------------------------------------------------------------------------- 7 Inversion
@@ -1229,13 +1370,9 @@ def invert(args):
 
     for space in todo:
         codes(space, x[:view.batch], steps=1)           # the first call also prepares
-        if view.device.type == "cuda":
-            torch.cuda.synchronize()
-        began = time.time()
+        began = clock(view)
         v, w, path = zip(*(codes(space, part) for part in x.split(view.batch)), strict=True)
-        if view.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds, y = (time.time() - began) / len(x), view.made(torch.cat(w)).clamp(-1, 1)
+        seconds, y = (clock(view) - began) / len(x), view.made(torch.cat(w)).clamp(-1, 1)
         mse, wrong = ((y - other).square().mean().item() for other in (x, x.roll(1, 0)))
         name = space if space == "encoder" else f"{args.method}, {space}"
         out[name] = dict(mse=mse, mse_wrong_pair=wrong, mse_mean_image=floor, seconds=seconds, n=len(x))
@@ -1255,6 +1392,21 @@ def invert(args):
     return out
 
 
+def attributes(view, only=()):
+    """-> names of a set's classes or attributes, those in `only` if any, and who has them: (N, A), (M, A) bool of the
+    training and of the test part.  Raises Error where there are none."""
+    y, y_test = view.train.labels, view.test.labels
+    if y is None:
+        raise Error(f"{view.train.name} has no labels; take a set with classes or attributes")
+    if y.ndim == 1:
+        y, y_test = (nnf.one_hot(t.clamp(min=0), int(y.max()) + 1).bool() for t in (y, y_test))
+    names = [str(name) for name in view.train.label_names or range(y.shape[1])]
+    if unknown := [name for name in only if name not in names]:
+        raise Error(f"{view.train.name} has no label {unknown[0]!r}; it has {', '.join(names)}")
+    chosen = [names.index(name) for name in only or names]
+    return [names[i] for i in chosen], y[:, chosen], y_test[:, chosen]
+
+
 @torch.no_grad()
 def boundary(args):
     """Linear boundaries in w from the labels of the data: a file boundaries/NAME.npy, a unit normal, an attribute.
@@ -1263,19 +1415,11 @@ def boundary(args):
     """
     view = View(args.run, args)
     view.need("encode")
-    y, y_test = view.train.labels, view.test.labels
-    if y is None:
-        raise Error(f"{view.train.name} has no labels to fit a boundary to; take a set with classes or attributes")
-    if y.ndim == 1:
-        y, y_test = (nnf.one_hot(t.clamp(min=0), int(y.max()) + 1).bool() for t in (y, y_test))
-    names = [str(name) for name in view.train.label_names or range(y.shape[1])]
-    if unknown := [name for name in args.only if name not in names]:
-        raise Error(f"{view.train.name} has no label {unknown[0]!r}; it has {', '.join(names)}")
+    names, y, y_test = attributes(view, args.only)
     chosen, out = torch.linspace(0, len(y) - 1, min(args.n or 20_000, len(y))).long(), {}
-    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in indices.split(view.batch)])
+    w, w_test = (view.encoded_part(part, indices)
                  for part, indices in (("train", chosen), ("test", torch.arange(len(y_test)))))
-    for name in args.only or names:
-        target, truth = (t[:, names.index(name)].to(view.device) for t in (y[chosen], y_test))
+    for name, target, truth in zip(names, y[chosen].to(view.device).T, y_test.to(view.device).T, strict=True):
         if target.all() or not target.any():
             print(f"  {name:24} left out: all {len(chosen):,} training images are alike in it")
             continue
@@ -1428,7 +1572,7 @@ def figure_mixing(views, args):
                 raise Error(f"figure mixing takes {n + m} images, {n} sources (-n) and {m} destinations, and "
                             + (f"--images names {len(x)}" if args.images else f"there are {len(x)} test images"))
             x = x[:n + m]
-            w = torch.cat([view.model.encode(b) for b in x.split(view.batch)])
+            w = view.encoded(x)
         blank, destination = torch.ones_like(x[:1]), n
         picture = [torch.cat([blank, x[:n]])]
         for _, band, count in bands:
@@ -1511,7 +1655,7 @@ def figure_manipulate(views, args):
         view.need("encode", "generate")
         w = view.model.encode(x)
         some = torch.arange(min(1000, len(view.test)))
-        known = torch.cat([view.model.encode(view.images(i)) for i in some.split(view.batch)])
+        known = view.encoded_part("test", some)
         for path in args.boundary:
             normal = read_normal(path, view)
             deviation = (known @ normal).std()

@@ -335,7 +335,7 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None):
 PRESETS = {  # ours: the paper states none
     "mlp":                  dict(nz=50, nw=50, batch=128, lr=0.002, kimg=2000, snapshot_kimg=100),
     "mlp on mnist-mini":    dict(kimg=400, snapshot_kimg=10),
-    "dcgan":                dict(nz=64, nw=64, batch=64, lr=0.002, kimg=1000, snapshot_kimg=25),
+    "dcgan":                dict(nz=64, nw=64, batch=32, lr=0.006, gamma=1.0, kimg=1000, snapshot_kimg=25),
     "dcgan on mnist":       dict(kimg=1200),
     "dcgan on mnist-mini":  dict(kimg=200, snapshot_kimg=10),
     "biggan":               dict(nz=128, nw=128, batch=64, lr=0.0001, lr_d=0.0004, kimg=5000, snapshot_kimg=100),
@@ -356,7 +356,7 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--variant", default="full", choices=LABELS, help="eq. 3, or the models of section 4.4")
     add("--gan-loss", default="logistic", choices=["logistic", "hinge"], help="form of eq. 1")
-    add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (stylegan: 10)")
+    add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (dcgan: 1; stylegan: 10)")
     add("--lr-d", type=common.positive(float), default=0.0, help="learning rate of D (default: --lr; biggan: 0.0004)")
     add("--w-weight", type=float, default=1.0, help="of || w - D(G(w)) ||^2, over w and w_R (eq. 3)")
     add("--fm-weight", type=float, default=1.0, help="of feature matching (eq. 2)")
