@@ -28,6 +28,7 @@ import functools
 import hashlib
 import http.client
 import io
+import itertools
 import json
 import math
 import os
@@ -42,7 +43,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 CUTS = {  # sets that are folders or zips: what they are, how many (0: any number); split: end of the training part,
           # begin of the test part, counted from the end if below 0.  The first split is the default
@@ -470,12 +471,26 @@ def _survey(store, skip_bad):
     return grey, smallest
 
 
-def read_image(path, shape):
-    """The image file at path as a uint8 tensor of shape (C, H, W).  Raises DataError where there is none."""
-    try:
-        return torch.tensor(to_array(Image.open(path), shape[0], shape[:0:-1]))
-    except BROKEN as e:
-        raise DataError(f"{path} cannot be read as an image ({e}); name another file") from None
+def read_images(paths, channels, size=None, n=None):
+    """Image files, and the first n of folders, zips and GIFs -> uint8 (N, channels, H, W); size (H, W), or None: that
+    of the first image.  Raises DataError where one cannot be read."""
+    out = []
+    for path in map(Path, paths):
+        try:
+            if path.is_dir() or path.suffix.lower() == ".zip":
+                store = Store(path)
+                pictures = (store.image(name, None) for name in store.images)
+            else:
+                pictures = ImageSequence.Iterator(Image.open(path))
+            before = len(out)
+            for image in itertools.islice(pictures, n):
+                size = size or ImageOps.exif_transpose(image).size[::-1]
+                out.append(torch.tensor(to_array(image, channels, tuple(size)[::-1])))
+        except BROKEN as e:
+            raise DataError(f"{path} cannot be read as an image ({e}); name another file") from None
+        if len(out) == before:
+            raise DataError(f"{path} holds no images; name another")
+    return torch.stack(out)
 
 
 class Reader:

@@ -12,6 +12,9 @@
     python eval.py figure interpolation RUN...     LIA's figures 6, 9, 11, 12; path: 13; manipulate: 4, 17
     python eval.py figure gradients RUN...         LIA's figure 7, of runs with --log-gradients
     python eval.py table lia-1 RUN...              LIA's tables 1 and (lia-2) 2
+    python eval.py table invgan-1 RUN...           InvGAN's table 1;  invgan-2 RUN TILES: its table 2
+    python eval.py figure inpaint RUN...           InvGAN's figures 2, 8; also merge, edit, styles;  variants: 5
+    python eval.py figure tiles RUN...             InvGAN's figure 4; deblur: 3; frames: 6
     python eval.py invert RUN [IMAGE...]           codes by optimisation, beside the encoder's
     python eval.py boundary RUN                    boundaries of labels in w, for figure manipulate
     python eval.py compare RUN RUN...              the same images through several runs: errors and a picture
@@ -24,9 +27,10 @@ generate, encode, features, prior.
     3  Counting     Count, Means
     4  Distances    Moments, frechet, kernel_distance, sliced_wasserstein, sharpness, slerp, one_nn, linear_svm
     5  Measures     what `metrics` prints: errors, latent, sharpness, frechet, flips, classifiers, lpips, ppl, swd
-    6  Tables       PAPER, table_alae_2, table_lia_1, table_lia_2
+    6  Tables       PAPER, table_alae_2, table_lia_1, table_lia_2, table_invgan_1, table_invgan_2
     7  Inversion    optimise, invert, boundary
-    8  Figures      samples, reconstructions, traversal, morph, mixing, interpolation, manipulate, path, gradients
+    8  Figures      samples, reconstructions, traversal, morph, mixing, interpolation, manipulate, path, gradients;
+                    styles, variants, inpaint, merge, edit, tiles, deblur, frames
     9  Commands
 """
 import functools
@@ -1477,10 +1481,10 @@ def bilinear(corners, steps):
 def real_images(views, args, choose):
     """Real images (N, C, H, W) for all views: those of --images, else choose(view, shared test images) of these."""
     if args.images:
-        shape = views[0].test.shape
-        if any(v.test.shape != shape for v in views):
+        c, *size = views[0].test.shape
+        if any(v.test.shape != (c, *size) for v in views):
             raise Error("the runs' images differ in size or colour, so they cannot share --images; draw them apart")
-        return common.to_float(torch.stack([data.read_image(p, shape) for p in args.images])).to(views[0].device)
+        return common.to_float(data.read_images(args.images, c, size)).to(views[0].device)
     shared = shared_test_images(views)[0]
     return views[0].images(shared[choose(views[0], shared)])
 
@@ -1546,6 +1550,14 @@ def figure_morph(views, args):
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, None, 1))      # first, end layer; rows in the figure
 
 
+def style_layers(view):
+    """How many layers read a style, of those that have grown.  Raises Lacks where all read one w."""
+    view.need("generate")
+    if view.model.num_layers == 1:
+        raise Lacks(f"{view.run} ({view.args['backbone']}) reads one w, with no styles to mix; take a stylegan run")
+    return 2 * view.growing.top + 2
+
+
 def figure_mixing(views, args):
     """Style mixing (ALAE fig. 9): on top sources, on the left destinations, and the destinations with coarse (layers
     0-3: three rows), middle (4-7: two rows) or fine styles (8 and above: a row) of the sources; a panel a run.
@@ -1554,11 +1566,7 @@ def figure_mixing(views, args):
     """
     pictures = []
     for view in views:
-        view.need("generate")
-        layers = view.model.num_layers
-        if layers == 1:
-            raise Lacks(f"{view.run} ({view.args['backbone']}) reads one w, with no styles to mix; take a stylegan run")
-        used = 2 * view.growing.top + 2                                     # layers that have grown
+        used, layers = style_layers(view), view.model.num_layers
         bands = [(name, range(a, min(b or used, used)), rows_of) for name, a, b, rows_of in MIXED if a < used]
         n, m = args.n or 5, sum(count for *_, count in bands)
         if args.generated:
@@ -1585,6 +1593,197 @@ def figure_mixing(views, args):
         print(f"{view.run.name}: rows from the second on: " + ", ".join(
             f"{count} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, count in bands))
     return stack(*pictures)
+
+
+def figure_styles(views, args):
+    """The first 0, 1, 2 ... style vectors of one image's code in the place of another's, between the two images
+    (InvGAN figs. 2, 8); -n pairs of real images, a block a run."""
+    x, all_rows = real_images(views, args, lambda *_: slice(2 * (args.n or 4))), []
+    for view in views:
+        used, layers = style_layers(view), view.model.num_layers
+        view.need("encode")
+        first = torch.arange(layers, device=view.device) < torch.arange(used + 1, device=view.device)[:, None]
+        w = view.encoded(x)
+        all_rows += [torch.cat([x[i:i + 1], view.made(torch.where(first[:, :, None], b, a)), b_x[None]])
+                     for i, (a, b, b_x) in enumerate(zip(w, w[1:], x[1:], strict=False)) if i % 2 == 0]
+    return rows(*all_rows)
+
+
+def figure_variants(views, args):
+    """Test images, and under each row of them, a pair of rows a run: reconstructions and absolute differences (InvGAN
+    fig. 5)."""
+    for view in views:
+        view.need("encode", "generate")
+    x = real_images(views, args, lambda *_: slice(args.n or 16))
+    made = [common.reconstruct(view.model, x) for view in views]
+    return blocks(x, *(row for y in made for row in (y, difference(x, y))))
+
+
+def difference(x, y):
+    """|x - y|, black where they agree, white where they are as far apart as can be."""
+    return (x - y).abs() - 1
+
+
+def remade(views, *rows_of_images):
+    """Rows of images, the last of them composed of the others, and its reconstruction, a row a run."""
+    for view in views:
+        view.need("encode", "generate")
+    return blocks(*rows_of_images, *(common.reconstruct(view.model, rows_of_images[-1]) for view in views))
+
+
+def figure_inpaint(views, args):
+    """Test images, the same with a square of a third of their height set to 0 at a random place, and the
+    reconstructions of these, a row a run (InvGAN figs. 2, 8)."""
+    x, rng = real_images(views, args, lambda *_: slice(args.n or 16)), np.random.RandomState(args.seed)
+    side, cut = x.shape[2] // 3, x.clone()
+    for image in cut:
+        top, left = (rng.randint(0, length - side + 1) for length in x.shape[2:])
+        image[:, top:top + side, left:left + side] = 0
+    return remade(views, x, cut)
+
+
+def figure_merge(views, args):
+    """Pairs of test images, the left half of the first beside the right half of the second, or, where the --mask is
+    white, the second in the first, and the reconstructions of these, a row a run (InvGAN figs. 2, 8)."""
+    x = real_images(views, args, lambda *_: slice(2 * (args.n or 16)))
+    if len(x) % 2:
+        raise Error(f"figure merge takes pairs of images, not {len(x)}; name one more by --images")
+    a, b = x.chunk(2)
+    mask = torch.arange(a.shape[3], device=a.device) >= a.shape[3] // 2
+    if args.mask:
+        mask = common.to_float(data.read_images([args.mask], 1, a.shape[2:])).to(a.device) > 0
+    return remade(views, a, b, torch.where(mask, b, a))
+
+
+def figure_edit(views, args):
+    """Files that were edited by hand (--images), over their reconstructions, a row a run (InvGAN figs. 2, 8)."""
+    if not args.images:
+        raise Error("figure edit reconstructs what you have edited; name the files by --images")
+    return remade(views, real_images(views, args, None))
+
+
+def tile(x, size):
+    """Images (N, C, H, W) -> their tiles, row by row, (N, H/size * W/size, C, size, size).   (InvGAN 3.3)"""
+    return x.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+
+
+def untile(tiles, columns):
+    """`tile` backwards: (N, n, C, size, size) -> (N, C, n / columns * size, columns * size)."""
+    return tiles.unflatten(1, (-1, columns)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def codes_of_tiles(view, x):
+    """Images (N, c, H, W), grey or RGB -> the codes of their tiles, (N, n, nw), each inverted alone.   (InvGAN 3.3)
+
+    Raises Error for sizes that are no multiple of the run's.
+    """
+    view.need("encode", "generate")
+    (c, *shape), (h, w) = view.model.image_shape, x.shape[2:]
+    if shape[0] != shape[1]:
+        raise Error(f"{view.run} makes images of {shape[1]}x{shape[0]}; tiles are square, so take another run")
+    if h % (size := shape[0]) or w % size:
+        raise Error(f"images of {w}x{h} do not cut into {view.run}'s tiles of {size}; pass --resolution "
+                    f"{max(w // size, 1) * size}x{max(h // size, 1) * size}")
+    if c < x.shape[1]:
+        raise Error(f"{view.run} makes grey images, and these are RGB; take a run on RGB images")
+    tiles = tile(x.expand(-1, c, -1, -1), size)
+    return view.encoded(tiles.flatten(0, 1)).unflatten(0, tiles.shape[:2])
+
+
+def from_tiles(view, codes, like):
+    """Images of codes of tiles (N, n, nw), as wide and as colourful as `like`, in [-1, 1]."""
+    x = untile(view.made(codes.flatten(0, 1)).unflatten(0, codes.shape[:2]), like.shape[3] // view.model.image_shape[2])
+    return (x if x.shape[1] == like.shape[1] else x.mean(1, keepdim=True)).clamp(-1, 1)
+
+
+def through_tiles(view, x):
+    """Images (N, C, H, W) reconstructed tile by tile."""
+    return from_tiles(view, codes_of_tiles(view, x), x)
+
+
+def whole_images(view, args, paths):
+    """Real images that tiles are cut from, (N, C, H, W): of these files, the first -n of a folder or zip, at their own
+    size or --resolution; else the first -n test images of a run of --patches, whole."""
+    c, (w, h) = view.test.shape[0], data.parse_resolution(args.resolution) or (0, 0)
+    if paths:
+        x = data.read_images(paths, c, (h, w) if h else None, args.n or 4)
+    else:
+        x = getattr(view.test, "images", view.test).take(torch.arange(min(args.n or 4, len(view.test))))
+    return common.to_float(x).to(view.device)
+
+
+def figure_tiles(views, args):
+    """Images of any size, their reconstructions tile by tile, and the absolute differences, in three columns; -n
+    images, a block a run (InvGAN fig. 4)."""
+    x = whole_images(views[0], args, args.images)
+    made = [through_tiles(view, x) for view in views]
+    for view, y in zip(views, made, strict=True):
+        wrong = (y.roll(1, 0) - x).square().mean()
+        print(f"{view.title}: MSE {(y - x).square().mean():.4f}  MAE {(y - x).abs().mean():.4f}  floors MSE "
+              f"{(x - x.mean((2, 3), keepdim=True)).square().mean():.4f} of each image's mean colour" + (
+              f", {wrong:.4f} of wrong pairs" * (len(x) > 1)) + f" ({len(x)} images of {x.shape[3]}x{x.shape[2]}, "
+              f"fixed noise; {view.protocol})")
+    return rows(*(torch.stack(row) for y in made for row in zip(x, y, difference(x, y), strict=True)))
+
+
+EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN fig. 3 shows three strengths, and does not name them
+
+
+def figure_deblur(views, args):
+    """De-blurring by extrapolation in the codes of tiles (InvGAN 4.3, fig. 3): an image, its half size enlarged again
+    (bicubic), the reconstruction of that, and w + a (w - w of that blurred), a = 0.5, 1, 2; -n images, a block a run.
+
+    The paper's text has the opposite sign, which blurs.  Blurred: by a Gaussian of deviation 1 pixel.
+    """
+    x = whole_images(views[0], args, args.images)
+    low = nnf.interpolate(nnf.avg_pool2d(x, 2), scale_factor=2, mode="bicubic").clamp(-1, 1)
+    taps = torch.exp(-torch.arange(-3, 4, device=x.device).square() / 2.0)
+    kernel = (taps.outer(taps) / taps.sum().square()).expand(x.shape[1], 1, 7, 7)
+    blurred = nnf.conv2d(nnf.pad(low, (3, 3, 3, 3), mode="reflect"), kernel, groups=x.shape[1])
+    all_rows = []
+    for view in views:
+        w, w_blurred = codes_of_tiles(view, low), codes_of_tiles(view, blurred)
+        columns = [x, low, *(from_tiles(view, w + a * (w - w_blurred), x) for a in (0, *EXTRAPOLATION))]
+        all_rows += [torch.stack(row) for row in zip(*columns, strict=True)]
+        print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
+            f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(
+                ("enlarged", "reconstructed", *(f"a = {a:g}" for a in EXTRAPOLATION)), columns[1:], strict=True)))
+    return rows(*all_rows)
+
+
+WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames (InvGAN's figure 6 does not say)
+
+
+def between(codes, n):
+    """Codes of frames (T, ...) -> those of (T - 1) n + 1: means of neighbours by a Gaussian window.   (InvGAN 4.3)"""
+    at = torch.arange((len(codes) - 1) * n + 1, device=codes.device)[:, None] / n
+    weights = torch.exp(-(at - torch.arange(len(codes), device=codes.device)).square() / (2 * WINDOW**2))
+    return torch.einsum("st,t...->s...", weights / weights.sum(1, keepdim=True), codes)
+
+
+def figure_frames(views, args):
+    """Frames of a video (--frames, a folder or a GIF), their reconstructions tile by tile, and -n (4) times as many,
+    averages of neighbours' codes (InvGAN fig. 6); also written as NAME.gif and frame by frame into a folder NAME."""
+    from PIL import Image
+    if not args.frames or len(views) > 1:
+        raise Error("figure frames takes one run, and --frames, a folder of images or a GIF")
+    view, times = views[0], args.n or 4
+    args.n = 1000                                                                       # frames
+    x = whole_images(view, args, [args.frames])
+    if len(x) < 2:
+        raise Error(f"{args.frames} has one frame, and interpolation needs two or more")
+    codes = codes_of_tiles(view, x)
+    y, many = (from_tiles(view, w, x[:1]) for w in (codes, between(codes, times)))
+    folder = Path(args.out or view.run / "figures" / "frames.png").with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = [common.grid(frame[None].cpu(), 1) for frame in many]
+    for i, picture in enumerate(pictures):
+        common.save_png(folder / f"{i:04d}.png", picture)
+    first, *others = map(Image.fromarray, pictures)
+    first.save(folder.with_suffix(".gif"), save_all=True, append_images=others, duration=80, loop=0)
+    print(f"wrote {folder.with_suffix('.gif')}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, "
+          f"reconstructed (MSE {(y - x).square().mean():.4f}), and with {times - 1} more between neighbours")
+    return stack(*(rows(part) for t in (x, y, many) for part in [t[:16]]))
 
 
 def figure_traversal(views, args):
@@ -1725,16 +1924,19 @@ def figure_gradients(views, args):
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
-NO_TRUNCATION = dict(truncation=1.0, truncation_layers=8)
 FIGURES = {"samples": figure_samples, "reconstructions": figure_reconstructions, "traversal": figure_traversal,
            "morph": figure_morph, "mixing": figure_mixing, "interpolation": figure_interpolation,
-           "manipulate": figure_manipulate, "path": figure_path, "gradients": figure_gradients}
+           "manipulate": figure_manipulate, "path": figure_path, "gradients": figure_gradients,
+           "styles": figure_styles, "variants": figure_variants, "inpaint": figure_inpaint, "merge": figure_merge,
+           "edit": figure_edit, "tiles": figure_tiles, "deblur": figure_deblur, "frames": figure_frames}
 ALIASES = {"alae-3": "reconstructions", "alae-4": "traversal", "alae-5": "reconstructions", "alae-6": "samples",
            "alae-7": "reconstructions", "alae-8": "reconstructions", "alae-9": "mixing", "faae-5": "reconstructions",
            "faae-6": "reconstructions", "faae-7": "reconstructions", "faae-8": "samples", "faae-9": "morph",
            **{f"lia-{i}": name for name, those in dict(
                reconstructions=(3, 5, 14, 15, 16), manipulate=(4, 17), interpolation=(6, 9, 11, 12), gradients=(7, 18),
-               samples=(8,), mixing=(10,), path=(13,)).items() for i in those}}
+               samples=(8,), mixing=(10,), path=(13,)).items() for i in those},
+           "invgan-2": "styles", "invgan-3": "deblur", "invgan-4": "tiles", "invgan-5": "variants",
+           "invgan-6": "frames", "invgan-7": "reconstructions", "invgan-8": "styles"}
 
 
 # --------------------------------------------------------------------------------------------------- 9 Commands
@@ -1803,14 +2005,15 @@ def figure(args):
     name = ALIASES.get(args.name, args.name)
     if name not in FIGURES:
         raise Error(f"there is no figure {args.name!r}; there are {', '.join([*FIGURES, *ALIASES])}")
-    if args.images and (name in ("samples", "traversal", "gradients") or args.generated):
+    if args.images and (name in ("samples", "traversal", "gradients", "frames") or args.generated):
         raise Error(f"figure {name} shows no real images{' with --generated' * args.generated}; leave --images out")
     if args.truncation_layers != 8 and args.truncation == 1:
         raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
-    for flag, of in dict(generated="mixing", truncation="samples", truncation_layers="samples",
-                         boundary="manipulate").items():
-        if name != of and getattr(args, flag) != NO_TRUNCATION.get(flag, [] if flag == "boundary" else False):
-            raise Error(f"--{flag.replace('_', '-')} is for figure {of}; leave it out")
+    for flag, (of, unset) in dict(generated=("mixing", False), truncation=("samples", 1.0), mask=("merge", ""),
+                                  truncation_layers=("samples", 8), boundary=("manipulate", []), frames=("frames", ""),
+                                  resolution=("tiles deblur frames", "auto")).items():
+        if name not in of.split() and getattr(args, flag) != unset:
+            raise Error(f"--{flag.replace('_', '-')} is for figure {of.replace(' ', ', ')}; leave it out")
     views = [View(run, args) for run in args.runs]
     picture = FIGURES[name](views, args)
     write_picture(picture, args.out or (views[0].run / "figures" if len(views) == 1 else Path()) / f"{name}.png")
@@ -1884,6 +2087,10 @@ def parse_args(argv=None):
             add("--inception", default="", metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth")
             add("--batch", type=common.positive(int), default=0,
                 help="images at a time; default: by their size (random noise depends on it)")
+        if name == "table":
+            add("--classifier", default="resnet50", metavar="NAME", help="invgan-2: a network of torchvision")
+            add("--epochs", type=common.positive(int), default=20, help="invgan-2: of each classifier")
+            add("--only", nargs="+", default=[], metavar="NAME", help="invgan-2: of these labels; after RUN")
         if name in ("metrics", "invert"):
             add("--vgg", default="", metavar="FILE", help="vgg16-397923af.pth, for lpips, ppl and --loss vgg9")
         if name in ("metrics", "table", "invert"):
@@ -1905,6 +2112,9 @@ def parse_args(argv=None):
             add("--images", nargs="+", default=[], metavar="PATH", help="real images in place of the test part's "
                 "(morph: 4; mixing: -n sources, then 6 destinations, 5 below 64 px)")
             add("--generated", action="store_true", help="mixing: samples in place of real images")
+            add("--mask", default="", metavar="FILE", help="merge: white where the second image is to be")
+            add("--frames", default="", metavar="PATH", help="frames: a folder of images, or a GIF")
+            add("--resolution", default="auto", metavar="N|WxH", help="tiles, deblur, frames: of --images and --frames")
             add("--boundary", nargs="+", default=[], metavar="FILE", help="manipulate: .npy of normals in w")
             add("--truncation", type=common.positive(float), default=1.0, metavar="PSI",
                 help="samples: w is drawn towards the mean w, to PSI times its distance (StyleGAN 0.7; default: not)")
@@ -1942,7 +2152,7 @@ def main(argv=None):
     json_folder = Path(vars(args).get("json", "")).parent
     if not json_folder.is_dir():
         raise Error(f"there is no folder {json_folder}; make it, or name another file by --json")
-    shared = args.command in ("metrics", "compare") or vars(args).get("name") in ("lia-1", "lia-2")
+    shared = args.command in ("metrics", "compare") or vars(args).get("name") in ("lia-1", "lia-2", "invgan-1")
     if not rank or shared:                                      # the others are the first process's work
         result = args.function(args)
         if args.command != "figure":

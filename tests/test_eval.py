@@ -610,7 +610,7 @@ def test_figures_of_given_images(dummy, tmp_path, script):
     panel = torch.from_numpy(np.array(Image.open(tmp_path / "b.png")))[:, :, 0].double()
     cells = [panel[2 + 30 * r:30 + 30 * r, 2 + 30 * c:30 + 30 * c] for r in (0, 2) for c in (0, 2)]
     for path, cell in zip(paths, cells, strict=False):                              # G(E(x)) = 0.9 x
-        x = common.to_float(data.read_image(path, (1, 28, 28)))[0]
+        x = common.to_float(data.read_images([path], 1, (28, 28)))[0, 0]
         assert (cell - (0.9 * x + 1) * 127.5).abs().max() <= 1
     err = script("eval.py", "figure", "samples", run, "--images", paths[0], code=2).stderr
     assert "figure samples shows no real images; leave --images out" in err

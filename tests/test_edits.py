@@ -1,0 +1,241 @@
+"""The tables and figures of the InvGAN paper, on conftest's Dummy: G(w) is dim w, E(x) = x, on digits of 28x28."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import options
+from PIL import Image
+from test_data import fill, fill_zip
+from test_invert import cells, shown
+
+import common
+import data
+import eval as evaluation
+
+INNER = np.s_[:, :, 2:-2, 2:-2]
+
+
+def noise_file(path, w, h, mode="L"):
+    pixels = np.random.RandomState(w + h).randint(0, 256, (h, w) if mode == "L" else (h, w, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_average_precision():
+    from sklearn.metrics import average_precision_score
+    rng = np.random.RandomState(0)
+    for n, ties in ((50, False), (300, True), (3, False)):
+        scores, truth = rng.randn(n), rng.rand(n) < 0.3
+        truth[0] = True
+        scores = scores.round() if ties else scores
+        ours = evaluation.average_precision(torch.from_numpy(scores), torch.from_numpy(truth))
+        assert ours == pytest.approx(average_precision_score(truth, scores))
+    assert evaluation.average_precision(torch.tensor([3.0, 2, 1]), torch.tensor([True, False, True])) == pytest.approx(
+        (1 + 2 / 3) / 2)
+
+
+def test_tile_and_untile():
+    x = torch.arange(2 * 3 * 8 * 12).view(2, 3, 8, 12)
+    tiles = evaluation.tile(x, 4)
+    assert tiles.shape == (2, 6, 3, 4, 4)
+    assert torch.equal(tiles[1, 4], x[1, :, 4:8, 4:8])                          # row by row
+    assert torch.equal(evaluation.untile(tiles, 3), x)
+
+
+def test_codes_of_tiles(dummy):
+    view = evaluation.View(dummy("run", dim=0.5), options())
+    x = torch.rand(2, 1, 56, 84) * 2 - 1
+    codes = evaluation.codes_of_tiles(view, x)
+    torch.testing.assert_close(codes[1, 3], x[1, 0, 28:, :28].flatten())
+    torch.testing.assert_close(evaluation.through_tiles(view, x), 0.5 * x)
+    with pytest.raises(common.Error, match=r"84x57 do not cut into .*run's tiles of 28; pass --resolution 84x56"):
+        evaluation.codes_of_tiles(view, torch.zeros(1, 1, 57, 84))
+    with pytest.raises(common.Error, match="makes grey images"):
+        evaluation.codes_of_tiles(view, torch.zeros(1, 3, 28, 28))
+
+
+def test_grey_images_through_a_network_of_colours(dummy, monkeypatch):
+    view = evaluation.View(dummy("run", dim=1.0), options())
+    view.model.image_shape = 3, 28, 28
+    monkeypatch.setattr(view.model, "generate", lambda w, noise: w.view(-1, 3, 28, 28) * torch.tensor(
+        [0.0, 0.3, 0.6]).view(3, 1, 1))
+    x = torch.rand(1, 1, 28, 56)
+    torch.testing.assert_close(evaluation.through_tiles(view, x), 0.3 * x)
+
+
+def test_read_images(tmp_path):
+    folder, zipped = fill(tmp_path / "set", 5), fill_zip(tmp_path / "z.zip", 4)
+    paths = [folder / "000.png", folder, zipped]
+    assert len(data.read_images(paths, 1, (8, 12))) == 1 + 5 + 4
+    x = data.read_images(paths, 3, (8, 12), n=2)
+    assert x.shape == (5, 3, 8, 12)
+    assert torch.equal(x[0], x[1])
+    np.testing.assert_array_equal(data.read_images([folder / "003.png"], 3)[0].permute(1, 2, 0),
+                                  np.array(Image.open(folder / "003.png").convert("RGB")))
+    frames = [Image.new("L", (6, 4), 80 * i) for i in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(data.read_images([tmp_path / "a.gif"], 1)[:, 0, 0, 0], [0, 80, 160], atol=1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    for path in ("empty", "bad.png", "none.png"):
+        with pytest.raises(data.DataError, match=path):
+            data.read_images([tmp_path / path], 1)
+
+
+def test_between():
+    codes = torch.tensor([0.0, 1, 2, 3, 4]).view(5, 1, 1).expand(5, 2, 3)
+    many = evaluation.between(codes, 4)
+    assert many.shape == (17, 2, 3)
+    torch.testing.assert_close(many[8, 0, 0], torch.tensor(2.0))                # symmetric about a frame in the middle
+    torch.testing.assert_close(many[10, 0, 0], torch.tensor(2.5))
+    assert (many[1:] > many[:-1]).all()
+    near, far = np.exp(-0.25**2 / 0.5), np.exp(-0.75**2 / 0.5)                   # a window of half a frame
+    expected = sum(i * np.exp(-(i - 0.25)**2 / 0.5) for i in range(5)) / sum(np.exp(-(i - 0.25)**2 / 0.5)
+                                                                              for i in range(5))
+    assert far < near
+    assert many[1, 0, 0].item() == pytest.approx(expected)
+    torch.testing.assert_close(evaluation.between(torch.ones(3, 2), 3), torch.ones(7, 2))
+
+
+def test_figures_of_edits(dummy, script, tmp_path):
+    run, other = dummy("run", dim=0.5), dummy("other", dim=1.0)
+    x = evaluation.View(run, options()).images(range(6))
+
+    script("eval.py", "figure", "variants", run, other, "-n", 6, "--out", "v.png")
+    rows = cells(tmp_path / "v.png", 5, 6)
+    for row, expected in zip(rows, (x, 0.5 * x, (0.5 * x).abs() - 1, x, -torch.ones_like(x)), strict=True):
+        np.testing.assert_allclose(row, shown(expected), atol=1)
+
+    script("eval.py", "figure", "inpaint", run, "-n", 6, "--out", "i.png")
+    rows = cells(tmp_path / "i.png", 3, 6)
+    np.testing.assert_array_equal(rows[0], shown(x))
+    places = []
+    for cut, whole in zip(rows[1], rows[0], strict=True):
+        changed = np.argwhere(cut != whole)
+        places.append(tuple(changed.min(0)))
+        assert set(cut[cut != whole]) == {common.to_uint8(torch.zeros(1)).item()}
+        assert (changed.max(0) - changed.min(0) < 28 // 3).all()
+        assert np.ptp(changed[:, 0]) + 1 == np.ptp(changed[:, 1]) + 1 == 28 // 3
+    assert len({*places}) == 6                                                  # somewhere else each time
+    np.testing.assert_allclose(rows[2], (rows[1] - 127.5) * 0.5 + 127.5, atol=1)
+
+    script("eval.py", "figure", "merge", run, "-n", 3, "--out", "m.png")
+    rows = cells(tmp_path / "m.png", 4, 3)
+    np.testing.assert_array_equal(rows[:2], shown(x).reshape(2, 3, 28, 28))
+    np.testing.assert_array_equal(rows[2][:, :, :14], rows[0][:, :, :14])
+    np.testing.assert_array_equal(rows[2][:, :, 14:], rows[1][:, :, 14:])
+    mask = np.zeros((28, 28), np.uint8)
+    mask[3:9, 20:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    script("eval.py", "figure", "merge", run, "-n", 3, "--mask", "mask.png", "--out", "m.png")
+    rows = cells(tmp_path / "m.png", 4, 3)
+    np.testing.assert_array_equal(rows[2], np.where(mask > 0, rows[1], rows[0]))
+    np.testing.assert_allclose(rows[3], (rows[2] - 127.5) * 0.5 + 127.5, atol=1)
+
+    edited = noise_file(tmp_path / "edited.png", 28, 28)
+    script("eval.py", "figure", "edit", run, "--images", edited, "--out", "e.png")
+    rows = cells(tmp_path / "e.png", 2, 1)
+    np.testing.assert_array_equal(rows[0, 0], np.array(Image.open(edited)))
+    np.testing.assert_allclose(rows[1], (rows[0] - 127.5) * 0.5 + 127.5, atol=1)
+
+
+def test_figures_of_tiles(dummy, script, tmp_path):
+    run = dummy("run", dim=0.5)
+    files = [noise_file(tmp_path / f"{i}.png", 84, 56) for i in range(2)]
+    pixels = np.array(Image.open(files[0])).astype(float)
+    out = script("eval.py", "figure", "tiles", run, "--images", *files, "--out", "t.png").stdout
+    picture = np.array(Image.open(tmp_path / "t.png"))[:, :, 0].astype(float)
+    assert picture.shape == (2 + 2 * (56 + 2), 2 + 3 * (84 + 2))
+    half = (pixels - 127.5) * 0.5
+    for column, expected in enumerate((pixels, half + 127.5, np.abs(half))):
+        part = picture[2:58, 2 + 86 * column:86 * (column + 1)]
+        np.testing.assert_allclose(part, expected, atol=1)
+    mse = np.square(half / 127.5).mean()
+    assert f"MSE {mse:.4f}" in out
+
+    out = script("eval.py", "figure", "deblur", run, "--images", files[0], "--resolution", "56x28", "--out", "d.png")
+    picture = np.array(Image.open(tmp_path / "d.png"))[:, :, 0].astype(float)
+    assert picture.shape == (2 + 30, 2 + 6 * 58)
+    _, low, made, *sharper = (picture[2:30, 2 + 58 * i:58 * (i + 1)] - 127.5 for i in range(6))
+    np.testing.assert_allclose(made, 0.5 * low, atol=1)
+    variance = [np.var(np.diff(p, axis=1)) for p in (made, *sharper)]
+    assert variance == sorted(variance)                                         # sharper with a
+    assert "a = 2" in out.stdout
+
+    script("eval.py", "figure", "frames", run, "--frames", tmp_path / "nothing.gif", code=2)
+    frames = [Image.fromarray(np.full((28, 56), 40 * i, np.uint8)) for i in range(3)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "-n", 5, "--out", "o/film.png")
+    assert Image.open(tmp_path / "o/film.gif").n_frames == len([*(tmp_path / "o/film").iterdir()]) == 11
+    middle = np.array(Image.open(tmp_path / "o/film/0005.png"))[2:-2, 2:-2]
+    np.testing.assert_allclose(middle, (40 - 127.5) * 0.5 + 127.5, atol=1)
+
+
+def test_figures_refuse(dummy, script, tmp_path):
+    run = dummy("run")
+    file = noise_file(tmp_path / "a.png", 60, 60)
+    for flags, message in ((("styles", run), "reads one w"),
+                           (("edit", run), "name the files by --images"),
+                           (("frames", run), "takes one run, and --frames"),
+                           (("frames", run, "--frames", file, "--resolution", "56"), "has one frame"),
+                           (("tiles", run, "--images", file), "60x60 do not cut into"),
+                           (("merge", run, "--images", file), "takes pairs"),
+                           (("inpaint", run, "--mask", file), "--mask is for figure merge"),
+                           (("samples", run, "--resolution", "56"), "--resolution is for figure tiles")):
+        assert message in script("eval.py", "figure", *flags, code=2).stderr
+
+
+def test_table_invgan_1(dummy, cache, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "kernel_distance", lambda *_: (0.0, 0.0))          # most of the time
+    run = str(dummy("run", dim=0.5))
+    args = options(cache=str(cache), n=600)
+    row = evaluation.table_invgan_1([run], args)[run]
+    view = evaluation.View(run, args)
+    x = view.images(range(600))
+    assert row["MAE"] == pytest.approx((0.5 * x).abs().mean().item(), rel=1e-5)
+    assert row["MAE, 28x28"] is None                                            # it has no border
+    assert row["s an image"] > 0
+    for i, n in enumerate((500, 600)):
+        args.n = n
+        for name, kind in (("Rand", "samples"), ("TsRec", "reconstructions"), ("IntTs", "midpoints")):
+            assert row[name][i] == pytest.approx(evaluation.frechet_of(view, args, kind)[0], rel=1e-4)
+    out = capsys.readouterr().out
+    assert "InvGAN, DCGAN, MNIST, paper" in out
+    assert "17.44/6.10" in out
+
+
+def test_mae_of_padded_digits():
+    """Errors in the border count in the one and not in the other."""
+    class View:
+        device, batch, train = torch.device("cpu"), 2, None
+        test = type("Test", (), dict(source="mnist", shape=(1, 32, 32)))()
+        need = images = None
+    view = View()
+    view.need = lambda *_: None
+    view.images = lambda indices, part="test": -torch.ones(len(indices), 1, 32, 32)
+    view.train = [0] * 4
+    y = -torch.ones(1, 1, 32, 32)
+    y[:, :, 0, 0], y[:, :, 16, 16] = 1, 0
+    view.model = type("Model", (), dict(image_shape=(1, 32, 32), encode=staticmethod(lambda x: x),
+                                        generate=staticmethod(lambda w, noise: y.expand_as(w))))()
+    m = evaluation.errors(view, torch.arange(4))
+    assert m["mae"] == pytest.approx(3 / 1024)
+    assert m["mae_28"] == pytest.approx(1 / 784)
+
+
+def test_table_invgan_2(dummy, script, tmp_path):
+    run, tiler = dummy("run", dim=1.0), dummy("tiler", dim=0.0)
+    out = script("eval.py", "table", "invgan-2", run, tiler, "--only", "0", "--classifier", "resnet18", "--epochs", 1,
+                 "-n", 640, "--json", "t.json").stdout
+    m = json.loads((tmp_path / "t.json").read_text())
+    share = (evaluation.View(run, options()).test.labels == 0).float().mean().item()
+    assert m["originals"]["originals"] == m["reconstructions"]["reconstructions"]       # G(E(x)) = x
+    assert m["originals"]["reconstructions"] == m["originals"]["originals"]
+    assert m["originals"]["originals"][0] > 0.8
+    assert m["tiles"]["tiles"][0] == pytest.approx(share)                               # all alike: nothing to see
+    assert "0.81/0.15" in out
+    assert f"always saying yes has {share:.2f}" in out
+    for flags, message in (((run,), "takes two runs"), ((run, tiler, "--only", "x"), "has no label 'x'"),
+                           ((run, tiler, "--classifier", "nonet", "-n", 64), "--classifier: ")):
+        assert message in script("eval.py", "table", "invgan-2", *flags, code=2).stderr
