@@ -24,7 +24,8 @@ Differences from the paper (P) and from the released code (C), and what restores
                           eq. 6 with x~ = g(f(x)).  Ours follows the latter.            --critic frozen
     couplings             P has "layer number 8"; C 4 couplings of 2 layers each, which is ours.          --depth 8
     halves                P's eqs. 3, 4 alone never change the top half; the order is reversed between couplings, as C.
-    adversarial loss      P Wasserstein (eq. 6), C logistic.                            --adversarial logistic
+    adversarial loss      P Wasserstein (eq. 6), C logistic.  Ours is P's on mlp and dcgan, C's on stylegan, which P's did
+                          not train (README).                    --adversarial logistic, --adversarial wasserstein
     perceptual loss       P the l2 norm with beta 0.001, C the mean square with 0.00005.
                                                                                 --perceptual-norm mse --beta 5e-5
     eps                   P VGG-16 conv4_3.  mlp and dcgan, which P does not have, take the last features of stage 1's
@@ -251,8 +252,9 @@ PRESETS = {  # ours but for what is said above
     "1 dcgan":               dict(nz=128, nw=128, batch=32, lr=0.002, kimg=1000, snapshot_kimg=25),
     "2 dcgan":               dict(batch=32, lr=0.001, kimg=1000, snapshot_kimg=25, perceptual="critic"),
     # 0: by level and number of processes, see common.schedule
-    "1 stylegan":            dict(nz=512, nw=512, batch=0, lr=0.0, kimg=0.0, snapshot_kimg=0.0, start_resolution=8),
-    "2 stylegan":            dict(batch=0, lr=0.0001, kimg=12_000, snapshot_kimg=250),
+    "1 stylegan":            dict(nz=512, nw=512, batch=0, lr=0.0, kimg=0.0, snapshot_kimg=0.0, start_resolution=8,
+                                  adversarial="logistic"),
+    "2 stylegan":            dict(batch=0, lr=0.0001, kimg=12_000, snapshot_kimg=250, adversarial="logistic"),
     "on ffhq":               dict(split="65-5"),
     **{f"on lsun-{name}": dict(split="100k") for name in ("bedroom", "cat", "car")},
     "stylegan on celeba":    dict(resolution="128"),
@@ -291,7 +293,8 @@ def parse_args(argv=None):
     add("--mapping", default="flow", choices=["flow", "mlp"], help="z to w: invertible (eq. 10) or StyleGAN's (eq. 9)")
     add("--coupling", default="additive", choices=["additive", "affine"], help="of the invertible network (eqs. 3, 4)")
     add("--depth", type=common.positive(int), default=4, help="couplings of the invertible network")
-    add("--adversarial", default="wasserstein", choices=["wasserstein", "logistic"], help="form of eq. 6")
+    add("--adversarial", default="wasserstein", choices=["wasserstein", "logistic"], help="form of eq. 6 (stylegan: "
+        "logistic)")
     add("--gamma", type=float, default=10.0, help="weight of R1, over 2 (eq. 6)")
     add("--rgb", default="linear", choices=["linear", "tanh"], help="stylegan: its output (released code: tanh)")
     add("--flip", default="off", choices=["off", "on"], help="mirror half of the images (released code, on FFHQ: on)")

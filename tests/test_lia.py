@@ -466,7 +466,14 @@ def test_the_papers_split(name, split):
 def test_losses_of_the_paper_whatever_the_mapping(name, decoder):
     args = lia.parse_args(["--stage", "2", "--decoder", str(decoder(name))])
     assert (args.adversarial, args.perceptual, args.perceptual_norm, args.beta, args.gamma, args.pixel_weight,
-            args.adversarial_weight, args.critic) == ("wasserstein", "vgg16", "l2", 0.001, 10, 0, 1, "finetune")
+            args.adversarial_weight, args.critic) == ("logistic", "vgg16", "l2", 0.001, 10, 0, 1, "finetune")
+
+
+def test_the_printed_form_where_it_trains():
+    """Wasserstein, but on stylegan, where it has to be asked for."""
+    forms = [lia.parse_args(["--backbone", *words.split()]).adversarial for words in (
+        "mlp", "dcgan", "stylegan", "stylegan --mapping mlp", "stylegan --adversarial wasserstein")]
+    assert forms == ["wasserstein", "wasserstein", "logistic", "logistic", "wasserstein"]
 
 
 def test_the_official_recipe(decoder):
