@@ -335,7 +335,8 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None):
 PRESETS = {  # ours: the paper states none
     "mlp":                  dict(nz=50, nw=50, batch=128, lr=0.002, kimg=2000, snapshot_kimg=100),
     "mlp on mnist-mini":    dict(kimg=400, snapshot_kimg=10),
-    "dcgan":                dict(nz=64, nw=64, batch=32, lr=0.006, gamma=1.0, kimg=1000, snapshot_kimg=25),
+    "dcgan":                dict(nz=64, nw=64, batch=32, lr=0.006, gamma=0.1, mmd_weight=10.0, kimg=1000,
+                                 snapshot_kimg=25),
     "dcgan on mnist":       dict(kimg=1200),
     "dcgan on mnist-mini":  dict(kimg=200, snapshot_kimg=10),
     "biggan":               dict(nz=128, nw=128, batch=64, lr=0.0001, lr_d=0.0004, kimg=5000, snapshot_kimg=100),
@@ -345,7 +346,7 @@ PRESETS = {  # ours: the paper states none
     "stylegan on ffhq":     dict(resolution="128"),
     "on ffhq":              dict(split="65-5"),
 }
-BETAS = dict(mlp=(0.5, 0.999), dcgan=(0.5, 0.999), biggan=(0.0, 0.999), stylegan=(0.0, 0.99))
+BETAS = dict(mlp=(0.5, 0.999), dcgan=(0.0, 0.99), biggan=(0.0, 0.999), stylegan=(0.0, 0.99))
 LABELS = dict(full="InvGAN", augmented="InvGAN augmented", naive="InvGAN naive")
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES, "biggan": [32]}
 
@@ -356,12 +357,12 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--variant", default="full", choices=LABELS, help="eq. 3, or the models of section 4.4")
     add("--gan-loss", default="logistic", choices=["logistic", "hinge"], help="form of eq. 1")
-    add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (dcgan: 1; stylegan: 10)")
+    add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (dcgan: 0.1; stylegan: 10)")
     add("--lr-d", type=common.positive(float), default=0.0, help="learning rate of D (default: --lr; biggan: 0.0004)")
     add("--w-weight", type=float, default=1.0, help="of || w - D(G(w)) ||^2, over w and w_R (eq. 3)")
     add("--fm-weight", type=float, default=1.0, help="of feature matching (eq. 2)")
     add("--cycle-weight", type=float, default=1.0, help="of the second cycle (eq. 3)")
-    add("--mmd-weight", type=float, default=1.0, help="of MMD between w and w_R (eq. 3)")
+    add("--mmd-weight", type=float, default=1.0, help="of MMD between w and w_R (eq. 3; dcgan: 10)")
     add("--fm", default="paired", choices=["paired", "batchmean"], help="feature matching of each image, or as printed")
     add("--patches", type=common.positive(int), default=0, metavar="N",
         help="train on random N x N patches (biggan: 32)")
