@@ -24,8 +24,8 @@ Differences from the paper (P) and from the released code (C), and what restores
                           eq. 6 with x~ = g(f(x)).  Ours follows the latter.            --critic frozen
     couplings             P has "layer number 8"; C 4 couplings of 2 layers each, which is ours.          --depth 8
     halves                P's eqs. 3, 4 alone never change the top half; the order is reversed between couplings, as C.
-    adversarial loss      P Wasserstein (eq. 6), C logistic.  Ours is P's on mlp and dcgan, C's on stylegan, which P's did
-                          not train (README).                    --adversarial logistic, --adversarial wasserstein
+    adversarial loss      P Wasserstein (eq. 6), C logistic.  Ours is P's on mlp and dcgan; C's on stylegan, which P's
+                          did not train (README).                                       --adversarial
     perceptual loss       P the l2 norm with beta 0.001, C the mean square with 0.00005.
                                                                                 --perceptual-norm mse --beta 5e-5
     eps                   P VGG-16 conv4_3.  mlp and dcgan, which P does not have, take the last features of stage 1's
