@@ -1274,13 +1274,13 @@ TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2, "i
 CLIP_DRAWS = 1000       # z is clipped to the range of so many draws from the prior
 
 
-def pixel_distance(y, x):
-    """Mean square of each, images or maps (N, ...) -> (N,)."""
-    return (y - x).square().flatten(1).mean(1)
+def pixel_distance(x):
+    """Images or maps x (N, ...) -> y -> the mean square of each y - x, (N,)."""
+    return lambda y: (y - x).square().flatten(1).mean(1)
 
 
 def distance_for(view, args):
-    """(y, x), images -> (N,): --loss pixel, their mean square; vgg9, that of VGG-16 conv3_3, or in-domain that of
+    """x -> y -> (N,), images: --loss pixel, their mean square; vgg9, that of VGG-16 conv3_3, or in-domain that of
     pixels and 0.00005 times that of conv4_3.
 
     conv3_3 is layer 9 of the code that LIA names, which has Keras's weights, takes it at 256 px, and over 82,890.
@@ -1288,9 +1288,14 @@ def distance_for(view, args):
     if args.loss == "pixel":
         return pixel_distance
     vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
-    if args.method == "in-domain":
-        return lambda y, x: pixel_distance(y, x) + 5e-5 * pixel_distance(vgg.conv4_3(y), vgg.conv4_3(x))
-    return lambda y, x: pixel_distance(vgg(y, last=15)[-1], vgg(x, last=15)[-1])
+    features = vgg.conv4_3 if args.method == "in-domain" else lambda x: vgg(x, last=15)[-1]
+
+    def from_x(x):
+        pixels, maps = pixel_distance(x), pixel_distance(features(x))
+        if args.method == "in-domain":
+            return lambda y: pixels(y) + 5e-5 * maps(features(y))
+        return lambda y: maps(features(y))
+    return from_x
 
 
 def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False, seed=0, keep=()):
@@ -1320,7 +1325,7 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
         v = v[:, None].expand(-1, model.num_layers, -1)
     v = v.clone().requires_grad_()
     descent = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)([v], lr=lr)
-    rng = common.generator(view.device, seed, "evaluation")
+    rng, far = common.generator(view.device, seed, "evaluation"), distance(x)
     for step in range(steps + 1):
         with torch.enable_grad():
             w = model.map(v) if space == "z" else v
@@ -1329,7 +1334,7 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
                 path.append(y.detach().clamp(-1, 1))
             if step == steps:
                 return v.detach(), w.detach(), path
-            loss = distance(y, x)                                                       # [N]
+            loss = far(y)                                                               # [N]
             if domain:
                 back = model.encode(y)
                 loss = loss + 2 * (w - (back[:, None] if space == "w+" else back)).square().flatten(1).mean(1)
@@ -1542,7 +1547,7 @@ def figure_morph(views, args):
             f"--images names {len(x)}" if args.images else f"there are {len(x)} test images"))
     panels = []
     for view in views:
-        codes = bilinear(view.model.encode(x), args.n or 7)
+        codes = bilinear(view.encoded(x), args.n or 7)
         panels.append(rows(*(view.model.generate(row, noise="fixed") for row in codes)))
     return stack(*panels)
 
@@ -1832,7 +1837,7 @@ def figure_interpolation(views, args):
     all_rows = []
     for view in views:
         view.need("encode", "generate")
-        w = view.model.encode(x)
+        w = view.encoded(x)
         for i in range(0, len(x), 2):
             paths = [lines(w[i:i + 1], w[i + 1:i + 2], 7)[0]]
             if hasattr(view.model, "unmap"):
@@ -1852,7 +1857,7 @@ def figure_manipulate(views, args):
     all_rows, steps = [], torch.linspace(-3, 3, 8)
     for view in views:
         view.need("encode", "generate")
-        w = view.model.encode(x)
+        w = view.encoded(x)
         some = torch.arange(min(1000, len(view.test)))
         known = view.encoded_part("test", some)
         for path in args.boundary:

@@ -13,8 +13,8 @@ import common
 import eval as evaluation
 
 
-def pixel(y, x):
-    return (y - x).square().flatten(1).mean(1)
+def pixel(x):
+    return lambda y: (y - x).square().flatten(1).mean(1)
 
 
 def cells(path, rows, columns, size=28):
@@ -72,6 +72,32 @@ def test_in_domain(dummy):
     torch.testing.assert_close(path[0], 0.7 * x)                        # from E(x)
     best = 0.7 * x.flatten(1) / (0.7**2 + 2 * 0.3**2)                   # of (0.7 w - x)^2 + 2 (w - 0.7 w)^2
     torch.testing.assert_close(w, best, atol=5e-3, rtol=0)
+
+
+def test_perceptual_distances(dummy, monkeypatch):
+    """vgg9 is of the features alone, in-domain's of pixels and of conv4_3; the original's are made once."""
+    class VGG(torch.nn.Module):
+        calls = 0
+
+        def forward(self, x, last):
+            assert last == 15
+            self.calls += 1
+            return [None, 3 * x]
+
+        def conv4_3(self, x):
+            self.calls += 1
+            return 100 * x
+    vgg = VGG()
+    monkeypatch.setattr(common, "frozen", lambda *_: vgg)
+    view = evaluation.View(dummy("run"), options())
+    x, y = torch.rand(2, 3, 1, 28, 28)
+    apart = (y - x).square().flatten(1).mean(1)
+    for loss, method, factor in (("pixel", "in-domain", 1), ("vgg9", "optimise", 9),
+                                 ("vgg9", "in-domain", 1 + 5e-5 * 1e4)):
+        far = evaluation.distance_for(view, options(loss=loss, method=method, cache="", vgg=""))(x)
+        torch.testing.assert_close(far(y), factor * apart)
+        torch.testing.assert_close(far(x), torch.zeros(3))
+    assert vgg.calls == 2 * 3
 
 
 def test_invert(dummy, script, tmp_path):
