@@ -1159,8 +1159,10 @@ def table_lia_1(runs, args):
         m, e = measure_swd(view, args), errors(view, test_indices(view, args))
         return ((distance, m[0]["swd_reconstructions"], 1000 * e["mse"], e["mse_255"], 1000 * e["mse_mean_image"],
                  1000 * e["mse_wrong_pair"]), f"{how}; SWD: {m[2]}; MSE: {of_test(view, e['n'])}, fixed noise")
-    columns = "Frechet", "SWD", "MSE", "MSE, 0-255", "of mean image", "of wrong pairs"
-    return beside_paper("lia-1", dict.fromkeys(columns, ".2f"), runs, args, measure)
+    columns = "Frechet", "SWD x1000", "MSE x1000", "MSE, 0-255", "mean image", "wrong pairs"
+    out = beside_paper("lia-1", dict.fromkeys(columns, ".2f"), runs, args, measure)
+    print("MSE on [-1, 1] is times 1,000, and so of the two floors; of what the paper's is, it does not say.")
+    return out
 
 
 def table_lia_2(runs, args):
@@ -1202,8 +1204,8 @@ def table_invgan_1(runs, args):
             f"images at once on {view.device.type}, {torch.get_num_threads()} threads")
     columns = {**dict.fromkeys(names.values(), ".2f"), "MAE": ".3f", "s an image": ".1e", "MAE, 28x28": ".3f"}
     out = beside_paper("invgan-1", columns, runs, args, measure)
-    print("Frechet distances by 500 and by 50,000 images (as many as there are).  MAE marked with a star: the paper's "
-          "roots of mean squares, which are no less")
+    print(f"Frechet distances by 500 and by {args.n or 50_000:,} images, or as many as there are.  *: what the paper "
+          f"gives as MAE there is the root of a mean square, which is no less")
     return out
 
 
@@ -1218,6 +1220,9 @@ def table_invgan_2(runs, args):
     if len(runs) != 2:
         raise Error("table invgan-2 takes two runs: one of whole images, and one of --patches")
     view, tiler = (View(run, args) for run in runs)
+    if view.args.get("patches") or not tiler.args.get("patches"):
+        raise Error(f"table invgan-2 takes first a run of whole images, then one of --patches, not {' '.join(runs)}")
+    classifier_net(args)                                    # says now whether there is one of that name
     names, y, y_test = attributes(view, args.only)
     made = dict(originals=lambda x: x, tiles=lambda x: through_tiles(tiler, x),
                 reconstructions=lambda x: common.reconstruct(view.model, x))
@@ -1250,16 +1255,20 @@ def table_invgan_2(runs, args):
     return out
 
 
-def binary_classifier(x, target, args):
-    """A network of torchvision that tells whether target (N,) of uint8 images x (N, 3, H, W) is 1; Adam, one-cycle
-    rate (ours)."""
+def classifier_net(args):
+    """The network of torchvision that --classifier names, with one output."""
     from torchvision.models import get_model
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)
-            net = get_model(args.classifier, weights=None, num_classes=1).to(x.device)
+            return get_model(args.classifier, weights=None, num_classes=1)
     except ValueError as e:
         raise Error(f"--classifier: {e}; name one of torchvision's, such as resnet18") from None
+
+
+def binary_classifier(x, target, args):
+    """A network that tells whether target (N,) of uint8 images x (N, 3, H, W) is 1; Adam, one-cycle rate (ours)."""
+    net = classifier_net(args).to(x.device)
     _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(net(common.to_float(x[i])).flatten(), target[i]),
          max(args.epochs * len(x) // 64, 1), 64)
     return net
@@ -1311,8 +1320,6 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
     draws = view.codes(CLIP_DRAWS, seed)
     norms, limit = draws.norm(dim=1), draws.abs().max()
     sphere = bool(norms.std() < 1e-3 * norms.mean())
-    if space == "w+" and model.num_layers == 1:
-        raise Error(f"{view.run} ({view.args['backbone']}) has one w for all layers; w+ is for stylegan")
     if domain:
         view.need("encode", *["unmap"] * (space == "z"))
         v = model.encode(x)
@@ -1364,6 +1371,8 @@ def invert(args):
     steps, lr = args.steps or (100 if domain else 1000), args.lr or (0.01 if args.optimizer == "adam" else 1.0)
     if args.method != "optimise":
         view.need("encode")
+    if "w+" in args.space and view.model.num_layers == 1:
+        raise Error(f"{view.run} ({view.args['backbone']}) has one w for all layers; w+ is for stylegan")
     x = real_images([view], args, lambda *_: slice(args.n or 16))
     all_rows, out, stem = [x], {}, Path(args.out or view.run / "figures" / "invert.png")
     floor = (x - training_mean(view)).square().mean().item()
@@ -1384,9 +1393,10 @@ def invert(args):
         seconds, y = (clock(view) - began) / len(x), view.made(torch.cat(w)).clamp(-1, 1)
         mse, wrong = ((y - other).square().mean().item() for other in (x, x.roll(1, 0)))
         name = space if space == "encoder" else f"{args.method}, {space}"
+        wrong = wrong if len(x) > 1 else None
         out[name] = dict(mse=mse, mse_wrong_pair=wrong, mse_mean_image=floor, seconds=seconds, n=len(x))
-        print(f"  {name:16} MSE {mse:.4f}   wrong pairs {wrong:.4f}   mean image {floor:.4f}   {seconds:.4g} s an "
-              f"image", flush=True)
+        print(f"  {name:16} MSE {mse:.4f}   wrong pairs {cell(wrong, '.4f')}   mean image {floor:.4f}   "
+              f"{seconds:.4g} s an image", flush=True)
         all_rows.append(y)
         stem.parent.mkdir(parents=True, exist_ok=True)
         np.save(stem.with_name(f"{stem.stem}-{space}.npy"), torch.cat(v).cpu().numpy())
@@ -1492,6 +1502,12 @@ def real_images(views, args, choose):
         return common.to_float(data.read_images(args.images, c, size)).to(views[0].device)
     shared = shared_test_images(views)[0]
     return views[0].images(shared[choose(views[0], shared)])
+
+
+def in_pairs(x, name):
+    if len(x) % 2:
+        raise Error(f"figure {name} takes pairs of images, not {len(x)}; name one more by --images")
+    return x
 
 
 def one_of_four_classes(view, indices):
@@ -1603,10 +1619,11 @@ def figure_mixing(views, args):
 def figure_styles(views, args):
     """The first 0, 1, 2 ... style vectors of one image's code in the place of another's, between the two images
     (InvGAN figs. 2, 8); -n pairs of real images, a block a run."""
-    x, all_rows = real_images(views, args, lambda *_: slice(2 * (args.n or 4))), []
+    x, all_rows = in_pairs(real_images(views, args, lambda *_: slice(2 * (args.n or 4))), "styles"), []
     for view in views:
         used, layers = style_layers(view), view.model.num_layers
         view.need("encode")
+        print(f"columns: an image, its reconstruction with the first 0 ... {used} styles of another, the other")
         first = torch.arange(layers, device=view.device) < torch.arange(used + 1, device=view.device)[:, None]
         w = view.encoded(x)
         all_rows += [torch.cat([x[i:i + 1], view.made(torch.where(first[:, :, None], b, a)), b_x[None]])
@@ -1621,6 +1638,7 @@ def figure_variants(views, args):
         view.need("encode", "generate")
     x = real_images(views, args, lambda *_: slice(args.n or 16))
     made = [common.reconstruct(view.model, x) for view in views]
+    print("rows: images, then reconstructions and differences of each run")
     return blocks(x, *(row for y in made for row in (y, difference(x, y))))
 
 
@@ -1633,6 +1651,7 @@ def remade(views, *rows_of_images):
     """Rows of images, the last of them composed of the others, and its reconstruction, a row a run."""
     for view in views:
         view.need("encode", "generate")
+    print(f"rows: {len(rows_of_images)} of what is given and made of it, then reconstructions")
     return blocks(*rows_of_images, *(common.reconstruct(view.model, rows_of_images[-1]) for view in views))
 
 
@@ -1650,13 +1669,13 @@ def figure_inpaint(views, args):
 def figure_merge(views, args):
     """Pairs of test images, the left half of the first beside the right half of the second, or, where the --mask is
     white, the second in the first, and the reconstructions of these, a row a run (InvGAN figs. 2, 8)."""
-    x = real_images(views, args, lambda *_: slice(2 * (args.n or 16)))
-    if len(x) % 2:
-        raise Error(f"figure merge takes pairs of images, not {len(x)}; name one more by --images")
-    a, b = x.chunk(2)
+    a, b = in_pairs(real_images(views, args, lambda *_: slice(2 * (args.n or 16))), "merge").chunk(2)
     mask = torch.arange(a.shape[3], device=a.device) >= a.shape[3] // 2
     if args.mask:
         mask = common.to_float(data.read_images([args.mask], 1, a.shape[2:])).to(a.device) > 0
+        if mask.all() or not mask.any():
+            raise Error(f"{args.mask} is all {'white' if mask.any() else 'black'} (what is transparent is white); make "
+                        f"it white on black")
     return remade(views, a, b, torch.where(mask, b, a))
 
 
@@ -1712,6 +1731,8 @@ def whole_images(view, args, paths):
     c, (w, h) = view.test.shape[0], data.parse_resolution(args.resolution) or (0, 0)
     if paths:
         x = data.read_images(paths, c, (h, w) if h else None, args.n or 4)
+    elif h:
+        raise Error("--resolution is of --images or --frames; name some, or leave it out")
     else:
         x = getattr(view.test, "images", view.test).take(torch.arange(min(args.n or 4, len(view.test))))
     return common.to_float(x).to(view.device)
@@ -1721,6 +1742,7 @@ def figure_tiles(views, args):
     """Images of any size, their reconstructions tile by tile, and the absolute differences, in three columns; -n
     images, a block a run (InvGAN fig. 4)."""
     x = whole_images(views[0], args, args.images)
+    print("columns: images, reconstructions, differences")
     made = [through_tiles(view, x) for view in views]
     for view, y in zip(views, made, strict=True):
         wrong = (y.roll(1, 0) - x).square().mean()
@@ -1745,6 +1767,8 @@ def figure_deblur(views, args):
     taps = torch.exp(-torch.arange(-3, 4, device=x.device).square() / 2.0)
     kernel = (taps.outer(taps) / taps.sum().square()).expand(x.shape[1], 1, 7, 7)
     blurred = nnf.conv2d(nnf.pad(low, (3, 3, 3, 3), mode="reflect"), kernel, groups=x.shape[1])
+    print("columns: images, half their size enlarged, reconstructed, and w + a (w - w blurred), a = "
+          + ", ".join(f"{a:g}" for a in EXTRAPOLATION))
     all_rows = []
     for view in views:
         w, w_blurred = codes_of_tiles(view, low), codes_of_tiles(view, blurred)
@@ -1779,14 +1803,19 @@ def figure_frames(views, args):
         raise Error(f"{args.frames} has one frame, and interpolation needs two or more")
     codes = codes_of_tiles(view, x)
     y, many = (from_tiles(view, w, x[:1]) for w in (codes, between(codes, times)))
-    folder = Path(args.out or view.run / "figures" / "frames.png").with_suffix("")
+    args.out = Path(args.out or view.run / "figures" / "frames.png").with_suffix(".png")
+    folder, film = args.out.with_suffix(""), args.out.with_suffix(".gif")
+    if film.resolve() == Path(args.frames).resolve() or folder.resolve() == Path(args.frames).resolve():
+        raise Error(f"--out {args.out} would write over {args.frames}; name another")
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("[0-9][0-9][0-9][0-9].png"):
+        old.unlink()
     pictures = [common.grid(frame[None].cpu(), 1) for frame in many]
     for i, picture in enumerate(pictures):
         common.save_png(folder / f"{i:04d}.png", picture)
     first, *others = map(Image.fromarray, pictures)
-    first.save(folder.with_suffix(".gif"), save_all=True, append_images=others, duration=80, loop=0)
-    print(f"wrote {folder.with_suffix('.gif')}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, "
+    first.save(film, save_all=True, append_images=others, duration=80, loop=0)
+    print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, "
           f"reconstructed (MSE {(y - x).square().mean():.4f}), and with {times - 1} more between neighbours")
     return stack(*(rows(part) for t in (x, y, many) for part in [t[:16]]))
 
@@ -1831,9 +1860,7 @@ def traversal(view, args):
 def figure_interpolation(views, args):
     """Real images joined in w, 7 steps, originals at the ends; where the map has an inverse also in z, above (LIA
     figs. 6, 9, 11, 12); -n pairs, a block a run."""
-    x = real_images(views, args, lambda *_: slice(2 * (args.n or 4)))
-    if len(x) % 2:
-        raise Error(f"figure interpolation takes pairs of images, not {len(x)}; name one more by --images, or one less")
+    x = in_pairs(real_images(views, args, lambda *_: slice(2 * (args.n or 4))), "interpolation")
     all_rows = []
     for view in views:
         view.need("encode", "generate")
@@ -1844,6 +1871,7 @@ def figure_interpolation(views, args):
                 z = view.model.unmap(w[i:i + 2])
                 paths.insert(0, view.model.map(lines(z[:1], z[1:], 7)[0]))
             all_rows += [torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]]) for path in paths]
+        print(f"{view.run.name}: rows of each pair: " + ("in z, in w" if len(paths) > 1 else "in w"))
     return rows(*all_rows)
 
 
@@ -1875,7 +1903,8 @@ def read_normal(path, view):
     try:
         normal = torch.from_numpy(np.load(path, allow_pickle=False)).float().flatten().to(view.device)
     except (OSError, ValueError) as e:
-        raise Error(f"{path} cannot be read as an array ({e}); name a .npy, such as `eval.py boundary` makes") from None
+        raise Error(f"{path} is no array of numbers ({type(e).__name__}); name a .npy, such as `eval.py boundary` makes"
+                    ) from None
     if len(normal) != view.model.nw or not normal.norm() > 0:
         raise Error(f"{path} holds {len(normal)} numbers, and {view.run} has codes of {view.model.nw}; take a boundary "
                     f"of this run")
@@ -1921,7 +1950,8 @@ def figure_gradients(views, args):
             ax.set_xlabel("kimg")
         each = {name: volatility(table[name]) for name in ("first", "middle", "last")}
         print(f"{view.title}: volatility {np.mean([*each.values()]):.4f}   (" + "  ".join(
-            f"{name} {v:.4f}" for name, v in each.items()) + f"; {len(table):,} iterations; {view.protocol})")
+            f"{name} {v:.4f}" for name, v in each.items()) + f"; {len(table):,} iterations; {view.protocol})"
+            + "   too few iterations to compare" * (len(table) < 2000))
     for line in axes[0].legend().get_lines():
         line.set_linewidth(2)
     canvas = FigureCanvasAgg(panel)
@@ -2001,6 +2031,9 @@ def table(args):
     """Print one of the papers' tables beside what the runs give."""
     if args.name not in TABLES:
         raise Error(f"there is no table {args.name!r}; there is {', '.join(TABLES)}")
+    for flag, unset in dict(only=[], classifier="resnet50", epochs=20).items():
+        if args.name != "invgan-2" and getattr(args, flag) != unset:
+            raise Error(f"--{flag} is for table invgan-2; leave it out")
     return TABLES[args.name](args.runs, args)
 
 
@@ -2023,7 +2056,7 @@ def figure(args):
     picture = FIGURES[name](views, args)
     write_picture(picture, args.out or (views[0].run / "figures" if len(views) == 1 else Path()) / f"{name}.png")
     if len(views) > 1:
-        print("from the top: " + ", ".join(v.title for v in views))
+        print("runs from the top: " + ", ".join(v.title for v in views))
 
 
 @torch.no_grad()

@@ -55,11 +55,11 @@ def dummy(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     import dummy as method
 
-    def make(name, dim=0.9, data="mnist-mini", data_root="data", split="auto"):
+    def make(name, dim=0.9, data="mnist-mini", data_root="data", split="auto", **more):
         args = dict(method="dummy", label="Dummy", backbone="none", data=data, data_root=str(data_root), split=split,
                     resolution="auto", skip_bad=False, seed=0, image_shape=[1, 28, 28],
                     precision="fp32", versions=dict(torch="0", code="unknown"),
-                    train_images=10000 if data == "mnist-mini" else 50000 if split == "sw" else 60000)
+                    train_images=10000 if data == "mnist-mini" else 50000 if split == "sw" else 60000, **more)
         (tmp_path / name).mkdir()
         (tmp_path / name / "args.json").write_text(json.dumps(args))
         state = {k: method.Dummy(d).state_dict() for k, d in (("ema", dim), ("model", dim / 2))}

@@ -166,7 +166,11 @@ def test_figures_of_tiles(dummy, script, tmp_path):
     script("eval.py", "figure", "frames", run, "--frames", tmp_path / "nothing.gif", code=2)
     frames = [Image.fromarray(np.full((28, 56), 40 * i, np.uint8)) for i in range(3)]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-    script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "-n", 5, "--out", "o/film.png")
+    assert "would write over" in script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "--out",
+                                        "film.gif", code=2).stderr
+    for n in (9, 5):                                                            # nothing of the first is left
+        script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "-n", n, "--out", "o/film.gif")
+    assert Image.open(tmp_path / "o/film.png").size[0] > 56
     assert Image.open(tmp_path / "o/film.gif").n_frames == len([*(tmp_path / "o/film").iterdir()]) == 11
     middle = np.array(Image.open(tmp_path / "o/film/0005.png"))[2:-2, 2:-2]
     np.testing.assert_allclose(middle, (40 - 127.5) * 0.5 + 127.5, atol=1)
@@ -174,13 +178,16 @@ def test_figures_of_tiles(dummy, script, tmp_path):
 
 def test_figures_refuse(dummy, script, tmp_path):
     run = dummy("run")
-    file = noise_file(tmp_path / "a.png", 60, 60)
+    file, black = noise_file(tmp_path / "a.png", 60, 60), tmp_path / "black.png"
+    Image.new("L", (28, 28)).save(black)
     for flags, message in ((("styles", run), "reads one w"),
                            (("edit", run), "name the files by --images"),
                            (("frames", run), "takes one run, and --frames"),
                            (("frames", run, "--frames", file, "--resolution", "56"), "has one frame"),
                            (("tiles", run, "--images", file), "60x60 do not cut into"),
                            (("merge", run, "--images", file), "takes pairs"),
+                           (("merge", run, "--mask", black), "is all black"),
+                           (("tiles", run, "--resolution", "28"), "--resolution is of --images"),
                            (("inpaint", run, "--mask", file), "--mask is for figure merge"),
                            (("samples", run, "--resolution", "56"), "--resolution is for figure tiles")):
         assert message in script("eval.py", "figure", *flags, code=2).stderr
@@ -225,7 +232,7 @@ def test_mae_of_padded_digits():
 
 
 def test_table_invgan_2(dummy, script, tmp_path):
-    run, tiler = dummy("run", dim=1.0), dummy("tiler", dim=0.0)
+    run, tiler = dummy("run", dim=1.0), dummy("tiler", dim=0.0, patches=28)
     out = script("eval.py", "table", "invgan-2", run, tiler, "--only", "0", "--classifier", "resnet18", "--epochs", 1,
                  "-n", 640, "--json", "t.json").stdout
     m = json.loads((tmp_path / "t.json").read_text())
@@ -236,6 +243,7 @@ def test_table_invgan_2(dummy, script, tmp_path):
     assert m["tiles"]["tiles"][0] == pytest.approx(share)                               # all alike: nothing to see
     assert "0.81/0.15" in out
     assert f"always saying yes has {share:.2f}" in out
-    for flags, message in (((run,), "takes two runs"), ((run, tiler, "--only", "x"), "has no label 'x'"),
+    for flags, message in (((run,), "takes two runs"), ((tiler, run), "first a run of whole images"),
+                           ((run, tiler, "--only", "x"), "has no label 'x'"),
                            ((run, tiler, "--classifier", "nonet", "-n", 64), "--classifier: ")):
         assert message in script("eval.py", "table", "invgan-2", *flags, code=2).stderr

@@ -163,7 +163,7 @@ def test_boundary_and_manipulate(dummy, script, tmp_path):
     np.testing.assert_allclose(picture[1, -1], shown(moved.clamp(-1, 1)), atol=1)
     np.save(tmp_path / "short.npy", np.ones(5))
     for flags, message in (((), "name one by --boundary"), (("--boundary", "short.npy"), "has codes of 784"),
-                           (("--boundary", run / "args.json"), "cannot be read as an array")):
+                           (("--boundary", run / "args.json"), "is no array of numbers")):
         assert message in script("eval.py", "figure", "manipulate", run, *flags, code=2).stderr
     err = script("eval.py", "figure", "samples", run, "--boundary", "short.npy", code=2).stderr
     assert "--boundary is for figure manipulate" in err
@@ -225,12 +225,12 @@ def test_tables_of_lia(dummy, script, cache, tmp_path):
     row = json.loads((tmp_path / "t.json").read_text())[str(run)]
     view, args = evaluation.View(run, options()), options(n=300, cache=cache)
     e = evaluation.errors(view, torch.arange(300))
-    assert row["MSE"] == pytest.approx(1000 * e["mse"])
+    assert row["MSE x1000"] == pytest.approx(1000 * e["mse"])
     assert row["MSE, 0-255"] == pytest.approx(e["mse_255"])
-    assert row["of wrong pairs"] == pytest.approx(1000 * e["mse_wrong_pair"])
+    assert row["wrong pairs"] == pytest.approx(1000 * e["mse_wrong_pair"])
     frechet = evaluation.measure_frechet(view, args)[0]
     assert row["Frechet"] == pytest.approx(frechet["frechet_reconstructions"], rel=1e-4)
-    assert row["SWD"] == pytest.approx(evaluation.measure_swd(view, args)[0]["swd_reconstructions"], rel=1e-4)
+    assert row["SWD x1000"] == pytest.approx(evaluation.measure_swd(view, args)[0]["swd_reconstructions"], rel=1e-4)
     out = script("eval.py", "table", "lia-2", run, "-n", 300, "--cache", cache, "--json", "t.json").stdout
     assert "StyleGAN, paper                             6.23            7.36            3.09            4.88" in out
     row = json.loads((tmp_path / "t.json").read_text())[str(run)]
