@@ -1439,8 +1439,8 @@ def boundary(args):
     w, w_test = (view.encoded_part(part, indices)
                  for part, indices in (("train", chosen), ("test", torch.arange(len(y_test)))))
     for name, target, truth in zip(names, y[chosen].to(view.device).T, y_test.to(view.device).T, strict=True):
-        if target.all() or not target.any():
-            print(f"  {name:24} left out: all {len(chosen):,} training images are alike in it")
+        if min(len(target.unique()), len(truth.unique())) < 2:
+            print(f"  {name:24} left out: all images of a part are alike in it")
             continue
         normal = linear_svm(w, target.long(), 2)[:, 1]
         right = (nnf.pad(w_test, (0, 1), value=1.0) @ normal > 0) == truth
