@@ -1876,24 +1876,21 @@ def figure_interpolation(views, args):
 
 
 def figure_manipulate(views, args):
-    """Real images, their reconstructions, and these moved along --boundary in w, from -3 to 3 deviations of the test
-    codes along it (LIA figs. 4, 17); a block a boundary and run, -n images."""
+    """Real images, their reconstructions, and these moved along --boundary in w, by -5 to 5 as in the released code of
+    LIA (figs. 4, 17); a block a boundary and run, -n images."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
     x = real_images(views, args, lambda *_: slice(args.n or 4))
-    all_rows, steps = [], torch.linspace(-3, 3, 8)
+    all_rows, steps = [], torch.linspace(-5, 5, 8, device=x.device)[:, None]
     for view in views:
         view.need("encode", "generate")
         w = view.encoded(x)
-        some = torch.arange(min(1000, len(view.test)))
-        known = view.encoded_part("test", some)
         for path in args.boundary:
             normal = read_normal(path, view)
-            deviation = (known @ normal).std()
-            all_rows += [torch.cat([x[i:i + 1], view.made(torch.cat([w[i:i + 1], w[i] + steps.to(
-                w)[:, None] * deviation * normal]))]) for i in range(len(x))]
-    print("columns: original, reconstruction, then the code moved by -3 ... 3 deviations; blocks: "
+            all_rows += [torch.cat([x[i:i + 1], view.made(torch.cat([w[i:i + 1], w[i] + steps * normal]))])
+                         for i in range(len(x))]
+    print("columns: original, reconstruction, then the code moved by -5 ... 5 along the unit normal; blocks: "
           + ", ".join(f"{v.run.name} {Path(p).stem}" for v in views for p in args.boundary))
     return rows(*all_rows)
 
