@@ -193,10 +193,16 @@ def test_figures_refuse(dummy, script, tmp_path):
         assert message in script("eval.py", "figure", *flags, code=2).stderr
 
 
-def test_table_invgan_1(dummy, cache, monkeypatch, capsys):
+def test_table_invgan_1(dummy, tmp_path, monkeypatch, capsys):
+    class Four:
+        d, batch, official, name, title, checksum, resize = 4, 500, False, "four", "Frechet (four)", "0", "as they are"
+
+        def features(self, x):
+            return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+    monkeypatch.setattr(evaluation, "extractor_of", lambda *_: Four())
     monkeypatch.setattr(evaluation, "kernel_distance", lambda *_: (0.0, 0.0))          # most of the time
     run = str(dummy("run", dim=0.5))
-    args = options(cache=str(cache), n=600)
+    args = options(cache=str(tmp_path), n=600)
     row = evaluation.table_invgan_1([run], args)[run]
     view = evaluation.View(run, args)
     x = view.images(range(600))
