@@ -21,8 +21,9 @@ Differences from the paper (P), which leaves open all weights, optimisers, rates
                           ours is the mean square of each image's features less its reconstruction's.  --fm batchmean
     f in L_fm             is D's trunk as it stands: its weights are held there, or they would shrink the features.
     pixels                have no term of their own; P calls L_fm a "pixel space" loss, and it is one of features.
-    || M(z) - w~ ||^2     summed over w, as the cycle's.  P minimises over M too, which could shrink w; ours holds M(z)
-                          as a target, and w_R likewise.
+    || M(z) - w~ ||^2     is divided by w's dimensions, as the cycle's: summed, it outweighs the GAN's loss, and G hides
+                          codes in speckle that D reads.  P minimises over M too, which could shrink w; ours holds
+                          M(z) as a target, and w_R likewise.
     D's score             sees G(w # w_R) as fakes, without gradient to w_R: codes are not to give them away.
     D                     P's may have batch norm; ours has none, and no minibatch deviation: a score and a code must
                           not depend on the rest of the batch.  biggan's code is a linear map of the pixels' mean, not
@@ -250,8 +251,8 @@ def mmd(a, b):
 
 
 def squared(a, b):
-    """|| a - b ||^2 summed over a code's dimensions, a mean over the batch, in fp32."""
-    return (a.float() - b.float()).square().sum(1).mean()
+    """|| a - b ||^2 / nw, a mean over the batch, in fp32."""
+    return (a.float() - b.float()).square().mean()
 
 
 def terms(nets, x, z, args, amp, hold_w=True, hold_f=True):
@@ -335,8 +336,7 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None):
 PRESETS = {  # ours: the paper states none
     "mlp":                  dict(nz=50, nw=50, batch=128, lr=0.002, kimg=2000, snapshot_kimg=100),
     "mlp on mnist-mini":    dict(kimg=400, snapshot_kimg=10),
-    "dcgan":                dict(nz=64, nw=64, batch=32, lr=0.006, gamma=0.1, mmd_weight=10.0, kimg=1000,
-                                 snapshot_kimg=25),
+    "dcgan":                dict(nz=64, nw=64, batch=32, lr=0.002, gamma=1.0, kimg=1000, snapshot_kimg=25),
     "dcgan on mnist":       dict(kimg=1200),
     "dcgan on mnist-mini":  dict(kimg=200, snapshot_kimg=10),
     "biggan":               dict(nz=128, nw=128, batch=64, lr=0.0001, lr_d=0.0004, kimg=5000, snapshot_kimg=100),
@@ -357,12 +357,12 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--variant", default="full", choices=LABELS, help="eq. 3, or the models of section 4.4")
     add("--gan-loss", default="logistic", choices=["logistic", "hinge"], help="form of eq. 1")
-    add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (dcgan: 0.1; stylegan: 10)")
+    add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (dcgan: 1; stylegan: 10)")
     add("--lr-d", type=common.positive(float), default=0.0, help="learning rate of D (default: --lr; biggan: 0.0004)")
     add("--w-weight", type=float, default=1.0, help="of || w - D(G(w)) ||^2, over w and w_R (eq. 3)")
     add("--fm-weight", type=float, default=1.0, help="of feature matching (eq. 2)")
     add("--cycle-weight", type=float, default=1.0, help="of the second cycle (eq. 3)")
-    add("--mmd-weight", type=float, default=1.0, help="of MMD between w and w_R (eq. 3; dcgan: 10)")
+    add("--mmd-weight", type=float, default=1.0, help="of MMD between w and w_R (eq. 3)")
     add("--fm", default="paired", choices=["paired", "batchmean"], help="feature matching of each image, or as printed")
     add("--patches", type=common.positive(int), default=0, metavar="N",
         help="train on random N x N patches (biggan: 32)")

@@ -73,11 +73,11 @@ def by_hand(A, B, C, H, x, z, args):
     if args.variant != "naive":
         w_all = torch.cat([z @ A.T, code(x) if full else code(x).detach()])
     fake = w_all @ B.T
-    L_w, L_fm, L_cycle, L_mmd = ((w_all.detach() - code(fake))**2).sum() / len(w_all), 0, 0, 0
+    L_w, L_fm, L_cycle, L_mmd = ((w_all.detach() - code(fake))**2).mean(), 0, 0, 0
     if full:
         e = (x @ C.T).detach() - fake[len(z):] @ C.detach().T
         L_fm = (e**2).sum() / e.numel() if args.fm == "paired" else (e.mean(0)**2).sum()**0.5
-        L_cycle = ((code(fake).detach() - code(code(fake) @ B.T))**2).sum() / len(w_all)
+        L_cycle = ((code(fake).detach() - code(code(fake) @ B.T))**2).mean()
         L_mmd = mmd_by_loop(z @ A.T, code(x))
     return fake, (L_w, L_fm, L_cycle, L_mmd)
 
