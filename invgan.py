@@ -338,7 +338,7 @@ PRESETS = {  # ours: the paper states none
     "mlp on mnist-mini":    dict(kimg=400, snapshot_kimg=10),
     "dcgan":                dict(nz=64, nw=64, batch=32, lr=0.002, gamma=1.0, kimg=1000, snapshot_kimg=25),
     "dcgan on mnist":       dict(kimg=1200),
-    "dcgan on mnist-mini":  dict(kimg=200, snapshot_kimg=10),
+    "dcgan on mnist-mini":  dict(kimg=60, snapshot_kimg=5),
     "biggan":               dict(nz=128, nw=128, batch=64, lr=0.0001, lr_d=0.0004, kimg=5000, snapshot_kimg=100),
     "biggan on imagenet":   dict(patches=32, resolution="128"),
     "stylegan":             dict(nz=512, nw=512, batch=32, lr=0.0015, gamma=10.0, kimg=10_000, snapshot_kimg=250),
