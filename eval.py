@@ -670,20 +670,17 @@ def errors(view, indices):
     """
     view.need("encode", "generate")
     mean_image = training_mean(view)
-    means = Means(view.device, "mse", "mae", "mae_28", "psnr", "mse_mean_image", "mse_wrong_pair")
     padded = view.test.source == "mnist" and view.test.shape[1] == 32
+    means = Means(view.device, "mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair", *["mae_28"] * padded)
     for begin, end in Count("test images", len(indices), view.batch):
         x, after = (t := with_next(view, indices, begin, end))[:-1], t[1:]
         y = common.reconstruct(view.model, x)
-        mse = (y - x).square().flatten(1).mean(1)
-        off = (y - x).abs()
-        means.add(mse=mse, mae=off.flatten(1).mean(1), mae_28=off[:, :, 2:-2, 2:-2].flatten(1).mean(1),
-                  psnr=10 * (4 / mse).log10(),
+        mse, off = (y - x).square().flatten(1).mean(1), (y - x).abs()
+        means.add(mse=mse, mae=off.flatten(1).mean(1), psnr=10 * (4 / mse).log10(),
+                  mae_28=off[:, :, 2:-2, 2:-2].flatten(1).mean(1) if padded else None,
                   mse_mean_image=(mean_image - x).square().flatten(1).mean(1),
                   mse_wrong_pair=(y - after).square().flatten(1).mean(1))
     m = means.result()
-    if not padded:
-        del m["mae_28"]
     return dict(m, mse_255=m["mse"] * 127.5**2)
 
 

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 from test_alae import TWO, checkpoint_of
 from test_data import fill_zip
-from test_lia import rows_of
+from test_lia import changed_by, networks, rows_of
 from test_lia import run as run_in_process
 from test_style import assert_equal_runs
 from torch import nn
@@ -184,15 +184,7 @@ def test_mmd_teaches_m_and_d():
 @pytest.mark.parametrize("backbone", SIZES)
 def test_what_each_step_moves(backbone, variant, monkeypatch):
     args, model, optimizers, x = tiny("--backbone", backbone, "--variant", variant)
-    moved = []
-
-    def changed(function, *args):
-        before = copy.deepcopy(model.state_dict())
-        function(*args)
-        return {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-
-    def networks(keys):
-        return {k.partition(".")[0] for k in keys}
+    moved, changed = [], functools.partial(changed_by, model)
     monkeypatch.setattr(invgan, "update", lambda *args: moved.append(changed(common.update, *args)))
     names = changed(invgan.train_step, model, optimizers, x, lambda n: torch.randn(n, 8), args)
     assert [networks(keys) for keys in moved] == [{"D"}, {"M", "G"}]

@@ -232,19 +232,24 @@ def test_the_signs(form, monkeypatch):
     assert R1.item() == pytest.approx(10 / 2 * sum(squares) / 16, rel=1e-4)
 
 
+def changed_by(model, function, *args):
+    """The names of a model's tensors that a call changes."""
+    before = copy.deepcopy(model.state_dict())
+    function(*args)
+    return {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+
+
+def networks(keys):
+    """The networks that tensors belong to."""
+    return {k.partition(".")[0] for k in keys}
+
+
 @pytest.mark.parametrize("backbone", ["mlp", "dcgan", "stylegan"])
 def test_what_each_step_moves(backbone, monkeypatch):
     args, model, decoder, encoder = tiny("--backbone", backbone, "--adversarial", "logistic")
     noisy(model)
     moved, x = [], torch.rand(4, *args.image_shape) * 2 - 1
-
-    def changed(function, *args):
-        before = copy.deepcopy(model.state_dict())
-        function(*args)
-        return {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-
-    def networks(keys):
-        return {k.partition(".")[0] for k in keys}
+    changed = functools.partial(changed_by, model)
     monkeypatch.setattr(lia, "update", lambda *args: moved.append(changed(common.update, *args)))
     names = changed(lia.decoder_step, model, decoder, x.clone(), lambda: torch.randn(4, 8), args)
     assert networks(names) == {"c", "phi", "g"} | ({"mean_w"} if backbone == "stylegan" else set())
