@@ -142,20 +142,20 @@ class DownBlock(nn.Module):
 
 
 class BigGANDiscriminator(nn.Module):
-    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more blocks at 8 px, a sum over pixels, linear heads."""
+    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more blocks at 8 px; the score of the sum over pixels."""
 
     def __init__(self, image_shape, n_out, width=1):
         super().__init__()
         n = max(256 // width, 1)
         self.blocks = nn.Sequential(DownBlock(image_shape[0], n, True, first=True), DownBlock(n, n, True),
                                     DownBlock(n, n, False), DownBlock(n, n, False))
-        self.score, self.code = sn(nn.Linear(n, 1)), EqualLinear(n, n_out - 1, gain=1)
+        self.score, self.code = sn(nn.Linear(n, 1)), EqualLinear(n * 64, n_out - 1, gain=1)
 
     def trunk(self, x):
-        return torch.relu(self.blocks(x)).sum((2, 3))
+        return torch.relu(self.blocks(x)).flatten(1)                        # 8x8 pixels
 
     def head(self, f):
-        return torch.cat([self.score(f), self.code(f / 64)], 1)             # of the sum and of the mean of 8x8 pixels
+        return torch.cat([self.score(f.unflatten(1, (-1, 64)).sum(2)), self.code(f)], 1)
 
 
 @torch.no_grad()
@@ -425,7 +425,7 @@ def main(argv=None):
     if args.patches:
         args.resolution = f"{whole.shape[2]}x{whole.shape[1]}"              # of what patches are cut from
     model = InvGAN(**network_args(vars(args))).to(device)
-    if model.grows:
+    if args.backbone != "mlp":
         model.to(memory_format=torch.channels_last)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)

@@ -263,7 +263,7 @@ def test_biggan():
         gain, bias = ((v @ layer.weight.T)[:, :, None, None] for layer in (m.gain, m.bias))
         torch.testing.assert_close(out, y * (1 + gain) + bias, rtol=1e-3, atol=1e-4)
     assert shapes == [(4, 32, s, s) for s in (8, 16, 32, 16, 8, 8, 8)]
-    assert (x.shape, code.shape, score.shape, f.shape) == ((4, 3, 32, 32), (4, 5), (4, 1), (4, 32))
+    assert (x.shape, code.shape, score.shape, f.shape) == ((4, 3, 32, 32), (4, 5), (4, 1), (4, 32 * 64))
     assert x.abs().max() <= 1
 
     layers = layers_of(G, D)
