@@ -53,7 +53,6 @@ import data
 from common import (
     DCGANEncoder,
     DCGANGenerator,
-    EqualLinear,
     Error,
     Mapping,
     MLPEncoder,
@@ -149,7 +148,9 @@ class BigGANDiscriminator(nn.Module):
         n = max(256 // width, 1)
         self.blocks = nn.Sequential(DownBlock(image_shape[0], n, True, first=True), DownBlock(n, n, True),
                                     DownBlock(n, n, False), DownBlock(n, n, False))
-        self.score, self.code = sn(nn.Linear(n, 1)), EqualLinear(n * 64, n_out - 1, gain=1)
+        self.score, self.code = sn(nn.Linear(n, 1)), nn.Linear(n * 64, n_out - 1)
+        nn.init.normal_(self.code.weight, std=0.02)
+        nn.init.zeros_(self.code.bias)
 
     def trunk(self, x):
         return torch.relu(self.blocks(x)).flatten(1)                        # 8x8 pixels
