@@ -236,8 +236,9 @@ def test_networks(backbone):
 
 
 def layers_of(*nets):
+    """All but the plain layer of the code."""
     return {f"{i}.{k}": m for i, net in enumerate(nets) for k, m in net.named_modules()
-            if isinstance(m, (nn.Conv2d, nn.Linear))}
+            if isinstance(m, (nn.Conv2d, nn.Linear)) and not k.endswith("net.code")}
 
 
 def sizes_of(*nets):
@@ -267,6 +268,9 @@ def test_biggan():
     assert x.abs().max() <= 1
 
     layers = layers_of(G, D)
+    plain = D.net.code
+    assert not is_parametrized(plain) and plain.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not plain.bias.any()
     assert len(layers) == (1 + 3 * 7 + 1) + (4 * 3 - 2 + 1)
     with torch.no_grad():
         for layer in layers.values():
