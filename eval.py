@@ -2046,6 +2046,8 @@ def figure(args):
                                   resolution=("tiles deblur frames", "auto")).items():
         if name not in of.split() and getattr(args, flag) != unset:
             raise Error(f"--{flag.replace('_', '-')} is for figure {of.replace(' ', ', ')}; leave it out")
+    if args.out and Path(args.out).suffix not in [".png"] + [".gif"] * (name == "frames"):
+        raise Error(f"--out {args.out} names no PNG; pictures are PNGs: pass {Path(args.out).with_suffix('.png')}")
     views = [View(run, args) for run in args.runs]
     picture = FIGURES[name](views, args)
     write_picture(picture, args.out or (views[0].run / "figures" if len(views) == 1 else Path()) / f"{name}.png")

@@ -26,8 +26,8 @@ Differences from the paper (P), which leaves open all weights, optimisers, rates
                           M(z) as a target, and w_R likewise.
     D's score             sees G(w # w_R) as fakes, without gradient to w_R: codes are not to give them away.
     D                     P's may have batch norm; ours has none, and no minibatch deviation: a score and a code must
-                          not depend on the rest of the batch.  biggan's code is a linear map of the pixels' mean, not
-                          under spectral norm, which would tie its size to the score's.
+                          not depend on the rest of the batch.  biggan's code is linear in all of f, without spectral
+                          norm, which would tie its size to the score's.
     G's batch norm        is fed w # w_R together, and by the second cycle.
     MMD                   P: "an RBF kernel".  Ours: three, of 1/4, 1 and 4 times the median squared distance; unbiased.
                           It, batch norm and --fm batchmean see each process's own batch.

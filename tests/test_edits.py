@@ -189,7 +189,8 @@ def test_figures_refuse(dummy, script, tmp_path):
                            (("merge", run, "--mask", black), "is all black"),
                            (("tiles", run, "--resolution", "28"), "--resolution is of --images"),
                            (("inpaint", run, "--mask", file), "--mask is for figure merge"),
-                           (("samples", run, "--resolution", "56"), "--resolution is for figure tiles")):
+                           (("samples", run, "--resolution", "56"), "--resolution is for figure tiles"),
+                           (("samples", run, "--out", "s.jpg"), "pictures are PNGs: pass s.png")):
         assert message in script("eval.py", "figure", *flags, code=2).stderr
 
 
