@@ -1133,7 +1133,7 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
         parts += [args.split] * (args.split not in ("auto", default_split))
         parts += [args.resolution] * (args.resolution != "auto") + [f"s{args.seed}"] * (args.seed != 0)
         args.out = str(Path("runs", "-".join(parts)))
-    h, w = images.shape[1:]
+    h, w = getattr(images, "images", images).shape[1:]                      # of tiles: of what they are cut from
     args.resolution, args.split = str(w) if w == h else f"{w}x{h}", images.split or "auto"
     if writer:
         skip = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",

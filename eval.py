@@ -72,8 +72,11 @@ class View:
     batch: how many images are made at a time, as many as memory should hold.
     """
 
-    def __init__(self, run, options, weights="ema"):
-        """options: device, weights ("" for those given here), data and data_root ("" for the run's own), batch or 0."""
+    def __init__(self, run, options, weights="ema", images=True):
+        """options: device, weights ("" for those given here), data and data_root ("" for the run's own), batch or 0.
+
+        images: False for a run whose data are not wanted, and need not be there.
+        """
         self.run, self.device, self.weights = Path(run), options.device, options.weights or weights
         self.args = args = common.read_args(run)
         try:
@@ -84,6 +87,9 @@ class View:
             raise Error(f"{run} names the method {args['method']!r}; there is no {args['method']}.py here") from None
         c, h, w = args["image_shape"]
         self.batch = vars(options).get("batch") or common.few((c, h, w))
+        if not images:
+            self.data = data.base_name(args["data"]), None if args["split"] == "auto" else args["split"]
+            return
         self.train, self.test = data.load(options.data or args["data"], options.data_root or args["data_root"],
                                           args["split"], args["resolution"] if args.get("patches") else f"{w}x{h}",
                                           args["skip_bad"])
@@ -93,6 +99,7 @@ class View:
             raise Error(f"{run} was trained on {args['train_images']:,} images {c}x{h}x{w}, and {self.train.name} has "
                         f"{len(self.train):,}, {'x'.join(map(str, self.train.shape))}; say where its own images are "
                         f"by --data or --data-root")
+        self.data = self.test.name, self.test.split
 
     @property
     def title(self):
@@ -103,7 +110,7 @@ class View:
         """What a number of this run depends on, in one line."""
         a, G = self.args, self.growing
         grown = G is not None and (G.top < G.levels - 1 or G.fades)
-        return (f"{self.test.name}{' ' + self.test.split if self.test.split else ''}, {a['backbone']}, "
+        return (f"{' '.join(filter(None, self.data))}, {a['backbone']}, "
                 f"{f'grown to {max(G.size())} px (alpha {G.alpha:.2f}), ' if grown else ''}"
                 f"{'recipe ' + a['recipe'] + ', ' if 'recipe' in a else ''}{a['precision']}, "
                 f"{self.model.seen / 1000:g} kimg, seed {a['seed']}, {self.weights} weights, "
@@ -617,7 +624,10 @@ def svm_scores(w, x):
 
 
 def average_precision(scores, truth):
-    """Mean of the precisions at each recall, weighted by its step; scores (N,), truth (N,) bool; ties are one step."""
+    """Mean of the precisions at each recall, weighted by its step; scores (N,), truth (N,) bool; ties are one step.
+
+    (InvGAN, table 2)
+    """
     ordered, order = scores.sort(descending=True)
     hits = truth[order].double().cumsum(0)
     end = torch.cat([ordered[1:] != ordered[:-1], truth.new_ones(1)])                   # the last of each tie
@@ -1190,7 +1200,8 @@ def table_invgan_1(runs, args):
         view.need("prior", "map", "encode")
         (*few, how_few), (*many, how) = (frechet_of(view, Namespace(**{**vars(args), "n": n}), *names)
                                          for n in (500, args.n or 50_000))
-        e, x = errors(view, test_indices(view, args)), view.images(torch.arange(min(view.batch, len(view.test))))
+        whole = Namespace(**{**vars(args), "n": args.n or 50_000})
+        e, x = errors(view, test_indices(view, whole)), view.images(torch.arange(min(view.batch, len(view.test))))
         common.reconstruct(view.model, x)                       # the first call also prepares
         began = clock(view)
         common.reconstruct(view.model, x)
@@ -1208,30 +1219,30 @@ def table_invgan_1(runs, args):
 
 @torch.no_grad()
 def table_invgan_2(runs, args):
-    """InvGAN's table 2, of a run and one of --patches on the first one's data: whether reconstructions, whole and tile
-    by tile, keep what classifiers see.
+    """InvGAN's table 2, of a run and one of --patches, which may be of other data: whether reconstructions of the first
+    one's data, whole and tile by tile, keep what classifiers see.   (4.1)
 
     For each class or attribute (--only) a network of torchvision (--classifier) is trained for --epochs on originals
-    and on either's reconstructions of the training part (the first -n), and scored on those of the whole test part.
+    and on either's reconstructions of training images (-n, evenly spaced), and scored on those of the whole test part.
     """
     if len(runs) != 2:
         raise Error("table invgan-2 takes two runs: one of whole images, and one of --patches")
-    view, tiler = (View(run, args) for run in runs)
+    view, tiler = View(runs[0], args), View(runs[1], args, images=False)
     if view.args.get("patches") or not tiler.args.get("patches"):
         raise Error(f"table invgan-2 takes first a run of whole images, then one of --patches, not {' '.join(runs)}")
+    view.need("encode", "generate")
     classifier_net(args)                                    # says now whether there is one of that name
     names, y, y_test = attributes(view, args.only)
     made = dict(originals=lambda x: x, tiles=lambda x: through_tiles(tiler, x),
                 reconstructions=lambda x: common.reconstruct(view.model, x))
-    many = min(args.n or len(y), len(y))
-    train, test = ({kind: torch.cat([common.to_uint8(make(view.images(torch.arange(begin, end), part)).expand(
-        -1, 3, -1, -1)) for begin, end in Count(f"{part}: {kind}", n, view.batch, shared=False)])
-        for kind, make in made.items()} for part, n in (("train", many), ("test", len(y_test))))
-    precisions = {kind: {scored: [] for scored in made} for kind in made}
-    for name, target, truth in zip(names, y[:many].T.float(), y_test.T, strict=True):
-        if target.min() == target.max() or truth.all() or not truth.any():
-            print(f"  {name}: left out, for all images are alike in it")
-            continue
+    chosen = torch.linspace(0, len(y) - 1, min(args.n or len(y), len(y))).long()
+    train, test = ({kind: torch.cat([common.to_uint8(make(view.images(indices[begin:end], part)).expand(
+        -1, 3, -1, -1)) for begin, end in Count(f"{part}: {kind}", len(indices), view.batch, shared=False)])
+        for kind, make in made.items()} for part, indices in (("train", chosen), ("test", torch.arange(len(y_test)))))
+    precisions, shares = {kind: {scored: [] for scored in made} for kind in made}, []
+    for name, target, truth in telling(names, y[chosen], y_test):
+        target, truth = target.float(), truth.bool()
+        shares.append(truth.float().mean().item())
         for kind, x in train.items():
             net = binary_classifier(x, target.to(view.device), args)
             for scored, images in test.items():
@@ -1239,6 +1250,8 @@ def table_invgan_2(runs, args):
                 precisions[kind][scored].append(average_precision(scores, truth.to(view.device)))
             print(f"  {name}, trained on {kind}: " + "  ".join(
                 f"{scored} {precisions[kind][scored][-1]:.3f}" for scored in made), flush=True)
+    if not shares:
+        raise Error(f"{view.train.name} has no label that tells its images apart; take another set, or more of -n")
     out = {scored: {kind: (float(np.mean(precisions[kind][scored])), float(np.std(precisions[kind][scored])))
                     for kind in made} for scored in made}
     print(f"{'scored on':32}" + "".join(f"{kind:>20}" for kind in made) + "   (trained on)")
@@ -1246,8 +1259,8 @@ def table_invgan_2(runs, args):
         print(f"{scored + ', paper':32}" + "".join(f"{cell(v):>20}" for v in PAPER["invgan-2"][scored]))
         print(f"{scored + ', ours':32}" + "".join(f"{cell(v):>20}" for v in row.values()))
     print(f"Average precision, its mean and deviation over {len(precisions['tiles']['tiles'])} labels, by "
-          f"{args.classifier}, {args.epochs} epochs of {many:,} images, scored on {len(y_test):,}; always saying yes "
-          f"has {y_test.float().mean().item():.2f}; tiles by {tiler.title} ({tiler.protocol}); {view.title} "
+          f"{args.classifier}, {args.epochs} epochs of {len(chosen):,} images, scored on {len(y_test):,}; saying yes "
+          f"to all has {np.mean(shares):.2f}; tiles by {tiler.title} ({tiler.protocol}); {view.title} "
           f"({view.protocol}); evaluation code {common.code_version()}")
     return out
 
@@ -1264,7 +1277,10 @@ def classifier_net(args):
 
 
 def binary_classifier(x, target, args):
-    """A network that tells whether target (N,) of uint8 images x (N, 3, H, W) is 1; Adam, one-cycle rate (ours)."""
+    """A network that tells whether target (N,) of uint8 images x (N, 3, H, W) is 1.   (InvGAN 4.1)
+
+    From random weights, by Adam, with a one-cycle rate and batches of 64: ours.
+    """
     net = classifier_net(args).to(x.device)
     _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(net(common.to_float(x[i])).flatten(), target[i]),
          max(args.epochs * len(x) // 64, 1), 64)
@@ -1414,13 +1430,22 @@ def attributes(view, only=()):
     y, y_test = view.train.labels, view.test.labels
     if y is None:
         raise Error(f"{view.train.name} has no labels; take a set with classes or attributes")
-    if y.ndim == 1:
-        y, y_test = (nnf.one_hot(t.clamp(min=0), int(y.max()) + 1).bool() for t in (y, y_test))
+    if y.ndim == 1:                                         # -1: of none
+        y, y_test = (nnf.one_hot(t + 1, int(max(y.max(), y_test.max())) + 2)[:, 1:].bool() for t in (y, y_test))
     names = [str(name) for name in view.train.label_names or range(y.shape[1])]
     if unknown := [name for name in only if name not in names]:
         raise Error(f"{view.train.name} has no label {unknown[0]!r}; it has {', '.join(names)}")
     chosen = [names.index(name) for name in only or names]
     return [names[i] for i in chosen], y[:, chosen], y_test[:, chosen]
+
+
+def telling(names, y, y_test):
+    """Goes through labels (N, A), (M, A) by name, but for those in which all images of a part are alike."""
+    for name, target, truth in zip(names, y.T, y_test.T, strict=True):
+        if min(len(target.unique()), len(truth.unique())) < 2:
+            print(f"  {name:24} left out: all images of a part are alike in it")
+        else:
+            yield name, target, truth
 
 
 @torch.no_grad()
@@ -1435,10 +1460,7 @@ def boundary(args):
     chosen, out = torch.linspace(0, len(y) - 1, min(args.n or 20_000, len(y))).long(), {}
     w, w_test = (view.encoded_part(part, indices)
                  for part, indices in (("train", chosen), ("test", torch.arange(len(y_test)))))
-    for name, target, truth in zip(names, y[chosen].to(view.device).T, y_test.to(view.device).T, strict=True):
-        if min(len(target.unique()), len(truth.unique())) < 2:
-            print(f"  {name:24} left out: all images of a part are alike in it")
-            continue
+    for name, target, truth in telling(names, y[chosen].to(view.device), y_test.to(view.device)):
         normal = linear_svm(w, target.long(), 2)[:, 1]
         right = (nnf.pad(w_test, (0, 1), value=1.0) @ normal > 0) == truth
         rates = [100 * right[truth == side].float().mean().item() for side in (False, True)]
@@ -1503,7 +1525,7 @@ def real_images(views, args, choose):
 
 def in_pairs(x, name):
     if len(x) % 2:
-        raise Error(f"figure {name} takes pairs of images, not {len(x)}; name one more by --images")
+        raise Error(f"figure {name} takes pairs of images, not {len(x)}; name an even number by --images")
     return x
 
 
@@ -1615,7 +1637,7 @@ def figure_mixing(views, args):
 
 def figure_styles(views, args):
     """The first 0, 1, 2 ... style vectors of one image's code in the place of another's, between the two images
-    (InvGAN figs. 2, 8); -n pairs of real images, a block a run."""
+    (InvGAN 4.2, figs. 2, 8); -n pairs of real images, a block a run."""
     x, all_rows = in_pairs(real_images(views, args, lambda *_: slice(2 * (args.n or 4))), "styles"), []
     for view in views:
         used, layers = style_layers(view), view.model.num_layers
@@ -1630,7 +1652,7 @@ def figure_styles(views, args):
 
 def figure_variants(views, args):
     """Test images, and under each row of them, a pair of rows a run: reconstructions and absolute differences (InvGAN
-    fig. 5)."""
+    4.4, fig. 5)."""
     for view in views:
         view.need("encode", "generate")
     x = real_images(views, args, lambda *_: slice(args.n or 16))
@@ -1653,8 +1675,8 @@ def remade(views, *rows_of_images):
 
 
 def figure_inpaint(views, args):
-    """Test images, the same with a square of a third of their height set to 0 at a random place, and the
-    reconstructions of these, a row a run (InvGAN figs. 2, 8)."""
+    """Test images, the same with a square of a third of their height (ours) set to 0 at a random place, and the
+    reconstructions of these, a row a run (InvGAN 4.2, figs. 2, 8)."""
     x, rng = real_images(views, args, lambda *_: slice(args.n or 16)), np.random.RandomState(args.seed)
     side, cut = x.shape[2] // 3, x.clone()
     for image in cut:
@@ -1665,8 +1687,9 @@ def figure_inpaint(views, args):
 
 def figure_merge(views, args):
     """Pairs of test images, the left half of the first beside the right half of the second, or, where the --mask is
-    white, the second in the first, and the reconstructions of these, a row a run (InvGAN figs. 2, 8)."""
-    a, b = in_pairs(real_images(views, args, lambda *_: slice(2 * (args.n or 16))), "merge").chunk(2)
+    white, the second in the first, and the reconstructions of these, a row a run (InvGAN 4.2, figs. 2, 8)."""
+    x = in_pairs(real_images(views, args, lambda *_: slice(2 * (args.n or 16))), "merge")
+    a, b = x[0::2], x[1::2]
     mask = torch.arange(a.shape[3], device=a.device) >= a.shape[3] // 2
     if args.mask:
         mask = common.to_float(data.read_images([args.mask], 1, a.shape[2:])).to(a.device) > 0
@@ -1677,7 +1700,7 @@ def figure_merge(views, args):
 
 
 def figure_edit(views, args):
-    """Files that were edited by hand (--images), over their reconstructions, a row a run (InvGAN figs. 2, 8)."""
+    """Files that were edited by hand (--images), over their reconstructions, a row a run (InvGAN 4.2, figs. 2, 8)."""
     if not args.images:
         raise Error("figure edit reconstructs what you have edited; name the files by --images")
     return remade(views, real_images(views, args, None))
@@ -1703,8 +1726,8 @@ def codes_of_tiles(view, x):
     if shape[0] != shape[1]:
         raise Error(f"{view.run} makes images of {shape[1]}x{shape[0]}; tiles are square, so take another run")
     if h % (size := shape[0]) or w % size:
-        raise Error(f"images of {w}x{h} do not cut into {view.run}'s tiles of {size}; pass --resolution "
-                    f"{max(w // size, 1) * size}x{max(h // size, 1) * size}")
+        raise Error(f"images of {w}x{h} do not cut into {view.run}'s tiles of {size}; bring them to "
+                    f"{max(w // size, 1) * size}x{max(h // size, 1) * size} (--images: by --resolution)")
     if c < x.shape[1]:
         raise Error(f"{view.run} makes grey images, and these are RGB; take a run on RGB images")
     tiles = tile(x.expand(-1, c, -1, -1), size)
@@ -1722,14 +1745,17 @@ def through_tiles(view, x):
     return from_tiles(view, codes_of_tiles(view, x), x)
 
 
-def whole_images(view, args, paths):
-    """Real images that tiles are cut from, (N, C, H, W): of these files, the first -n of a folder or zip, at their own
-    size or --resolution; else the first -n test images of a run of --patches, whole."""
+def whole_images(views, args, paths):
+    """Real images that tiles are cut from, (N, C, H, W): of these files, the first -n of a folder or zip, at
+    --resolution or the first one's size; else the first -n test images of the one run, of --patches whole."""
+    view, *others = views
     c, (w, h) = view.test.shape[0], data.parse_resolution(args.resolution) or (0, 0)
     if paths:
         x = data.read_images(paths, c, (h, w) if h else None, args.n or 4)
     elif h:
         raise Error("--resolution is of --images or --frames; name some, or leave it out")
+    elif others:
+        raise Error("several runs have no test images of one size; name some by --images")
     else:
         x = getattr(view.test, "images", view.test).take(torch.arange(min(args.n or 4, len(view.test))))
     return common.to_float(x).to(view.device)
@@ -1737,8 +1763,8 @@ def whole_images(view, args, paths):
 
 def figure_tiles(views, args):
     """Images of any size, their reconstructions tile by tile, and the absolute differences, in three columns; -n
-    images, a block a run (InvGAN fig. 4)."""
-    x = whole_images(views[0], args, args.images)
+    images, a block a run (InvGAN 3.3, fig. 4)."""
+    x = whole_images(views, args, args.images)
     print("columns: images, reconstructions, differences")
     made = [through_tiles(view, x) for view in views]
     for view, y in zip(views, made, strict=True):
@@ -1757,9 +1783,9 @@ def figure_deblur(views, args):
     """De-blurring by extrapolation in the codes of tiles (InvGAN 4.3, fig. 3): an image, its half size enlarged again
     (bicubic), the reconstruction of that, and w + a (w - w of that blurred), a = 0.5, 1, 2; -n images, a block a run.
 
-    The paper's text has the opposite sign, which blurs.  Blurred: by a Gaussian of deviation 1 pixel.
+    The paper's text has the opposite sign, which blurs.  Half, and blurred by a Gaussian of deviation 1 pixel: ours.
     """
-    x = whole_images(views[0], args, args.images)
+    x = whole_images(views, args, args.images)
     low = nnf.interpolate(nnf.avg_pool2d(x, 2), scale_factor=2, mode="bicubic").clamp(-1, 1)
     taps = torch.exp(-torch.arange(-3, 4, device=x.device).square() / 2.0)
     kernel = (taps.outer(taps) / taps.sum().square()).expand(x.shape[1], 1, 7, 7)
@@ -1781,7 +1807,8 @@ WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames
 
 
 def between(codes, n):
-    """Codes of frames (T, ...) -> those of (T - 1) n + 1: means of neighbours by a Gaussian window.   (InvGAN 4.3)"""
+    """Codes of frames (T, ...) -> those of (T - 1) n + 1: means of neighbours by a Gaussian window, also where there
+    was a frame.   (InvGAN 4.3)"""
     at = torch.arange((len(codes) - 1) * n + 1, device=codes.device)[:, None] / n
     weights = torch.exp(-(at - torch.arange(len(codes), device=codes.device)).square() / (2 * WINDOW**2))
     return torch.einsum("st,t...->s...", weights / weights.sum(1, keepdim=True), codes)
@@ -1794,16 +1821,16 @@ def figure_frames(views, args):
     if not args.frames or len(views) > 1:
         raise Error("figure frames takes one run, and --frames, a folder of images or a GIF")
     view, times = views[0], args.n or 4
-    args.n = 1000                                                                       # frames
-    x = whole_images(view, args, [args.frames])
-    if len(x) < 2:
-        raise Error(f"{args.frames} has one frame, and interpolation needs two or more")
-    codes = codes_of_tiles(view, x)
-    y, many = (from_tiles(view, w, x[:1]) for w in (codes, between(codes, times)))
+    args.n = sys.maxsize                                                                # all frames
     args.out = Path(args.out or view.run / "figures" / "frames.png").with_suffix(".png")
     folder, film = args.out.with_suffix(""), args.out.with_suffix(".gif")
     if film.resolve() == Path(args.frames).resolve() or folder.resolve() == Path(args.frames).resolve():
         raise Error(f"--out {args.out} would write over {args.frames}; name another")
+    x = whole_images(views, args, [args.frames])
+    if len(x) < 2:
+        raise Error(f"{args.frames} has one frame, and interpolation needs two or more")
+    codes = codes_of_tiles(view, x)
+    y, many = (from_tiles(view, w, x[:1]) for w in (codes, between(codes, times)))
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("[0-9][0-9][0-9][0-9].png"):
         old.unlink()
@@ -1814,7 +1841,7 @@ def figure_frames(views, args):
     first.save(film, save_all=True, append_images=others, duration=80, loop=0)
     print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, "
           f"reconstructed (MSE {(y - x).square().mean():.4f}), and with {times - 1} more between neighbours")
-    return stack(*(rows(part) for t in (x, y, many) for part in [t[:16]]))
+    return stack(*(rows(t[:16]) for t in (x, y, many)))
 
 
 def figure_traversal(views, args):
@@ -2038,7 +2065,8 @@ def figure(args):
     if name not in FIGURES:
         raise Error(f"there is no figure {args.name!r}; there are {', '.join([*FIGURES, *ALIASES])}")
     if args.images and (name in ("samples", "traversal", "gradients", "frames") or args.generated):
-        raise Error(f"figure {name} shows no real images{' with --generated' * args.generated}; leave --images out")
+        raise Error(f"figure {name} shows no real images{' with --generated' * args.generated}; leave --images out"
+                    + " and name the --frames" * (name == "frames"))
     if args.truncation_layers != 8 and args.truncation == 1:
         raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
     for flag, (of, unset) in dict(generated=("mixing", False), truncation=("samples", 1.0), mask=("merge", ""),
@@ -2157,7 +2185,8 @@ def parse_args(argv=None):
         if name in ("metrics", "figure", "table", "invert"):
             add("--seed", type=common.seed, default=0, help="of the codes z")
         add("-n", type=common.positive(int), default=0, help="how many images" + (
-            " (morph: along a side; traversal, interpolation: pairs)" if name == "figure" else ""))
+            " (morph: along a side; traversal, interpolation, styles, merge: pairs; frames: times as many)"
+            if name == "figure" else ""))
         add("--weights", default="", choices=["ema", "raw"],
             help="averaged, or as trained (default: ema; table alae-2: raw)")
         if name != "figure":

@@ -3,7 +3,8 @@
     python invgan.py                                           DCGAN, 32x32, on 10,000 bundled digits
     python invgan.py --data mnist --variant naive              DCGAN, a model of section 4.4
     python invgan.py --data celeba                             StyleGAN at 128x128
-    python invgan.py --data imagenet                           BigGAN on random patches of 32x32 (sections 3.3, 4.3)
+    python invgan.py --data imagenet                           BigGAN on random patches of 32x32 of a folder or zip
+                                                               of that name (sections 3.3, 4.3)
     torchrun --nproc_per_node=8 invgan.py --data ffhq          several GPUs
     python eval.py metrics runs/invgan-dcgan-mnist             what it learnt, in numbers
 
@@ -13,7 +14,7 @@
     w_R              w~ of real images                f  x -> features, D's trunk
 Section 3.2 is `terms`, which both steps share, and `train_step`.
 
-Differences from the paper (P), which leaves open all weights, optimisers, rates, sizes and lengths: these are ours.
+Differences from the paper (P), which leaves open all weights, optimisers, rates, widths and lengths: these are ours.
     eq. 1                 M and G take the non-saturating form.                          --gan-loss hinge
     third term of eq. 3   P prints || w~ - w~ ||^2, which is 0.  By the end of section 3.2 the cycle is run once more:
                           ours is || w~ - D(G(w~)) ||^2, the first w~ being held.
@@ -21,9 +22,10 @@ Differences from the paper (P), which leaves open all weights, optimisers, rates
                           ours is the mean square of each image's features less its reconstruction's.  --fm batchmean
     f in L_fm             is D's trunk as it stands: its weights are held there, or they would shrink the features.
     pixels                have no term of their own; P calls L_fm a "pixel space" loss, and it is one of features.
-    || M(z) - w~ ||^2     is divided by w's dimensions, as the cycle's: summed, it outweighs the GAN's loss, and G hides
-                          codes in speckle that D reads.  P minimises over M too, which could shrink w; ours holds
-                          M(z) as a target, and w_R likewise.
+    || M(z) - w~ ||^2     is squared in all variants (P: or of any p), and divided by w's dimensions, as the cycle's:
+                          summed, it outweighs the GAN's loss, and G hides codes in speckle that D reads.  P minimises
+                          over M too, which could shrink w; ours holds M(z) as a target, and w_R likewise.
+    R1                    steadies dcgan too (--gamma); P does not name it.
     D's score             sees G(w # w_R) as fakes, without gradient to w_R: codes are not to give them away.
     D                     P's may have batch norm; ours has none, and no minibatch deviation: a score and a code must
                           not depend on the rest of the batch.  biggan's code is linear in all of f, without spectral
@@ -72,7 +74,7 @@ MEAN_W = 0.995              # stylegan: what the running mean of w keeps at a st
 
 
 # ---------------------------------------------------------------------------------------------------- networks
-# BigGAN (1809.11096) for 32x32: residual blocks, spectral norm everywhere, w in every conditional batch norm.
+# BigGAN (1809.11096) for 32x32: residual blocks, spectral norm on all but the code, w in every conditional batch norm.
 
 def sn(layer):
     """A layer under torch's spectral norm; weights orthogonal at first."""
@@ -141,7 +143,10 @@ class DownBlock(nn.Module):
 
 
 class BigGANDiscriminator(nn.Module):
-    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more blocks at 8 px; the score of the sum over pixels."""
+    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more blocks at 8 px; the score is of the sum over pixels.
+
+    (section 3.1)
+    """
 
     def __init__(self, image_shape, n_out, width=1):
         super().__init__()
@@ -161,7 +166,7 @@ class BigGANDiscriminator(nn.Module):
 
 @torch.no_grad()
 def normalise(average, rounds=5):
-    """Find the largest singular values of averaged weights anew, by power iterations from those of the trained ones."""
+    """Find the largest singular values of averaged weights anew, by power iterations from the averaged vectors."""
     for module in average.modules():
         if isinstance(module, ParametrizationList):
             module.train()
@@ -175,7 +180,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, net):
         super().__init__()
-        self.net = net                          # its linear head is both heads: a score, then a code
+        self.net = net                          # its head is both heads: a score, then a code
 
     def forward(self, x):
         f = self.net.trunk(x)
@@ -219,7 +224,7 @@ class InvGAN(nn.Module):
         return self.M(z)
 
     def generate(self, w, noise="fixed"):
-        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or, on stylegan, (N, num_layers, nw).
+        """x = G(w), (N, C, H, W), images in [-1, 1] (stylegan does not clip), of w (N, nw) or (N, num_layers, nw).
 
         noise: "random", "fixed" or "none"; only stylegan has any.
         """
@@ -244,10 +249,12 @@ def mmd(a, b):
     of BANDWIDTHS.   (section 3.2)
     """
     n, m, both = len(a), len(b), torch.cat([a, b]).float()
-    d = (both[:, None] - both).square().sum(2)                              # [N+M,N+M]
-    off = ~torch.eye(n + m, dtype=torch.bool, device=d.device)
-    median = d.detach()[off].median().clamp(min=1e-12)
-    k = sum(torch.exp(-d / (s * median)) for s in BANDWIDTHS) / len(BANDWIDTHS) * off
+    squares = both.square().sum(1)
+    d = (squares[:, None] + squares - 2 * both @ both.T).clamp(min=0)       # [N+M,N+M]
+    pairs = d.detach().flatten()[1:].view(n + m - 1, n + m + 1)[:, :-1]     # all but the diagonal
+    median = pairs.median().clamp(min=1e-12)
+    k = sum(torch.exp(-d / (s * median)) for s in BANDWIDTHS) / len(BANDWIDTHS)
+    k = k - k.diag().diag()
     return k[:n, :n].sum() / (n * (n - 1)) + k[n:, n:].sum() / (m * (m - 1)) - 2 * k[:n, n:].mean()
 
 
@@ -259,8 +266,8 @@ def squared(a, b):
 def terms(nets, x, z, args, amp, hold_w=True, hold_f=True):
     """The batch of eq. 3 and its terms beside the GAN's.
 
-    nets: M, G, D.  x: the real images that w_R is made of, as many as z (none for naive).  hold_w, hold_f: whether the
-    targets w and w_R, and f's weights, get no gradient (ours; False: as printed).
+    nets: M, G, D.  x: the real images that w_R is made of, half the batch (none for naive).  hold_w, hold_f: whether
+    the targets w and w_R, and f's weights, get no gradient (ours; False: as printed).
     -> the fakes G(w # w_R), their scores, and L_w, L_fm, L_cycle, L_MMD; what the variant has not is 0.
     """
     M, G, D = nets
@@ -271,19 +278,21 @@ def terms(nets, x, z, args, amp, hold_w=True, hold_f=True):
         if args.variant == "naive":
             w_all = w
         else:
-            w_R, _, f_x = D(x)
+            w_R, _, f_x = D(x)                                              # P(W|x), all at D(x) (section 3.2)
             if args.variant == "augmented":
                 w_R = w_R.detach()
             w_all = torch.cat([w.to(w_R.dtype), w_R])                       # w # w_R
         fake = G(w_all)                                                     # one forward: batch norm sees both halves
-        code, score, _ = D(fake)
+        code, score, f = D(fake)
     L_w = squared(w_all.detach() if hold_w else w_all, code)                        # eq. 3, first term; eq. 5
     if args.variant == "full":
-        held = {name: p.detach() if hold_f else p for name, p in D.named_parameters()}
+        f_fake = f[len(z):]
         with amp():
-            f_fake = functional_call(D, held, (fake[len(z):],))[2]
+            if hold_f:
+                held = {name: p.detach() for name, p in D.named_parameters()}
+                f_x, f_fake = f_x.detach(), functional_call(D, held, (fake[len(z):],))[2]
             again = D(G(code))[0]
-        f_x, f_fake = (f_x.detach() if hold_f else f_x).float(), f_fake.float()
+        f_x, f_fake = f_x.float(), f_fake.float()
         if args.fm == "paired":
             L_fm = (f_x - f_fake).square().mean()                                           # eq. 2, for each image
         else:
@@ -298,10 +307,11 @@ def weighted(parts, args):
     return sum(weight * part for weight, part in zip(weights, parts, strict=True))
 
 
-def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None):
+def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None, hold_w=True, hold_f=True):
     """One iteration of eq. 3 on real images x (B, C, H, W), a leaf: D's step, then that of M and G.
 
     draw_z(n) -> z (n, nz).  amp: context of bf16 passes.  nets: M, G, D for the passes that are differentiated once.
+    hold_w, hold_f: see `terms`.
     -> L_D, R1's term, L_G, and L_w, L_fm, L_cycle, L_MMD as of D's step; means over the batch.
     """
     nets, (opt_M, opt_G, opt_D) = nets or (model.M, model.G, model.D), optimizers
@@ -310,7 +320,7 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None):
     hinge = args.gan_loss == "hinge"
 
     # max over D of L_GAN, min over D of the rest
-    fake, _, parts = terms(nets, real, draw_z(len(x) - half), args, amp)
+    fake, _, parts = terms(nets, real, draw_z(len(x) - half), args, amp, hold_w, hold_f)
     with amp():
         c_fake = nets[2](fake.detach())[1]
         c_real = model.D(x.requires_grad_() if args.gamma else x)[1]        # never compiled: R1 differentiates it twice
@@ -325,7 +335,8 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None):
     if hasattr(model, "mean_w"):
         with torch.no_grad():
             model.mean_w.lerp_(model.M(draw_z(len(x))).float().mean(0), 1 - MEAN_W)
-    _, c_fake, again = terms(nets, real, draw_z(len(x) - half), args, amp)
+    # f's weights are not at stake here, so that its pass for the scores serves
+    _, c_fake, again = terms(nets, real, draw_z(len(x) - half), args, amp, hold_w, hold_f=False)
     L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                            # eq. 1, non-saturating
     update(L_G + weighted(again, args), opt_M, opt_G)                                       # eq. 3
 
@@ -423,8 +434,6 @@ def main(argv=None):
                   constants=f"M depth {M_DEPTH[args.backbone]}  lr of M x{LR_MUL}  Adam {BETAS[args.backbone]}  "
                   f"MMD's bandwidths {BANDWIDTHS}  ema half-life {common.EMA_HALF_LIFE:,} images"
                   + f"  mean w {MEAN_W}" * (args.backbone == "stylegan"))
-    if args.patches:
-        args.resolution = f"{whole.shape[2]}x{whole.shape[1]}"              # of what patches are cut from
     model = InvGAN(**network_args(vars(args))).to(device)
     if args.backbone != "mlp":
         model.to(memory_format=torch.channels_last)

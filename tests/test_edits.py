@@ -1,5 +1,6 @@
 """The tables and figures of the InvGAN paper, on conftest's Dummy: G(w) is dim w, E(x) = x, on digits of 28x28."""
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_codes_of_tiles(dummy):
     codes = evaluation.codes_of_tiles(view, x)
     torch.testing.assert_close(codes[1, 3], x[1, 0, 28:, :28].flatten())
     torch.testing.assert_close(evaluation.through_tiles(view, x), 0.5 * x)
-    with pytest.raises(common.Error, match=r"84x57 do not cut into .*run's tiles of 28; pass --resolution 84x56"):
+    with pytest.raises(common.Error, match=r"84x57 do not cut into .*run's tiles of 28; bring them to 84x56 "):
         evaluation.codes_of_tiles(view, torch.zeros(1, 1, 57, 84))
     with pytest.raises(common.Error, match="makes grey images"):
         evaluation.codes_of_tiles(view, torch.zeros(1, 3, 28, 28))
@@ -122,7 +123,7 @@ def test_figures_of_edits(dummy, script, tmp_path):
 
     script("eval.py", "figure", "merge", run, "-n", 3, "--out", "m.png")
     rows = cells(tmp_path / "m.png", 4, 3)
-    np.testing.assert_array_equal(rows[:2], shown(x).reshape(2, 3, 28, 28))
+    np.testing.assert_array_equal(rows[:2], [shown(x[0::2]), shown(x[1::2])])
     np.testing.assert_array_equal(rows[2][:, :, :14], rows[0][:, :, :14])
     np.testing.assert_array_equal(rows[2][:, :, 14:], rows[1][:, :, 14:])
     mask = np.zeros((28, 28), np.uint8)
@@ -188,6 +189,8 @@ def test_figures_refuse(dummy, script, tmp_path):
                            (("merge", run, "--images", file), "takes pairs"),
                            (("merge", run, "--mask", black), "is all black"),
                            (("tiles", run, "--resolution", "28"), "--resolution is of --images"),
+                           (("tiles", run, run), "name some by --images"),
+                           (("frames", run, "--images", file), "leave --images out and name the --frames"),
                            (("inpaint", run, "--mask", file), "--mask is for figure merge"),
                            (("samples", run, "--resolution", "56"), "--resolution is for figure tiles"),
                            (("samples", run, "--out", "s.jpg"), "pictures are PNGs: pass s.png")):
@@ -238,6 +241,14 @@ def test_mae_of_padded_digits():
     assert m["mae_28"] == pytest.approx(1 / 784)
 
 
+def test_attributes():
+    train, test = (SimpleNamespace(name="set", labels=torch.tensor(y), label_names=None) for y in ([1, -1, 0], [2, 0]))
+    names, y, y_test = evaluation.attributes(SimpleNamespace(train=train, test=test))
+    assert names == ["0", "1", "2"]
+    assert y.tolist() == [[False, True, False], [False, False, False], [True, False, False]]   # -1: of no class
+    assert y_test.tolist() == [[False, False, True], [True, False, False]]
+
+
 def test_table_invgan_2(dummy, script, tmp_path):
     run, tiler = dummy("run", dim=1.0), dummy("tiler", dim=0.0, patches=28)
     out = script("eval.py", "table", "invgan-2", run, tiler, "--only", "0", "--classifier", "resnet18", "--epochs", 1,
@@ -249,8 +260,9 @@ def test_table_invgan_2(dummy, script, tmp_path):
     assert m["originals"]["originals"][0] > 0.8
     assert m["tiles"]["tiles"][0] == pytest.approx(share)                               # all alike: nothing to see
     assert "0.81/0.15" in out
-    assert f"always saying yes has {share:.2f}" in out
+    assert f"saying yes to all has {share:.2f}" in out
     for flags, message in (((run,), "takes two runs"), ((tiler, run), "first a run of whole images"),
                            ((run, tiler, "--only", "x"), "has no label 'x'"),
+                           ((run, tiler, "-n", 1), "no label that tells its images apart"),
                            ((run, tiler, "--classifier", "nonet", "-n", 64), "--classifier: ")):
         assert message in script("eval.py", "table", "invgan-2", *flags, code=2).stderr

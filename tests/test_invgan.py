@@ -65,17 +65,21 @@ def mmd_by_loop(a, b):
     return mean_kernel(apart(a)) + mean_kernel(apart(b)) - 2 * mean_kernel([(u, v) for u in a for v in b])
 
 
-def by_hand(A, B, C, H, x, z, args):
-    """The fakes and L_w, L_fm, L_cycle, L_MMD; detach() is where a gradient must not go."""
+def by_hand(A, B, C, H, x, z, args, printed):
+    """The fakes and L_w, L_fm, L_cycle, L_MMD; detach() is where a gradient must not go, held() where, printed, it may.
+    """
+    def held(v):
+        return v if printed else v.detach()
+
     def code(v):
         return v @ C.T @ H[1:].T
     w_all, full = z @ A.T, args.variant == "full"
     if args.variant != "naive":
         w_all = torch.cat([z @ A.T, code(x) if full else code(x).detach()])
     fake = w_all @ B.T
-    L_w, L_fm, L_cycle, L_mmd = ((w_all.detach() - code(fake))**2).mean(), 0, 0, 0
+    L_w, L_fm, L_cycle, L_mmd = ((held(w_all) - code(fake))**2).mean(), 0, 0, 0
     if full:
-        e = (x @ C.T).detach() - fake[len(z):] @ C.detach().T
+        e = held(x @ C.T) - fake[len(z):] @ held(C).T
         L_fm = (e**2).sum() / e.numel() if args.fm == "paired" else (e.mean(0)**2).sum()**0.5
         L_cycle = ((code(fake).detach() - code(code(fake) @ B.T))**2).mean()
         L_mmd = mmd_by_loop(z @ A.T, code(x))
@@ -83,9 +87,10 @@ def by_hand(A, B, C, H, x, z, args):
 
 
 @pytest.mark.parametrize("form", ["logistic", "hinge"])
-@pytest.mark.parametrize(("variant", "fm"), [("naive", "paired"), ("augmented", "paired"), ("full", "paired"),
-                                             ("full", "batchmean")])
-def test_a_step_by_hand(variant, fm, form):
+@pytest.mark.parametrize(("variant", "fm", "printed"), [
+    ("naive", "paired", False), ("augmented", "paired", False), ("full", "paired", False), ("full", "batchmean", False),
+    ("naive", "paired", True), ("full", "paired", True)])
+def test_a_step_by_hand(variant, fm, printed, form):
     others = ["--fm", fm, "--fm-weight", "0.4", "--cycle-weight", "0.3", "--mmd-weight", "1.5"] * (variant == "full")
     args = invgan.parse_args(["--variant", variant, "--gan-loss", form, "--gamma", "3", "--w-weight", "0.7", *others])
     model, n = Linear(), 6 if variant == "naive" else 3
@@ -93,12 +98,13 @@ def test_a_step_by_hand(variant, fm, form):
     A, B, C, H = (p.detach().clone().requires_grad_() for p in model.parameters())
     draws = {n: iter(zs)}       # of n codes, one a step: a third raises
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (model.M, model.G, model.D)]
-    losses = invgan.train_step(model, optimizers, x.clone(), lambda count: next(draws[count]), args)
+    losses = invgan.train_step(model, optimizers, x.clone(), lambda count: next(draws[count]), args,
+                               hold_w=not printed, hold_f=not printed)
     assert next(draws[n], None) is None
 
     def weighted(parts):
         return sum(weight * part for weight, part in zip((0.7, 0.4, 0.3, 1.5), parts, strict=True))
-    fake, parts = by_hand(A, B, C, H, x[:3], zs[0], args)
+    fake, parts = by_hand(A, B, C, H, x[:3], zs[0], args, printed)
     c_fake, c_real = fake.detach() @ C.T @ H[0], x @ C.T @ H[0]
     assert len(c_fake) == len(c_real) == 6
     if form == "hinge":
@@ -108,7 +114,7 @@ def test_a_step_by_hand(variant, fm, form):
     R1 = 3 / 2 * (H[0] @ C).square().sum()                                          # the score's slope is C^T h
     gC, gH = torch.autograd.grad(L_D + R1 + weighted(parts), (C, H))
     C, H = C - 0.1 * gC, H - 0.1 * gH
-    fake, after = by_hand(A, B, C, H, x[:3], zs[1], args)
+    fake, after = by_hand(A, B, C, H, x[:3], zs[1], args, printed)
     c_fake = fake @ C.T @ H[0]
     L_G = -c_fake.mean() if form == "hinge" else (1 + (-c_fake).exp()).log().mean()
     gA, gB = torch.autograd.grad(L_G + weighted(after), (A, B))
