@@ -351,7 +351,8 @@ PRESETS = {  # ours: the paper states none
     "dcgan":                dict(nz=64, nw=64, batch=32, lr=0.002, gamma=1.0, kimg=1000, snapshot_kimg=25),
     "dcgan on mnist":       dict(kimg=1200),
     "dcgan on mnist-mini":  dict(kimg=60, snapshot_kimg=5),
-    "biggan":               dict(nz=128, nw=128, batch=64, lr=0.0001, lr_d=0.0004, kimg=5000, snapshot_kimg=100),
+    "biggan":               dict(nz=128, nw=128, batch=32, lr=0.001, lr_d=0.002, fm_weight=10.0, kimg=5000,
+                                snapshot_kimg=100),
     "biggan on imagenet":   dict(patches=32, resolution="128"),
     "stylegan":             dict(nz=512, nw=512, batch=32, lr=0.0015, gamma=10.0, kimg=10_000, snapshot_kimg=250),
     "stylegan on celeba":   dict(resolution="128"),
@@ -370,9 +371,9 @@ def parse_args(argv=None):
     add("--variant", default="full", choices=LABELS, help="eq. 3, or the models of section 4.4")
     add("--gan-loss", default="logistic", choices=["logistic", "hinge"], help="form of eq. 1")
     add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (dcgan: 1; stylegan: 10)")
-    add("--lr-d", type=common.positive(float), default=0.0, help="learning rate of D (default: --lr; biggan: 0.0004)")
+    add("--lr-d", type=common.positive(float), default=0.0, help="learning rate of D (default: --lr; biggan: 0.002)")
     add("--w-weight", type=float, default=1.0, help="of || w - D(G(w)) ||^2, over w and w_R (eq. 3)")
-    add("--fm-weight", type=float, default=1.0, help="of feature matching (eq. 2)")
+    add("--fm-weight", type=float, default=1.0, help="of feature matching (eq. 2; biggan: 10)")
     add("--cycle-weight", type=float, default=1.0, help="of the second cycle (eq. 3)")
     add("--mmd-weight", type=float, default=1.0, help="of MMD between w and w_R (eq. 3)")
     add("--fm", default="paired", choices=["paired", "batchmean"], help="feature matching of each image, or as printed")
