@@ -1516,7 +1516,8 @@ def curves(log, path):
              and any(row[n] for row in rows)]
     columns = max(math.ceil(len(names) / 2), 1)
     figure = matplotlib.figure.Figure(figsize=(4 * columns, 6), layout="constrained")
-    for axes, name in zip(figure.subplots(2, columns).flat, names, strict=False):
+    for i, name in enumerate(names, 1):
+        axes = figure.add_subplot(2, columns, i)
         axes.plot(kimg, [float(row[name] or "nan") for row in rows])
         axes.set_title(name)
         axes.set_xlabel("kimg")
