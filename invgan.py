@@ -351,7 +351,7 @@ PRESETS = {  # ours: the paper states none
     "dcgan":                dict(nz=64, nw=64, batch=32, lr=0.002, gamma=1.0, kimg=1000, snapshot_kimg=25),
     "dcgan on mnist":       dict(kimg=1200),
     "dcgan on mnist-mini":  dict(kimg=60, snapshot_kimg=5),
-    "biggan":               dict(nz=128, nw=128, batch=32, lr=0.001, lr_d=0.002, fm_weight=10.0, kimg=5000,
+    "biggan":               dict(nz=128, nw=128, batch=32, lr=0.001, lr_d=0.002, fm_weight=100.0, kimg=5000,
                                 snapshot_kimg=100),
     "biggan on imagenet":   dict(patches=32, resolution="128"),
     "stylegan":             dict(nz=512, nw=512, batch=32, lr=0.0015, gamma=10.0, kimg=10_000, snapshot_kimg=250),
@@ -373,7 +373,7 @@ def parse_args(argv=None):
     add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (dcgan: 1; stylegan: 10)")
     add("--lr-d", type=common.positive(float), default=0.0, help="learning rate of D (default: --lr; biggan: 0.002)")
     add("--w-weight", type=float, default=1.0, help="of || w - D(G(w)) ||^2, over w and w_R (eq. 3)")
-    add("--fm-weight", type=float, default=1.0, help="of feature matching (eq. 2; biggan: 10)")
+    add("--fm-weight", type=float, default=1.0, help="of feature matching (eq. 2; biggan: 100)")
     add("--cycle-weight", type=float, default=1.0, help="of the second cycle (eq. 3)")
     add("--mmd-weight", type=float, default=1.0, help="of MMD between w and w_R (eq. 3)")
     add("--fm", default="paired", choices=["paired", "batchmean"], help="feature matching of each image, or as printed")
