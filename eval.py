@@ -660,6 +660,11 @@ def test_indices(view, args):
     return torch.arange(n)
 
 
+def evenly(n, many):
+    """`many` of n places, evenly spaced, or all of them."""
+    return torch.linspace(0, n - 1, min(many, n)).long()
+
+
 def code_count(view, args):
     """-n, or as many codes as test images."""
     return max(args.n, len(test_indices(view, args)))
@@ -973,13 +978,13 @@ def measure_swd(view, args):
     if not sizes:
         raise Lacks(f"{view.run}: the distance needs images of 16 pixels or more, and these have "
                     f"{min(view.test.shape[1:])}")
-    spread = torch.linspace(0, len(view.train) - 1, min(code_count(view, args), 16_384, len(view.train))).long()
+    places = evenly(len(view.train), min(code_count(view, args), 16_384))
     m, text, against = {"n": {}}, [], []
     for kind in kinds(view, "samples", "reconstructions"):
         n, make = pictures(view, kind, args)
         n, other = min(n, 16_384), pictures(view, "real", args)[1]
         if kind == "samples":
-            n, other = len(spread), lambda b, e: view.images(spread[b:e], "train")
+            n, other = len(places), lambda b, e: view.images(places[b:e], "train")
         levels = {}
         for level, size in enumerate(sizes):
             what = f"{KINDS[kind]}, patches at {size[0]} px"
@@ -1198,9 +1203,8 @@ def table_invgan_1(runs, args):
 
     def measure(view):
         view.need("prior", "map", "encode")
-        (*few, how_few), (*many, how) = (frechet_of(view, Namespace(**{**vars(args), "n": n}), *names)
-                                         for n in (500, args.n or 50_000))
-        whole = Namespace(**{**vars(args), "n": args.n or 50_000})
+        by_few, whole = (Namespace(**{**vars(args), "n": n}) for n in (500, args.n or 50_000))
+        (*few, how_few), (*many, how) = (frechet_of(view, options, *names) for options in (by_few, whole))
         e, x = errors(view, test_indices(view, whole)), view.images(torch.arange(min(view.batch, len(view.test))))
         common.reconstruct(view.model, x)                       # the first call also prepares
         began = clock(view)
@@ -1235,7 +1239,7 @@ def table_invgan_2(runs, args):
     names, y, y_test = attributes(view, args.only)
     made = dict(originals=lambda x: x, tiles=lambda x: through_tiles(tiler, x),
                 reconstructions=lambda x: common.reconstruct(view.model, x))
-    chosen = torch.linspace(0, len(y) - 1, min(args.n or len(y), len(y))).long()
+    chosen = evenly(len(y), args.n or len(y))
     train, test = ({kind: torch.cat([common.to_uint8(make(view.images(indices[begin:end], part)).expand(
         -1, 3, -1, -1)) for begin, end in Count(f"{part}: {kind}", len(indices), view.batch, shared=False)])
         for kind, make in made.items()} for part, indices in (("train", chosen), ("test", torch.arange(len(y_test)))))
@@ -1457,7 +1461,7 @@ def boundary(args):
     view = View(args.run, args)
     view.need("encode")
     names, y, y_test = attributes(view, args.only)
-    chosen, out = torch.linspace(0, len(y) - 1, min(args.n or 20_000, len(y))).long(), {}
+    chosen, out = evenly(len(y), args.n or 20_000), {}
     w, w_test = (view.encoded_part(part, indices)
                  for part, indices in (("train", chosen), ("test", torch.arange(len(y_test)))))
     for name, target, truth in telling(names, y[chosen].to(view.device), y_test.to(view.device)):

@@ -426,7 +426,7 @@ def test_spectral_norm_after_training(weights, here, monkeypatch):
     run(*BIGGAN, "--lr", "0.02", "--lr-d", "0.02", "--out", "run")
     model = invgan.load("run", weights=weights)
     # One power iteration a step leaves raw weights 0.05 to 0.07 off; averages that are not normalised anew, 0.5
-    assert sizes_of(model.G, model.D) == pytest.approx(dict.fromkeys(layers_of(model.G, model.D), 1), abs=0.15)
+    assert sizes_of(model.G, model.D) == pytest.approx(dict.fromkeys(layers_of(model.G, model.D), 1), abs=0.1)
 
 
 def test_patches_of_biggan(here, script):
