@@ -807,7 +807,14 @@ def start(args):
     torch.manual_seed(args.seed)
     if args.precision == "auto":
         args.precision = "bf16" if device.type == "cuda" and args.backbone != "mlp" else "fp32"
+    if rank == 0 and device.type == "cpu" and args.precision == "bf16" and not has_bf16():
+        print("note: torch has no fast bf16 on this CPU; without --precision bf16 a step may take a tenth of the time")
     return device, rank, world
+
+
+def has_bf16():
+    """Whether oneDNN, which multiplies for torch on a CPU, computes in bf16 on this one (not with AVX2 alone)."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def join(name):

@@ -191,6 +191,14 @@ def test_flags_are_not_abbreviated(capsys):
     assert capsys.readouterr().err.startswith("error: unrecognized arguments: --gam 3;")
 
 
+@pytest.mark.parametrize(("precision", "fast", "told"), [
+    ("bf16", False, True), ("bf16", True, False), ("fp32", False, False)])
+def test_slow_bf16_is_told(precision, fast, told, monkeypatch, capsys):
+    monkeypatch.setattr(common, "has_bf16", lambda: fast)
+    common.start(Namespace(batch=8, seed=0, device="cpu", backbone="dcgan", width=1, precision=precision))
+    assert ("note: torch has no fast bf16 on this CPU" in capsys.readouterr().out) == told
+
+
 @pytest.mark.parametrize("flags", [("--batch", "0"), ("--batch", "two"), ("--kimg", "nan"), ("--kimg", "-1"),
                                    ("--lr", "inf")])
 def test_numbers_are_checked(flags, capsys):
