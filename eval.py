@@ -1148,6 +1148,8 @@ def beside_paper(name, columns, runs, args, measure):
         out[str(run)] = dict(label=view.args["label"], protocol=f"{protocol}; seed {args.seed}; {view.protocol}",
                              **dict(zip(columns, cells, strict=True)))
         lines.append((view.args["label"] + ", ours", cells))
+        print(f"  {view.title}: " + "  ".join(
+            f"{c} {cell(v, form)}" for (c, form), v in zip(columns.items(), cells, strict=True)), flush=True)
     print(f"{'':32}" + "".join(f"{c:>16}" for c in columns))
     for label, cells in [*((f"{label}, paper", cells) for label, cells in PAPER[name].items()), *lines]:
         print(f"{label:32}" + "".join(f"{cell(v, form):>16}" for v, form in zip_longest(cells, columns.values())))

@@ -6,7 +6,7 @@
     python invgan.py --data imagenet                           BigGAN on random patches of 32x32 of a folder or zip
                                                                of that name (sections 3.3, 4.3)
     torchrun --nproc_per_node=8 invgan.py --data ffhq          several GPUs
-    python eval.py metrics runs/invgan-dcgan-mnist             what it learnt, in numbers
+    python eval.py metrics runs/invgan-dcgan-mnist-mini        what it learnt, in numbers
 
     z  (B, nz)       prior sample, N(0, I)            M  z -> w  mapping network
     w  (B, nw)       latent code                      G  w -> x  generator
@@ -15,6 +15,7 @@
 Section 3.2 is `terms`, which both steps share, and `train_step`.
 
 Differences from the paper (P), which leaves open all weights, optimisers, rates, widths and lengths: these are ours.
+At the right, flags for the other reading.
     eq. 1                 M and G take the non-saturating form.                          --gan-loss hinge
     third term of eq. 3   P prints || w~ - w~ ||^2, which is 0.  By the end of section 3.2 the cycle is run once more:
                           ours is || w~ - D(G(w~)) ||^2, the first w~ being held.

@@ -169,7 +169,8 @@ def main():
                                str(args.rounds)], stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
         m = json.loads(done.stdout)
         base = first.setdefault(variant.split("-")[0], m)
-        print(f"{variant:14}{m['images_per_s']:10.3g}{m['ms']:9.1f}{m['gflop']:12.2f}{m['rate']:14.0f}{m['share']:8.0%}"
+        form = ".3g" if m["images_per_s"] < 100 else ".0f"
+        print(f"{variant:14}{m['images_per_s']:10{form}}{m['ms']:9.1f}{m['gflop']:12.2f}{m['rate']:14.0f}{m['share']:8.0%}"
               f"{m['peak_gb']:11.2f}" + (f"   {m['images_per_s'] / base['images_per_s']:.2f} times the images/s of the "
                                          f"first {variant.split('-')[0]} row" if m is not base else ""), flush=True)
 
