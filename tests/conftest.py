@@ -1,7 +1,9 @@
 """Tests import the scripts from the folder above, run on one thread (bit-exact, and no fight over cores) and never
 write outside pytest's temporary folders."""
 import json
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 from argparse import Namespace
@@ -17,12 +19,36 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
+# The scripts are typed some hundreds of times, and what each imports first takes seconds: a process that has imported
+# it already forks for each.  What the tests themselves did in theirs is not seen there.
+READY = multiprocessing.get_context("forkserver")
+READY.set_forkserver_preload(["torch", "torchvision", "matplotlib.pyplot"])
+
+
+def run_script(argv, folder, env, out, err):
+    """In the forked process: the script as `python argv...` would run it, its output in two files."""
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(folder)
+    sys.argv, sys.path[:0] = argv, [str(Path(argv[0]).parent), *env.get("PYTHONPATH", "").split(os.pathsep)]
+    runpy.run_path(argv[0], run_name="__main__")
+
+
 @pytest.fixture
-def script(tmp_path):
+def script(tmp_path, tmp_path_factory):
     """script("alae.py", "--kimg", "1") runs it in a temporary folder.  -> CompletedProcess, with text output."""
-    def run(name, *flags, code=0, env=None, launcher=(sys.executable,)):
-        done = subprocess.run([*launcher, str(ROOT / name), *map(str, flags)], cwd=tmp_path, text=True,
-                              capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **(env or {})})
+    def run(name, *flags, code=0, env=None, launcher=None):
+        argv, env = [str(ROOT / name), *map(str, flags)], {**os.environ, "CUDA_VISIBLE_DEVICES": "", **(env or {})}
+        if launcher:
+            done = subprocess.run([*launcher, *argv], cwd=tmp_path, text=True, capture_output=True, env=env)
+        else:
+            out, err = (tmp_path_factory.mktemp("output") / name for name in ("stdout", "stderr"))
+            process = READY.Process(target=run_script, args=(argv, tmp_path, env, out, err))
+            process.start()
+            process.join()
+            done = subprocess.CompletedProcess(argv, process.exitcode, out.read_text(), err.read_text())
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         return done
