@@ -1,4 +1,4 @@
-"""What two or more of the methods share, from the papers' parts to the plumbing of a run.
+"""What methods share, from the papers' parts to the plumbing of a run.
 
     1  Layers        EqualLinear, EqualConv2d, EqualConvTranspose2d, pixel_norm, Mapping
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
@@ -28,7 +28,6 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -329,14 +328,9 @@ def upscale(x, factor=2):
     return nnf.interpolate(x, scale_factor=factor, mode="nearest")
 
 
-def blur(x):
-    """The 3x3 binomial filter (1 2 1) / 4 in both directions."""
-    return Blur.apply(x)
-
-
 class Blur(torch.autograd.Function):
-    """Its own gradient, for it is symmetric.  Said so, because convolution's second derivative, of which R1's gradient
-    is made, goes through the channels one by one."""
+    """The 3x3 binomial filter (1 2 1) / 4 in both directions.  Its own gradient, for it is symmetric.  Said so, because
+    convolution's second derivative, of which R1's gradient is made, goes through the channels one by one."""
 
     @staticmethod
     def forward(ctx, x):
@@ -348,41 +342,34 @@ class Blur(torch.autograd.Function):
         return Blur.apply(g)
 
 
-def four_boxes(w):
-    """(..., 3, 3) -> (..., 4, 4): the sum of the kernel at four places, one pixel apart."""
-    w = nnf.pad(w, (1, 1, 1, 1))
-    return w[..., 1:, 1:] + w[..., :-1, 1:] + w[..., 1:, :-1] + w[..., :-1, :-1]
+blur = Blur.apply
 
-
-class UpConv(nn.Module):
+class UpConv(EqualConv2d):
     """Nearest up-scaling, then an equalised 3x3 convolution.  fused: as one transposed 4x4 convolution, the same."""
 
     def __init__(self, c_in, c_out, gain, fused):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(c_out, c_in, 3, 3))
-        self.scale, self.fused = gain / math.sqrt(c_in * 9), fused
+        super().__init__(c_in, c_out, 3, gain, padding=1, bias=False)
+        self.fused = fused
 
     def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,2H,2W]
-        w = self.weight * self.scale
         if not self.fused:
-            return nnf.conv2d(upscale(x), w, padding=1)
-        return nnf.conv_transpose2d(x, four_boxes(w.transpose(0, 1).flip(2, 3)), stride=2, padding=1)
+            return super().forward(upscale(x))
+        w = (self.weight * self.scale).transpose(0, 1).flip(2, 3)
+        return nnf.conv_transpose2d(x, 4 * nnf.avg_pool2d(w, 2, stride=1, padding=1), stride=2, padding=1)
 
 
-class DownConv(nn.Module):
+class DownConv(EqualConv2d):
     """An equalised 3x3 convolution, then means of 2x2.  fused: as one 4x4 convolution of stride 2, the same."""
 
     def __init__(self, c_in, c_out, gain, fused):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(c_out, c_in, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(c_out))
-        self.scale, self.fused = gain / math.sqrt(c_in * 9), fused
+        super().__init__(c_in, c_out, 3, gain, padding=1)
+        self.fused = fused
 
     def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,H/2,W/2]
-        w = self.weight * self.scale
         if not self.fused:
-            return nnf.avg_pool2d(nnf.conv2d(x, w, self.bias, padding=1), 2)
-        return nnf.conv2d(x, four_boxes(w) / 4, self.bias, stride=2, padding=1)
+            return nnf.avg_pool2d(super().forward(x), 2)
+        w = nnf.avg_pool2d(self.weight * self.scale, 2, stride=1, padding=1)       # the mean of the four places
+        return nnf.conv2d(x, w, self.bias, stride=2, padding=1)
 
 
 def moments(x):
@@ -597,11 +584,11 @@ def r1(scores, x):
 def adam(module, lr, betas, decay=0.0):
     """One Adam a network: moments are kept per parameter, so steps that share a network share its moments.
 
-    decay times a matrix or kernel is added to its gradient.
+    decay times a matrix or kernel is added to its gradient; biases, gains and constants have 1 or 3 dimensions.
     """
-    groups = [dict(params=[p for p in module.parameters() if p.ndim > 1 or not decay], weight_decay=decay)]
+    groups = [dict(params=[p for p in module.parameters() if p.ndim in (2, 4) or not decay], weight_decay=decay)]
     if decay:
-        groups += [dict(params=[p for p in module.parameters() if p.ndim == 1])]
+        groups += [dict(params=[p for p in module.parameters() if p.ndim in (1, 3)])]
     return torch.optim.Adam(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
 
 
@@ -721,7 +708,7 @@ def frozen(name, file, cache, build, flag=None):
     official (whether they are those of `FROZEN`).  Raises `Error` where the weights are not to be had or do not fit.
     """
     (url, digest), flag = FROZEN[name], flag or f"--{name}"
-    path, sha = Path(file or Path(cache) / Path(url).name), hashlib.sha256()
+    path = Path(file or Path(cache) / Path(url).name)
     if not file and not path.exists():
         print(f"fetching {url} into {cache}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -732,9 +719,7 @@ def frozen(name, file, cache, build, flag=None):
                         ) from None
     remedy = f"{flag} takes the file that is at {url}" if file else "delete it, and it is fetched anew"
     try:
-        with open(path, "rb") as f:
-            for block in iter(partial(f.read, 1 << 20), b""):
-                sha.update(block)
+        checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise Error(f"there is no {path}; {remedy}") from None
@@ -746,8 +731,7 @@ def frozen(name, file, cache, build, flag=None):
         if is_out_of_memory(e):
             raise
         raise Error(f"{path} does not hold the {name} weights, but others; {remedy}") from None
-    network.checksum = sha.hexdigest()[:8]
-    network.official = network.checksum == digest
+    network.checksum, network.official = checksum, checksum == digest
     if not file and not network.official:
         raise Error(f"{path} is not the file that is at {url}; {remedy}")
     return network.eval().requires_grad_(False)
@@ -768,9 +752,6 @@ class VGG(nn.Module):
         net = vgg16(weights=None, init_weights=False)
         net.load_state_dict(weights)
         self.layers = net.features[:30]
-        for layer in self.layers:
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = False
         self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])    # of ImageNet, in [-1, 1]
         self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
 
@@ -796,9 +777,11 @@ def start(args):
     divide.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
-    if args.batch % world:
+    if wrong := [n for n in getattr(args, "batches", None) or [args.batch] if n % world]:
         raise Error(f"--batch {args.batch} does not divide among {world} processes; "
-                    f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}")
+                    f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}" if args.batch % world
+                    else f"the run's batch of {wrong[0]} at a lower level does not divide among {world} processes; "
+                    f"resume it on as many as it began with")
     device, rank, world = join(args.device)
     if device.type == "cpu":
         keep_memory()
@@ -1178,11 +1161,9 @@ def save(path, value):
 
 def code_version():
     """The git commit of this code, with a + where files were changed since; "unknown" outside git."""
-    def git(*words):
-        return subprocess.run(["git", "-C", Path(__file__).parent, *words], capture_output=True, text=True, check=True)
+    describe = ["git", "-C", Path(__file__).parent, "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
     try:
-        return git("rev-parse", "--short=10", "HEAD").stdout.strip() + "+" * bool(
-            git("status", "--porcelain", "--untracked-files=no").stdout.strip())
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -1354,7 +1335,7 @@ class Run:
             self.stop_wanted, self.stop_asked = number, time.time()
         elif time.time() - self.stop_asked > 2:     # asked again, not told twice: do not wait for the step
             raise KeyboardInterrupt
-        self.stop = not dist.is_initialized()
+        self.stop = self.stop or not dist.is_initialized()     # several processes agree in step
 
     def _resume(self, source):
         """Read source's checkpoint, and bring to this folder the rows of its log.csv up to there."""

@@ -22,16 +22,6 @@
 
 A run is the folder that a training script made.  This file knows of a method only what its `load` returns: map,
 generate, encode, features, prior.
-    1  Runs         View
-    2  Extractors   Classifier, trained on a set's labels;  Inception, LPIPS;  extractor_of, lpips_of
-    3  Counting     Count, Means
-    4  Distances    Moments, frechet, kernel_distance, sliced_wasserstein, sharpness, slerp, one_nn, linear_svm
-    5  Measures     what `metrics` prints: errors, latent, sharpness, frechet, flips, classifiers, lpips, ppl, swd
-    6  Tables       PAPER, table_alae_2, table_lia_1, table_lia_2, table_invgan_1, table_invgan_2
-    7  Inversion    optimise, invert, boundary
-    8  Figures      samples, reconstructions, traversal, morph, mixing, interpolation, manipulate, path, gradients;
-                    styles, variants, inpaint, merge, edit, tiles, deblur, frames
-    9  Commands
 """
 import functools
 import hashlib
@@ -134,10 +124,6 @@ class View:
     def encoded(self, x):
         """The codes (N, nw) of images (N, C, H, W), as many at a time as memory should hold."""
         return torch.cat([self.model.encode(b) for b in x.split(self.batch)])
-
-    def encoded_part(self, part, indices):
-        """The codes (n, nw) of images of a part."""
-        return torch.cat([self.model.encode(self.images(i, part)) for i in indices.split(self.batch)])
 
     def images(self, indices, part="test"):
         """Images of a part, float (N, C, H, W) in [-1, 1], on the device."""
@@ -268,9 +254,6 @@ def extractor_of(view, args):
             net = common.frozen("inception", args.inception, args.cache, Inception).to(view.device)
         net.name, net.title = "Inception", "FID" if net.official else f"Frechet ({Path(args.inception).name})"
         return net
-    if not view.has_classes:
-        raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a feature extractor; "
-                    f"--features inception needs none")
     if args.features not in ("auto", name := classifier_name(view)):
         raise Error(f"{view.run}: there are no features {args.features!r}; --features can be inception, or {name}, "
                     f"which are learnt from its own data")
@@ -307,7 +290,8 @@ def classifier_of(view, cache):
     1,500 steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Lacks where there are no classes.
     """
     if not view.has_classes:
-        raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier")
+        raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier; "
+                    f"for distances --features inception needs none")
     train, name = view.train, classifier_name(view)
     path = Path(cache) / f"classifier-{name}-{'x'.join(map(str, train.shape))}-{train.fingerprint()}.pt"
     with torch.random.fork_rng(devices=[]):
@@ -662,7 +646,7 @@ def test_indices(view, args):
 
 def evenly(n, many):
     """`many` of n places, evenly spaced, or all of them."""
-    return torch.linspace(0, n - 1, min(many, n)).long()
+    return torch.linspace(0, n - 1, min(many, n), dtype=torch.float64).long()
 
 
 def code_count(view, args):
@@ -1093,7 +1077,8 @@ PAPER = {
 def table_alae_2(runs, args):
     """ALAE's table 2: every run is one trial of its label and split; trials are averaged."""
     trials = {}
-    own = {"schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root", "versions"}
+    own = {"given", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root",
+           "versions"}
     for run in runs:
         view = View(run, args, "raw")
         if view.test.source != "mnist" or view.test.split is None:
@@ -1112,14 +1097,11 @@ def table_alae_2(runs, args):
     print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
     print(f"{'':24}" + "".join(f"{h:>14}" for h in heads))
     for label in dict.fromkeys([*PAPER["alae-2"], *(label for label, _ in trials)]):
-        if label in PAPER["alae-2"]:
-            print(f"{label + ', paper':24}" + "".join(f"{v:14.2f}" for v in PAPER["alae-2"][label]))
-        if any(key[0] == label for key in trials):
-            cells = []
-            for split in ("sw", "dw"):
-                done = [r for _, r in trials.get((label, split), [])]
-                cells += [sum(r[c] for r in done) / len(done) if done else None for c in COLUMNS_ALAE_2]
-            print(f"{label + ', ours':24}" + "".join("             -" if v is None else f"{v:14.2f}" for v in cells))
+        ours = [np.mean([r[c] for _, r in done]) if (done := trials.get((label, split))) else None
+                for split in ("sw", "dw") for c in COLUMNS_ALAE_2]
+        for whose, cells in (("paper", PAPER["alae-2"].get(label, ())), ("ours", ours)):
+            if {*cells} - {None}:
+                print(f"{f'{label}, {whose}':24}" + "".join(f"{'-' if v is None else f'{v:.2f}':>14}" for v in cells))
     print("Euclidean 1-NN; linear SVM, L2-regularised squared hinge, C = 0.02; unscaled features of the whole training "
           "part, scored on the whole test part.")
     print(f"Evaluation code {common.code_version()}.")
@@ -1351,7 +1333,7 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
         v = v[:, None].expand(-1, model.num_layers, -1)
     v = v.clone().requires_grad_()
     descent = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)([v], lr=lr)
-    rng, far = common.generator(view.device, seed, "evaluation"), distance(x)
+    rng, far = common.generator(view.device, seed, "evaluation", CLIP_DRAWS), distance(x)     # draws of its own
     for step in range(steps + 1):
         with torch.enable_grad():
             w = model.map(v) if space == "z" else v
@@ -1384,6 +1366,7 @@ def invert(args):
 
     IMAGE are files; without any, the first -n test images.  Writes a picture, and beside it the codes, NAME-SPACE.npy.
     """
+    check_out(args)
     view, domain = View(args.run, args), args.method == "in-domain"
     if args.method == "encoder" and (args.steps or args.lr or args.save_path):
         raise Error("--steps, --lr and --save-path are for --method optimise and in-domain; leave them out")
@@ -1434,8 +1417,8 @@ def attributes(view, only=()):
     """-> names of a set's classes or attributes, those in `only` if any, and who has them: (N, A), (M, A) bool of the
     training and of the test part.  Raises Error where there are none."""
     y, y_test = view.train.labels, view.test.labels
-    if y is None:
-        raise Error(f"{view.train.name} has no labels; take a set with classes or attributes")
+    if y is None or y_test is None:
+        raise Error(f"{view.train.name} has no labels in both its parts; take a set with classes or attributes")
     if y.ndim == 1:                                         # -1: of none
         y, y_test = (nnf.one_hot(t + 1, int(max(y.max(), y_test.max())) + 2)[:, 1:].bool() for t in (y, y_test))
     names = [str(name) for name in view.train.label_names or range(y.shape[1])]
@@ -1464,11 +1447,11 @@ def boundary(args):
     view.need("encode")
     names, y, y_test = attributes(view, args.only)
     chosen, out = evenly(len(y), args.n or 20_000), {}
-    w, w_test = (view.encoded_part(part, indices)
+    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in indices.split(view.batch)])
                  for part, indices in (("train", chosen), ("test", torch.arange(len(y_test)))))
     for name, target, truth in telling(names, y[chosen].to(view.device), y_test.to(view.device)):
         normal = linear_svm(w, target.long(), 2)[:, 1]
-        right = (nnf.pad(w_test, (0, 1), value=1.0) @ normal > 0) == truth
+        right = (svm_scores(normal, w_test) > 0) == truth
         rates = [100 * right[truth == side].float().mean().item() for side in (False, True)]
         share = 100 * max(truth.float().mean().item(), 1 - truth.float().mean().item())
         out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=sum(rates) / 2, majority=share)
@@ -1529,8 +1512,11 @@ def real_images(views, args, choose):
     return views[0].images(shared[choose(views[0], shared)])
 
 
-def in_pairs(x, name):
-    if len(x) % 2:
+def image_pairs(views, args, n, name):
+    """Pairs of real images, one after the other: of --images, else the first 2 n (-n) of the views' test images, or as
+    many as there are."""
+    x = real_images(views, args, lambda _, shared: slice(min(2 * (args.n or n), len(shared) // 2 * 2)))
+    if len(x) % 2 or not len(x):
         raise Error(f"figure {name} takes pairs of images, not {len(x)}; name an even number by --images")
     return x
 
@@ -1598,7 +1584,6 @@ MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, None, 1))      # 
 
 def style_layers(view):
     """How many layers read a style, of those that have grown.  Raises Lacks where all read one w."""
-    view.need("generate")
     if view.model.num_layers == 1:
         raise Lacks(f"{view.run} ({view.args['backbone']}) reads one w, with no styles to mix; take a stylegan run")
     return 2 * view.growing.top + 2
@@ -1644,15 +1629,15 @@ def figure_mixing(views, args):
 def figure_styles(views, args):
     """The first 0, 1, 2 ... style vectors of one image's code in the place of another's, between the two images
     (InvGAN 4.2, figs. 2, 8); -n pairs of real images, a block a run."""
-    x, all_rows = in_pairs(real_images(views, args, lambda *_: slice(2 * (args.n or 4))), "styles"), []
+    x, all_rows = image_pairs(views, args, 4, "styles"), []
     for view in views:
         used, layers = style_layers(view), view.model.num_layers
         view.need("encode")
         print(f"columns: an image, its reconstruction with the first 0 ... {used} styles of another, the other")
         first = torch.arange(layers, device=view.device) < torch.arange(used + 1, device=view.device)[:, None]
         w = view.encoded(x)
-        all_rows += [torch.cat([x[i:i + 1], view.made(torch.where(first[:, :, None], b, a)), b_x[None]])
-                     for i, (a, b, b_x) in enumerate(zip(w, w[1:], x[1:], strict=False)) if i % 2 == 0]
+        all_rows += [torch.cat([a_x[None], view.made(torch.where(first[:, :, None], b, a)), b_x[None]])
+                     for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)]
     return rows(*all_rows)
 
 
@@ -1694,7 +1679,7 @@ def figure_inpaint(views, args):
 def figure_merge(views, args):
     """Pairs of test images, the left half of the first beside the right half of the second, or, where the --mask is
     white, the second in the first, and the reconstructions of these, a row a run (InvGAN 4.2, figs. 2, 8)."""
-    x = in_pairs(real_images(views, args, lambda *_: slice(2 * (args.n or 16))), "merge")
+    x = image_pairs(views, args, 16, "merge")
     a, b = x[0::2], x[1::2]
     mask = torch.arange(a.shape[3], device=a.device) >= a.shape[3] // 2
     if args.mask:
@@ -1791,11 +1776,10 @@ def figure_deblur(views, args):
 
     The paper's text has the opposite sign, which blurs.  Half, and blurred by a Gaussian of deviation 1 pixel: ours.
     """
+    from torchvision.transforms.functional import gaussian_blur
     x = whole_images(views, args, args.images)
     low = nnf.interpolate(nnf.avg_pool2d(x, 2), scale_factor=2, mode="bicubic").clamp(-1, 1)
-    taps = torch.exp(-torch.arange(-3, 4, device=x.device).square() / 2.0)
-    kernel = (taps.outer(taps) / taps.sum().square()).expand(x.shape[1], 1, 7, 7)
-    blurred = nnf.conv2d(nnf.pad(low, (3, 3, 3, 3), mode="reflect"), kernel, groups=x.shape[1])
+    blurred = gaussian_blur(low, 7, 1.0)
     print("columns: images, half their size enlarged, reconstructed, and w + a (w - w blurred), a = "
           + ", ".join(f"{a:g}" for a in EXTRAPOLATION))
     all_rows = []
@@ -1890,7 +1874,7 @@ def traversal(view, args):
 def figure_interpolation(views, args):
     """Real images joined in w, 7 steps, originals at the ends; where the map has an inverse also in z, above (LIA
     figs. 6, 9, 11, 12); -n pairs, a block a run."""
-    x = in_pairs(real_images(views, args, lambda *_: slice(2 * (args.n or 4))), "interpolation")
+    x = image_pairs(views, args, 4, "interpolation")
     all_rows = []
     for view in views:
         view.need("encode", "generate")
@@ -1969,7 +1953,9 @@ def figure_gradients(views, args):
         path = view.run / "gradients.csv"
         if not path.exists():
             raise Error(f"{view.run} has no gradients.csv; train stage 2 of lia.py with --log-gradients")
-        table = np.genfromtxt(path, delimiter=",", names=True)
+        table = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, invalid_raise=False))
+        if len(table) < 3:
+            raise Error(f"{path} has {len(table)} iterations, too few for a curve; train on with --resume {view.run}")
         for ax, name in zip(axes, ("first", "middle", "last", "L_rec"), strict=True):
             ax.plot(table["kimg"], table[name], linewidth=0.3, label=f"{view.args['label']} ({view.run.name})")
             ax.set_title(name)
@@ -2050,7 +2036,7 @@ def metrics(args):
 
 
 def write_json(args, result):
-    if args.json and leads():
+    if getattr(args, "json", "") and leads():
         common.write_atomic(Path(args.json), json.dumps(result, indent=1).encode())
 
 
@@ -2080,8 +2066,7 @@ def figure(args):
                                   resolution=("tiles deblur frames", "auto")).items():
         if name not in of.split() and getattr(args, flag) != unset:
             raise Error(f"--{flag.replace('_', '-')} is for figure {of.replace(' ', ', ')}; leave it out")
-    if args.out and Path(args.out).suffix not in [".png"] + [".gif"] * (name == "frames"):
-        raise Error(f"--out {args.out} names no PNG; pictures are PNGs: pass {Path(args.out).with_suffix('.png')}")
+    check_out(args, *[".gif"] * (name == "frames"))
     views = [View(run, args) for run in args.runs]
     picture = FIGURES[name](views, args)
     write_picture(picture, args.out or (views[0].run / "figures" if len(views) == 1 else Path()) / f"{name}.png")
@@ -2092,6 +2077,7 @@ def figure(args):
 @torch.no_grad()
 def compare(args):
     """The same test images through every run: a picture with the real row on top, and a line of errors a run."""
+    check_out(args)
     views = [View(run, args) for run in args.runs]
     places = [p[:args.n or 10_000] for p in shared_test_images(views)]
     out, pictures, code = {}, [], common.code_version()
@@ -2108,6 +2094,11 @@ def compare(args):
     write_picture(rows(*pictures), args.out or "compare.png")
     print("rows from the top: real images, then " + ", ".join(v.title for v in views))
     return out
+
+
+def check_out(args, *also):
+    if args.out and Path(args.out).suffix not in (".png", *also):
+        raise Error(f"--out {args.out} names no PNG; pictures are PNGs: pass {Path(args.out).with_suffix('.png')}")
 
 
 def write_picture(picture, path):
@@ -2169,7 +2160,8 @@ def parse_args(argv=None):
             add("--method", default="optimise", choices=["optimise", "in-domain", "encoder"],
                 help="gradient descent, the same from the encoder's code and near codes that it knows, or that alone")
             add("--space", nargs="+", default=["w"], choices=["z", "w", "w+"], help="where; after IMAGE")
-            add("--loss", default="pixel", choices=["pixel", "vgg9"], help="mean square of pixels or of VGG-16 conv3_3")
+            add("--loss", default="pixel", choices=["pixel", "vgg9"],
+                help="mean square of pixels, or of VGG-16 conv3_3 (in-domain: of pixels, and of conv4_3)")
             add("--steps", type=common.positive(int), default=0, help="default 1000, in-domain 100")
             add("--optimizer", default="adam", choices=["adam", "descent"])
             add("--lr", type=common.positive(float), default=0.0, help="default 0.01 with adam, 1 with descent")
@@ -2224,8 +2216,7 @@ def main(argv=None):
     shared = args.command in ("metrics", "compare") or vars(args).get("name") in ("lia-1", "lia-2", "invgan-1")
     if not rank or shared:                                      # the others are the first process's work
         result = args.function(args)
-        if args.command != "figure":
-            write_json(args, result)
+        write_json(args, result)
     if world > 1:
         torch.distributed.barrier()                 # the others wait for what the first one has to do alone
         torch.distributed.destroy_process_group()

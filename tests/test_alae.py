@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -425,3 +426,20 @@ def test_run_folders_are_protected(script, tmp_path):
 def test_a_batch_that_the_processes_do_not_divide(script):
     done = script("alae.py", "--batch", "33", code=2, env={"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
     assert done.stderr == "error: --batch 33 does not divide among 2 processes; pass a multiple of 2, such as 32\n"
+
+
+def test_a_lower_level_s_batch_that_the_processes_do_not_divide(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(common.Error, match="batch of 52 at a lower level does not divide among 3 .* as many as it beg"):
+        common.start(Namespace(batch=6, batches=[54, 52, 6]))
+
+
+def test_a_second_signal_leaves_an_agreed_stop(monkeypatch):
+    run = object.__new__(common.Run)
+    run.stop, run.stop_wanted = False, 0
+    monkeypatch.setattr(common.dist, "is_initialized", lambda: True)
+    run._on_signal(signal.SIGTERM, None)
+    assert (run.stop, run.stop_wanted) == (False, signal.SIGTERM)       # all processes agree upon the step first
+    run.stop = True
+    run._on_signal(signal.SIGTERM, None)
+    assert run.stop

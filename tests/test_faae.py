@@ -455,6 +455,11 @@ def test_decay():
     assert {p.ndim for p in matrices["params"]} == {2}
     assert {p.ndim for p in vectors["params"]} == {1}
     assert all(g["weight_decay"] == 0 for g in small("faae", "dcgan")[2].E.param_groups)
+    net = common.StyleGenerator(8, (1, 8, 8), 64)
+    matrices, others = common.adam(net, 1e-3, (0.0, 0.99), 0.1).param_groups
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert {names[id(p)].rpartition(".")[2] for p in matrices["params"]} == {"weight"}
+    assert not [names[id(p)] for p in others["params"] if names[id(p)].endswith("weight")]
     assert [g["lr"] for o in (opt.G, opt.E, opt.D) for g in o.param_groups] == [2e-4] * len(
         opt.G.param_groups + opt.E.param_groups + opt.D.param_groups)
     _, _, opt = small("faae", "dcgan")

@@ -154,6 +154,9 @@ def test_boundary_and_manipulate(dummy, script, tmp_path):
     assert 100 >= result["accuracy"] > majority
     assert f"accuracy {result['accuracy']:.1f} %" in out
     assert "has no label '12'" in script("eval.py", "boundary", run, "--only", "12", code=2).stderr
+    view.test.labels = None                             # a part of its own, without
+    with pytest.raises(common.Error, match="has no labels in both its parts"):
+        evaluation.attributes(view)
 
     script("eval.py", "figure", "lia-4", run, "--boundary", run / "boundaries" / "3.npy", "-n", 2, "--out", "m.png")
     picture, x = cells(tmp_path / "m.png", 2, 10), view.images(range(2))
@@ -168,7 +171,7 @@ def test_boundary_and_manipulate(dummy, script, tmp_path):
     assert "--boundary is for figure manipulate" in err
 
 
-def test_interpolation_in_w_and_z(dummy, script, tmp_path):
+def test_interpolation_in_w_and_z(dummy, script, tmp_path, monkeypatch):
     run = dummy("run", dim=1.0)
     x = evaluation.View(run, options()).images(range(4))
     script("eval.py", "figure", "interpolation", run, "-n", 2, "--out", "w.png")
@@ -186,6 +189,9 @@ def test_interpolation_in_w_and_z(dummy, script, tmp_path):
     digit = fill(tmp_path / "digit", 1) / "000.png"
     err = script("eval.py", "figure", "interpolation", run, "--images", digit, code=2).stderr
     assert "takes pairs of images" in err
+    monkeypatch.setattr(evaluation, "shared_test_images", lambda views: [torch.arange(5)])
+    assert len(evaluation.image_pairs([evaluation.View(run, options())], options(), 4, "merge")) == 4
+    assert len(evaluation.image_pairs([evaluation.View(run, options())], options(n=1), 4, "merge")) == 2
 
 
 def test_path(dummy, script, tmp_path):
@@ -208,6 +214,10 @@ def test_volatility():
 def test_gradients(dummy, script, tmp_path):
     run, rng = dummy("run"), np.random.RandomState(0)
     assert "has no gradients.csv" in script("eval.py", "figure", "gradients", run, code=2).stderr
+    for rows in ("", "0,1,2,3,4\n", "0,1,2,3,4\n1,1,2,3,4\n2,1"):         # the last one torn
+        (run / "gradients.csv").write_text("kimg,L_rec,first,middle,last\n" + rows)
+        err = script("eval.py", "figure", "gradients", run, code=2).stderr
+        assert f"has {rows.count('4')} iterations, too few for a curve; train on with --resume" in err
     g = np.exp(0.2 * rng.randn(400, 3))
     (run / "gradients.csv").write_text("kimg,L_rec,first,middle,last\n" + "\n".join(
         f"{i / 10},1,{a},{b},{c}" for i, (a, b, c) in enumerate(g)))
