@@ -21,6 +21,7 @@ torch.set_num_threads(1)
 
 # The scripts are typed some hundreds of times, and what each imports first takes seconds: a process that has imported
 # it already forks for each.  What the tests themselves did in theirs is not seen there.
+PLAIN = None if sys.platform == "linux" else (sys.executable,)       # other systems' libraries do not survive a fork
 READY = multiprocessing.get_context("forkserver")
 READY.set_forkserver_preload(["torch", "torchvision", "matplotlib.pyplot"])
 
@@ -32,14 +33,14 @@ def run_script(argv, folder, env, out, err):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
-    sys.argv, sys.path[:0] = argv, [str(Path(argv[0]).parent), *env.get("PYTHONPATH", "").split(os.pathsep)]
+    sys.argv, sys.path[:0] = argv, [str(Path(argv[0]).parent), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     runpy.run_path(argv[0], run_name="__main__")
 
 
 @pytest.fixture
 def script(tmp_path, tmp_path_factory):
     """script("alae.py", "--kimg", "1") runs it in a temporary folder.  -> CompletedProcess, with text output."""
-    def run(name, *flags, code=0, env=None, launcher=None):
+    def run(name, *flags, code=0, env=None, launcher=PLAIN):
         argv, env = [str(ROOT / name), *map(str, flags)], {**os.environ, "CUDA_VISIBLE_DEVICES": "", **(env or {})}
         if launcher:
             done = subprocess.run([*launcher, *argv], cwd=tmp_path, text=True, capture_output=True, env=env)
