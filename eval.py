@@ -1649,7 +1649,18 @@ def figure_variants(views, args):
     x = real_images(views, args, lambda *_: slice(args.n or 16))
     made = [common.reconstruct(view.model, x) for view in views]
     print("rows: images, then reconstructions and differences of each run")
+    tell_errors(views, x, made)
     return blocks(x, *(row for y in made for row in (y, difference(x, y))))
+
+
+def tell_errors(views, x, made):
+    """Print how far each view's reconstructions of these images are, beside two floors."""
+    for view, y in zip(views, made, strict=True):
+        wrong = (y.roll(1, 0) - x).square().mean()
+        print(f"{view.title}: MSE {(y - x).square().mean():.4f}  MAE {(y - x).abs().mean():.4f}  floors MSE "
+              f"{(x - x.mean((2, 3), keepdim=True)).square().mean():.4f} of each image's mean colour" + (
+              f", {wrong:.4f} of wrong pairs" * (len(x) > 1)) + f" ({len(x)} images of {x.shape[3]}x{x.shape[2]}, "
+              f"fixed noise; {view.protocol})")
 
 
 def difference(x, y):
@@ -1758,12 +1769,7 @@ def figure_tiles(views, args):
     x = whole_images(views, args, args.images)
     print("columns: images, reconstructions, differences")
     made = [through_tiles(view, x) for view in views]
-    for view, y in zip(views, made, strict=True):
-        wrong = (y.roll(1, 0) - x).square().mean()
-        print(f"{view.title}: MSE {(y - x).square().mean():.4f}  MAE {(y - x).abs().mean():.4f}  floors MSE "
-              f"{(x - x.mean((2, 3), keepdim=True)).square().mean():.4f} of each image's mean colour" + (
-              f", {wrong:.4f} of wrong pairs" * (len(x) > 1)) + f" ({len(x)} images of {x.shape[3]}x{x.shape[2]}, "
-              f"fixed noise; {view.protocol})")
+    tell_errors(views, x, made)
     return rows(*(torch.stack(row) for y in made for row in zip(x, y, difference(x, y), strict=True)))
 
 
@@ -1778,7 +1784,7 @@ def figure_deblur(views, args):
     """
     from torchvision.transforms.functional import gaussian_blur
     x = whole_images(views, args, args.images)
-    low = nnf.interpolate(nnf.avg_pool2d(x, 2), scale_factor=2, mode="bicubic").clamp(-1, 1)
+    low = nnf.interpolate(nnf.avg_pool2d(x, 2), size=x.shape[2:], mode="bicubic").clamp(-1, 1)
     blurred = gaussian_blur(low, 7, 1.0)
     print("columns: images, half their size enlarged, reconstructed, and w + a (w - w blurred), a = "
           + ", ".join(f"{a:g}" for a in EXTRAPOLATION))
@@ -1829,8 +1835,9 @@ def figure_frames(views, args):
         common.save_png(folder / f"{i:04d}.png", picture)
     first, *others = map(Image.fromarray, pictures)
     first.save(film, save_all=True, append_images=others, duration=80, loop=0)
-    print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, "
-          f"reconstructed (MSE {(y - x).square().mean():.4f}), and with {times - 1} more between neighbours")
+    print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, reconstructed, and with "
+          f"{times - 1} more between neighbours")
+    tell_errors(views, x, [y])
     return stack(*(rows(t[:16]) for t in (x, y, many)))
 
 
@@ -2200,7 +2207,7 @@ def main(argv=None):
     if args.command == "list":
         print(f"metrics  {' '.join(MEASURES)}\ncompare\ninvert\nboundary")
         print(f"table    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
-              + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + ")")
+              + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + "; invgan-2 and -8 also: inpaint, merge, edit)")
         return
     if vars(args).get("inception") and args.features == "auto":
         args.features = "inception"

@@ -268,7 +268,7 @@ def terms(nets, x, z, args, amp, hold_w=True, hold_f=True):
     """The batch of eq. 3 and its terms beside the GAN's.
 
     nets: M, G, D.  x: the real images that w_R is made of, half the batch (none for naive).  hold_w, hold_f: whether
-    the targets w and w_R, and f's weights, get no gradient (ours; False: as printed).
+    the targets (w and w_R, and w~ in the second cycle), and f's weights, get no gradient (ours; False: as printed).
     -> the fakes G(w # w_R), their scores, and L_w, L_fm, L_cycle, L_MMD; what the variant has not is 0.
     """
     M, G, D = nets
@@ -298,7 +298,7 @@ def terms(nets, x, z, args, amp, hold_w=True, hold_f=True):
             L_fm = (f_x - f_fake).square().mean()                                           # eq. 2, for each image
         else:
             L_fm = torch.linalg.vector_norm(f_x.mean(0) - f_fake.mean(0))                   # eq. 2, as printed
-        L_cycle = squared(code.detach(), again)                                             # eq. 3, third term
+        L_cycle = squared(code.detach() if hold_w else code, again)                         # eq. 3, third term
         L_mmd = mmd(w, w_R)                                                                 # eq. 3, fourth term
     return fake, score, (L_w, L_fm, L_cycle, L_mmd)
 

@@ -33,7 +33,8 @@ def run_script(argv, folder, env, out, err):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
-    sys.argv, sys.path[:0] = argv, [str(Path(argv[0]).parent), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    more = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.argv, sys.path[:0] = argv, [str(Path(argv[0]).parent), *more]
     runpy.run_path(argv[0], run_name="__main__")
 
 

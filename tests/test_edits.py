@@ -103,7 +103,11 @@ def test_figures_of_edits(dummy, script, tmp_path):
     run, other = dummy("run", dim=0.5), dummy("other", dim=1.0)
     x = evaluation.View(run, options()).images(range(6))
 
-    script("eval.py", "figure", "variants", run, other, "-n", 6, "--out", "v.png")
+    out = script("eval.py", "figure", "variants", run, other, "-n", 6, "--out", "v.png").stdout
+    wrong = (0.5 * x.roll(1, 0) - x).square().mean()
+    assert (f"MSE {(x / 2).square().mean():.4f}  MAE {(x / 2).abs().mean():.4f}  floors MSE "
+            f"{x.var((2, 3), False).mean():.4f} of each image's mean colour, {wrong:.4f} of wrong pairs (6 images of "
+            "28x28") in out
     rows = cells(tmp_path / "v.png", 5, 6)
     for row, expected in zip(rows, (x, 0.5 * x, (0.5 * x).abs() - 1, x, -torch.ones_like(x)), strict=True):
         np.testing.assert_allclose(row, shown(expected), atol=1)
@@ -170,7 +174,9 @@ def test_figures_of_tiles(dummy, script, tmp_path):
     assert "would write over" in script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "--out",
                                         "film.gif", code=2).stderr
     for n in (9, 5):                                                            # nothing of the first is left
-        script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "-n", n, "--out", "o/film.gif")
+        out = script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "-n", n, "--out",
+                     "o/film.gif").stdout
+    assert "floors MSE 0.0000 of each image's mean colour" in out               # flat frames
     assert Image.open(tmp_path / "o/film.png").size[0] > 56
     assert Image.open(tmp_path / "o/film.gif").n_frames == len([*(tmp_path / "o/film").iterdir()]) == 11
     middle = np.array(Image.open(tmp_path / "o/film/0005.png"))[2:-2, 2:-2]
@@ -179,13 +185,15 @@ def test_figures_of_tiles(dummy, script, tmp_path):
 
 def test_figures_refuse(dummy, script, tmp_path):
     run = dummy("run")
-    file, black = noise_file(tmp_path / "a.png", 60, 60), tmp_path / "black.png"
+    file, odd, black = (*(noise_file(tmp_path / f"{w}.png", w, h) for w, h in ((60, 60), (57, 29))),
+                        tmp_path / "black.png")
     Image.new("L", (28, 28)).save(black)
     for flags, message in ((("styles", run), "reads one w"),
                            (("edit", run), "name the files by --images"),
                            (("frames", run), "takes one run, and --frames"),
                            (("frames", run, "--frames", file, "--resolution", "56"), "has one frame"),
                            (("tiles", run, "--images", file), "60x60 do not cut into"),
+                           (("deblur", run, "--images", odd), "57x29 do not cut into"),
                            (("merge", run, "--images", file), "takes pairs"),
                            (("merge", run, "--mask", black), "is all black"),
                            (("tiles", run, "--resolution", "28"), "--resolution is of --images"),
@@ -215,11 +223,13 @@ def test_table_invgan_1(dummy, tmp_path, monkeypatch, capsys):
     assert row["s an image"] > 0
     for i, n in enumerate((500, 600)):
         args.n = n
-        for name, kind in (("Rand", "samples"), ("TsRec", "reconstructions"), ("IntTs", "midpoints")):
+        for name, kind in dict(Rand="samples", RandRec="resamples", TsRec="reconstructions", IntTs="midpoints").items():
             assert row[name][i] == pytest.approx(evaluation.frechet_of(view, args, kind)[0], rel=1e-4)
     out = capsys.readouterr().out
     assert "InvGAN, DCGAN, MNIST, paper" in out
     assert "17.44/6.10" in out
+    evaluation.table_invgan_1([run], options(cache=str(tmp_path)))              # 50,000, of 2,000
+    assert "all 2,000 of 2,000 test images" in capsys.readouterr().out
 
 
 def test_mae_of_padded_digits():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, options
 from test_alae import TWO, checkpoint_of
 from test_data import fill_zip
 from test_lia import changed_by, networks, rows_of
@@ -21,6 +21,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 import common
 import data
+import eval as evaluation
 import invgan
 
 VARIANTS = ("naive", "augmented", "full")
@@ -81,7 +82,7 @@ def by_hand(A, B, C, H, x, z, args, printed):
     if full:
         e = held(x @ C.T) - fake[len(z):] @ held(C).T
         L_fm = (e**2).sum() / e.numel() if args.fm == "paired" else (e.mean(0)**2).sum()**0.5
-        L_cycle = ((code(fake).detach() - code(code(fake) @ B.T))**2).mean()
+        L_cycle = ((held(code(fake)) - code(code(fake) @ B.T))**2).mean()
         L_mmd = mmd_by_loop(z @ A.T, code(x))
     return fake, (L_w, L_fm, L_cycle, L_mmd)
 
@@ -414,6 +415,33 @@ def test_stylegan_at_its_size(here, monkeypatch):
     assert (model.G.top, model.D.net.top, model.num_layers) == (2, 2, 6)
 
 
+def test_styles_of_one_image_in_another(here):
+    run(*STYLE, "--resolution", 16, "--kimg", "0.008", "--out", "run")
+    view = evaluation.View("run", options(n=2))
+    picture, (a, b), model = evaluation.figure_styles([view], options(n=1)), view.images([0, 1]), view.model
+    columns = [a, *(model.generate(torch.cat([model.encode(b[None])[:, None].expand(-1, k, -1),
+                                              model.encode(a[None])[:, None].expand(-1, 6 - k, -1)], 1))[0]
+                    for k in range(7)), b]
+    assert (columns[1] - columns[7]).abs().mean() > 1e-3
+    np.testing.assert_allclose(picture, common.grid(torch.stack(columns), 9), atol=1)
+
+
+@pytest.mark.parametrize("backbone", ["dcgan", "biggan"])
+def test_compiled_passes_agree_with_plain_ones(backbone):
+    def losses(fast):
+        torch.manual_seed(0)
+        model = invgan.InvGAN(backbone, (1, 32, 32), 8, 8, 64)
+        nets = tuple(map(fast, (model.M, model.G, model.D)))
+        optimizers = [common.adam(net, 1e-3, (0.0, 0.99)) for net in (model.M, model.G, model.D)]
+        args = invgan.parse_args(["--backbone", backbone, "--gamma", "1"])
+        x, draw = torch.randn(8, 1, 32, 32), torch.Generator().manual_seed(0)
+        return [torch.stack(invgan.train_step(model, optimizers, x.clone(), lambda n: torch.randn(
+            n, 8, generator=draw), args, nets=nets)) for _ in range(3)]
+    for plain, compiled in zip(losses(lambda net: net), losses(lambda net: torch.compile(net, backend="aot_eager")),
+                               strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-5)
+
+
 def test_stylegan_that_grows(here):
     run(*STYLE, "--resolution", 16, "--grow", "--grow-kimg", "0.04", "--start-resolution", 8, "--out", "run")
     assert [row["level"] for row in rows_of("run/log.csv")] == ["1", "2", "2"]
@@ -446,7 +474,8 @@ def test_patches_of_biggan(here, script):
 
 def test_two_processes(here):
     """Their weights stay equal, and are those of one process where no batch norm and no MMD looks at half a batch."""
-    mlp = {"naive-mlp": ["--variant", "naive", "--backbone", "mlp"], "full-mlp": ["--mmd-weight", "0"]}
+    mlp = {"naive-mlp": ["--variant", "naive"], "augmented-mlp": ["--variant", "augmented"],
+           "full-mlp": ["--mmd-weight", "0"]}
     runs = {**{name: ["--backbone", "mlp", *flags] for name, flags in mlp.items()}, "biggan": BIGGAN,
             **{variant: ["--variant", variant, "--backbone", "dcgan"] for variant in VARIANTS},
             "stylegan": [*STYLE, "--resolution", "8"]}
