@@ -1362,7 +1362,7 @@ def frames(steps, n=9):
 
 @torch.no_grad()
 def invert(args):
-    """Codes of images: the encoder's, and those found by optimisation, with errors and seconds an image.
+    """Codes of images: the encoder's, and those found by optimisation, with errors and seconds an image, decoding too.
 
     IMAGE are files; without any, the first -n test images.  Writes a picture, and beside it the codes, NAME-SPACE.npy.
     """
@@ -1389,10 +1389,11 @@ def invert(args):
                         frames(steps) if args.save_path else ())
 
     for space in todo:
-        codes(space, x[:view.batch], steps=1)           # the first call also prepares
+        view.made(codes(space, x[:view.batch], steps=1)[1])             # the first call also prepares
         began = clock(view)
         v, w, path = zip(*(codes(space, part) for part in x.split(view.batch)), strict=True)
-        seconds, y = (clock(view) - began) / len(x), view.made(torch.cat(w)).clamp(-1, 1)
+        y = view.made(torch.cat(w)).clamp(-1, 1)
+        seconds = (clock(view) - began) / len(x)
         mse, wrong = ((y - other).square().mean().item() for other in (x, x.roll(1, 0)))
         name = space if space == "encoder" else f"{args.method}, {space}"
         wrong = wrong if len(x) > 1 else None
@@ -1407,7 +1408,8 @@ def invert(args):
             write_picture(rows(*torch.stack([x, *steps_shown], 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
     print(f"{len(x)} images, {min(len(x), view.batch)} at once; "
           + (f"{steps} steps of {args.optimizer}, lr {lr:g}, loss {args.loss}; " * (args.method != "encoder"))
-          + f"fixed noise; {view.protocol}; evaluation code {common.code_version()} on {view.device.type}")
+          + f"fixed noise; {view.protocol}; evaluation code {common.code_version()} on {view.device.type}, "
+          f"{torch.get_num_threads()} threads")
     write_picture(blocks(*all_rows), stem)
     print("rows from the top: originals, " + ", ".join(out))
     return out
