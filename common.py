@@ -344,6 +344,7 @@ class Blur(torch.autograd.Function):
 
 blur = Blur.apply
 
+
 class UpConv(EqualConv2d):
     """Nearest up-scaling, then an equalised 3x3 convolution.  fused: as one transposed 4x4 convolution, the same."""
 
@@ -588,7 +589,7 @@ def adam(module, lr, betas, decay=0.0):
     """
     groups = [dict(params=[p for p in module.parameters() if p.ndim in (2, 4) or not decay], weight_decay=decay)]
     if decay:
-        groups += [dict(params=[p for p in module.parameters() if p.ndim in (1, 3)])]
+        groups += [dict(params=[p for p in module.parameters() if p.ndim not in (2, 4)])]
     return torch.optim.Adam(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
 
 
