@@ -133,7 +133,7 @@ class EncoderBlock(nn.Module):
 def take_style(y):
     """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm.   (section 5)"""
     y, mu, sigma = moments(y)
-    return torch.cat([mu, sigma], 1).flatten(1), y * (1 / sigma)
+    return torch.cat([mu, sigma], 1).flatten(1), y * (1 / sigma).to(y.dtype)
 
 
 class StyleEncoder(common.Growing):

@@ -324,6 +324,12 @@ def grow(level, alpha, *modules):
     return changed
 
 
+# CUDA's autocast takes upscaling, sums and powers in fp32, the CPU's does not.  Of whole maps that would be twice the
+# memory, so these functions set their own precision, the same everywhere.
+own_precision = torch.autocast("cuda", enabled=False)
+
+
+@own_precision
 def upscale(x, factor=2):
     return nnf.interpolate(x, scale_factor=factor, mode="nearest")
 
@@ -373,15 +379,16 @@ class DownConv(EqualConv2d):
         return nnf.conv2d(x, w, self.bias, stride=2, padding=1)
 
 
+@own_precision
 def moments(x):
-    """Instance norm is x / sigma of what this gives: x - mu, mu and sigma of each channel of each image (N, C, H, W).
+    """x (N, C, H, W) -> x - mu, in x's precision; mu and sigma (N, C, 1, 1), fp32.  Instance norm is (x - mu) / sigma.
 
     sigma of a constant channel is 1e-4, so that its gradient is finite.
     """
-    n = x.shape[2] * x.shape[3]
-    mu = x.sum((2, 3), keepdim=True) / n        # / n and the sign stand where tensors, and their gradients, are small
-    x = x + -mu
-    return x, mu, (x.square().sum((2, 3), keepdim=True) / n + 1e-8).sqrt()
+    n, fp32 = x.shape[2] * x.shape[3], torch.promote_types(x.dtype, torch.float32)
+    mu = x.sum((2, 3), keepdim=True, dtype=fp32) / n    # / n and the sign where tensors, and their gradients, are small
+    x = x + (-mu).to(x.dtype)
+    return x, mu, (x.square().sum((2, 3), keepdim=True, dtype=fp32) / n + 1e-8).sqrt()
 
 
 class StyleLayer(nn.Module):
@@ -399,7 +406,7 @@ class StyleLayer(nn.Module):
             x = x + self.noise_gain.to(x.dtype) * eta.to(x.dtype)
         x, _, sigma = moments(lrelu(x + self.bias.to(x.dtype)))
         scale, shift = self.style(w)[:, :, None, None].chunk(2, 1)          # 2 x [N,C,1,1]
-        return (1 + scale) / sigma * x + shift
+        return ((1 + scale) / sigma).to(x.dtype) * x + shift.to(x.dtype)
 
 
 class StyleBlock(nn.Module):

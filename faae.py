@@ -134,7 +134,7 @@ class ConvGenerator(nn.Module):
         x = self.first(z).view(len(z), -1, 4, 4)                            # [N,256,4,4]
         x = nnf.leaky_relu(self.norm(x), SLOPE)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = nnf.interpolate(x, scale_factor=2, mode="nearest")
+            x = common.upscale(x)
             x = nnf.leaky_relu(norm(conv(x)), SLOPE)                        # [N,c,2H,2W]
         return torch.sigmoid(self.last(x))
 
