@@ -71,7 +71,8 @@ NETWORKS = {
                               lambda m: (m.G(torch.randn(4, 64)), m.E(m.inward(images())))),
     "alae dcgan": lambda: (alae.ALAE("dcgan", (3, 64, 64), 64, 64, 1, "lrelu"),
                            lambda m: (m.G(torch.randn(4, 64)), m.E(images()))),
-    "lia stylegan": lambda: (lia.LIA(backbone="stylegan", image_shape=(3, 64, 64), nz=64, nw=64, width=4, perceptual="pixel"),
+    "lia stylegan": lambda: (lia.LIA("encoder", "pixel", backbone="stylegan", image_shape=(3, 64, 64), nz=64, nw=64,
+                                     width=4),
                              lambda m: (m.g(torch.randn(4, 64)), m.c(m.c.fit(images())), m.f(images()))),
     "invgan biggan": lambda: (invgan.InvGAN("biggan", (3, 32, 32), 64, 64),
                               lambda m: (m.G(torch.randn(4, 64)), m.D(images(size=32)))),
@@ -113,7 +114,7 @@ def make(method, flags, device):
         model = faae.make_model(vars(args)).to(device)
         opt = faae.make_optimizers(model, args)
         return model, lambda x, draw, amp: faae.STEPS[args.objective](
-            model, opt, model.fit((x + 1) / 2), lambda: draw(args.nz), amp, faae.hyper(args, 0))
+            model, opt, model.fit((x + 1) / 2), lambda: draw(args.nz, len(x)), amp, faae.hyper(args, 0))
     if method is alae:
         model, names, step = alae.ALAE(**alae.network_args(vars(args))), "FGED", alae.train_step
     elif method is lia:
@@ -124,8 +125,8 @@ def make(method, flags, device):
     model.to(device)
     optimizers = [common.adam(getattr(model, name), 0.001, (0.0, 0.99)) for name in names]
     see = model.inward if method is alae else model.c.fit if method is lia and model.grows else lambda x: x
-    return model, lambda x, draw, amp: step(model, optimizers, see(x),
-                                            lambda n=len(x): draw(args.nz, n), args, amp)
+    return model, lambda x, draw, amp: step(model, optimizers, see(x), lambda n=None: draw(args.nz, n or len(x)), args,
+                                            amp)
 
 
 def three_steps(method, flags, device, precision, n=8):
@@ -138,7 +139,7 @@ def three_steps(method, flags, device, precision, n=8):
     shape, losses = model.image_shape, []
     for _ in range(3):
         x = (torch.rand(n, *shape, generator=rng) * 2 - 1).to(device)
-        out = step(x, lambda nz, n=n: torch.randn(n, nz, generator=rng).to(device), common.autocast(precision, device))
+        out = step(x, lambda nz, k: torch.randn(k, nz, generator=rng).to(device), common.autocast(precision, device))
         losses.append([loss.item() for loss in out])
     return torch.tensor(losses, dtype=torch.float64)
 
@@ -176,9 +177,9 @@ def test_bf16_takes_little_more_than_half_the_memory_of_fp32():
         flags = ["--backbone", "stylegan", "--resolution", "256", "--batch", "4"]
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        model, step = make(alae, flags, DEVICE)
+        _, step = make(alae, flags, DEVICE)
         before = torch.cuda.memory_allocated()
-        step(torch.rand(4, 3, 256, 256, device=DEVICE), lambda nz, n=4: torch.randn(n, nz, device=DEVICE),
+        step(torch.rand(4, 3, 256, 256, device=DEVICE), lambda nz, k: torch.randn(k, nz, device=DEVICE),
              common.autocast(precision, DEVICE))
         return torch.cuda.max_memory_allocated() - before
     assert peak("bf16") < 0.7 * peak("fp32")
@@ -209,7 +210,9 @@ def test_runs_train_resume_and_load_on_a_gpu(name, script, tmp_path, image_folde
     script(f"{method.__name__}.py", "--resume", "run", "--kimg", "0.7", env=gpu)
     model = method.load(tmp_path / "run", DEVICE)
     x = model.generate(model.map(model.prior(4, torch.Generator(DEVICE).manual_seed(0))))
-    assert x.device == DEVICE and x.shape == (4, *model.image_shape) and x.isfinite().all()
+    assert x.device == DEVICE
+    assert x.shape == (4, *model.image_shape)
+    assert x.isfinite().all()
     on_cpu = method.load(tmp_path / "run", "cpu")
     w = torch.randn(4, model.nw)
     torch.testing.assert_close(model.generate(w.to(DEVICE)).cpu(), on_cpu.generate(w), rtol=0.02, atol=0.02)
@@ -233,4 +236,5 @@ def test_batches_of_large_sets_reach_the_gpu(image_folder, monkeypatch):
     on_cpu = data.batches(train, 8, 0, 0, torch.device("cpu"))
     for _ in range(3):
         batch = next(on_gpu)
-        assert batch.device == DEVICE and torch.equal(batch.cpu(), next(on_cpu))
+        assert batch.device == DEVICE
+        assert torch.equal(batch.cpu(), next(on_cpu))
