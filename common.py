@@ -652,7 +652,7 @@ def check_images(x, shape):
     """Raise ValueError, in one line, if x is not float images (N, *shape), which encoders take."""
     tensor = isinstance(x, torch.Tensor)
     if not tensor or not x.is_floating_point() or tuple(x.shape[1:]) != tuple(shape):
-        given = f"{x.dtype} {tuple(x.shape)}" if tensor else f"a {type(x).__name__}"
+        given = f"{x.dtype} {tuple(x.shape)}" if tensor else type(x).__name__
         raise ValueError(f"images are a float tensor (N, {', '.join(map(str, shape))}) in [-1, 1], not {given}; "
                          f"data.read_images and common.to_float make one")
 

@@ -287,7 +287,7 @@ def terms(nets, x, z, args, amp, hold_w=True, hold_f=True, teach_D=True):
     L_fm = L_cycle = L_mmd = zero
     full = args.variant == "full"
     if args.variant != "naive":
-        # under an amp of its own, because autocast reuses weights, also those that it cast without gradient
+        # under an amp of its own, because older torch reuses weights that autocast has cast without gradient
         with torch.set_grad_enabled(full and teach_D), amp():
             w_R, _, f_x = D(x)                                              # P(W|x), all at D(x) (section 3.2)
     with torch.set_grad_enabled(full or not teach_D), amp():
