@@ -48,8 +48,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import nn
 from torch.func import functional_call
-from torch.nn.utils.parametrizations import spectral_norm
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
 import common
 import data
@@ -77,12 +77,21 @@ MEAN_W = 0.995              # stylegan: what the running mean of w keeps at a st
 # ---------------------------------------------------------------------------------------------------- networks
 # BigGAN (1809.11096) for 32x32: residual blocks, spectral norm on all but the code, w in every conditional batch norm.
 
+class SpectralNorm(_SpectralNorm):
+    """torch's, in fp32 always: in bf16 the largest singular value would be up to 0.5% off."""
+
+    def forward(self, weight):
+        with torch.autocast(weight.device.type, enabled=False):
+            return super().forward(weight)
+
+
 def sn(layer):
-    """A layer under torch's spectral norm; weights orthogonal at first."""
+    """A layer under spectral norm; weights orthogonal at first."""
     nn.init.orthogonal_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-    return spectral_norm(layer)
+    register_parametrization(layer, "weight", SpectralNorm(layer.weight))
+    return layer
 
 
 class ConditionalNorm(nn.Module):
@@ -237,6 +246,7 @@ class InvGAN(nn.Module):
 
     def features(self, x):
         """-> short (N, nw), the code, and long (N, n), f(x), of x (N, C, H, W) in [-1, 1]."""
+        common.check_images(x, self.image_shape)
         code, _, f = self.D(self.D.net.fit(x) if self.grows else x)
         return code, f
 
@@ -264,32 +274,34 @@ def squared(a, b):
     return (a.float() - b.float()).square().mean()
 
 
-def terms(nets, x, z, args, amp, hold_w=True, hold_f=True):
+def terms(nets, x, z, args, amp, hold_w=True, hold_f=True, teach_D=True):
     """The batch of eq. 3 and its terms beside the GAN's.
 
     nets: M, G, D.  x: the real images that w_R is made of, half the batch (none for naive).  hold_w, hold_f: whether
     the targets (w and w_R, and w~ in the second cycle), and f's weights, get no gradient (ours; False: as printed).
+    teach_D: whether gradients are wanted at D's weights, or else at M's and G's; only full's go through D(x) and G.
     -> the fakes G(w # w_R), their scores, and L_w, L_fm, L_cycle, L_MMD; what the variant has not is 0.
     """
     M, G, D = nets
     zero = torch.zeros((), device=z.device)
     L_fm = L_cycle = L_mmd = zero
-    with amp():
-        w = M(z)
-        if args.variant == "naive":
-            w_all = w
-        else:
+    full = args.variant == "full"
+    if args.variant != "naive":
+        # under an amp of its own, because older torch reuses weights that autocast has cast without gradient
+        with torch.set_grad_enabled(full and teach_D), amp():
             w_R, _, f_x = D(x)                                              # P(W|x), all at D(x) (section 3.2)
-            if args.variant == "augmented":
-                w_R = w_R.detach()
+    with torch.set_grad_enabled(full or not teach_D), amp():
+        w_all = w = M(z)
+        if args.variant != "naive":
             w_all = torch.cat([w.to(w_R.dtype), w_R])                       # w # w_R
         fake = G(w_all)                                                     # one forward: batch norm sees both halves
+    with amp():
         code, score, f = D(fake)
     L_w = squared(w_all.detach() if hold_w else w_all, code)                        # eq. 3, first term; eq. 5
-    if args.variant == "full":
+    if full:
         f_fake = f[len(z):]
         with amp():
-            if hold_f:
+            if hold_f and teach_D:
                 held = {name: p.detach() for name, p in D.named_parameters()}
                 f_x, f_fake = f_x.detach(), functional_call(D, held, (fake[len(z):],))[2]
             again = D(G(code))[0]
@@ -336,8 +348,7 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None, h
     if hasattr(model, "mean_w"):
         with torch.no_grad():
             model.mean_w.lerp_(model.M(draw_z(len(x))).float().mean(0), 1 - MEAN_W)
-    # f's weights are not at stake here, so that its pass for the scores serves
-    _, c_fake, again = terms(nets, real, draw_z(len(x) - half), args, amp, hold_w, hold_f=False)
+    _, c_fake, again = terms(nets, real, draw_z(len(x) - half), args, amp, hold_w, teach_D=False)
     L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                            # eq. 1, non-saturating
     update(L_G + weighted(again, args), opt_M, opt_G)                                       # eq. 3
 
@@ -459,7 +470,7 @@ def main(argv=None):
         return model.prior(n * world, rng)[rank::world]
 
     def noisy_G(w):
-        return G(w, [eta[rank::world] for eta in model.G.draw_noise(len(w) * world, rng)])
+        return G(w, [eta[rank::world].clone() for eta in model.G.draw_noise(len(w) * world, rng)])
 
     nets = M, noisy_G if model.grows else G, D
     while True:

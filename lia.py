@@ -47,9 +47,9 @@ Differences from the paper (P) and from the released code (C), and what restores
     LSUN                  P ranks 100,000 of the first 500,000 images; ours are the first 100,000.  Cars are cropped to
                           their size, in C letterboxed.
     Adam's state          is kept at a new level, in C it begins anew.                  --adam-state fresh
-    style mixing, mean w  P is silent; StyleGAN's (0.9 of images; what an iteration keeps, 0.995), as C.
-    weight averages       P is silent; half-life 10,000 images as C, on stylegan a fifth of the images since the last
-                          level began, if less.  Stage 2 takes the averaged g, as C.  f is averaged too, in C it is not.
+    style mixing, mean w  P is silent; StyleGAN's (0.9 of images; what an iteration keeps, 0.995), as C.    --mixing 0
+    weight averages       P is silent; half-life 10,000 images as C, or a fifth of those since the run or its last level
+                          began, if less.  Stage 2 takes the averaged g, as C.  f is averaged too, in C it is not.
     critic's step         in stage 2 takes the x~ of f's step; C makes it anew.
     VAE (section 5.3)     P: KL "as VAE does"; its weight, and the terms beside, are open.  Ours: stage 2's own losses
                           and --kl-weight times the divergence, summed over z, so that only the inference differs.
@@ -94,7 +94,6 @@ from common import (
 BETAS = {"1": (0.0, 0.99), "2": (0.9, 0.99)}    # Adam's, of each stage
 LR_MUL = 0.01               # learning rate of the invertible network and of the MLP in its place, relative to g's
 MLP_DEPTH = 8               # layers of StyleGAN's mapping network
-MIXING = 0.9                # share of images with the styles of two codes
 MEAN_W = 0.995              # what the running mean of w keeps at a step
 DECAY = 0.8                 # of stage 2's learning rate, at each quarter of it
 PART, TOTAL = 600, 25_000   # thousands of images: of a fade, and of stage 1, on stylegan
@@ -232,6 +231,7 @@ class LIA(Decoder):
 
     def features(self, x):
         """-> short (N, nw), the code, and long (N, n), the last hidden features of x (N, C, H, W) in [-1, 1]."""
+        common.check_images(x, self.image_shape)
         long = self.f.trunk(x)
         short = self.f.head(long)
         return self.map(short.chunk(2, 1)[0]) if self.variational else short, long
@@ -276,10 +276,10 @@ BETA_MSE = 0.00005          # of the released code, with vgg16 and --perceptual-
 INHERITED = ("data", "data_root", "split", "resolution", "backbone", "width", "fmap_base", "nz", "nw", "mapping",
              "coupling", "depth", "rgb", "recipe", "adversarial", "gamma")
 ANEW = ("data", "data_root", "recipe", "adversarial", "gamma")
-STAGE_1 = ("grow_kimg", "start_resolution", "adam_state")
+STAGE_1 = ("grow_kimg", "start_resolution", "adam_state", "mixing")
 STAGE_2 = ("decoder", "inference", "kl_weight", "beta", "perceptual", "perceptual_norm", "pixel_weight",
            "adversarial_weight", "critic", "log_gradients")
-STYLE_FLAGS = ("rgb", "adam_state")
+STYLE_FLAGS = ("rgb", "adam_state", "mixing")
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 
 
@@ -300,6 +300,8 @@ def parse_args(argv=None):
     add("--flip", default="off", choices=["off", "on"], help="mirror half of the images (released code, on FFHQ: on)")
     add("--adam-state", default="kept", choices=["kept", "fresh"],
         help="stylegan, stage 1: what becomes of it at a new level (released code: fresh)")
+    add("--mixing", type=common.fraction, default=0.9, metavar="P",
+        help="stylegan, stage 1: share of images that mix the styles of two codes (StyleGAN 0.9)")
     add("--inference", default="encoder", choices=["encoder", "vae"], help="stage 2: x to w, or x to N(mu, sigma) of z")
     add("--kl-weight", type=float, default=0.01, help="stage 2, vae: of the divergence from the prior (not stated)")
     add("--beta", type=float, default=0.0, help="stage 2: weight of the perceptual loss (eq. 8; default by extractor: "
@@ -374,7 +376,7 @@ def inherit(given):
 def unstated(args):
     """The settings of a run that the paper leaves open."""
     ours = ["kimg", "batch", "lr", "nz", "nw", "depth", "grow_kimg", "batches", "rates", "start_resolution",
-            "adam_state", "rgb", "flip", "fmap_base", "kl_weight"]
+            "adam_state", "rgb", "flip", "mixing", "fmap_base", "kl_weight"]
     if getattr(args, "perceptual", "vgg16") in ("critic", "pixel"):
         ours += ["perceptual", "beta"]
     return [name for name in ours if hasattr(args, name) and not (args.backbone == "stylegan" and name in ("nz", "nw"))]
@@ -542,10 +544,10 @@ def train_decoder(args):
         if not grows:
             return w
         draw = torch.rand(batch, 2, generator=rng, device=device)[rank::world]
-        return common.mix_styles(w, model.phi.to_w(draw_z()), model.g.top, MIXING, draw)
+        return common.mix_styles(w, model.phi.to_w(draw_z()), model.g.top, args.mixing, draw)
 
     def noisy_g(w):
-        return g(w, [eta[rank::world] for eta in model.g.draw_noise(batch, rng)])
+        return g(w, [eta[rank::world].clone() for eta in model.g.draw_noise(batch, rng)])
 
     nets = noisy_g if grows else g, c
     while True:
@@ -564,7 +566,7 @@ def train_decoder(args):
             x = common.mirror(x, torch.rand(batch, generator=rng, device=device)[rank::world])
         losses = decoder_step(model, optimizers, model.c.fit(x) if grows else x, draw_z, args, amp, nets, mix)
         common.average_buffers(model)
-        common.average(ema, model, run.seen, batch, growth.since(run.seen) if grows else math.inf, each_step=grows)
+        common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
         run.step(losses, batch)
     run.finish()
 
@@ -648,7 +650,7 @@ def constants(args):
     text = f"Adam {BETAS[args.stage]}  ema half-life {common.EMA_HALF_LIFE:,} images"
     if args.stage == "2":
         return text + f"  lr decay {DECAY} a quarter"
-    return text + f"  lr of phi x{LR_MUL}" + f"  mixing {MIXING}  mean w {MEAN_W}" * (args.backbone == "stylegan")
+    return text + f"  lr of phi x{LR_MUL}" + f"  mean w {MEAN_W}" * (args.backbone == "stylegan")
 
 
 def check_decoder(args, images):

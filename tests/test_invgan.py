@@ -13,11 +13,25 @@ import torch
 from conftest import ROOT, options
 from test_alae import TWO, checkpoint_of
 from test_data import fill_zip
-from test_lia import changed_by, networks, rows_of
+from test_lia import (
+    assert_averaged,
+    assert_bf16_is_near,
+    assert_shared,
+    averages,
+    changed_by,
+    modes,
+    networks,
+    noise_of,
+    rows_of,
+    shares_of,
+    watch,
+)
 from test_lia import run as run_in_process
 from test_style import assert_equal_runs
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import common
 import data
@@ -201,6 +215,19 @@ def test_what_each_step_moves(backbone, variant, monkeypatch):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("backbone", SIZES)
+def test_bf16_steps_are_near_fp32_ones(backbone, variant):
+    args, model, _, x = tiny("--backbone", backbone, "--variant", variant)
+    z = torch.randn(24, 8)
+
+    def step(model, optimizers, amp):
+        draws = iter(z)
+        return invgan.train_step(model, optimizers, x.clone(), lambda n: torch.stack(
+            [next(draws) for _ in range(n)]), args, amp)
+    assert_bf16_is_near(model, ("M G", "D"), step)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_half_and_half(variant):
     args, model, _, x = tiny("--backbone", "dcgan", "--variant", variant)
     M, G, D = model.M, model.G, model.D
@@ -217,9 +244,19 @@ def test_half_and_half(variant):
     assert (len(codes), len(fake), len(score)) == (1 + (variant == "full"), 8, 8)   # once, and the second cycle
     torch.testing.assert_close(fake, norms(codes[0]))                               # of one batch's statistics
     assert not torch.allclose(fake[:4], other(w), atol=1e-3)
-    reaches = torch.autograd.grad(codes[0][4:].sum(), D.parameters(), allow_unused=True, retain_graph=True)
-    assert {g is not None and g.any().item() for g in reaches} == {variant == "full"}
-    assert torch.autograd.grad(codes[0][:4].sum(), M.layers[0].weight)[0].any()
+
+
+@pytest.mark.parametrize(("variant", "passes"), [
+    ("naive", "mg DDD MGD"), ("augmented", "dmg DDD dMGD"), ("full", "DMGDDGD DD dMGDGD")])
+def test_passes_keep_a_graph_where_it_teaches(variant, passes):
+    """In capitals: D's step goes through D(x), M and G in full alone, M's and G's never through D(x)."""
+    args, model, optimizers, x = tiny("--backbone", "dcgan", "--variant", variant)
+    seen = []
+    for name in "MGD":
+        getattr(model, name).register_forward_hook(lambda _, inputs, out, name=name: seen.append(
+            name if (out[0] if name == "D" else out).requires_grad else name.lower()))
+    invgan.train_step(model, optimizers, x, lambda n: torch.randn(n, 8), args)
+    assert "".join(seen) == passes.replace(" ", "")
 
 
 # ------------------------------------------------------------------------------------------------------ networks
@@ -240,6 +277,8 @@ def test_networks(backbone):
     for a, b in ((model.encode(others)[:2], w[:2]), (model.encode(x[:1]), w[:1]), (model.generate(code[:1]), made[:1])):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)                      # whatever its batch mates
     assert made.shape == x.shape
+    with pytest.raises(ValueError, match=r"images are a float tensor \(N, 1, .* not torch.float32 \(8, 3, 16, 16\)"):
+        model.encode(torch.zeros(8, 3, 16, 16))
 
 
 def layers_of(*nets):
@@ -251,6 +290,62 @@ def layers_of(*nets):
 def sizes_of(*nets):
     """The largest singular value of each layer."""
     return {k: torch.linalg.matrix_norm(m.weight.flatten(1), 2).item() for k, m in layers_of(*nets).items()}
+
+
+def test_blocks_of_biggan_by_hand():
+    """Each with its weights over their largest singular value."""
+    torch.manual_seed(0)
+
+    def conv(layer, x):
+        w = layer.parametrizations.weight.original.detach()
+        u, v = (getattr(layer.parametrizations.weight[0], k) for k in ("_u", "_v"))
+        return nn.functional.conv2d(x, w / (u @ w.flatten(1) @ v), layer.bias, padding=layer.padding)
+
+    def normed(norm, x, w):
+        gain, bias = ((w @ layer.weight.T)[:, :, None, None] for layer in (norm.gain, norm.bias))
+        return (x - norm.norm.running_mean[:, None, None]) / (norm.norm.running_var[:, None, None] + 1e-5).sqrt() * (
+            1 + gain) + bias
+    x, w = torch.randn(2, 4, 8, 8), torch.randn(2, 5)
+    for c_out, down, first in ((6, True, True), (4, True, False), (4, False, False)):
+        block = invgan.DownBlock(4, c_out, down, first).eval()
+        y = conv(block.conv2, conv(block.conv1, x if first else x.clamp(min=0)).clamp(min=0))
+        y = y + (conv(block.shortcut, x) if down else x)
+        torch.testing.assert_close(block(x), y.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5)) if down else y)
+    block = invgan.UpBlock(4, 5).eval()
+    for norm in (block.norm1, block.norm2):
+        norm.norm.running_mean.normal_()
+        norm.norm.running_var.uniform_(0.5, 2)
+    y = conv(block.conv1, common.upscale(normed(block.norm1, x, w).clamp(min=0)))
+    y = conv(block.conv2, normed(block.norm2, y, w).clamp(min=0)) + conv(block.shortcut, common.upscale(x))
+    torch.testing.assert_close(block(x, w), y, rtol=1e-4, atol=1e-5)
+    D, x = invgan.BigGANDiscriminator((3, 32, 32), 6, 64).eval(), torch.randn(2, 3, 32, 32)
+    f = D.blocks(x).clamp(min=0)
+    torch.testing.assert_close(D.trunk(x), f.flatten(1))
+    assert (f == 0).any()
+    torch.testing.assert_close(D.head(D.trunk(x)), torch.cat(
+        [f.sum((2, 3)) @ D.score.weight.T + D.score.bias, f.flatten(1) @ D.code.weight.T + D.code.bias], 1))
+
+
+def test_spectral_norm_is_fp32_under_autocast():
+    """On a GPU, whose autocast would take its products in bf16: here one of fake tensors."""
+    products = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if function in (torch.ops.aten.mv.default, torch.ops.aten.convolution.default):
+                products.append(out.dtype)
+            return out
+    with FakeTensorMode(), torch.device("cuda"):
+        layer, x = invgan.sn(nn.Conv2d(3, 8, 3)), torch.empty(2, 3, 8, 8)
+        torch.set_autocast_enabled("cuda", True)            # torch.autocast itself asks for a GPU
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        try:
+            with Watch():
+                layer(x)
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+    assert products == [torch.float32] * 3 + [torch.bfloat16]
 
 
 def test_biggan():
@@ -511,3 +606,67 @@ def test_two_processes(here):
             moved = (v - start[k]).abs().mean()
             assert moved > 1e-4, k
             assert (v - two[k]).abs().mean() < 0.01 * moved, k
+
+
+# ---------------------------------------------------------------------------------------------- what the loop does
+
+def test_modes_rates_and_betas(here, monkeypatch):
+    seen = watch(monkeypatch, modes, "train_step", invgan)
+    for flags, rate, rate_of_D, betas in (
+            ((*SMALL, "--backbone", "mlp", "--lr", "0.003"), 0.003, 0.003, (0.5, 0.999)),
+            ((*SMALL, "--backbone", "dcgan", "--lr-d", "0.005"), 0.002, 0.005, (0.0, 0.99)),
+            ((*STYLE, "--resolution", 8, "--lr-d", "0.005"), 0.0015, 0.005, (0.0, 0.99)),
+            (BIGGAN, 0.001, 0.002, (0.0, 0.999))):
+        seen.clear()
+        run(*flags, "--kimg", "0.008")
+        assert seen == [([(rate, betas)] * 2 + [(rate_of_D, betas)], {*"MGD"}, {*"MGD"})]
+
+
+def test_m_learns_at_a_hundredth_of_the_rate():
+    for backbone in SIZES:
+        _, model, (opt_M, *_), _ = tiny("--backbone", backbone)
+        common.update(model.M(torch.randn(4, 8)).sum(), opt_M)
+        moved = model.M.layers[0](torch.zeros(1, 8))                                    # zero before
+        torch.testing.assert_close(moved.abs().max(), torch.tensor(0.001 * 0.01), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("backbone", ["dcgan", "biggan", "growing"])
+def test_averages(backbone, here, monkeypatch):
+    """Their half-life is a fifth of the images shown since the run, or its level, began."""
+    flags = {"dcgan": (*SMALL, "--backbone", "dcgan"), "biggan": (*BIGGAN, "--batch", "16"),
+             "growing": (*STYLE, "--batch", "16", "--resolution", "16", "--grow", "--grow-kimg", "0.016",
+                         "--start-resolution", "8")}[backbone]
+    steps, shown = averages(monkeypatch, 16)
+    run(*flags, "--kimg", "0.064", "--snapshot-kimg", "1", "--out", "run")
+    assert_averaged(steps, shown, 16, [0, 16, 0, 16] if backbone == "growing" else [0, 16, 32, 48])
+
+
+@pytest.mark.parametrize("name", ["stylegan", "patches", "dcgan"])
+def test_two_processes_share_what_is_drawn(name, here, monkeypatch):
+    def look(model, optimizers, x, draw_z, args, amp, nets):
+        z = draw_z(len(x) // 2)
+        return [x, z, *(noise_of(model.G, nets[1], z, monkeypatch) if name == "stylegan" else ())]
+    flags = {"stylegan": (*STYLE, "--resolution", 8), "patches": (*BIGGAN, "--resolution", "64x64"),
+             "dcgan": (*SMALL, "--backbone", "dcgan")}[name]
+    one, *two = shares_of(flags, look, "train_step", invgan, monkeypatch)
+    assert_shared(one, *two)
+    assert len(one) == (2 + 4 if name == "stylegan" else 2)
+    assert all(abs(eta.mean()) < 0.5 and abs(eta.std() - 1) < 0.3 for eta in one[2:])
+
+
+def test_the_images_of_a_level(here, monkeypatch):
+    seen = watch(monkeypatch, lambda model, optimizers, x, *_: x.detach().clone(), "train_step", invgan)
+    run(*STYLE, "--resolution", 16, "--grow", "--grow-kimg", "0.008", "--start-resolution", 8, "--kimg", "0.032",
+        "--out", "run")
+    assert [v.shape[2] for v in seen] == [8, 8, 16, 16]
+    x = seen[2]                                                                         # alpha is 0
+    torch.testing.assert_close(x, common.upscale(nn.functional.avg_pool2d(x, 2)))
+
+
+def test_statistics_are_averaged_over_processes_before_the_average_takes_them(here, monkeypatch):
+    calls = []
+    monkeypatch.setattr(common, "average_buffers", lambda model: calls.append(model))
+    monkeypatch.setattr(common, "average", lambda ema, model, *_, **__: calls.append(model))
+    run(*SMALL, "--kimg", "0.016", "--out", "run")
+    assert len(calls) == 2
+    assert calls[0] is calls[1]

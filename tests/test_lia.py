@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as nnf
@@ -244,6 +245,45 @@ def networks(keys):
     return {k.partition(".")[0] for k in keys}
 
 
+def assert_bf16_is_near(model, updates, step):
+    """step(model, optimizers, amp) -> losses.  updates: the networks that move together, in the order of optimizers.
+
+    Over three seeds losses were up to 0.02 of 1 + |loss| off, and updates 0.23 of their norm; 1 if a gradient is lost.
+    """
+    nets, losses, moved = " ".join(updates).split(), [], []
+    if any(isinstance(m, common.Growing) for m in model.modules()):     # equal pixels lead instance norm to divide by
+        for p in model.parameters():                                    # what is rounding alone
+            p.data += 0.3 * torch.randn_like(p)
+    for precision in ("fp32", "bf16"):
+        after = copy.deepcopy(model)
+        optimizers = [torch.optim.SGD(getattr(after, net).parameters(), lr=1e-3) for net in nets]
+        torch.manual_seed(3)                                            # random noise
+        values = step(after, optimizers, common.autocast(precision, torch.device("cpu")))
+        losses.append(torch.stack([v.detach() for v in values]))
+        moved.append([torch.cat([(a - b).detach().flatten() for net in group.split() for a, b in zip(
+            getattr(after, net).parameters(), getattr(model, net).parameters(), strict=True)]) for group in updates])
+    assert losses[0].dtype == losses[1].dtype == torch.float32
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0.05)
+    assert not torch.equal(*losses)
+    for plain, fast in zip(*moved, strict=True):
+        assert 0 < (fast - plain).norm() < 0.45 * plain.norm()
+
+
+@pytest.mark.parametrize("form", ["wasserstein", "logistic"])
+@pytest.mark.parametrize("backbone", ["mlp", "dcgan", "stylegan"])
+def test_bf16_steps_are_near_fp32_ones(backbone, form):
+    args, model, *_ = tiny("--backbone", backbone, "--adversarial", form)
+    x, zs = torch.rand(8, *args.image_shape) * 2 - 1, torch.randn(2, 8, 8)
+
+    def stage_1(model, optimizers, amp):
+        draws = iter(zs)
+        return lia.decoder_step(model, optimizers, x.clone(), lambda: next(draws), args, amp)
+    assert_bf16_is_near(model, ("phi g", "c"), stage_1)
+    freeze(model)
+    assert_bf16_is_near(model, ("f", "c"), lambda model, optimizers, amp: lia.encoder_step(
+        model, optimizers, x.clone(), lambda v: lia.critic_features(model.eps, v), args, amp))
+
+
 @pytest.mark.parametrize("backbone", ["mlp", "dcgan", "stylegan"])
 def test_what_each_step_moves(backbone, monkeypatch):
     args, model, decoder, encoder = tiny("--backbone", backbone, "--adversarial", "logistic")
@@ -315,6 +355,37 @@ def test_phi_is_for_the_vae_alone(inference, mapping, monkeypatch):
     torch.testing.assert_close(losses[::4], (distance, divergence))
     torch.testing.assert_close(minimised[0], distance - score + divergence)
     assert calls == ["to_w"] * (inference == "vae")
+
+
+def test_images_that_encoders_do_not_take_are_one_line():
+    _, model, _, _ = tiny()
+    for x, given in ((PIL.Image.new("L", (28, 28)), "Image"), (np.zeros((1, 1, 28, 28)), "ndarray"),
+                     (torch.zeros(1, 3, 32, 32), r"torch.float32 \(1, 3, 32, 32\)"),
+                     (torch.zeros(1, 28, 28), r"torch.float32 \(1, 28, 28\)"),
+                     (torch.zeros(1, 1, 28, 28, dtype=torch.uint8), r"torch.uint8 \(1, 1, 28, 28\)")):
+        for function in (model.encode, model.features):
+            with pytest.raises(ValueError, match=rf"float tensor \(N, 1, 28, 28\) in \[-1, 1\], not {given}; data"):
+                function(x)
+    for n in (1, 5):
+        assert model.encode(torch.zeros(n, 1, 28, 28)).shape == (n, 8)
+
+
+def test_an_encoder_can_be_exported_and_compiled():
+    _, model, _, _ = tiny()
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model.eval()
+
+        def forward(self, x):
+            return self.model.encode(x)
+    x = torch.randn(3, 1, 28, 28)
+    exported = torch.export.export(Encoder(), (x,), dynamic_shapes=({0: torch.export.Dim("N")},)).module()
+    compiled = torch.compile(Encoder(), backend="eager", fullgraph=True)
+    for v in (x, torch.randn(5, 1, 28, 28)):
+        torch.testing.assert_close(exported(v), model.encode(v))
+        torch.testing.assert_close(compiled(v), model.encode(v))
 
 
 def test_the_released_encoder():
@@ -635,3 +706,253 @@ def test_two_processes_are_one(here):
             moved = (v - start[k]).abs().mean()         # in stage 2, phi and g to those of stage 1
             assert moved > 1e-4, k
             assert (v - two["state"]["model"][k]).abs().mean() < 0.01 * moved, k
+
+
+# ---------------------------------------------------------------------------------------------- what the loops do
+
+class Enough(Exception):
+    """Ends a run at its first step."""
+
+
+def show_nothing(monkeypatch):
+    """Snapshots without pictures and measures, which take time."""
+    monkeypatch.setattr(common, "held_out", lambda *_: dict.fromkeys(common.Run.MEASURES, ""))
+    monkeypatch.setattr(common, "snapshot_pictures", lambda *_: {})
+
+
+def watch(monkeypatch, look, name="decoder_step", module=lia):
+    """-> a list of what look(model, optimizers, x, ...) makes of that which the loop gives to each step."""
+    step, seen = getattr(module, name), []
+    show_nothing(monkeypatch)
+    monkeypatch.setattr(module, name, lambda *given: seen.append(look(*given)) or step(*given))
+    return seen
+
+
+def modes(model, optimizers, *_):
+    """-> rate and betas of each optimizer, networks with a part in training mode, networks with weights to be moved."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return ([(group["lr"], group["betas"]) for group in groups],
+            {name for name, net in model.named_children() if any(m.training for m in net.modules())},
+            {name for name, net in model.named_children() if any(p.requires_grad for p in net.parameters())})
+
+
+def test_networks_and_optimizers_of_each_stage(here, decoder, monkeypatch):
+    first = watch(monkeypatch, modes)
+    run(*DECODERS["dcgan"], "--kimg", "0.032", "--lr", "0.003", "--out", "first")       # g has batch norm
+    assert first == [([(0.003, (0.0, 0.99))] * 3, {"phi", "g", "c"}, {"phi", "g", "c"})]
+    second = watch(monkeypatch, modes, "encoder_step")
+    for name in ("mlp", "plain stylegan"):                                              # where f has batch norm
+        run("--stage", "2", "--decoder", decoder(name), "--kimg", "0.016", "--batch", "16", "--perceptual", "critic",
+            "--lr", "0.003", "--out", name)
+    assert second == [([(0.003, (0.9, 0.99))] * 2, {"f", "c"}, {"f", "c"})] * 2
+
+
+@pytest.mark.parametrize("mapping", ["flow", "mlp"])
+def test_the_mapping_learns_at_a_hundredth_of_the_rate(mapping):
+    _, model, (opt_phi, *_), _ = tiny("--mapping", mapping)
+    layer = (model.phi.tau[0] if mapping == "flow" else model.phi.layers)[0]
+    common.update(model.phi.to_w(torch.randn(4, 8)).sum(), opt_phi)
+    moved = layer(torch.zeros(1, layer.weight.shape[1]))                                # zero before
+    torch.testing.assert_close(moved.abs().max(), torch.tensor(0.001 * 0.01), rtol=1e-3, atol=0)
+
+
+def averages(monkeypatch, every):
+    """-> a list of the run's average, and of the parameters of its model and average, after each step; and a list of
+    the models that snapshots were made of.  The average moves each `every` images."""
+    step, steps, shown = common.Run.step, [], []
+
+    def spy(self, *args):
+        both = [copy.deepcopy([*self.state[k].parameters()]) for k in ("model", "ema")]
+        steps.append((self.state["ema"], *both))
+        step(self, *args)
+
+    def show(model, x, z):
+        shown.append(model)
+        return dict.fromkeys(common.Run.MEASURES, "")
+    monkeypatch.setattr(common.Run, "step", spy)
+    monkeypatch.setattr(common, "held_out", show)
+    monkeypatch.setattr(common, "snapshot_pictures", lambda *given: show(*given) and {})
+    monkeypatch.setattr(common, "EMA_EVERY", every)
+    return steps, shown
+
+
+def assert_averaged(steps, shown, batch, since):
+    """since: the images shown since the run or its level began, at the start of each step."""
+    before = steps[0][1]                    # at the first step hardly anything of the initial weights is kept
+    for (_, model, ema), images in zip(steps, since, strict=True):
+        beta = 0.5 ** (batch / max(images / 5, 1))
+        expected = [beta * a + (1 - beta) * b for a, b in zip(before, model, strict=True)]
+        torch.testing.assert_close(ema, expected, rtol=1e-5, atol=1e-6)
+        before = ema
+    assert any(not torch.equal(a, b) for a, b in zip(model, ema, strict=True))
+    assert all(model is steps[0][0] for model in shown)
+    assert not any(m.training for m in shown[0].modules())
+
+
+@pytest.mark.parametrize("name", ["mlp", "dcgan", "stage 2", "growing"])
+def test_averages(name, here, decoder, monkeypatch):
+    """Their half-life is a fifth of the images shown since the run, or its level, began."""
+    flags = {"mlp": (*SMALL, "--kimg", "0.128"), "dcgan": (*DECODERS["dcgan"], "--kimg", "0.128"),
+             "growing": (*STYLE, "--batch", "32", "--resolution", "16", "--grow-kimg", "0.064", "--kimg", "0.128"),
+             "stage 2": ("--stage", "2", "--decoder", decoder(), "--batch", "32", "--kimg", "0.128")}[name]
+    steps, shown = averages(monkeypatch, 32)
+    run(*flags, "--snapshot-kimg", "1", "--out", "run")
+    assert_averaged(steps, shown, 32, [0, 32, 0, 32] if name == "growing" else [0, 32, 64, 96])
+
+
+@pytest.mark.parametrize("flip", ["on", "off"])
+@pytest.mark.parametrize("stage", ["1", "2"])
+def test_flip(stage, flip, here, decoder, monkeypatch):
+    flags = ("--stage", "2", "--decoder", decoder(), "--batch", "32") if stage == "2" else SMALL
+    seen = watch(monkeypatch, lambda model, optimizers, x, *_: x.detach().clone(),
+                 "encoder_step" if stage == "2" else "decoder_step")
+    monkeypatch.setattr(common, "mirror", lambda x, draw: x - 2 if len(draw) == len(x) else None)
+    run(*flags, "--flip", flip, "--kimg", "0.032", "--out", "run")
+    assert (seen[0].max() <= -1) == (flip == "on")
+
+
+def test_both_steps_of_stage_1_mix_styles(monkeypatch):
+    args, model, decoder, _ = tiny("--backbone", "stylegan")
+    phi, seen, zs = copy.deepcopy(model.phi), [], torch.randn(2, 4, 8)
+    draws = iter(zs)
+    model.g.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    lia.decoder_step(model, decoder, torch.rand(4, 1, 8, 8), lambda: next(draws), args, mix=lambda w: 2 * w + 1)
+    torch.testing.assert_close(seen, [2 * phi.to_w(z) + 1 for z in zs])
+    torch.testing.assert_close(model.mean_w, 0.005 * phi.to_w(zs[0]).mean(0))           # of codes that are not mixed
+
+
+def test_mixing(here, monkeypatch):
+    seen, mix = [], common.mix_styles
+    monkeypatch.setattr(common, "mix_styles", lambda *given: seen.append(given) or mix(*given))
+    for flags, share in (((), 0.9), (("--mixing", "0.3"), 0.3), (("--mixing", "0"), 0)):
+        run(*EIGHT, *flags, "--kimg", "0.008", "--out", f"run{share}")
+        assert json.loads(Path(f"run{share}/args.json").read_text())["mixing"] == share
+        assert [(top, p) for _, _, top, p, _ in seen] == [(1, share)] * 2               # in both steps
+        for w, others, _, _, draw in seen:
+            assert (draw.shape, w.shape) == ((8, 2), others.shape)
+            assert not torch.isclose(w, others).any(1).all()
+        seen.clear()
+    for wrong in (["--backbone", "stylegan", "--mixing", "1.5"], ["--backbone", "stylegan", "--mixing", "nan"]):
+        with pytest.raises(SystemExit):
+            lia.parse_args(wrong)
+    with pytest.raises(common.Error, match="--mixing is for --backbone stylegan"):
+        lia.parse_args(["--mixing", "0.5"])
+    with pytest.raises(common.Error, match="--mixing is for --stage 1"):
+        lia.parse_args(["--stage", "2", "--decoder", "run0.3", "--mixing", "0.5"])
+    assert not hasattr(lia.parse_args(["--stage", "2", "--decoder", "run0.3"]), "mixing")
+
+
+def test_a_run_that_knows_no_mixing_goes_on(here):
+    run(*EIGHT, "--kimg", "0.032", "--out", "whole")
+    run(*EIGHT, "--kimg", "0.032", "--out", "parts", until=10)
+    checkpoint, args = checkpoint_of(Path("parts")), json.loads(Path("parts/args.json").read_text())
+    assert checkpoint["args"].pop("mixing") == args.pop("mixing") == 0.9
+    torch.save(checkpoint, "parts/checkpoint.pt")
+    Path("parts/args.json").write_text(json.dumps(args))
+    assert lia.load("parts").num_layers == 4
+    run("--resume", "parts")
+    assert_equal_runs(here / "whole", here / "parts")
+
+
+def test_rates_and_lengths_of_the_released_code(monkeypatch):
+    schedule, growths = common.schedule, []
+
+    def stop(*args, **kwargs):
+        growths.append(schedule(*args, **kwargs))
+        raise Enough
+    monkeypatch.setattr(common, "schedule", stop)
+    monkeypatch.setattr(data, "load", lambda *_: (Namespace(shape=(3, 1024, 1024)), None))
+    with pytest.raises(Enough):
+        run("--data", "ffhq", "--device", "cpu")
+    levels = {}
+    for kimg in range(0, 25_000, 100):
+        level, _, _, lr = growths[0].at(1000 * kimg)
+        levels.setdefault(level, []).append((kimg, lr))
+    # from 8 px, 600,000 images; then as many to fade a level in and as many more
+    assert [rows[0] for rows in levels.values()] == [
+        (0, 0.001), (600, 0.001), (1800, 0.001), (3000, 0.001), (4200, 0.0015), (5400, 0.002), (6600, 0.003),
+        (7800, 0.003)]
+    assert list(levels) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_the_rate_and_the_images_of_a_level(here, monkeypatch):
+    monkeypatch.setattr(lia, "RATES", (0.001, 0.002, 0.004))
+    seen = watch(monkeypatch, lambda model, optimizers, x, *_: (
+        model.g.top, {group["lr"] for o in optimizers for group in o.param_groups}, x.detach().clone(),
+        sum(len(o.state) for o in optimizers)))
+    run(*STYLE, "--resolution", "16", "--grow-kimg", "0.016", "--kimg", "0.032", "--out", "run")
+    assert [(top, lr) for top, lr, *_ in seen] == [(1, {0.002})] * 2 + [(2, {0.004})] * 2
+    x = seen[2][2]                                                                      # alpha is 0
+    torch.testing.assert_close(x, nnf.interpolate(nnf.avg_pool2d(x, 2), scale_factor=2))
+    assert x.shape == (8, 1, 16, 16)
+    assert seen[2][3] >= seen[1][3] > 0                                                 # what Adam knows is kept
+
+
+def shares_of(flags, look, name, module, monkeypatch):
+    """-> what look(...) gives of the first step, in one process and in each of two."""
+    def of(rank, world):
+        seen, start = [], common.start
+
+        def stop(*given):
+            seen.extend(look(*given))
+            raise Enough
+        with monkeypatch.context() as m:
+            show_nothing(m)
+            m.setattr(common, "start", lambda args: (start(args)[0], rank, world))
+            m.setattr(module, name, stop)
+            with pytest.raises(Enough):
+                run(*flags, "--out", f"run-{rank}-{world}", main=module.main)
+        return [v.detach() for v in seen]
+    return of(0, 1), of(0, 2), of(1, 2)
+
+
+def assert_shared(one, *two):
+    for rank, seen in enumerate(two):
+        torch.testing.assert_close(seen, [v[rank::2] for v in one])
+        assert {v.untyped_storage().nbytes() for v in seen if v.ndim == 4} <= {     # noise: its own, and no view
+            v.numel() * v.element_size() for v in seen if v.ndim == 4}
+
+
+def noise_of(G, net, w, monkeypatch):
+    """What `net` draws for G."""
+    etas = []
+    monkeypatch.setattr(G, "forward", lambda w, noise: etas.extend(noise) or w)
+    net(w)
+    return etas
+
+
+def test_two_processes_share_what_stage_1_draws(here, monkeypatch):
+    def look(model, optimizers, x, draw_z, args, amp, nets, mix):
+        z = draw_z()
+        return [x, z, mix(model.phi.to_w(z)), *noise_of(model.g, nets[0], z, monkeypatch)]
+    one, *two = shares_of((*EIGHT, "--flip", "on"), look, "decoder_step", lia, monkeypatch)
+    assert [tuple(v.shape) for v in one] == [(8, 1, 8, 8), (8, 8), (8, 4, 8), *[(8, 1, 4, 4)] * 2, *[(8, 1, 8, 8)] * 2]
+    assert all(abs(eta.mean()) < 0.5 and abs(eta.std() - 1) < 0.3 for eta in one[3:])
+    assert_shared(one, *two)
+
+
+def test_two_processes_share_what_stage_2_draws(here, decoder, monkeypatch):
+    flags = ("--stage", "2", "--decoder", decoder("plain mlp"), "--inference", "vae", "--batch", "8", "--flip", "on")
+    one, *two = shares_of(flags, lambda model, optimizers, x, eps, args, amp, nets, rng: [x, rng()], "encoder_step",
+                          lia, monkeypatch)
+    assert [tuple(v.shape) for v in one] == [(8, 1, 28, 28), (8, 8)]
+    assert_shared(one, *two)
+
+
+def test_statistics_are_averaged_over_processes_before_the_average_takes_them(here, decoder, monkeypatch):
+    calls = []
+    monkeypatch.setattr(common, "average_buffers", lambda model: calls.append(model))
+    monkeypatch.setattr(common, "average", lambda ema, model, *_, **__: calls.append(model))
+    run(*SMALL, "--kimg", "0.032", "--out", "first")
+    run("--stage", "2", "--decoder", decoder(), "--kimg", "0.032", "--batch", "32", "--out", "second")
+    assert [type(model) for model in calls] == [lia.Decoder] * 2 + [lia.LIA] * 2
+    assert calls[0] is calls[1]
+    assert calls[2] is calls[3]
+
+
+def test_a_longer_stage_2_keeps_its_rates(here, decoder):
+    flags = ("--stage", "2", "--decoder", decoder(), "--batch", "32", "--snapshot-kimg", "0.032")
+    run(*flags, "--kimg", "0.128", "--out", "run")
+    run("--resume", "run", "--kimg", "0.192")
+    assert [float(row["lr"]) for row in rows_of("run/log.csv")] == pytest.approx(
+        [0.001 * 0.8**min(i, 4) for i in range(7)])
