@@ -5,11 +5,11 @@
     3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth, the schedule
     4  Losses        softplus, r1
     5  Weights       adam, update, set_rate, ema_update, compiled
-    6  Held out      fixed_inputs, reconstruct, held_out
+    6  Held out      check_images, fixed_inputs, reconstruct, held_out
     7  Frozen        frozen, VGG
     8  Processes     start, join, rank_zero_first, generator, seed_noise, broadcast, autocast,
                      average_gradients, average_buffers
-    9  Flags         Parser, positive, add_flags, resolve, check_resolution, schedule, settle
+    9  Flags         Parser, positive, fraction, add_flags, resolve, check_resolution, schedule, settle
     10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
     11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
     12 Errors        Error, command
@@ -648,6 +648,20 @@ def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
 
 # -------------------------------------------------------------------------------------------------- 6 Held out
 
+def check_images(x, shape):
+    """Raise TypeError or ValueError, in one line, where x is not float images (N, *shape), as encoders take them."""
+    if not isinstance(x, torch.Tensor):
+        what, error = type(x).__name__, TypeError
+    elif not x.is_floating_point():
+        what, error = x.dtype, TypeError
+    elif x.ndim != 1 + len(shape) or tuple(x.shape[1:]) != tuple(shape):
+        what, error = tuple(x.shape), ValueError
+    else:
+        return
+    raise error(f"images are float tensors (N, {', '.join(map(str, shape))}) in [-1, 1], not {what}; data.read_images "
+                f"and common.to_float make them")
+
+
 def few(image_shape):
     """How many images of image_shape (C, H, W) to make at a time."""
     return max(min(2**20 // math.prod(image_shape[1:]), 250), 1)
@@ -934,6 +948,14 @@ def positive(kind):
         return value
     parse.__name__ = f"positive {kind.__name__}"        # what argparse calls it in its message
     return parse
+
+
+def fraction(text):
+    """An argparse type: a float from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
 
 
 def seed(text):
