@@ -231,7 +231,7 @@ def unit(z):
 def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192, d_norm="off"):
     """-> G, E, D for images of image_shape (C, H, W); D is None where the objective has none."""
     judges, n_code = JUDGES.get(objective), 2 * nz if objective == "ali" else nz
-    pixels, hidden, norms = math.prod(image_shape), max(1024 // width, 1), (d_norm == "on",) * 2
+    pixels, hidden, norms = math.prod(image_shape), max(1024 // width, 1), (False, d_norm == "on")
     D = None
     if backbone == "mlp":
         G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
