@@ -376,8 +376,7 @@ def main(argv=None):
         return common.mix_styles(w, F(draw_z()), model.G.top, args.mixing, draw)
 
     def noisy_G(w):
-        # Copies: a view would keep the whole batch's noise until the backward pass
-        return G(w, [eta[rank::world].clone() for eta in model.G.draw_noise(batch, rng)])
+        return G(w, [eta[rank::world].clone() for eta in model.G.draw_noise(batch, rng)])  # a view would keep the rest
 
     nets = F, noisy_G if grows else G, E, D
     while True:

@@ -46,10 +46,9 @@ Differences from the papers, and what restores them:
                           initialisation (Glorot's) and the batch are ours.  On dcgan the whole family has these.
     batch norm            D has none: a score must not depend on its batch mates.  On dcgan, for the same reason, E has
                           none where D scores its code with x (bigan, ali).  age keeps it there, as published.
-    BiGAN's MLPs          have batch norm (without gain and bias) in G, E and D, as here for bigan on mlp, whose D sees
-                          real and generated pairs in one batch: in batches of their own, G learns nothing on MNIST.
-                          lr and jlr have none in D, nor bigan on dcgan (--d-norm on).  None in E's first hidden layer,
-                          N(0, 0.02) weights: ours.
+    BiGAN's MLPs          have batch norm (without gain and bias) in G, E and D.  bigan's D on mlp sees real and
+                          generated pairs in one batch: in two, G learns nothing on MNIST.            --d-norm off
+                          lr and jlr have none in D.  None in E's and D's first hidden layer, N(0, 0.02) weights: ours.
     lr, jlr, ae-l2        squared l2 norm, summed over dimensions: ours.  jlr's published 0.25 weighs it for G and E.
     age                   the released code puts a variance where its formula has a deviation; ours is the closed form,
                           of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.  W_fake is 1
@@ -305,8 +304,7 @@ class Autoencoder(nn.Module):
         return self.features(x)[0]
 
     def features(self, x):
-        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1].  Raises TypeError or ValueError where x
-        is not that."""
+        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1].  Raises TypeError or ValueError."""
         common.check_images(x, self.image_shape)
         return self.E.features(self.fit((x + 1) / 2))
 
@@ -326,7 +324,7 @@ class GenerativeAutoencoder(Autoencoder):
 # ---------------------------------------------------------------------------------------------------- the family
 # Each function is one iteration on real images x (B, C, H, W) in [0, 1].  net: G, E, D; opt: an Adam each;
 # draw_z() -> z (B, nz), fresh at each call; amp: context of bf16 passes; h: W_re and W_adv, the weights of reciprocity
-# and of the adversarial term, d, a distance, and AGE's W_fake and G_steps.  -> losses, unweighted, as LOSSES names them.
+# and of the adversarial term, d, a distance, AGE's W_fake and G_steps.  -> losses, unweighted, as LOSSES names them.
 
 def l2(a, b):
     """E ||a - b||_2, not squared.   (F-AAE eq. 4)"""
@@ -555,7 +553,7 @@ F_AAE, BIGAN = "nz lr lr_d decay reencode_weight adversarial_weight", "nz batch 
 STATED = {"dcgan faae": F_AAE, "dcgan aae": F_AAE, "mlp bigan": BIGAN + " d_norm", "mlp lr": BIGAN, "mlp ae-l1": BIGAN,
           "mlp ae-l2": BIGAN, "mlp jlr": BIGAN + " reencode_weight", "dcgan jlr": "reencode_weight",
           "mlp age": "reencode_weight", "dcgan age": "batch lr beta1 reencode_weight fake_weight g_steps"}
-SETTINGS = (*BIGAN.split(), "kimg", "reencode_weight", "adversarial_weight", "reenc", "fake_weight", "g_steps", "d_norm",
+SETTINGS = (*BIGAN.split(), *"kimg reencode_weight adversarial_weight reenc fake_weight g_steps d_norm".split(),
             "batches", "rates")
 USED_BY = {"reencode_weight": ("faae", "aae", "age", "jlr"), "adversarial_weight": ("faae", "aae"),
            "reenc": ("faae", "aae"), "joint": ("faae",), "lr_d": tuple(JUDGES), "fake_weight": ("age",),
@@ -597,7 +595,7 @@ def parse_args(argv=None):
         help="age: W_fake, weight of the divergence of E(G(z)) in E's step (released code 1)")
     add("--g-steps", type=common.positive(int), default=2, metavar="N",
         help="age: steps of G per step of E (released code 2, on CelebA 3)")
-    add("--d-norm", default="off", choices=["off", "on"], help="bigan: batch norm in D's last MLP (BiGAN on MNIST: on)")
+    add("--d-norm", default="off", choices=["off", "on"], help="bigan: batch norm in D's MLP (BiGAN on MNIST: on)")
     add("--lr-d", type=common.positive(float), default=1e-3, help="learning rate of D; --lr is G's and E's")
     add("--beta1", type=below_one, default=0.9, help="of Adam")
     add("--decay", type=below_one, default=0.0, help="see --decay-kind (section 4.1: 1e-4)")
@@ -708,8 +706,7 @@ def main(argv=None):
         return model.prior(batch, rng)[rank::world]
 
     def noisy_G(z):
-        # Copies: a view would keep the whole batch's noise until the backward pass
-        return G(z, [eta[rank::world].clone() for eta in model.G.draw_noise(batch, rng)])
+        return G(z, [eta[rank::world].clone() for eta in model.G.draw_noise(batch, rng)])  # a view would keep the rest
 
     net = Namespace(G=noisy_G if model.grows else G, E=E, D=D) if model.grows or args.compile else model
     while True:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from test_data import fill_zip
 from torch import nn
 
@@ -126,6 +127,49 @@ def test_latent_discriminator():
         assert [tuple(p.shape) for p in D.parameters() if p.ndim == 2] == [(6, 6), (6, 6), (1, 6)]
         gap = D((w[:25] + w[25:]) / 2) - (D(w[:25]) + D(w[25:])) / 2
         assert (gap.abs().max() < 1e-6) == affine
+
+
+def test_layers_that_f_d_and_e_share_with_the_released_code():
+    """F and D learn at a tenth of the rate, weights N(0, 10^2) and biases times 0.1; E ends in a leaky ReLU, as F."""
+    for backbone in ("mlp", "dcgan"):
+        model, x = tiny(backbone, size=64)[1], torch.rand(3, *tiny(backbone)[0].image_shape) * 2 - 1
+        for layer in [*model.F.layers, model.D.layer1, model.D.layer2]:
+            assert layer.weight.std().item() == pytest.approx(10, rel=0.05)
+            nn.init.normal_(layer.bias)
+            torch.testing.assert_close(layer(torch.zeros(1, 64))[0], layer.bias / 10)
+        nn.init.normal_(model.E.net.head.bias)
+        short, long = model.features(x)
+        last = long @ model.E.net.head.weight.T / math.sqrt(long.shape[1]) + model.E.net.head.bias
+        torch.testing.assert_close(short, torch.where(last > 0, last, 0.2 * last))
+        assert (last < 0).any()
+    assert len(tiny()[1].F.layers) == len(tiny("dcgan")[1].F.layers) == 6
+
+
+def test_gamma_of_each_backbone():
+    gammas = [alae.parse_args(["--backbone", backbone]).gamma for backbone in ("mlp", "dcgan", "stylegan")]
+    assert gammas == [1, 1, 10]
+    assert alae.parse_args(["--recipe", "official"]).gamma == 10
+
+
+def test_encode_says_what_it_takes():
+    model = tiny()[1].eval()
+    picture = Image.new("L", (28, 28))
+    for encode in (model.encode, model.features):
+        for wrong, error in ((picture, TypeError), (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), TypeError),
+                             (torch.zeros(2, 1, 32, 32), ValueError), (torch.zeros(1, 28, 28), ValueError)):
+            with pytest.raises(error, match=r"images are float tensors \(N, 1, 28, 28\) in \[-1, 1\], not [^\n]*$"):
+                encode(wrong)
+
+
+def test_mixing_is_a_share_of_images_on_stylegan(capsys):
+    style = ("--backbone", "stylegan")
+    assert [alae.parse_args([*style, *m]).mixing for m in ((), ("--mixing", "0"), ("--mixing", "1"))] == [0.9, 0, 1]
+    with pytest.raises(common.Error, match="--mixing is for --backbone stylegan"):
+        alae.parse_args(["--mixing", "0.5"])
+    for wrong in ("1.1", "-0.1", "nan"):
+        with pytest.raises(SystemExit):
+            alae.parse_args([*style, "--mixing", wrong])
+        assert capsys.readouterr().err.startswith("error: argument --mixing: invalid fraction value")
 
 
 def test_the_models_interface():

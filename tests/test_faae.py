@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
@@ -337,7 +338,7 @@ def test_bigans_mlps():
     assert [tuple(p.shape) for p in model.D.parameters() if p.ndim == 2] == [(1024, 834), (1024, 1024), (1, 1024)]
     norms = {n: [not isinstance(m, nn.Identity) for k, m in net.named_modules() if "norm" in k]
              for n, net in model.named_children()}
-    assert norms == {"G": [True, True], "E": [False, True], "D": [True, True]}
+    assert norms == {"G": [True, True], "E": [False, True], "D": [False, True]}
     assert not any("norm" in n for n, _ in model.named_parameters())        # neither gain nor bias
     for p in model.parameters():
         if p.ndim == 2:
@@ -402,6 +403,15 @@ def test_the_models_interface():
     assert mean.shape == log_var.shape
 
 
+@pytest.mark.parametrize("objective", faae.STEPS)
+def test_encode_says_what_it_takes(objective):
+    model = small(objective)[1].eval()
+    for encode in (model.encode, model.features):
+        for wrong, error in ((Image.new("L", (28, 28)), TypeError), (torch.zeros(2, 1, 32, 32), ValueError)):
+            with pytest.raises(error, match=r"images are float tensors \(N, 1, 28, 28\) in \[-1, 1\], not [^\n]*$"):
+                encode(wrong)
+
+
 # ------------------------------------------------------------------------------------------------------ settings
 
 def test_the_papers_settings():
@@ -442,7 +452,7 @@ def test_a_preset_is_chosen_by_what_it_names_alone():
 def test_what_is_printed_as_ours():
     def ours(*flags):
         return set(faae.unstated(faae.parse_args(flags)))
-    everything = set(faae.SETTINGS) - {"batches", "rates", "fake_weight", "g_steps", "d_norm"}     # stylegan's, age's ...
+    everything = set(faae.SETTINGS) - {"batches", "rates", "fake_weight", "g_steps", "d_norm"}  # stylegan's, others'
     assert ours() == everything                                                     # F-AAE on mlp
     assert ours("--data", "cifar10") == {"batch", "beta1", "decay_kind", "lr_final", "reenc"}
     assert "kimg" in ours("--data", "cifar10", "--kimg", "250")
