@@ -428,8 +428,8 @@ def test_the_papers_settings():
     assert faae.parse_args(["--objective", "jlr"]).reencode_weight == "0.25"
     assert [faae.parse_args(["--data", data, "--objective", "bigan"]).d_norm for data in ("mnist", "cifar10")] == [
         "on", "off"]
-    for data, expected in (("celeba", (1, 3)), ("cifar10", (1, 2)), ("mnist", (0.5, 2))):
-        m = faae.parse_args(["--data", data, "--objective", "age"])
+    for name, expected in (("celeba", (1, 3)), ("cifar10", (1, 2)), ("mnist", (0.5, 2))):
+        m = faae.parse_args(["--data", name, "--objective", "age"])
         assert (m.fake_weight, m.g_steps) == expected
     assert faae.parse_args(["--objective", "age"]).reencode_weight == "1000"
     assert faae.parse_args(["--data", "imagenet", "--objective", "age"]).reencode_weight == "2000"

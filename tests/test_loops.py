@@ -1,5 +1,4 @@
 """What the loops of alae.py and faae.py give their steps, and do with what the steps leave; the steps stand still."""
-import csv
 from argparse import Namespace
 
 import pytest
@@ -23,11 +22,10 @@ def loop(tmp_path, monkeypatch):
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(common.signal, "signal", lambda *_: None)
-    start, schedule, forward, average_buffers = (
-        common.start, common.schedule, common.StyleGenerator.forward, common.average_buffers)
+    start, schedule, forward = common.start, common.schedule, common.StyleGenerator.forward
 
     def run(method, *flags, rank=0, world=1, rates=None, act=lambda call: None):
-        calls, noise, run.averaged = [], [], 0
+        calls, noise, run.averaged, run.shown = [], [], 0, []
 
         def take(**call):
             call = Namespace(model=run.model, level=getattr(run.model.G, "top", 0), **call)
@@ -57,13 +55,15 @@ def loop(tmp_path, monkeypatch):
         def count(model):
             assert model is run.model
             run.averaged += 1
-            average_buffers(model)
+
+        def show(model, x, z):
+            run.shown.append((model, getattr(model.G, "top", 0)))
+            return dict.fromkeys(common.Run.MEASURES, "")
         monkeypatch.setattr(alae, "train_step", alaes)
         monkeypatch.setitem(faae.STEPS, "faae", faaes)
         for name, spy in dict(broadcast=broadcast, schedule=planned, average_buffers=count,
                               start=lambda args: (start(args)[0], rank, world), curves=lambda *_: None,
-                              snapshot_pictures=lambda *_: {},
-                              held_out=lambda *_: dict.fromkeys(common.Run.MEASURES, "")).items():
+                              held_out=show, snapshot_pictures=lambda *given: show(*given) and {}).items():
             monkeypatch.setattr(common, name, spy)
         monkeypatch.setattr(common.StyleGenerator, "forward", listening)
         run.folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
@@ -122,10 +122,13 @@ def test_averages_begin_short_in_a_run_and_in_a_level(method, flags, share, each
         seen += len(call.x)
     levels = {call.level for call in loop(method, *flags, act=act)}
     assert levels == ({0, 1, 2} if "stylegan" in flags else {0})
-    ema = torch.load(loop.folder / "checkpoint.pt", weights_only=True)["state"]["ema"]
     assert len(want) > 10
-    for name, value in want.items():
-        torch.testing.assert_close(ema[name], value)
+    for ema, _ in loop.shown:                   # what pictures and measures are taken of, and what is saved
+        for name, p in ema.named_parameters():
+            torch.testing.assert_close(p, want[name])
+    saved = torch.load(loop.folder / "checkpoint.pt", weights_only=True)["state"]["ema"]
+    assert all(torch.equal(value, saved[name]) for name, value in ema.state_dict().items())
+    assert [top for _, top in loop.shown] == ([0, 0, 2, 2] if "stylegan" in flags else [0] * 4)    # start, end
 
 
 @pytest.mark.parametrize("state", ["kept", "fresh"])
@@ -160,7 +163,7 @@ def test_rates_of_each_level(method, loop):
 @pytest.mark.parametrize("fade", ["linear", "sine", "faae"])
 def test_images_are_blended_as_the_level_fades_in(fade, loop):
     method, more = (faae, ()) if fade == "faae" else (alae, ("--nw", "8", "--fade", fade))
-    seen, alphas, ema_at = 0, [], []
+    seen, alphas = 0, []
 
     def act(call):
         nonlocal seen
@@ -178,3 +181,71 @@ def test_images_are_blended_as_the_level_fades_in(fade, loop):
     loop.images = data.load("mnist-mini", resolution="16")[0]
     loop(method, *LEVELS, *more, act=act)
     assert sum(0 < alpha < 1 for alpha in alphas) > 10
+
+
+def test_mirror():
+    x = torch.arange(12.0).view(2, 1, 2, 3)
+    assert common.mirror(x, torch.tensor([0.49, 0.5])).tolist() == [
+        [[[2, 1, 0], [5, 4, 3]]], [[[6, 7, 8], [9, 10, 11]]]]
+
+
+def test_about_half_of_the_images_are_mirrored_left_to_right(loop):
+    flags = (*STYLE, "--nw", "8", "--start-resolution", "16", "--batch", "64", "--kimg", "0.64")
+    plain, mirrored = (torch.cat([call.x for call in loop(alae, *flags, "--flip", flip)]) for flip in ("off", "on"))
+    same, flipped = ((mirrored == x).flatten(1).all(1) for x in (plain, plain.flip(3)))
+    assert (same | flipped).all()
+    assert 0.4 < flipped.float().mean() < 0.6
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_mixing_is_the_share_of_images_with_two_codes(share, loop):
+    flags = (*STYLE, "--nw", "8", "--start-resolution", "16", "--batch", "64", "--kimg", "0.64")
+
+    def act(call):
+        w = torch.full((64, 8), 7.0)
+        call.rows = call.mix(w)
+        assert call.rows.shape == (64, 6, 8)
+        call.other = (call.rows != 7).flatten(1).any(1)
+    found = torch.cat([call.other for call in loop(alae, *flags, "--mixing", str(share), act=act)]).float().mean()
+    assert abs(found - share) < (0.1 if share == 0.5 else 1e-6)
+
+
+@pytest.mark.parametrize(("flags", "low"), [(("--width", "64"), 0), (("--backbone", "dcgan", "--width", "64"), -1)])
+def test_alaes_images_and_codes(flags, low, loop):
+    """Images in [0, 1] on mlp and in [-1, 1] on dcgan, in the order of the seed; z is N(0, I) and fresh; no mixing."""
+    def act(call):
+        call.z, call.again = call.draw_z(), call.draw_z()
+        assert torch.equal(call.mix(call.z), call.z)
+    calls = loop(alae, *flags, "--batch", "64", "--kimg", "0.64", "--seed", "3", act=act)
+    images = data.load("mnist-mini", resolution="32" if low else "28")[0]
+    for k, call in enumerate(calls):
+        x = images.take(data.order(10_000, 3, 64 * k, 64)).float() / 255
+        torch.testing.assert_close(call.x, low + (1 - low) * x)
+    z = torch.cat([t for call in calls for t in (call.z, call.again)])
+    assert len(z.unique(dim=0)) == len(z) == 1280
+    assert (z.mean().item(), z.std().item()) == pytest.approx((0, 1), abs=0.02)
+
+
+@pytest.mark.parametrize("method", [alae, faae])
+def test_precision_and_compiled_passes_reach_the_step(method, loop, monkeypatch):
+    used = []
+
+    def compiled(*networks):
+        return [lambda *given, network=network: used.append(network) or network(*given) for network in networks]
+    monkeypatch.setattr(common, "compiled", compiled)
+
+    def act(call):
+        with call.amp():
+            call.bf16 = torch.is_autocast_enabled("cpu")
+        used.clear()
+        F, G, E, D = call.nets
+        for network in (F, G, E, D):
+            if network:
+                network(call.draw_z() if network in (F, G) else call.x if network is E or method is faae else
+                        torch.zeros(len(call.x), 50))
+        call.used = [name for name in "FGED" for network in used if network is getattr(call.model, name, None)]
+    flags = ("--width", "64", "--batch", "32", "--kimg", "0.032")
+    call, = loop(method, *flags, act=act)
+    assert (call.bf16, call.used) == (False, [])
+    call, = loop(method, *flags, "--precision", "bf16", "--compile", act=act)
+    assert (call.bf16, call.used) == (True, [*"FGED"] if method is alae else [*"GED"])
