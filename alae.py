@@ -26,8 +26,8 @@ Differences from the paper (P) and from the released code (C), and what restores
     f = softplus          P's eq. 1 with this f would reward the wrong side; Algorithm 1 is right and is what we follow.
     F's depth for MNIST   P leaves it open; 6 as in C.  Leaky ReLU 0.2 also after the last layer of F and of E: as in C.
     learning rate of F, D P leaves it open; 0.1 of the others', as in C.
-    weight averages       P is silent; pictures use averaged weights with a half-life of 10,000 images, as in C, or on
-                          stylegan a fifth of the images since the last level began, if less.
+    weight averages       P is silent; pictures use averaged weights with a half-life of 10,000 images, as in C, or a
+                          fifth of the images since the run or its last level began, if less.
     dcgan                 is ours, with its batch and learning rate: not in the paper.
 StyleALAE (P leaves open what it does not state; batch and learning rate of each level are C's):
     gamma                 10, as in C.
@@ -36,7 +36,7 @@ StyleALAE (P leaves open what it does not state; batch and learning rate of each
                           its epochs it would be 8.8 million.  Ours is the first; other lengths are shared out likewise.
                           C has 16 epochs of 60,000 images a level, half of them to fade.         --grow-kimg 480
     style mixing          P trains with it; C in steps I and II, for 0.9 of the batches, with one cut each.  Ours
-                          likewise, for 0.9 of the images, each with a cut of its own, as StyleGAN describes it.
+                          likewise, for 0.9 of the images, each with its own cut, as StyleGAN.    --mixing P
     deviations in E       sqrt(variance + 1e-8); C has no floor, and no finite gradient where a channel is constant.
     fading                alpha grows linearly, in C by half a wave of a sine.              --fade sine
     Adam's state          is kept at a new level, in C it begins anew.                      --adam-state fresh
@@ -78,7 +78,6 @@ from common import (
 
 BETAS = (0.0, 0.99)         # Adam's beta_1, beta_2 (section 6)
 F_DEPTH = dict(mlp=6, dcgan=6, stylegan=8)      # layers of F (StyleALAE: section 5)
-MIXING = 0.9                # share of images with the styles of two codes
 MEAN_W = 0.995              # what the running mean of w keeps at a step
 LR_MUL = 0.1                # learning rate of F and D, relative to the others'
 
@@ -224,12 +223,15 @@ class ALAE(nn.Module):
     def encode(self, x):
         """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1].
 
-        While a level of stylegan fades in, x is blended as real images are in training, even if G made it.
+        While a level of stylegan fades in, x is blended as real images are in training, even if G made it.  Raises
+        TypeError or ValueError where x is not that.
         """
+        common.check_images(x, self.image_shape)
         return self.E(self.inward(x))
 
     def features(self, x):
-        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1] (section 7.1)."""
+        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1] (section 7.1); raises as `encode`."""
+        common.check_images(x, self.image_shape)
         return self.E.features(self.inward(x))
 
 
@@ -251,7 +253,7 @@ RECIPES = {
     "official": dict(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0, fade="sine", adam_state="fresh",
                      layers="released", flip="on"),
 }
-STYLE_FLAGS = ("fade", "adam_state", "layers", "flip")
+STYLE_FLAGS = ("fade", "adam_state", "layers", "flip", "mixing")
 UNSTATED = {"mlp": ("gamma", "kimg"), "dcgan": ("gamma", "kimg", "batch", "lr", "nz", "nw"),
             "stylegan": ("gamma", "kimg", "grow_kimg", "batches", "rates", "nz", "nw", "fmap_base", *STYLE_FLAGS)}
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
@@ -272,6 +274,8 @@ def parse_args(argv=None):
         help="stylegan: what becomes of it at a new level (released code: fresh)")
     add("--layers", default="paper", choices=["paper", "released"], help="stylegan: see the differences")
     add("--flip", default="off", choices=["off", "on"], help="stylegan: mirror half of the images (released code: on)")
+    add("--mixing", type=common.fraction, default=0.9, metavar="P",
+        help="stylegan: share of images that mix the styles of two codes (StyleGAN 0.9)")
     return common.resolve(parser, "alae", PRESETS, RECIPES, default_backbone, argv, STYLE_FLAGS)
 
 
@@ -341,7 +345,7 @@ def main(argv=None):
     common.settle(args, images, held_out, label="StyleALAE" if grows else "ALAE",
                   named=[args.recipe] * (args.recipe != "paper"), unstated=unstated(args),
                   constants=f"F depth {F_DEPTH[args.backbone]}  lr of F and D x{LR_MUL}  ema half-life "
-                            f"{common.EMA_HALF_LIFE:,} images" + f"  mixing {MIXING}  mean w {MEAN_W}" * grows)
+                            f"{common.EMA_HALF_LIFE:,} images" + f"  mean w {MEAN_W}" * grows)
     model = ALAE(**network_args(vars(args))).to(device)
     if grows:
         model.to(memory_format=torch.channels_last)
@@ -369,10 +373,10 @@ def main(argv=None):
         if not grows:
             return w
         draw = torch.rand(batch, 2, generator=rng, device=device)[rank::world]
-        return common.mix_styles(w, F(draw_z()), model.G.top, MIXING, draw)
+        return common.mix_styles(w, F(draw_z()), model.G.top, args.mixing, draw)
 
     def noisy_G(w):
-        return G(w, [eta[rank::world] for eta in model.G.draw_noise(batch, rng)])
+        return G(w, [eta[rank::world].clone() for eta in model.G.draw_noise(batch, rng)])  # a view would keep the rest
 
     nets = F, noisy_G if grows else G, E, D
     while True:
@@ -391,7 +395,7 @@ def main(argv=None):
             x = common.mirror(x, torch.rand(batch, generator=rng, device=device)[rank::world])
         losses = train_step(model, optimizers, model.inward(x), draw_z, args, amp, nets, mix)
         common.average_buffers(model)
-        common.average(ema, model, run.seen, batch, growth.since(run.seen) if grows else math.inf, each_step=grows)
+        common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
         run.step(losses, batch)
     run.finish()
 

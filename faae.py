@@ -46,16 +46,17 @@ Differences from the papers, and what restores them:
                           initialisation (Glorot's) and the batch are ours.  On dcgan the whole family has these.
     batch norm            D has none: a score must not depend on its batch mates.  On dcgan, for the same reason, E has
                           none where D scores its code with x (bigan, ali).  age keeps it there, as published.
-    BiGAN's MLPs          have batch norm (without gain and bias) in G, E and D; here in G and E: with it in D, which
-                          sees real and generated images in batches of their own, G learnt nothing on MNIST.  None in
-                          E's first hidden layer, N(0, 0.02) weights: ours.
+    BiGAN's MLPs          have batch norm (without gain and bias) in G, E and D.  bigan's D on mlp sees real and
+                          generated pairs in one batch: in two, G learns nothing on MNIST.            --d-norm off
+                          lr and jlr have none in D.  None in E's and D's first hidden layer, N(0, 0.02) weights: ours.
     lr, jlr, ae-l2        squared l2 norm, summed over dimensions: ours.  jlr's published 0.25 weighs it for G and E.
     age                   the released code puts a variance where its formula has a deviation; ours is the closed form,
-                          of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.  W_fake is
-                          0.5, in the code 1: with 1, codes of images bunch on MNIST (KL_x 1.3, not 0.2, at 500 kimg).
+                          of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.  W_fake is 1
+                          and G takes 2 steps, on CelebA 3, as published; on mlp W_fake is 0.5: with 1, codes of images
+                          bunch on MNIST (KL_x 1.3, not 0.2, at 500 kimg).               --fake-weight 1 --g-steps N
                           W_x is of pixels in [0, 1]; mean z E(G(z)) is over dimensions too, a cosine / nz, hence the
-                          published 1000; G takes 2 steps, published for all sets but CelebA (3).  E has no batch norm
-                          on mlp; in E's step G has that of its running statistics, with which G(E(x)) is seen later.
+                          published 1000.  E has no batch norm on mlp; in E's step G has that of its running
+                          statistics, with which G(E(x)) is seen later.
     weight averages       ours, for pictures: of a half-life of 10,000 images, or a twentieth of those shown (since the
                           last level began), if less.
     stylegan              is ours: StyleGAN's synthesis, fed with z and ended by a sigmoid, its discriminator for D and,
@@ -226,16 +227,16 @@ def unit(z):
     return z / z.float().norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
-def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192):
+def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192, d_norm="off"):
     """-> G, E, D for images of image_shape (C, H, W); D is None where the objective has none."""
     judges, n_code = JUDGES.get(objective), 2 * nz if objective == "ali" else nz
-    pixels, hidden = math.prod(image_shape), max(1024 // width, 1)
+    pixels, hidden, norms = math.prod(image_shape), max(1024 // width, 1), (False, d_norm == "on")
     D = None
     if backbone == "mlp":
         G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
         E = MLP(pixels, n_code, hidden, (False, objective != "age"))
         if judges:
-            D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden)
+            D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden, norms)
         trunk = nn.Flatten()
     elif backbone == "dcgan":
         G, E = ConvGenerator(nz, image_shape, width), ConvNet(image_shape, n_code, width, norm=judges != "x, z")
@@ -243,7 +244,7 @@ def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192):
         if judges == "x":
             D = ConvNet(image_shape, 1, width, norm=False)
         elif judges:
-            D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else MLP(trunk.n_out + nz, 1, hidden)
+            D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else MLP(trunk.n_out + nz, 1, hidden, norms)
     elif backbone == "stylegan":
         G, E = StyleImages(nz, image_shape, width, fmap_base), StyleCritic(image_shape, nz, width, fmap_base, 0)
         D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else StyleCritic(image_shape, 1, width, fmap_base)
@@ -280,9 +281,9 @@ JUDGES = {"faae": "x", "lr": "x", "jlr": "x", "aae": "z", "bigan": "x, z", "ali"
 class Autoencoder(nn.Module):
     """G, E, D, and what `eval.py` asks of any model (eval mode).  The family has no mapping: w is z."""
 
-    def __init__(self, backbone, image_shape, nz, width, objective, fmap_base=8192):
+    def __init__(self, backbone, image_shape, nz, width, objective, fmap_base=8192, d_norm="off"):
         super().__init__()
-        self.G, self.E, self.D = build_networks(backbone, image_shape, nz, width, objective, fmap_base)
+        self.G, self.E, self.D = build_networks(backbone, image_shape, nz, width, objective, fmap_base, d_norm)
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nz, 1
         self.sample, self.grows = PRIORS.get(objective), backbone == "stylegan"
         if self.grows:
@@ -303,7 +304,8 @@ class Autoencoder(nn.Module):
         return self.features(x)[0]
 
     def features(self, x):
-        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1]."""
+        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1].  Raises TypeError or ValueError."""
+        common.check_images(x, self.image_shape)
         return self.E.features(self.fit((x + 1) / 2))
 
 
@@ -322,7 +324,7 @@ class GenerativeAutoencoder(Autoencoder):
 # ---------------------------------------------------------------------------------------------------- the family
 # Each function is one iteration on real images x (B, C, H, W) in [0, 1].  net: G, E, D; opt: an Adam each;
 # draw_z() -> z (B, nz), fresh at each call; amp: context of bf16 passes; h: W_re and W_adv, the weights of reciprocity
-# and of the adversarial term, and d, a distance.  -> losses, unweighted, as LOSSES names them.
+# and of the adversarial term, d, a distance, AGE's W_fake and G_steps.  -> losses, unweighted, as LOSSES names them.
 
 def l2(a, b):
     """E ||a - b||_2, not squared.   (F-AAE eq. 4)"""
@@ -392,18 +394,20 @@ def aae(net, opt, x, draw_z, amp, h):
 
 def bigan(net, opt, x, draw_z, amp, h):
     """BiGAN (eq. 3): min_{G,E} max_D  log D(x, E(x)) + log(1 - D(G(z), z))."""
-    # D tells (x, E(x)) from (G(z), z)
+    # D tells (x, E(x)) from (G(z), z), in one batch, which its batch norm (--d-norm on) then cannot tell apart
     with amp():
         with torch.no_grad():
             z = draw_z()
             fake, code = net.G(z), net.E(x)
-        L_D = softplus(-net.D(x, code)) + softplus(net.D(fake, z))
+        real_score, fake_score = net.D(torch.cat([x, fake]), torch.cat([code, z])).chunk(2)
+        L_D = softplus(-real_score) + softplus(fake_score)
     update(L_D, opt.D)
 
     # G and E confuse it, each with the other's label
     with amp():
         z = draw_z()
-        L_GE = softplus(net.D(x, net.E(x))) + softplus(-net.D(net.G(z), z))
+        real_score, fake_score = net.D(torch.cat([x, net.G(z)]), torch.cat([net.E(x), z])).chunk(2)
+        L_GE = softplus(real_score) + softplus(-fake_score)
     update(L_GE, opt.G, opt.E)
     return L_D, L_GE
 
@@ -429,7 +433,7 @@ def ali(net, opt, x, draw_z, amp, h):
     return L_D, L_GE
 
 
-def age(net, opt, x, draw_z, amp, h, W_fake=0.5, W_x=10, steps=2):
+def age(net, opt, x, draw_z, amp, h, W_x=10):
     """AGE: E min KL(E(x)) - W_fake KL(E(G(z))) + W_x |x - G(E(x))|;  G min KL(E(G(z))) + W_re (2 - mean z E(G(z)))."""
     # E tells real from generated by how their codes are spread, and keeps what G needs
     with amp():
@@ -439,10 +443,10 @@ def age(net, opt, x, draw_z, amp, h, W_fake=0.5, W_x=10, steps=2):
         L_x = (x - net.G.eval()(code).float()).abs().mean()
         net.G.train()
         KL_x, KL_fake = gaussian_kl(code), gaussian_kl(net.E(fake))
-    update(KL_x - W_fake * KL_fake + W_x * L_x, opt.E)
+    update(KL_x - h.W_fake * KL_fake + W_x * L_x, opt.E)
 
     # G spreads the codes of its images as the prior's, each at its place
-    for _ in range(steps):
+    for _ in range(h.G_steps):
         with amp():
             z = draw_z()
             code = net.E(net.G(z))
@@ -520,12 +524,12 @@ DISTANCES = {"l2": l2, "mse": mse}
 # ----------------------------------------------------------------------------------------------------- settings
 
 PRESETS = {  # later rows refine earlier ones
-    # F-AAE section 4.1: 50 epochs of CIFAR-10 and of CelebA, 600 of ImageNet
+    # F-AAE section 4.1: 50 epochs of CIFAR-10 and of CelebA, 600 of ImageNet, of which a tenth is held out
     "dcgan":             dict(nz=256, batch=32, lr=3e-4, lr_d=1e-3, beta1=0.9, decay=1e-4, decay_kind="inverse",
                               reencode_weight="100", adversarial_weight=0.1, kimg=2500, snapshot_kimg=50),
     "on celeba":         dict(split="5-1"),
     "dcgan on celeba":   dict(kimg=50 * 168.832),
-    "dcgan on imagenet": dict(resolution="64", reencode_weight="30,100", kimg=600 * 1281.167, snapshot_kimg=1000),
+    "dcgan on imagenet": dict(resolution="64", reencode_weight="30,100", kimg=600 * 1153.05, snapshot_kimg=1000),
     # BiGAN on permutation-invariant MNIST: 400 epochs
     "mlp":               dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, decay_kind="weight",
                               lr_final=0.01, kimg=24_000, snapshot_kimg=500),
@@ -536,19 +540,24 @@ PRESETS = {  # later rows refine earlier ones
        for name in ("bigan", "ali", "age", "lr", "jlr")},
     # 0: by level, see common.schedule
     "stylegan":          dict(nz=512, batch=0, lr=0.0, lr_d=0.0, beta1=0.0, kimg=0.0, snapshot_kimg=0.0),
-    # Published weights
+    # As published
+    "mlp bigan":         dict(d_norm="on"),
     "age":               dict(reencode_weight="1000"),
+    "age dcgan":         dict(fake_weight=1.0),
+    "age on celeba":     dict(g_steps=3),
     "age on imagenet":   dict(reencode_weight="2000"),
     "jlr":               dict(reencode_weight="0.25"),
 }
 F_AAE, BIGAN = "nz lr lr_d decay reencode_weight adversarial_weight", "nz batch lr lr_d beta1 decay decay_kind lr_final"
 # What a paper states; a run prints the rest as ours
-STATED = {"dcgan faae": F_AAE, "dcgan aae": F_AAE, "mlp bigan": BIGAN, "mlp lr": BIGAN, "mlp ae-l1": BIGAN,
+STATED = {"dcgan faae": F_AAE, "dcgan aae": F_AAE, "mlp bigan": BIGAN + " d_norm", "mlp lr": BIGAN, "mlp ae-l1": BIGAN,
           "mlp ae-l2": BIGAN, "mlp jlr": BIGAN + " reencode_weight", "dcgan jlr": "reencode_weight",
-          "mlp age": "reencode_weight", "dcgan age": "batch lr beta1 reencode_weight"}
-SETTINGS = (*BIGAN.split(), "kimg", "reencode_weight", "adversarial_weight", "reenc", "batches", "rates")
+          "mlp age": "reencode_weight", "dcgan age": "batch lr beta1 reencode_weight fake_weight g_steps"}
+SETTINGS = (*BIGAN.split(), *"kimg reencode_weight adversarial_weight reenc fake_weight g_steps d_norm".split(),
+            "batches", "rates")
 USED_BY = {"reencode_weight": ("faae", "aae", "age", "jlr"), "adversarial_weight": ("faae", "aae"),
-           "reenc": ("faae", "aae"), "joint": ("faae",), "lr_d": tuple(JUDGES)}
+           "reenc": ("faae", "aae"), "joint": ("faae",), "lr_d": tuple(JUDGES), "fake_weight": ("age",),
+           "g_steps": ("age",), "d_norm": ("bigan",)}
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 
 
@@ -582,6 +591,11 @@ def parse_args(argv=None):
         help="W_adv, weight of G's (aae: E's) adversarial term")
     add("--reenc", default="mse", choices=DISTANCES, help="d of faae and aae: norm (eq. 4) or mean square error")
     add("--joint", action="store_true", help="faae: both terms of G in one step")
+    add("--fake-weight", type=common.positive(float), default=0.5, metavar="W",
+        help="age: W_fake, weight of the divergence of E(G(z)) in E's step (released code 1)")
+    add("--g-steps", type=common.positive(int), default=2, metavar="N",
+        help="age: steps of G per step of E (released code 2, on CelebA 3)")
+    add("--d-norm", default="off", choices=["off", "on"], help="bigan: batch norm in D's MLP (BiGAN on MNIST: on)")
     add("--lr-d", type=common.positive(float), default=1e-3, help="learning rate of D; --lr is G's and E's")
     add("--beta1", type=below_one, default=0.9, help="of Adam")
     add("--decay", type=below_one, default=0.0, help="see --decay-kind (section 4.1: 1e-4)")
@@ -637,14 +651,16 @@ def hyper(args, seen):
     """-> h of the steps, once `seen` images have been shown."""
     W_re = getattr(args, "reencode_weight", "1").split(",")[0 if seen < 1000 * args.schedule_kimg / 3 else -1]
     d = DISTANCES[args.reenc] if hasattr(args, "reenc") else squared
-    return Namespace(W_re=float(W_re), W_adv=getattr(args, "adversarial_weight", 1.0), d=d)
+    return Namespace(W_re=float(W_re), W_adv=getattr(args, "adversarial_weight", 1.0), d=d,
+                     W_fake=getattr(args, "fake_weight", 0.0), G_steps=getattr(args, "g_steps", 0))
 
 
 def unstated(args):
     """The settings of a run that no paper gives."""
     stated = STATED.get(f"{args.backbone} {args.objective}", "").split()
-    kimg = {"mlp mnist": 24_000, "dcgan cifar10": 2500, "dcgan celeba": 50 * 168.832, "dcgan imagenet": 600 * 1281.167}
-    if "nz" in stated and args.split in ("auto", "dw", "5-1") and args.kimg == kimg.get(f"{args.backbone} {args.data}"):
+    preset = {**PRESETS[args.backbone], **PRESETS.get(f"{args.backbone} on {args.data}", {})}
+    published = f"{args.backbone} {args.data}" in ("mlp mnist", "dcgan cifar10", "dcgan celeba", "dcgan imagenet")
+    if published and "nz" in stated and args.split in ("auto", "dw", "5-1") and args.kimg == preset["kimg"]:
         stated.append("kimg")
     return [s for s in SETTINGS if s not in stated and hasattr(args, s)]
 
@@ -690,7 +706,7 @@ def main(argv=None):
         return model.prior(batch, rng)[rank::world]
 
     def noisy_G(z):
-        return G(z, [eta[rank::world] for eta in model.G.draw_noise(batch, rng)])
+        return G(z, [eta[rank::world].clone() for eta in model.G.draw_noise(batch, rng)])  # a view would keep the rest
 
     net = Namespace(G=noisy_G if model.grows else G, E=E, D=D) if model.grows or args.compile else model
     while True:
@@ -718,7 +734,7 @@ def main(argv=None):
 def make_model(args):
     """The untrained model of a run's arguments."""
     kind = GenerativeAutoencoder if args["objective"] in PRIORS else Autoencoder
-    names = ("backbone", "image_shape", "nz", "width", "objective", "fmap_base")
+    names = ("backbone", "image_shape", "nz", "width", "objective", "fmap_base", "d_norm")
     return kind(**{k: args[k] for k in names if k in args})
 
 

@@ -66,7 +66,7 @@ def make_step(flags, device):
         if not model.grows:
             return w
         draw = torch.rand(args.batch, 2, generator=rng, device=device)
-        return common.mix_styles(w, model.F(model.prior(args.batch, rng)), model.G.top, alae.MIXING, draw)
+        return common.mix_styles(w, model.F(model.prior(args.batch, rng)), model.G.top, args.mixing, draw)
 
     def step():
         x = images[torch.randint(4096, (args.batch,), device=device)]

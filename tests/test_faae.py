@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
@@ -43,13 +44,15 @@ class Net(nn.Module):
         return self.head(self.trunk(x))
 
 
-def tiny_model(objective):
+def tiny_model(objective, norm=False):
     torch.manual_seed(1)
     E = {"ali": faae.GaussianEncoder, "age": faae.SphereEncoder}.get(objective, faae.Encoder)
     D = {"x": lambda: Net(NX, 1), "z": lambda: Net(NZ, 1),
          "x, z": lambda: faae.PairDiscriminator(nn.Flatten(), Net(NX + NZ, 1))}.get(faae.JUDGES.get(objective))
     model = nn.Module()
     model.G, model.E, model.D = Net(NZ, NX), E(Net(NX, NZ * (1 + (objective == "ali")))), D and D()
+    if norm:
+        model.D.net = nn.Sequential(nn.BatchNorm1d(NX + NZ, affine=False).double(), model.D.net)
     return model
 
 
@@ -104,10 +107,23 @@ def phases(objective, x, z):
         return [("GE", lambda B, C, d: length(x - G(B, on_sphere(E(C, x)))), 100),
                 ("D", lambda B, C, d: plus(-D(d, z1)) + plus(D(d, E(C, x))), 1),
                 ("E", lambda B, C, d: plus(-D(d, E(C, x))), 0.1)], (0, 1, 2)
-    if objective == "bigan":
+    if objective in ("bigan", "bigan norm"):
         z1, z2 = next(z), next(z)
-        return [("D", lambda B, C, d: plus(-D(d, x, E(C, x))) + plus(D(d, G(B, z1), z1)), 1),
-                ("GE", lambda B, C, d: plus(D(d, x, E(C, x))) + plus(-D(d, G(B, z2), z2)), 1)], (0, 1)
+
+        def scores(B, C, d, z):     # real and generated pairs have one mean and one deviation
+            pairs = np.concatenate([np.concatenate([x, E(C, x)], 1), np.concatenate([G(B, z), z], 1)])
+            if "norm" in objective:
+                pairs = (pairs - pairs.mean(0)) / np.sqrt(pairs.var(0) + 1e-5)
+            return D(d, pairs[:N]), D(d, pairs[N:])
+
+        def tell(B, C, d):
+            real, fake = scores(B, C, d, z1)
+            return plus(-real) + plus(fake)
+
+        def confuse(B, C, d):
+            real, fake = scores(B, C, d, z2)
+            return plus(real) + plus(-fake)
+        return [("D", tell, 1), ("GE", confuse, 1)], (0, 1)
     if objective == "ali":
         z1, e1, z2, e2 = (next(z) for _ in range(4))
 
@@ -116,15 +132,16 @@ def phases(objective, x, z):
             return h[:, :NZ] + np.exp(h[:, NZ:] / 2) * e
         return [("D", lambda B, C, d: plus(-D(d, x, q(C, e1))) + plus(D(d, G(B, z1), z1)), 1),
                 ("GE", lambda B, C, d: plus(D(d, x, q(C, e2))) + plus(-D(d, G(B, z2), z2)), 1)], (0, 1)
-    if objective == "age":
-        z1, z2, z3 = (next(z) for _ in range(3))
+    if objective in ("age", "age celeba"):
+        W_fake, steps = (1, 3) if "celeba" in objective else (0.5, 2)
+        z1, *others = (next(z) for _ in range(1 + steps))
 
         def code(C, x): return on_sphere(E(C, x))
 
         def spread(z):
             return lambda B, C, d: kl(code(C, G(B, z))) + 1000 * (2 - (z * code(C, G(B, z))).mean())
-        return [("E", lambda B, C, d: kl(code(C, x)) - 0.5 * kl(code(C, G(B, z1))) + 10 * np.abs(
-            x - G(B, code(C, x))).mean(), 1), ("G", spread(z2), 1), ("G", spread(z3), 1)], (None, None, None)
+        return [("E", lambda B, C, d: kl(code(C, x)) - W_fake * kl(code(C, G(B, z1))) + 10 * np.abs(
+            x - G(B, code(C, x))).mean(), 1), *[("G", spread(z), 1) for z in others]], (None,) * (1 + steps)
     if objective == "lr":
         z1, z2, z3 = (next(z) for _ in range(3))
         return [("D", gan(z1), 1), ("G", fool(z2), 1), ("E", regress(z3, square), 1)], (1, 2, 0)
@@ -147,11 +164,11 @@ def gradient(loss, matrices, i, eps=1e-6):
     return g
 
 
-@pytest.mark.parametrize("case", ["faae", "faae mse", "faae joint", "aae", "bigan", "ali", "age", "lr", "jlr", "ae-l1",
-                                  "ae-l2"])
+@pytest.mark.parametrize("case", ["faae", "faae mse", "faae joint", "aae", "bigan", "bigan norm", "ali", "age",
+                                  "age celeba", "lr", "jlr", "ae-l1", "ae-l2"])
 def test_an_iteration_by_hand(case):
     objective = case.split()[0]
-    model, rate = tiny_model(objective), 1e-3
+    model, rate = tiny_model(objective, "norm" in case), 1e-3
     torch.manual_seed(2)
     x, draws = torch.randn(N, NX, dtype=torch.float64), torch.randn(4, N, NZ, dtype=torch.float64)
     if faae.PRIORS.get(objective) is faae.sphere:
@@ -170,6 +187,7 @@ def test_an_iteration_by_hand(case):
 
     opt = Namespace(**{n: torch.optim.SGD(net.parameters(), rate) for n, net in nets.items() if net})
     flags = ["--reenc", "mse" if "mse" in case else "l2"] if objective in ("faae", "aae") else []
+    flags += ["--data", "celeba"] if "celeba" in case else ["--fake-weight", "0.5"] if objective == "age" else []
     args = faae.parse_args(["--objective", objective, "--backbone", "dcgan", *flags])
     args.schedule_kimg = 1
     h = faae.hyper(args, 0)
@@ -208,7 +226,8 @@ def test_the_losses_of_age():
     before = copy.deepcopy(model)
     opt = Namespace(G=torch.optim.SGD(model.G.parameters(), 0.0), E=torch.optim.SGD(model.E.parameters(), 0.0))
     draws = iter(z)
-    KL_x, KL_fake, L_x, KL_G, L_z = faae.age(model, opt, x, lambda: next(draws), nullcontext, Namespace(W_re=1000.0))
+    KL_x, KL_fake, L_x, KL_G, L_z = faae.age(model, opt, x, lambda: next(draws), nullcontext,
+                                               Namespace(W_re=1000.0, W_fake=0.5, G_steps=2))
 
     def code(x):
         return on_sphere(before.E.net(x).detach().numpy())
@@ -225,7 +244,7 @@ def test_ages_encoder_learns_of_g_as_it_is_used():
     norm = next(m for m in model.G.modules() if isinstance(m, nn.BatchNorm1d))
     norm.register_forward_hook(lambda m, inputs, out: seen.append(m.training))
     faae.age(model, opt, torch.rand(8, 1, 28, 28), lambda: faae.sphere(8, 8, torch.default_generator), nullcontext,
-             Namespace(W_re=1000.0))
+             Namespace(W_re=1000.0, W_fake=0.5, G_steps=2))
     assert seen == [True, False, True, True]        # fakes, G(E(x)), two steps of G
     assert model.training
     assert norm.num_batches_tracked == 3
@@ -313,13 +332,13 @@ def test_the_prior_of_each_objective(objective):
 
 
 def test_bigans_mlps():
-    model = small("bigan", "mlp", 50, 1)[1]
+    model = small("bigan", "mlp", 50, 1, "--d-norm", "on")[1]
     assert [tuple(p.shape) for p in model.E.parameters() if p.ndim == 2] == [(1024, 784), (1024, 1024), (50, 1024)]
     assert [tuple(p.shape) for p in model.G.parameters() if p.ndim == 2] == [(1024, 50), (1024, 1024), (784, 1024)]
     assert [tuple(p.shape) for p in model.D.parameters() if p.ndim == 2] == [(1024, 834), (1024, 1024), (1, 1024)]
     norms = {n: [not isinstance(m, nn.Identity) for k, m in net.named_modules() if "norm" in k]
              for n, net in model.named_children()}
-    assert norms == {"G": [True, True], "E": [False, True], "D": [False, False]}
+    assert norms == {"G": [True, True], "E": [False, True], "D": [False, True]}
     assert not any("norm" in n for n, _ in model.named_parameters())        # neither gain nor bias
     for p in model.parameters():
         if p.ndim == 2:
@@ -384,6 +403,15 @@ def test_the_models_interface():
     assert mean.shape == log_var.shape
 
 
+@pytest.mark.parametrize("objective", faae.STEPS)
+def test_encode_says_what_it_takes(objective):
+    model = small(objective)[1].eval()
+    for encode in (model.encode, model.features):
+        for wrong, error in ((Image.new("L", (28, 28)), TypeError), (torch.zeros(2, 1, 32, 32), ValueError)):
+            with pytest.raises(error, match=r"images are float tensors \(N, 1, 28, 28\) in \[-1, 1\], not [^\n]*$"):
+                encode(wrong)
+
+
 # ------------------------------------------------------------------------------------------------------ settings
 
 def test_the_papers_settings():
@@ -398,10 +426,15 @@ def test_the_papers_settings():
         assert (m.backbone, m.nz, m.batch, m.lr, m.beta1, m.decay, m.decay_kind, m.lr_final, m.kimg) == (
             "mlp", 50, 128, 2e-4, 0.5, 2.5e-5, "weight", 0.01, 400 * 60)
     assert faae.parse_args(["--objective", "jlr"]).reencode_weight == "0.25"
+    assert [faae.parse_args(["--data", data, "--objective", "bigan"]).d_norm for data in ("mnist", "cifar10")] == [
+        "on", "off"]
+    for name, expected in (("celeba", (1, 3)), ("cifar10", (1, 2)), ("mnist", (0.5, 2))):
+        m = faae.parse_args(["--data", name, "--objective", "age"])
+        assert (m.fake_weight, m.g_steps) == expected
     assert faae.parse_args(["--objective", "age"]).reencode_weight == "1000"
     assert faae.parse_args(["--data", "imagenet", "--objective", "age"]).reencode_weight == "2000"
     assert faae.parse_args(["--data", "celeba"]).kimg == pytest.approx(50 * 202_599 * 5 / 6 / 1000, rel=1e-4)
-    assert faae.parse_args(["--data", "imagenet"]).kimg == pytest.approx(600 * 1_281_167 / 1000, rel=1e-4)
+    assert faae.parse_args(["--data", "imagenet"]).kimg == pytest.approx(600 * 1_281_167 * 0.9 / 1000, rel=1e-4)
     for name, preset in faae.PRESETS.items():
         assert set(preset) <= set(vars(common.resolve(parser(), "faae", {"mlp": {}}, {}, lambda d: "mlp", []))), name
 
@@ -419,7 +452,7 @@ def test_a_preset_is_chosen_by_what_it_names_alone():
 def test_what_is_printed_as_ours():
     def ours(*flags):
         return set(faae.unstated(faae.parse_args(flags)))
-    everything = set(faae.SETTINGS) - {"batches", "rates"}                          # which are stylegan's
+    everything = set(faae.SETTINGS) - {"batches", "rates", "fake_weight", "g_steps", "d_norm"}  # stylegan's, others'
     assert ours() == everything                                                     # F-AAE on mlp
     assert ours("--data", "cifar10") == {"batch", "beta1", "decay_kind", "lr_final", "reenc"}
     assert "kimg" in ours("--data", "cifar10", "--kimg", "250")
@@ -427,7 +460,10 @@ def test_what_is_printed_as_ours():
     assert ours("--data", "mnist", "--objective", "jlr", "--kimg", "4000") == {"kimg"}
     assert "reencode_weight" not in ours("--objective", "age")
     assert "kimg" in ours("--data", "mnist", "--objective", "bigan", "--split", "sw")      # fewer images an epoch
-    assert "kimg" not in ours("--data", "celeba")
+    assert "kimg" not in ours("--data", "celeba") | ours("--data", "imagenet")
+    assert "kimg" in ours("--data", "few", "--backbone", "dcgan", "--kimg", "2500")
+    assert "fake_weight" in ours("--objective", "age")
+    assert not {"fake_weight", "g_steps"} & ours("--objective", "age", "--data", "celeba")
     assert "kimg" in ours("--data", "mnist", "--backbone", "dcgan", "--kimg", "24000")     # BiGAN's length, not F-AAE's
     assert "kimg" in ours("--data", "celeba", "--split", "official")
 
@@ -576,22 +612,6 @@ def test_rates_and_average_in_the_loop(here, monkeypatch):
         torch.testing.assert_close(ema[name], value)
 
 
-@pytest.mark.parametrize("backbone", ["mlp", "dcgan"])
-@pytest.mark.parametrize("objective", faae.STEPS)
-def test_a_bf16_step_agrees_with_fp32(objective, backbone):
-    losses = []
-    for precision in ("fp32", "bf16"):
-        args, model, opt = small(objective, backbone)
-        torch.manual_seed(1)
-        rng, x = torch.Generator().manual_seed(0), torch.rand(16, *args.image_shape)
-        step = faae.STEPS[objective]
-        losses.append(step(model, opt, x, lambda m=model, r=rng: m.prior(16, r),
-                           common.autocast(precision, torch.device("cpu")), faae.hyper(args, 0)))
-    for a, b in zip(*losses, strict=True):
-        assert (a.dtype, b.dtype) == (torch.float32, torch.float32)
-        torch.testing.assert_close(a, b, rtol=0.06, atol=0.01)
-
-
 @pytest.mark.parametrize("objective", ["faae", "ali"])
 def test_compiled_networks_agree_with_plain_ones(objective):
     results, calls = [], []
@@ -629,6 +649,8 @@ BAD = {
     "adversarial": (("--objective", "age", "--adversarial-weight", "3"), "is for faae, aae; age has nothing"),
     "norm": (("--objective", "jlr", "--reenc", "mse"), "--reenc is for faae, aae; jlr"),
     "no D": (("--objective", "ae-l2", "--lr-d", "0.1"), "ae-l2 has nothing that it could set"),
+    "fake": (("--fake-weight", "1"), "--fake-weight is for age; faae has nothing"),
+    "norm of D": (("--objective", "ali", "--d-norm", "on"), "--d-norm is for bigan; ali has nothing"),
     "nw": (("--nz", "20", "--nw", "30"), "z is the code itself"),
     "three weights": (("--reencode-weight", "1,2,3"), "--reencode-weight: invalid weight"),
     "objective": (("--objective", "gan"), "invalid choice: 'gan'"),
