@@ -39,6 +39,7 @@ import logging
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import stat
@@ -66,6 +67,7 @@ CUTS = {  # sets that are folders or zips: what they are, how many (0: any numbe
 NAMES = ("mnist-mini", "mnist", "cifar10", "celeba", *CUTS)
 ENDINGS = tuple(".png .apng .jpg .jpeg .jpe .jfif .jp2 .j2k .webp .avif .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm "
                 ".pfm .tga .pcx .qoi".split())
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
 PARTS = ("train", "training"), ("test", "testing", "val", "valid", "validation")    # what folders of parts are called
 RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, zipfile.BadZipFile,
@@ -132,11 +134,12 @@ class Images:
     def about(self, held_out):
         """Lines on what was read: classes by name and count, and `notes`."""
         if self.labels is None or self.labels.ndim > 1:
-            return [*self.notes]
-        counts = torch.cat([self.labels, held_out.labels]).bincount().tolist()
-        names = self.label_names or range(len(counts))
-        shown = ", ".join(f"{name} {n:,}" for name, n in list(zip(names, counts, strict=False))[:12])
-        return [f"classes: {shown}" + f" ... {len(counts)} in all" * (len(counts) > 12), *self.notes]
+            return ["classes: none" if self.labels is None else f"attributes: {self.labels.shape[1]}", *self.notes]
+        labels = torch.cat([part.labels for part in (self, held_out) if part.labels is not None])
+        found = [(self.label_names[c] if self.label_names else c, n)
+                 for c, n in zip(*map(torch.Tensor.tolist, labels.unique(return_counts=True)), strict=True)]
+        return ["classes: " + ", ".join(f"{name} {n:,}" for name, n in found[:12])
+                + f" ... {len(found)} in all" * (len(found) > 12), *self.notes]
 
 
 class Tiles(Images):
@@ -311,19 +314,16 @@ class Store:
         self.path = self.place = Path(path)
         self.left_out, self.divisors, self._odd = Counter(), {}, {}
         self._zip, self._pid = None, None
-        names, tables = sorted(self._walk() if self.path.is_dir() else self._list()), set()
-        self.images = []
-        for name in names:
-            *folders, last = name.split("/")
-            if any(f.startswith((".", "__MACOSX")) for f in folders) or last.startswith(".") \
-                    or last.lower() in ("thumbs.db", "desktop.ini"):
+        self.images, tables = [], set()
+        for name in sorted(self._walk() if self.path.is_dir() else self._list()):
+            if HIDDEN.search(name):
                 self.left_out["hidden or of a file manager"] += 1
-            elif last.lower().endswith(ENDINGS):
+            elif name.lower().endswith(ENDINGS):
                 self.images.append(name)
-            elif last == "dataset.json":
+            elif name.split("/")[-1] == "dataset.json":
                 tables.add(name)
             else:
-                self.left_out[Path(last).suffix.lower() or "without an ending"] += 1
+                self.left_out[Path(name).suffix.lower() or "without an ending"] += 1
         around = os.path.commonprefix([*self.images[:1], *self.images[-1:]]).split("/")[:-1]
         tops = list(itertools.accumulate([""] + [f + "/" for f in around]))
         self.top = next((t for t in tops if t + "dataset.json" in tables), tops[-1])
@@ -338,23 +338,20 @@ class Store:
             name = links.pop(0) if linked else here.pop()
             try:
                 about = os.stat(self.path / name)
+                inside = sorted(os.scandir(self.path / name), key=lambda e: e.name) if stat.S_ISDIR(about.st_mode) else ()
             except OSError:                                     # a link to nothing: said when it is read
                 names.append(name)
                 continue
-            folder, key = stat.S_ISDIR(about.st_mode), (about.st_dev, about.st_ino)
+            key, folder = (about.st_dev, about.st_ino), stat.S_ISDIR(about.st_mode)
             if key in seen and (folder or linked or about.st_nlink > 1):
                 self.left_out["second names of a file or folder"] += 1
-            elif folder and not name.endswith(".pyramid"):
-                try:
-                    entries = sorted(os.scandir(self.path / name), key=lambda e: e.name, reverse=True)
-                except OSError as e:
-                    raise DataError(f"{e.filename} cannot be opened ({e.strerror}); check its permissions") from None
-                for entry in entries:
-                    (links if linked or entry.is_symlink() else here).append(f"{name}/{entry.name}".lstrip("/"))
             elif stat.S_ISREG(about.st_mode):
                 names.append(name)
             elif not folder:
                 self.left_out["pipes or devices"] += 1          # opening one may wait for ever
+            elif not name.endswith(".pyramid"):
+                for entry in reversed(inside):
+                    (links if linked or entry.is_symlink() else here).append(f"{name}/{entry.name}".lstrip("/"))
             seen.add(key)
         return names
 
@@ -456,15 +453,11 @@ class Store:
             raise DataError(f"{self.place}: dataset.json has no label for {missing[0]}; complete it, or set its labels "
                             f"to null")
         rows = {n: rows[n] for n in self.images}
-        width = max((len(row) for row in rows.values() if isinstance(row, list)), default=0)
-        signed = any(-1 in row for row in rows.values() if isinstance(row, list))
+        lists = [row for row in rows.values() if isinstance(row, list)]
+        width, values = max(map(len, lists), default=0), (-1, 1) if any(-1 in row for row in lists) else (0, 1)
         for name, row in rows.items():
-            if width:
-                good = isinstance(row, list) and len(row) == width and all(v in ((-1, 1) if signed else (0, 1))
-                                                                          for v in row)
-            else:
-                good = type(row) is int and 0 <= row < 2**31
-            if not good:
+            if not (isinstance(row, list) and len(row) == width and all(v in values for v in row) if width
+                    else type(row) is int and 0 <= row < 2**31):
                 raise DataError(f"{self.place}: dataset.json gives {name} the label {json.dumps(row)}; labels are whole "
                                 f"numbers from 0, or equally long rows of 0/1, -1/1 or booleans")
         labels = torch.tensor([*rows.values()])
@@ -514,8 +507,6 @@ def _files(path, wanted, skip_bad, sizes):
                                                    "of the test part are in the training part, and count there alone"))
     if len(out[1]) == 1:
         notes.append("one held-out image alone: distances between sets of images cannot be measured; add images")
-    if out[0].labels is None and any("/" in n for n in stores[0].images) and "" not in stores[0].tables:
-        notes.append("no classes: some images lie beside the sub-folders, not in them")
     out[0].notes = notes + _notes(stores)
     return tuple(out)
 
@@ -789,31 +780,25 @@ def _decode(images):
 def _once(key, make):
     """What make() gives, tensors.  Of the processes that torchrun starts on a machine, the first leaves them in a
     temporary file, the others map that, and the last one removes it."""
-    others = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1
+    others, first = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, int(os.environ.get("RANK", 0)) == 0
     path = Path(tempfile.gettempdir(), f"decoded-{os.getppid()}-{key}")
-    if others < 1:
-        return make()
-    if int(os.environ.get("RANK", 0)) == 0:
-        made = make()
+    with contextlib.suppress(OSError):                          # on another machine there is none
+        if others > 0 and not first and path.stat().st_uid == os.getuid():
+            made = torch.load(path, mmap=True, weights_only=True)
+            with open(f"{path}.readers", "ab", 0) as file:
+                file.write(b".")
+                if file.tell() == others:
+                    path.unlink()
+                    Path(file.name).unlink()
+            return made
+    made = make()
+    if others > 0 and first:
         with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=path.parent) as file:    # or no room for it
             torch.save(made, file)
             file.flush()
             os.link(file.name, path)
             atexit.register(path.unlink, missing_ok=True)       # should the others not come
-        return made
-    try:
-        if path.stat().st_uid != os.getuid():
-            return make()
-        made = torch.load(path, mmap=True, weights_only=True)
-        with open(f"{path}.readers", "ab") as file:
-            file.write(b".")
-            file.flush()
-            if file.tell() == others:
-                path.unlink()
-                Path(file.name).unlink()
-        return made
-    except OSError:                                             # on other machines
-        return make()
+    return made
 
 
 def pyramid_of(store):
@@ -974,21 +959,23 @@ def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
             yield small[chosen.to(device, non_blocking=True)]
     else:
         loader = torch.utils.data.DataLoader(
-            _Caught(images), sampler=indices(seen), batch_size=None, num_workers=workers, collate_fn=_as_it_is,
-            prefetch_factor=4 if workers else None, worker_init_fn=_leave_signals, pin_memory=device.type == "cuda")
-        before = {*multiprocessing.active_children()}
-        for x in _while_all_live(iter(loader), {*multiprocessing.active_children()} - before):
+            _Caught(images), sampler=((chosen.tolist(), size) for chosen, size in indices(seen)), batch_size=None,
+            num_workers=workers, collate_fn=_as_it_is, prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals, pin_memory=device.type == "cuda")
+        for x in _watched(loader):
             if isinstance(x, DataError):
                 raise x
             yield x.to(device, non_blocking=True)
 
 
-def _while_all_live(source, workers):
-    """What an endless source gives; DataError as soon as it is waited for and one of its workers has died.
+def _watched(loader):
+    """An endless loader's batches; DataError as soon as one is waited for and a worker has been killed.
 
-    At the end the others are killed: they leave SIGTERM to the training process, so that Python would wait for them.
+    At the end the workers are killed: they leave SIGTERM to the training process, and Python would wait for them.
     """
-    waiting = False
+    before = {*multiprocessing.active_children()}
+    source, waiting, child = iter(loader), False, getattr(signal, "SIGCHLD", None)      # None on Windows
+    workers = {*multiprocessing.active_children()} - before
 
     def look(*_):
         if waiting and any(worker.exitcode for worker in workers):
@@ -996,12 +983,12 @@ def _while_all_live(source, workers):
                             "last checkpoint by --resume RUN, with fewer --workers (0: none)")
 
     def end():
-        signal.signal(child, signal.SIG_DFL)                    # or DataLoader's handler finds fault with it
+        if child and workers:
+            signal.signal(child, signal.SIG_DFL)                # or it would be taken for a fault
         for worker in workers:
             worker.kill()
-    child = getattr(signal, "SIGCHLD", signal.SIGINT)           # XXX Windows
-    if workers:
-        atexit.register(end)
+    atexit.register(end)
+    if child and workers:
         signal.signal(child, look)
     try:
         while True:
@@ -1009,15 +996,16 @@ def _while_all_live(source, workers):
             look()
             try:
                 x = next(source)
-            except RuntimeError:
+            except (RuntimeError, OSError):                     # what the killed one had sent
+                for worker in workers:
+                    worker.join(0.1)
                 look()
                 raise
             waiting = False
             yield x
     finally:
-        if workers:
-            end()
-            atexit.unregister(end)
+        end()
+        atexit.unregister(end)
 
 
 def _leave_signals(worker):
