@@ -67,7 +67,7 @@ CUTS = {  # sets that are folders or zips: what they are, how many (0: any numbe
 NAMES = ("mnist-mini", "mnist", "cifar10", "celeba", *CUTS)
 ENDINGS = tuple(".png .apng .jpg .jpeg .jpe .jfif .jp2 .j2k .webp .avif .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm "
                 ".pfm .tga .pcx .qoi".split())
-HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|thumbs\.db$|desktop\.ini$)", re.IGNORECASE)     # of systems and file managers
 PARTS = ("train", "training"), ("test", "testing", "val", "valid", "validation")    # what folders of parts are called
 RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, zipfile.BadZipFile,
@@ -338,11 +338,11 @@ class Store:
             name = links.pop(0) if linked else here.pop()
             try:
                 about = os.stat(self.path / name)
-                inside = sorted(os.scandir(self.path / name), key=lambda e: e.name) if stat.S_ISDIR(about.st_mode) else ()
+                key, folder = (about.st_dev, about.st_ino), stat.S_ISDIR(about.st_mode)
+                inside = sorted(os.scandir(self.path / name), key=lambda e: e.name) if folder else ()
             except OSError:                                     # a link to nothing: said when it is read
                 names.append(name)
                 continue
-            key, folder = (about.st_dev, about.st_ino), stat.S_ISDIR(about.st_mode)
             if key in seen and (folder or linked or about.st_nlink > 1):
                 self.left_out["second names of a file or folder"] += 1
             elif stat.S_ISREG(about.st_mode):
@@ -350,7 +350,7 @@ class Store:
             elif not folder:
                 self.left_out["pipes or devices"] += 1          # opening one may wait for ever
             elif not name.endswith(".pyramid"):
-                for entry in reversed(inside):
+                for entry in inside:
                     (links if linked or entry.is_symlink() else here).append(f"{name}/{entry.name}".lstrip("/"))
             seen.add(key)
         return names
@@ -361,10 +361,11 @@ class Store:
             listed = self._open().namelist()
         except (*BROKEN, FileNotFoundError) as e:
             raise DataError(f"{self.path} is not a whole zip file ({e}); make or copy it again") from None
-        self._odd = {n.replace("\\", "/"): n for n in listed if "\\" in n}
-        listed = [n for n in (n.replace("\\", "/") for n in listed) if not n.endswith("/")]
-        self.left_out["second entries of a name"] = len(listed) - len({*listed})
-        return {*listed}
+        plain = [n.replace("\\", "/").removeprefix("./") for n in listed]
+        self._odd = {name: n for name, n in zip(plain, listed, strict=True) if name != n}
+        files = [n for n in plain if not n.endswith("/")]
+        self.left_out["second entries of a name"] = len(files) - len({*files})
+        return {*files}
 
     def below(self, folder):
         """The part of it that lies in a folder below `top`."""
@@ -645,7 +646,7 @@ def _parts(path):
     folders = {n.split("/")[0].lower(): n.split("/")[0] for n in store.images if "/" in n}
     train, test = (next((folders[name] for name in names if name in folders), None) for names in PARTS)
     if not (train and test):
-        return [store], "the last tenth, for there is no folder test, val, valid or validation beside train"
+        return [store], "the last tenth, for there are no folders train and test (or val)"
     if "" in store.tables:
         raise DataError(f"{path} has a dataset.json beside {train} and {test}; put one into each of them")
     parts = [store.below(train), store.below(test)]
@@ -673,16 +674,16 @@ def _survey(stores, skip_bad):
         try:
             with store.opened(name) as image:
                 deep = image.mode[0] in "IF"
-                lowest, top = (float(f(np.nan_to_num(np.asarray(image)))) for f in (np.min, np.max)) if deep else (0, 0)
+                values = _values(image) if deep else np.zeros(1)
         except DataError:
             if skip_bad:
                 continue
             raise
         if deep:
-            tops[image.mode[0]] = max(top, tops.get(image.mode[0], 0))
-        if lowest < -top / 4:                                   # less is what resampling leaves
-            raise DataError(f"{store.path}/{store.top}{name} has values from {lowest:g} to {top:g}; scale the set's "
-                            f"images to 0 ... 1, 0 ... 255 or 0 ... 65535")
+            tops[image.mode[0]] = max(values.max(), tops.get(image.mode[0], 0))
+        if values.min() < -values.max() / 4:                    # less is what resampling leaves
+            raise DataError(f"{store.path}/{store.top}{name} has values from {values.min():g} to {values.max():g}; "
+                            f"scale the set's images to 0 ... 1, 0 ... 255 or 0 ... 65535")
         grey &= image.mode in ("1", "L", "LA") or deep
         smallest, seen = min(smallest, *image.size), seen + 1
     if not seen:
@@ -874,6 +875,10 @@ def prepare(data, root="data", resolution="auto"):
     return out
 
 
+def _values(image):
+    return np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0)
+
+
 def divisor(kind, top, bits=(8, 12, 16, 32)):
     """What grey values of more than 8 bits are divided by, to come to 0 ... 255: floats (kind "F") up to about 1, or
     the next depth in `bits` of whole numbers (kind "I") up to `top`, as cameras of 12 bits write files of 16."""
@@ -890,7 +895,7 @@ def to_array(image, channels, size, divisors=None):
     """
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":                       # older versions of Pillow open 16-bit files as mode I
-        kind, values = image.mode[0], np.nan_to_num(np.asarray(image).astype(np.float64))
+        kind, values = image.mode[0], _values(image)
         values /= (divisors or {}).get(kind) or divisor(kind, values.max())
         image = Image.fromarray((values.round() if kind == "F" else values).clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
