@@ -49,7 +49,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -332,10 +332,10 @@ class Store:
 
     def _walk(self):
         """The names of a folder's files.  Links are followed, after all else, and no file or folder counts twice."""
-        names, seen, here, links = [], set(), [""], []
+        names, seen, here, links = [], set(), deque([""]), deque()
         while here or links:
             linked = not here
-            name = links.pop(0) if linked else here.pop()
+            name = (links if linked else here).popleft()
             try:
                 about = os.stat(self.path / name)
                 key, folder = (about.st_dev, about.st_ino), stat.S_ISDIR(about.st_mode)
@@ -950,9 +950,8 @@ def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
             batch, size = plan(begin) if callable(plan) else (plan, images.shape[1:])
             if batch > len(images) and not told:
                 told = True
-                print(f"note: a batch of {batch} is more than the {len(images)} training images: a step shows some of "
-                      f"them more than once, and a run soon knows them by heart; add images, or pass a smaller --batch",
-                      file=sys.stderr)
+                print(f"note: a batch of {batch} is more than the {len(images)} training images: each step shows some of "
+                      f"them twice or more, and a run soon knows them by heart; add images, or pass a smaller --batch")
             yield order(len(images), seed, begin, batch)[rank::world], size
             begin += batch
     if images.pixels is not None:

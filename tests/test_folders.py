@@ -3,11 +3,17 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from test_data import fill, picture
 
@@ -200,7 +206,7 @@ def test_a_name_twice_in_a_zip_counts_once(tmp_path):
 
 
 def test_an_encrypted_file_is_one_line(tmp_path):
-    path = data.Path(zipped(fill(tmp_path / "set", 10)))
+    path = Path(zipped(fill(tmp_path / "set", 10)))
     content = bytearray(path.read_bytes())
     for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):             # the flags of the file, and of its entry
         content[content.index(signature) + at] |= 1
@@ -437,7 +443,33 @@ def test_a_batch_larger_than_the_set_is_said_once(tmp_path, capsys, batch, rank)
     source = data.batches(train, batch, 0, 0, torch.device("cpu"), rank, 2)
     for _ in range(3):
         assert len(next(source)) == batch // 2
-    assert capsys.readouterr().err.count("a batch of 20 is more than the 18 training images") == (batch > 18
+    assert capsys.readouterr().out.count("a batch of 20 is more than the 18 training images") == (batch > 18
                                                                                                   and rank == 0)
 
 
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="tells the workers by /proc")
+def test_a_killed_worker_ends_the_run_in_one_line(tmp_path, script):
+    """As one does that the system kills because memory has run out."""
+    fill(tmp_path / "set", 40)
+    (tmp_path / "small.py").write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import alae, common, data\n"
+        "data.RESIDENT_BYTES = 0\n"
+        "if __name__ == '__main__': common.command(alae.main, data.DataError)\n")
+    process = subprocess.Popen(
+        [sys.executable, "small.py", "--data", "set", "--backbone", "mlp", "--width", "16", "--resolution", "28",
+         "--batch", "8", "--kimg", "1000", "--out", "run"], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    workers = []
+    while process.poll() is None and len(workers) < 2:
+        time.sleep(0.1)
+        workers = (Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                   if (tmp_path / "run" / "checkpoint.pt").exists() else [])
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, err = process.communicate(timeout=5)
+    assert (process.returncode, err.count("\n")) == (2, 1)
+    assert err.startswith("error: a process that reads images was killed")
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    seen = torch.load(tmp_path / "run" / "checkpoint.pt")["seen"]
+    script("alae.py", "--resume", "run", "--kimg", seen / 1000 + 0.032)
