@@ -1095,7 +1095,7 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
     """Complete the arguments once the data are known, and print them.  A resumed run's data are compared with its own.
 
     Sets label (the paper's name of the method), image_shape, train_images, image_means, versions, schedule_kimg (the
-    --kimg that schedules are laid out for, whatever --resume makes of it), what was "auto" of split and resolution, out:
+    --kimg that schedules are laid out for, whatever --resume makes of it), what is "auto" of split, resolution and out:
     runs/<method>[-<each word of `named`>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].  unstated: the flags
     whose values the paper leaves open; constants: the same for what is no flag, as text.  Raises `Error` where a
     resumed run's data are not what it was trained on.
@@ -1107,7 +1107,8 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
         args.data = str(images.path)
     if args.resume:
         if problem := images.unlike(vars(args)):
-            raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or --data-root")
+            raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or "
+                        f"--data-root")
         if code not in args.versions["code"]:
             args.versions["code"] += f", {code}"
         if writer:

@@ -15,12 +15,12 @@
     FILE.zip     the same, zipped; so also what the StyleGAN2/3 tools write: images and a dataset.json with
                  {"labels": [[name, class], ...]}, or a row of attributes in place of the class, or null
 
-A folder or zip of train/ and test/ (or val/, valid/, validation/), and X-train.zip beside X-test.zip, are one set; a set
-without a test part holds out the last tenth (of each class, if there are classes), 2 images at least.  A folder that
-holds all others is looked through, links are followed once, a file counts once, and equal files stand in one part.
-What is no image is left out; `Images.about` tells what was read and what was not.  Files of any size and kind are made
-alike: grey if all of the looked-at images are, whole numbers of more than 8 bits and floats scaled by the range of the
-set, transparent pixels on white, the centre cropped to the wanted aspect, area averaging.
+X-train.zip next to X-test.zip, and a folder or zip of train/ and test/ (or val/, valid/, validation/), are one set.  A
+set without a test part holds out the last tenth (of each class, if there are classes), and 2 images at least.  Links
+are followed once, a file counts once, and equal files stand in one part.  What is no image is left out; `Images.about`
+says what was read and what was not.  Files of any size and kind are made alike: grey if all of the looked-at images are,
+floats and more than 8 bits scaled by the range of the whole set, transparent pixels on white, the centre cropped to the
+wanted aspect, area averaging.
 
     python data.py prepare --data ffhq     writes ffhq.pyramid beside the set: its images at 4, 8 ... 128 px, uint8, to
                                            be mapped into memory, so that small images need no decoding of large ones
@@ -183,7 +183,7 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
     pixels; sizes: the resolutions that the caller can use, from which "auto" takes the largest that the set's images
     hold.  Raises DataError: unknown name, missing or empty folder, no zip, unknown split, unreadable images.
     """
-    _named(data, root)
+    _not_empty(data, root)
     wanted = parse_resolution(resolution)
     if data == "mnist":
         return _mnist(root, split, wanted or _digit_size(sizes))
@@ -206,11 +206,11 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
                     f"the names are {', '.join(NAMES)}")
 
 
-def _named(data, root):
-    """Raise DataError for an empty --data or --data-root, as an unset variable leaves it: it would be this folder."""
+def _not_empty(data, root):
+    """Raise DataError where an unset variable has left --data or --data-root empty: it would be this folder."""
     for flag, value in (("--data", data), ("--data-root", root)):
         if not str(value).strip():
-            raise DataError(f"{flag} is empty; name a {'set, a folder or a zip' if flag == '--data' else 'folder'}")
+            raise DataError(f"{flag} is empty; name a set, a folder or a zip")
 
 
 def base_name(data):
@@ -324,7 +324,7 @@ class Store:
                 tables.add(name)
             else:
                 self.left_out[Path(name).suffix.lower() or "without an ending"] += 1
-        around = os.path.commonprefix([*self.images[:1], *self.images[-1:]]).split("/")[:-1]
+        around = os.path.commonprefix(self.images[:1] + self.images[-1:]).split("/")[:-1]       # noqa: RUF071
         tops = list(itertools.accumulate([""] + [f + "/" for f in around]))
         self.top = next((t for t in tops if t + "dataset.json" in tables), tops[-1])
         self.images = [n[len(self.top):] for n in self.images]
@@ -337,9 +337,9 @@ class Store:
             linked = not here
             name = (links if linked else here).popleft()
             try:
-                about = os.stat(self.path / name)
+                about = os.stat(path := f"{self.path}/{name}")
                 key, folder = (about.st_dev, about.st_ino), stat.S_ISDIR(about.st_mode)
-                inside = sorted(os.scandir(self.path / name), key=lambda e: e.name) if folder else ()
+                inside = sorted(os.scandir(path), key=lambda e: e.name) if folder else ()
             except OSError:                                     # a link to nothing: said when it is read
                 names.append(name)
                 continue
@@ -395,11 +395,13 @@ class Store:
         """What equal files have in common, the closer the larger k is: 0 the size, 1 some bytes, 2 all of them."""
         if not self.path.is_dir():
             return self.info(name).file_size, self.info(name).CRC
+        path = self.path / self.top / name
         try:
-            with open(self.path / self.top / name, "rb") as f:
-                size = os.fstat(f.fileno()).st_size
-                f.seek(size // 2 if k == 1 else 0)
-                return size if k == 0 else f.read(512) if k == 1 else hashlib.sha256(f.read()).digest()
+            if k == 0:
+                return path.stat().st_size
+            with open(path, "rb") as f:
+                f.seek(path.stat().st_size // 2 if k == 1 else 0)
+                return f.read(512) if k == 1 else hashlib.sha256(f.read()).digest()
         except OSError:
             return name
 
@@ -447,9 +449,8 @@ class Store:
             rows = {n.replace("\\", "/"): row for n, row in dict(content["labels"]).items()}
             names = content.get("classes")
         except (*BROKEN, AttributeError, KeyError) as e:
-            raise DataError(f"{self.place}: dataset.json is not as the StyleGAN tools write it, with a whole number "
-                            f"or a row of attributes an image ({type(e).__name__} {e}); mend it or take it away"
-                            ) from None
+            raise DataError(f"{self.place}: dataset.json is not as the StyleGAN tools write it, with a class or a row "
+                            f"of attributes an image ({type(e).__name__} {e}); mend it or take it away") from None
         if missing := [n for n in self.images if n not in rows]:
             raise DataError(f"{self.place}: dataset.json has no label for {missing[0]}; complete it, or set its labels "
                             f"to null")
@@ -459,8 +460,8 @@ class Store:
         for name, row in rows.items():
             if not (isinstance(row, list) and len(row) == width and all(v in values for v in row) if width
                     else type(row) is int and 0 <= row < 2**31):
-                raise DataError(f"{self.place}: dataset.json gives {name} the label {json.dumps(row)}; labels are whole "
-                                f"numbers from 0, or equally long rows of 0/1, -1/1 or booleans")
+                raise DataError(f"{self.place}: dataset.json gives {name} the label {json.dumps(row)}; labels are "
+                                f"whole numbers from 0, or equally long rows of 0/1, -1/1 or booleans")
         labels = torch.tensor([*rows.values()])
         labels = labels.long() if labels.ndim == 1 else labels > 0
         need = width or int(labels.max()) + 1
@@ -480,36 +481,31 @@ def _files(path, wanted, skip_bad, sizes):
                             f"resolution here, {min(sizes)}; pass --resolution {min(sizes)} to enlarge them")
         wanted = (max(holds),) * 2
     shape = (1 if grey else 3, wanted[1], wanted[0])
-    name, source, label_names, whole = base_name(path), str(path.resolve()), None, []
+    whole, label_names = [], None
     for part, store in zip(("train", "test"), stores, strict=False):
         labels, label_names = store.labels(label_names)
-        whole.append(_part(name, part, source if len(stores) == 1 else f"{source} {part}", store,
-                           np.arange(len(store.images)), shape, labels, label_names, skip_bad, len(stores[0].images),
-                           path=path.resolve()))
-    first = _first_of([(store, store.images[i]) for store, images in zip(stores, whole, strict=True)
-                       for i in images.ids])
-    twins = (first != np.arange(len(first))).sum()
+        source = f"{path.resolve()} {part}" if len(stores) == 2 else str(path.resolve())
+        whole.append(_part(base_name(path), part, source, store, np.arange(len(store.images)), shape, labels,
+                           label_names, skip_bad, len(stores[0].images), path=path.resolve()))
+    first, n = _first_of(whole), len(whole[0])
     if len(stores) == 1:
-        held_out = _held_out(whole[0].labels, first)
-        chosen = [np.flatnonzero(~held_out), np.flatnonzero(held_out)]
-        whole, n = whole * 2, len(first) - twins
-        if not len(chosen[1]):
-            raise DataError(f"{path} has {n} image(s) that differ, too few for a training and a test part; add images")
+        held_out, again = _held_out(whole[0].labels, first), "more than once, each kept in one part"
+        chosen, twins = (~held_out, held_out), first != np.arange(n)
     else:
-        n = len(whole[0])
-        chosen = [np.arange(n), np.flatnonzero(first[n:] >= n)]
-        twins = len(whole[1]) - len(chosen[1])
-        if not len(chosen[1]):
-            raise DataError(f"all images of {path}'s test part are in its training part too; put others there")
-    out = [_select(images, part, ids) for images, part, ids in zip(whole, ("train", "test"), chosen, strict=True)]
-    notes = [f"held out: {held}, {len(out[1]):,} of {sum(map(len, out)):,} images"]
-    if twins:
-        notes.append(f"equal files: {twins:,} " + ("more than once, each kept in one part" if len(stores) == 1 else
-                                                   "of the test part are in the training part, and count there alone"))
-    if len(out[1]) == 1:
-        notes.append("one held-out image alone: distances between sets of images cannot be measured; add images")
-    out[0].notes = notes + _notes(stores)
-    return tuple(out)
+        twins, again = first[n:] < n, "of the test part are in the training part, and count there alone"
+        chosen = np.ones(n, bool), ~twins
+    if not chosen[1].any():
+        raise DataError(f"{path} has {len({*first})} image(s) that differ, too few for a training and a test part; add "
+                        f"images")
+    train, test = (_select(images, part, np.flatnonzero(which)) for images, part, which in
+                   zip((whole[0], whole[-1]), ("train", "test"), chosen, strict=True))
+    train.notes = [f"held out: {held}, {len(test):,} of {len(train) + len(test):,} images"]
+    if twins.any():
+        train.notes += [f"equal files: {twins.sum():,} {again}"]
+    if len(test) == 1:
+        train.notes += ["one held-out image alone: distances between sets of images cannot be measured; add images"]
+    train.notes += _notes(stores)
+    return train, test
 
 
 def _notes(stores):
@@ -520,19 +516,20 @@ def _notes(stores):
                     f"become 0 ... 255" for kind, by in stores[0].divisors.items()]
 
 
-def _first_of(files):
-    """files: [(store, name)].  -> (N,) int64: the place of the first file that is equal to each.
+def _first_of(parts):
+    """-> (N,) int64, for all images of the parts in a row: the place of the first one whose file is equal.
 
     By size, then some bytes of those of one size, then all of those that are still alike.
     """
+    files = [(images.read.store, images.read.store.images[i]) for images in parts for i in images.ids]
     first, groups = np.arange(len(files)), [range(len(files))]
     with ThreadPool(os.cpu_count()) as pool:
         for k in range(3):
-            alike = {}
-            places = [(number, i) for number, group in enumerate(groups) for i in group]
-            traits = pool.map(lambda place: files[place[1]][0].trait(files[place[1]][1], k), places, 256)   # noqa: B023
-            for (number, i), trait in zip(places, traits, strict=True):
-                alike.setdefault((number, trait), []).append(i)
+            alike, places = {}, list(itertools.chain(*groups))
+            traits = pool.starmap(Store.trait, [(*files[i], k) for i in places], 256)
+            numbers = [number for number, group in enumerate(groups) for _ in group]
+            for i, key in zip(places, zip(numbers, traits, strict=True), strict=True):
+                alike.setdefault(key, []).append(i)
             groups = [group for group in alike.values() if len(group) > 1]
     for group in groups:
         first[group] = group[0]
@@ -568,7 +565,7 @@ def _select(images, part, chosen):
 def _part(name, part, source, store, ids, shape, labels, label_names, skip_bad, whole, **kwargs):
     """The `Images` of ids of a store; decoded at once where the set, of `whole` images, is small."""
     images = Images(name, part, source, ids, shape, None if labels is None else labels[ids], label_names,
-                    read=Reader(store, ids, shape, skip_bad), **kwargs)
+                    read=Reader(store, ids, shape, skip_bad), notes=_notes([store]), **kwargs)
     if whole * math.prod(shape) < RESIDENT_BYTES:
         _decode(images)
     return images
@@ -595,8 +592,7 @@ def _cut(name, root, split, wanted, skip_bad, sizes):
     wanted = wanted or _default_size(smallest, sizes)
     labels, label_names = store.labels() if "" in store.tables else (None, None)
     shape = (1 if grey else 3, wanted[1], wanted[0])
-    return tuple(_part(name, part, name, store, ids, shape, labels, label_names, skip_bad, n, split=split,
-                       notes=_notes([store]))
+    return tuple(_part(name, part, name, store, ids, shape, labels, label_names, skip_bad, n, split=split)
                  for part, ids in (("train", np.arange(end)), ("test", np.arange(begin, n))))
 
 
@@ -631,8 +627,7 @@ def _celeba(root, split, wanted, skip_bad, sizes):
                 labels[order[name]] = torch.tensor([v == "1" for v in values])
     wanted = wanted or _default_size(178, sizes)
     shape = (3, wanted[1], wanted[0])
-    return tuple(_part("celeba", part, "celeba", store, ids, shape, labels, label_names, skip_bad, n, split=split,
-                       notes=_notes([store]))
+    return tuple(_part("celeba", part, "celeba", store, ids, shape, labels, label_names, skip_bad, n, split=split)
                  for part, ids in zip(("train", "test"), parts, strict=True))
 
 
@@ -759,7 +754,6 @@ def _decode(images):
         except DataError:
             if not reader.skip_bad:
                 raise
-            return None
 
     def decode():
         with ThreadPool(os.cpu_count()) as pool:
@@ -835,7 +829,7 @@ def prepare(data, root="data", resolution="auto"):
 
     resolution: the largest, "N" or "WxH"; others are its halves.  -> the folders.  Raises DataError.
     """
-    _named(data, root)
+    _not_empty(data, root)
     celeba = Path(root) / "celeba" / "img_align_celeba"
     found = [p for p in ((celeba, Path(f"{celeba}.zip")) if data == "celeba" else
                          (*[Path(data)] * (data not in NAMES), Path(root) / data, Path(root) / f"{data}.zip"))
@@ -950,8 +944,8 @@ def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
             batch, size = plan(begin) if callable(plan) else (plan, images.shape[1:])
             if batch > len(images) and not told:
                 told = True
-                print(f"note: a batch of {batch} is more than the {len(images)} training images: each step shows some of "
-                      f"them twice or more, and a run soon knows them by heart; add images, or pass a smaller --batch")
+                print(f"note: a batch of {batch} is more than the {len(images)} training images: each step shows some "
+                      f"twice or more, and a run soon knows them by heart; add images, or pass a smaller --batch")
             yield order(len(images), seed, begin, batch)[rank::world], size
             begin += batch
     if images.pixels is not None:
@@ -983,8 +977,8 @@ def _watched(loader):
 
     def look(*_):
         if waiting and any(worker.exitcode for worker in workers):
-            raise DataError("a process that reads images was killed, most likely because memory ran out; go on from the "
-                            "last checkpoint by --resume RUN, with fewer --workers (0: none)")
+            raise DataError("a process that reads images was killed, most likely because memory ran out; go on from "
+                            "the last checkpoint by --resume RUN, with fewer --workers (0: none)")
 
     def end():
         if child and workers:
