@@ -1118,22 +1118,21 @@ def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, t
 def settle(args, images, held_out, label, named, unstated, constants="", default_split="dw"):
     """Complete the arguments once the data are known, and print them.  A resumed run's data are compared with its own.
 
-    Sets label (the paper's name of the method), image_shape, train_images, versions, schedule_kimg (the --kimg that
-    schedules are laid out for, whatever --resume makes of --kimg), what was "auto" of split and resolution, and out:
+    Sets label (the paper's name of the method), image_shape, train_images, image_means, versions, schedule_kimg (the
+    --kimg that schedules are laid out for, whatever --resume makes of it), what is "auto" of split, resolution and out:
     runs/<method>[-<each word of `named`>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].  unstated: the flags
     whose values the paper leaves open; constants: the same for what is no flag, as text.  Raises `Error` where a
     resumed run's data are not what it was trained on.
     """
     writer = int(os.environ.get("RANK", 0)) == 0
-    now, code = dict(data_name=images.name, image_shape=list(images.shape), train_images=len(images)), code_version()
+    code = code_version()
     args.data_root = str(Path(args.data_root).resolve())
     if images.path:
         args.data = str(images.path)
     if args.resume:
-        for key, value in now.items():
-            if value != getattr(args, key):
-                raise Error(f"{args.resume} was trained with {key} {getattr(args, key)}, but {args.data} has {value}; "
-                            f"say where its own images are by --data or --data-root")
+        if problem := images.unlike(vars(args)):
+            raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or "
+                        f"--data-root")
         if code not in args.versions["code"]:
             args.versions["code"] += f", {code}"
         if writer:
@@ -1141,7 +1140,8 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
                   + f"; schedules stay those of {args.schedule_kimg:g} kimg" * (args.kimg > args.schedule_kimg))
         return
     args.given = dict(split=args.split, resolution=args.resolution)
-    vars(args).update(label=label, schedule_kimg=args.kimg, **now)
+    vars(args).update(label=label, schedule_kimg=args.kimg, data_name=images.name, image_shape=list(images.shape),
+                      train_images=len(images), image_means=images.means())
     args.versions = dict(torch=str(torch.__version__), code=code)
     if args.out == "auto":
         parts = [args.method, *named, args.backbone, images.name]
@@ -1152,10 +1152,11 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
     args.resolution, args.split = str(w) if w == h else f"{w}x{h}", images.split or "auto"
     if writer:
         skip = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
-                "schedule_kimg", "given"}
+                "image_means", "schedule_kimg", "given"}
         shown = {k: v for k, v in vars(args).items() if k not in skip}
         print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
               f"{'x'.join(map(str, images.shape))}; run folder {args.out}")
+        print("\n".join(images.about(held_out)))
         print("settings: " + "  ".join(f"{k} {v}" for k, v in shown.items() if k not in unstated))
         print("ours, not stated in the paper: " + "  ".join([f"{k} {shown[k]}" for k in unstated] + [constants]))
 

@@ -12,32 +12,44 @@
     lsun-bedroom, lsun-cat, lsun-car.  --split all: all but the last 10,000, and these; --split 100k: the first 100,000
                  and these (LIA's 100,000 were ranked among 500,000 by a method that it does not spell out)
     FOLDER       any images below it; class = first sub-folder, or labels from its dataset.json
-    FILE.zip     the layout of the StyleGAN2/3 tools: images and a dataset.json with {"labels": [[name, class], ...]},
-                 or a row of attributes in place of the class, or null
+    FILE.zip     the same, zipped; so also what the StyleGAN2/3 tools write: images and a dataset.json with
+                 {"labels": [[name, class], ...]}, or a row of attributes in place of the class, or null
 
-X-train.zip beside X-test.zip, and a folder of train/ and test/, are one set; a set without a test part holds out the
-last tenth (of each class, where there are classes).  Files of any size and kind are made alike: grey where all of the
-looked-at images are, transparent pixels on white, the centre cropped to the wanted aspect, area averaging.
+X-train.zip next to X-test.zip, and a folder or zip of train/ and test/ (or val/, valid/, validation/), are one set.  A
+set without a test part holds out the last tenth (of each class, if there are classes), and 2 images at least.  Links
+are followed once, a file counts once, and equal files stand in one part.  What is no image is left out; `Images.about`
+says what was read and what was not.  Files of any size and kind are made alike: grey if all of the looked-at images are,
+floats and more than 8 bits scaled by the range of the whole set, transparent pixels on white, the centre cropped to the
+wanted aspect, area averaging.
 
     python data.py prepare --data ffhq     writes ffhq.pyramid beside the set: its images at 4, 8 ... 128 px, uint8, to
                                            be mapped into memory, so that small images need no decoding of large ones
 """
 import argparse
+import atexit
 import contextlib
+import copy
 import functools
 import hashlib
 import http.client
 import io
 import itertools
 import json
+import logging
 import math
+import multiprocessing
 import os
+import re
 import shutil
 import signal
+import stat
 import struct
 import sys
+import tempfile
+import warnings
 import zipfile
 import zlib
+from collections import Counter, deque
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -53,10 +65,15 @@ CUTS = {  # sets that are folders or zips: what they are, how many (0: any numbe
                         {"all": (-10_000, -10_000), "100k": (100_000, -10_000)}) for name in ("bedroom", "cat", "car")},
 }
 NAMES = ("mnist-mini", "mnist", "cifar10", "celeba", *CUTS)
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+ENDINGS = tuple(".png .apng .jpg .jpeg .jpe .jfif .jp2 .j2k .webp .avif .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm "
+                ".pfm .tga .pcx .qoi".split())
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|thumbs\.db$|desktop\.ini$)", re.IGNORECASE)     # of systems and file managers
+PARTS = ("train", "training"), ("test", "testing", "val", "valid", "validation")    # what folders of parts are called
 RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, zipfile.BadZipFile,
-          NotImplementedError, Image.DecompressionBombError)   # what Pillow and zipfile raise for a damaged image
+          RuntimeError, Image.DecompressionBombError)      # what Pillow and zipfile raise for a damaged image
+logging.getLogger("PIL").addHandler(logging.NullHandler())      # what Pillow would say beside our one line
+warnings.filterwarnings("ignore", module="PIL")
 
 
 class DataError(Exception):
@@ -69,12 +86,12 @@ class Images:
     shape (C, H, W); source, a name, and ids (N,) int64, the images' positions in it: equal (source, id) is the same
     picture, whatever the split; labels: int64 (N,) classes, bool (N, A) attributes, or None; label_names or None.
     pixels: uint8 (N, C, H, W), or None where the set is too large and `read` decodes one image at a time.
-    split: the name of its cut, or None; path: of the folder or zip, or None.
+    split: the name of its cut, or None; path: of the folder or zip, or None; notes: lines on how it was read.
     """
 
     def __init__(self, name, part, source, ids, shape, labels=None, label_names=None, pixels=None, read=None,
-                 split=None, path=None):
-        self.name, self.part, self.source, self.split, self.path = name, part, source, split, path
+                 split=None, path=None, notes=()):
+        self.name, self.part, self.source, self.split, self.path, self.notes = name, part, source, split, path, notes
         self.ids, self.shape, self.labels, self.label_names = ids, tuple(shape), labels, label_names
         self.pixels, self.read, self._fingerprint = pixels, read, None
 
@@ -89,14 +106,40 @@ class Images:
         return torch.from_numpy(np.stack([self.read(int(i), size) for i in indices]))
 
     def fingerprint(self):
-        """8 hex digits of the part's name, shape, ids, labels and images (up to 100 of those that stay in files)."""
+        """8 hex digits of the part's shape, ids, labels and images (up to 100 of those that stay in files)."""
         if self._fingerprint is None:           # all pixels are hashed once
             few = range(0, len(self), math.ceil(len(self) / 100))
-            sha = hashlib.sha256(f"{self.name} {self.part} {self.shape}".encode())
+            sha = hashlib.sha256(f"{self.part} {self.shape}".encode())
             for array in (self.ids, self.labels, self.take(few) if self.pixels is None else self.pixels):
                 sha.update(np.ascontiguousarray([] if array is None else array))
             self._fingerprint = sha.hexdigest()[:8]
         return self._fingerprint
+
+    def means(self):
+        """The mean grey of up to 64 evenly spaced images, in 1/256, 4 hex digits each: what a run keeps of its set."""
+        few = range(0, len(self), math.ceil(len(self) / 64))
+        return "".join(f"{round(256 * self.take([i]).double().mean().item()):04x}" for i in few)
+
+    def unlike(self, args):
+        """What tells these training images from those of a run with these args: "what it had, and what these are", or
+        "" if nothing does.  Names do not count, nor what a decoder or a new compression changes by less than a grey."""
+        shape, n = tuple(args["image_shape"]), args["train_images"]
+        had = f"{n:,} images {'x'.join(map(str, shape))}"
+        if (self.shape, len(self)) != (shape, n):
+            return f"{had}, and {self.name} has {len(self):,}, {'x'.join(map(str, self.shape))}"
+        old, new = (np.frombuffer(bytes.fromhex(m), ">u2").astype(int)
+                    for m in (args.get("image_means", ""), self.means()))       # runs of old have none
+        return f"{had}, and {self.name} has as many others" if len(old) and abs(old - new).max() > 256 else ""
+
+    def about(self, held_out):
+        """Lines on what was read: classes by name and count, and `notes`."""
+        if self.labels is None or self.labels.ndim > 1:
+            return ["classes: none" if self.labels is None else f"attributes: {self.labels.shape[1]}", *self.notes]
+        labels = torch.cat([part.labels for part in (self, held_out) if part.labels is not None])
+        found = [(self.label_names[c] if self.label_names else c, n)
+                 for c, n in zip(*map(torch.Tensor.tolist, labels.unique(return_counts=True)), strict=True)]
+        return ["classes: " + ", ".join(f"{name} {n:,}" for name, n in found[:12])
+                + f" ... {len(found)} in all" * (len(found) > 12), *self.notes]
 
 
 class Tiles(Images):
@@ -115,7 +158,7 @@ class Tiles(Images):
         super().__init__(images.name, images.part, f"{images.source}, tiles of {size} of {w}x{h}",
                          np.asarray(images.ids)[i] * self.per + tile, (c, size, size),
                          None if images.labels is None else images.labels[i], images.label_names, split=images.split,
-                         path=images.path)
+                         path=images.path, notes=images.notes)
 
     def _place(self, k):
         """-> which image, and which of its tiles, row by row."""
@@ -140,6 +183,7 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
     pixels; sizes: the resolutions that the caller can use, from which "auto" takes the largest that the set's images
     hold.  Raises DataError: unknown name, missing or empty folder, no zip, unknown split, unreadable images.
     """
+    _not_empty(data, root)
     wanted = parse_resolution(resolution)
     if data == "mnist":
         return _mnist(root, split, wanted or _digit_size(sizes))
@@ -160,6 +204,13 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
         raise DataError(f"there is no {data}, here or under --data-root {root}; check the path")
     raise DataError(f"unknown data set {data!r}, and no folder or zip of that name here or under --data-root {root}; "
                     f"the names are {', '.join(NAMES)}")
+
+
+def _not_empty(data, root):
+    """Raise DataError where an unset variable has left --data or --data-root empty: it would be this folder."""
+    for flag, value in (("--data", data), ("--data-root", root)):
+        if not str(value).strip():
+            raise DataError(f"{flag} is empty; name a set, a folder or a zip")
 
 
 def base_name(data):
@@ -253,20 +304,77 @@ def _torchvision(name, root, train, files):
 # --------------------------------------------------------------------------------------------- folders and zips
 
 class Store:
-    """The image files of a folder or a zip, by name.  A zip is opened once a process."""
+    """The image files of a folder or a zip: `images`, names below `top`, the folder that all of them lie in.
+
+    place: what messages and pyramids are named by.  left_out: kind -> how many files are no images, or count already.
+    A zip is opened once a process.  Raises DataError where it cannot be.
+    """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = self.place = Path(path)
+        self.left_out, self.divisors, self._odd = Counter(), {}, {}
         self._zip, self._pid = None, None
-        if self.path.is_dir():
-            self.names = sorted(str(Path(folder, f).relative_to(self.path)).replace(os.sep, "/")
-                                for folder, _, files in os.walk(self.path, followlinks=True) for f in files)
-        else:
+        self.images, tables = [], set()
+        for name in sorted(self._walk() if self.path.is_dir() else self._list()):
+            if HIDDEN.search(name):
+                self.left_out["hidden or of a file manager"] += 1
+            elif name.lower().endswith(ENDINGS):
+                self.images.append(name)
+            elif name.split("/")[-1] == "dataset.json":
+                tables.add(name)
+            else:
+                self.left_out[Path(name).suffix.lower() or "without an ending"] += 1
+        around = os.path.commonprefix(self.images[:1] + self.images[-1:]).split("/")[:-1]       # noqa: RUF071
+        tops = list(itertools.accumulate([""] + [f + "/" for f in around]))
+        self.top = next((t for t in tops if t + "dataset.json" in tables), tops[-1])
+        self.images = [n[len(self.top):] for n in self.images]
+        self.tables = {n[len(self.top):].rpartition("dataset.json")[0] for n in tables if n.startswith(self.top)}
+
+    def _walk(self):
+        """The names of a folder's files.  Links are followed, after all else, and no file or folder counts twice."""
+        names, seen, here, links = [], set(), deque([""]), deque()
+        while here or links:
+            linked = not here
+            name = (links if linked else here).popleft()
             try:
-                self.names = sorted(self._open().namelist())
-            except BROKEN as e:
-                raise DataError(f"{path} is not a whole zip file ({e}); make or copy it again") from None
-        self.images = [n for n in self.names if n.lower().endswith(ENDINGS) and not n.split("/")[-1].startswith(".")]
+                about = os.stat(path := f"{self.path}/{name}")
+                key, folder = (about.st_dev, about.st_ino), stat.S_ISDIR(about.st_mode)
+                inside = sorted(os.scandir(path), key=lambda e: e.name) if folder else ()
+            except OSError:                                     # a link to nothing: said when it is read
+                names.append(name)
+                continue
+            if key in seen and (folder or linked or about.st_nlink > 1):
+                self.left_out["second names of a file or folder"] += 1
+            elif stat.S_ISREG(about.st_mode):
+                names.append(name)
+            elif not folder:
+                self.left_out["pipes or devices"] += 1          # opening one may wait for ever
+            elif not name.endswith(".pyramid"):
+                for entry in inside:
+                    (links if linked or entry.is_symlink() else here).append(f"{name}/{entry.name}".lstrip("/"))
+            seen.add(key)
+        return names
+
+    def _list(self):
+        """The names of a zip's files, with slashes."""
+        try:
+            listed = self._open().namelist()
+        except (*BROKEN, FileNotFoundError) as e:
+            raise DataError(f"{self.path} is not a whole zip file ({e}); make or copy it again") from None
+        plain = [n.replace("\\", "/").removeprefix("./") for n in listed]
+        self._odd = {name: n for name, n in zip(plain, listed, strict=True) if name != n}
+        files = [n for n in plain if not n.endswith("/")]
+        self.left_out["second entries of a name"] = len(files) - len({*files})
+        return {*files}
+
+    def below(self, folder):
+        """The part of it that lies in a folder below `top`."""
+        part = copy.copy(self)
+        part.left_out, part.top = Counter(), f"{self.top}{folder}/"
+        part.place = self.path / part.top if self.path.is_dir() else Path(f"{self.path}.{folder}")
+        part.images, part.tables = ([n.removeprefix(f"{folder}/") for n in names if n.startswith(f"{folder}/")]
+                                    for names in (self.images, self.tables))
+        return part
 
     def __getstate__(self):
         return {**vars(self), "_zip": None, "_pid": None}
@@ -277,59 +385,95 @@ class Store:
         return self._zip
 
     def bytes(self, name):
-        return (self.path / name).read_bytes() if self.path.is_dir() else self._open().read(name)
+        return (self.path / self.top / name).read_bytes() if self.path.is_dir() else self._open().read(self.info(name))
 
     def info(self, name):
         """What a zip's directory says of a file."""
-        return self._open().getinfo(name)
+        return self._open().getinfo(self._odd.get(self.top + name, self.top + name))
 
-    def image(self, name, shape, remedy="mend it or take it away, or leave such files out by --skip-bad"):
-        """One image as uint8 of shape (C, H, W), or for a list of shapes a list; with None as Pillow opens it.
-
-        Raises DataError naming the file.
-        """
+    def trait(self, name, k):
+        """What equal files have in common, the closer the larger k is: 0 the size, 1 some bytes, 2 all of them."""
+        if not self.path.is_dir():
+            return self.info(name).file_size, self.info(name).CRC
+        path = self.path / self.top / name
         try:
-            image = Image.open(io.BytesIO(self.bytes(name)))
-            if isinstance(shape, list):
-                return [to_array(image, s[0], s[:0:-1]) for s in shape]
-            return image if shape is None else to_array(image, shape[0], shape[:0:-1])
+            if k == 0:
+                return path.stat().st_size
+            with open(path, "rb") as f:
+                f.seek(path.stat().st_size // 2 if k == 1 else 0)
+                return f.read(512) if k == 1 else hashlib.sha256(f.read()).digest()
+        except OSError:
+            return name
+
+    @contextlib.contextmanager
+    def opened(self, name, remedy="mend it or take it away, or leave such files out by --skip-bad"):
+        """An image as Pillow opens it.  Raises DataError naming the file if that, or the block, fails."""
+        try:
+            yield Image.open(io.BytesIO(self.bytes(name)))
         except BROKEN as e:
-            raise DataError(f"{self.path}/{name} cannot be read ({type(e).__name__}); {remedy}") from None
+            reason = "it is encrypted" if "encrypted" in str(e) else type(e).__name__
+            raise DataError(f"{self.path}/{self.top}{name} cannot be read ({reason}); {remedy}") from None
+
+    def image(self, name, shape, **remedy):
+        """One image as uint8 of shape (C, H, W), or for a list of shapes a list.  Raises DataError naming the file."""
+        with self.opened(name, **remedy) as image:
+            if isinstance(shape, list):
+                return [to_array(image, s[0], s[:0:-1], self.divisors) for s in shape]
+            return to_array(image, shape[0], shape[:0:-1], self.divisors)
 
     def labels(self, known=None):
         """-> (int64 (N,) classes, bool (N, A) attributes or None; label names or None) of `images`.
 
-        From dataset.json or a folder's sub-folders.  known: class names to index by, those of the training part.
+        From dataset.json or the first sub-folders.  known: class names to index by, those of the training part.
         Raises DataError where they cannot be understood.
         """
-        if "dataset.json" in self.names:
-            try:
-                content = json.loads(self.bytes("dataset.json"))
-                if not content["labels"]:
-                    return None, None
-                rows = dict(content["labels"])
-                if missing := [n for n in self.images if n not in rows]:
-                    raise DataError(f"{self.path}: dataset.json has no label for {missing[0]}; complete it, or set its "
-                                    "labels to null")
-                labels = torch.tensor([rows[n] for n in self.images])
-                return (labels.long() if labels.ndim == 1 else labels > 0), content.get("classes")
-            except (*BROKEN, AttributeError, KeyError, RuntimeError) as e:
-                raise DataError(f"{self.path}: dataset.json is not as the StyleGAN tools write it, with a whole number "
-                                f"or a row of attributes an image ({type(e).__name__} {e}); mend it or take it away"
-                                ) from None
-        tops = [n.split("/")[0] for n in self.images]
-        if not self.path.is_dir() or not all("/" in n for n in self.images) or len({*tops, *(known or ())}) < 2:
+        if "" in self.tables:
+            return self._table()
+        names = self.images
+        if known and (alone := self.top.split("/")[-2:][0]) in known and self.place == self.path:
+            names = [f"{alone}/{n}" for n in names]             # a test part of one class
+        tops = [n.split("/")[0] for n in names]
+        if not all("/" in n for n in names) or len({*tops, *(known or ())}) < 2:
             return None, None
-        names = known or sorted(set(tops))
-        if strangers := set(tops) - set(names):
-            raise DataError(f"{self.path} has a class {min(strangers)!r} that the training part has not; take it away")
-        return torch.tensor([names.index(t) for t in tops]), names
+        classes = known or sorted(set(tops))
+        if strangers := set(tops) - set(classes):
+            raise DataError(f"{self.place} has a class {min(strangers)!r} that the training part has not; take it away")
+        number = {name: i for i, name in enumerate(classes)}
+        return torch.tensor([number[t] for t in tops]), classes
+
+    def _table(self):
+        try:
+            content = json.loads(self.bytes("dataset.json"))
+            if not content["labels"]:
+                return None, None
+            rows = {n.replace("\\", "/"): row for n, row in dict(content["labels"]).items()}
+            names = content.get("classes")
+        except (*BROKEN, AttributeError, KeyError) as e:
+            raise DataError(f"{self.place}: dataset.json is not as the StyleGAN tools write it, with a class or a row "
+                            f"of attributes an image ({type(e).__name__} {e}); mend it or take it away") from None
+        if missing := [n for n in self.images if n not in rows]:
+            raise DataError(f"{self.place}: dataset.json has no label for {missing[0]}; complete it, or set its labels "
+                            f"to null")
+        rows = {n: rows[n] for n in self.images}
+        lists = [row for row in rows.values() if isinstance(row, list)]
+        width, values = max(map(len, lists), default=0), (-1, 1) if any(-1 in row for row in lists) else (0, 1)
+        for name, row in rows.items():
+            if not (isinstance(row, list) and len(row) == width and all(v in values for v in row) if width
+                    else type(row) is int and 0 <= row < 2**31):
+                raise DataError(f"{self.place}: dataset.json gives {name} the label {json.dumps(row)}; labels are "
+                                f"whole numbers from 0, or equally long rows of 0/1, -1/1 or booleans")
+        labels = torch.tensor([*rows.values()])
+        labels = labels.long() if labels.ndim == 1 else labels > 0
+        need = width or int(labels.max()) + 1
+        if names is not None and not (isinstance(names, list) and len(names) >= need):
+            raise DataError(f"{self.place}: dataset.json's classes are not a list of {need} names or more; mend it")
+        return labels, names
 
 
 def _files(path, wanted, skip_bad, sizes):
     """(train, test) of a folder or zip; see the top of this file for which images are which."""
-    stores = [Store(p) for p in _parts(path)]
-    grey, smallest = _survey(stores[0], skip_bad)
+    stores, held = _parts(path)
+    grey, smallest = _survey(stores, skip_bad)
     if wanted is None:
         holds = [s for s in sizes or [2**k for k in range(2, 11)] if s <= smallest]
         if not holds:
@@ -337,27 +481,91 @@ def _files(path, wanted, skip_bad, sizes):
                             f"resolution here, {min(sizes)}; pass --resolution {min(sizes)} to enlarge them")
         wanted = (max(holds),) * 2
     shape = (1 if grey else 3, wanted[1], wanted[0])
-    name, source, out = base_name(path), str(path.resolve()), []
-    label_names = None
-    for part, store in zip(("train", "test"), (stores * 2)[:2], strict=True):
+    whole, label_names = [], None
+    for part, store in zip(("train", "test"), stores, strict=False):
         labels, label_names = store.labels(label_names)
-        ids = np.arange(len(store.images))
-        if len(stores) == 1:
-            ids = _hold_out(labels, len(ids), part)
-            if not len(ids):
-                raise DataError(f"{path} has {len(store.images)} image(s), too few for a training and a test part; "
-                                f"add images")
-        if labels is not None and part == "test" and labels.ndim == 1:
-            ids = ids[_interleave(labels[ids])]
-        out.append(_part(name, part, source if len(stores) == 1 else f"{source} {part}", store, ids, shape, labels,
-                         label_names, skip_bad, len(stores[0].images), path=path.resolve()))
-    return tuple(out)
+        source = f"{path.resolve()} {part}" if len(stores) == 2 else str(path.resolve())
+        whole.append(_part(base_name(path), part, source, store, np.arange(len(store.images)), shape, labels,
+                           label_names, skip_bad, len(stores[0].images), path=path.resolve()))
+    first, n = _first_of(whole), len(whole[0])
+    if len(stores) == 1:
+        held_out, again = _held_out(whole[0].labels, first), "more than once, each kept in one part"
+        chosen, twins = (~held_out, held_out), first != np.arange(n)
+    else:
+        twins, again = first[n:] < n, "of the test part are in the training part, and count there alone"
+        chosen = np.ones(n, bool), ~twins
+    if not chosen[1].any():
+        raise DataError(f"{path} has {len({*first})} image(s) that differ, too few for a training and a test part; add "
+                        f"images")
+    train, test = (_select(images, part, np.flatnonzero(which)) for images, part, which in
+                   zip((whole[0], whole[-1]), ("train", "test"), chosen, strict=True))
+    train.notes = [f"held out: {held}, {len(test):,} of {len(train) + len(test):,} images"]
+    if twins.any():
+        train.notes += [f"equal files: {twins.sum():,} {again}"]
+    if len(test) == 1:
+        train.notes += ["one held-out image alone: distances between sets of images cannot be measured; add images"]
+    train.notes += _notes(stores)
+    return train, test
+
+
+def _notes(stores):
+    """Lines on what was left out and on how values were scaled."""
+    left = sum((store.left_out for store in stores), Counter())
+    notes = [f"left out: {', '.join(f'{n:,} {kind}' for kind, n in left.most_common())}"] if left else []
+    return notes + [f"values of {'floats' if kind == 'F' else 'more than 8 bits'}: 0 ... {256 * by - (kind == 'I'):g} "
+                    f"become 0 ... 255" for kind, by in stores[0].divisors.items()]
+
+
+def _first_of(parts):
+    """-> (N,) int64, for all images of the parts in a row: the place of the first one whose file is equal.
+
+    By size, then some bytes of those of one size, then all of those that are still alike.
+    """
+    files = [(images.read.store, images.read.store.images[i]) for images in parts for i in images.ids]
+    first, groups = np.arange(len(files)), [range(len(files))]
+    with ThreadPool(os.cpu_count()) as pool:
+        for k in range(3):
+            alike, places = {}, list(itertools.chain(*groups))
+            traits = pool.starmap(Store.trait, [(*files[i], k) for i in places], 256)
+            numbers = [number for number, group in enumerate(groups) for _ in group]
+            for i, key in zip(places, zip(numbers, traits, strict=True), strict=True):
+                alike.setdefault(key, []).append(i)
+            groups = [group for group in alike.values() if len(group) > 1]
+    for group in groups:
+        first[group] = group[0]
+    return first
+
+
+def _held_out(labels, first):
+    """(N,) bool: the last tenth of the pictures (of each class), 2 or more of 4; equal files go with their first."""
+    pictures = np.flatnonzero(first == np.arange(len(first)))
+    groups, held = [pictures], np.zeros(len(first), bool)
+    if labels is not None and labels.ndim == 1:
+        groups = [g for c in labels.unique() if len(g := pictures[(labels[pictures] == c).numpy()]) > 1] or groups
+    for group in groups:
+        n = max(len(group) // 10, min(2 if len(groups) == 1 else 1, len(group) // 2))
+        held[group[len(group) - n:]] = True
+    return held[first]
+
+
+def _select(images, part, chosen):
+    """Some images of a whole folder or zip, as a part of the set; a test part's head shows all classes."""
+    labels = images.labels
+    if labels is not None and part == "test" and labels.ndim == 1:
+        chosen = chosen[_interleave(labels[chosen])]
+    out = copy.copy(images)
+    out.part, out.ids, out.labels = part, images.ids[chosen], None if labels is None else labels[chosen]
+    if images.pixels is None:
+        out.read = Reader(images.read.store, out.ids, images.shape, images.read.skip_bad)
+    else:
+        out.pixels = images.pixels[chosen]
+    return out
 
 
 def _part(name, part, source, store, ids, shape, labels, label_names, skip_bad, whole, **kwargs):
     """The `Images` of ids of a store; decoded at once where the set, of `whole` images, is small."""
     images = Images(name, part, source, ids, shape, None if labels is None else labels[ids], label_names,
-                    read=Reader(store, ids, shape, skip_bad), **kwargs)
+                    read=Reader(store, ids, shape, skip_bad), notes=_notes([store]), **kwargs)
     if whole * math.prod(shape) < RESIDENT_BYTES:
         _decode(images)
     return images
@@ -380,9 +588,9 @@ def _cut(name, root, split, wanted, skip_bad, sizes):
     if n != (count or n) or not 0 < end <= begin < n:
         raise DataError(f"{path} has {n:,} images, and {name} has {f'{count:,}' if count else 'more'}, which its split "
                         f"{split} cuts; complete it, or name it by its path to hold out its last tenth")
-    grey, smallest = _survey(store, skip_bad)
+    grey, smallest = _survey([store], skip_bad)
     wanted = wanted or _default_size(smallest, sizes)
-    labels, label_names = store.labels() if "dataset.json" in store.names else (None, None)
+    labels, label_names = store.labels() if "" in store.tables else (None, None)
     shape = (1 if grey else 3, wanted[1], wanted[0])
     return tuple(_part(name, part, name, store, ids, shape, labels, label_names, skip_bad, n, split=split)
                  for part, ids in (("train", np.arange(end)), ("test", np.arange(begin, n))))
@@ -424,24 +632,22 @@ def _celeba(root, split, wanted, skip_bad, sizes):
 
 
 def _parts(path):
-    """The one or two folders or zips that make up the set at `path`."""
-    if path.is_dir() and (path / "train").is_dir() and (path / "test").is_dir():
-        return path / "train", path / "test"
-    if path.name.endswith("-train.zip"):
-        test = path.with_name(path.name.removesuffix("-train.zip") + "-test.zip")
-        if test.exists():
-            return path, test
-    return (path,)
-
-
-def _hold_out(labels, n, part):
-    """Positions of the training part, or of the last tenth (of each class)."""
-    groups = [np.arange(n)]
-    if labels is not None and labels.ndim == 1:
-        groups = [(labels == c).nonzero().flatten().numpy() for c in labels.unique()]
-    cut = [len(g) - max(len(g) // 10, int(len(g) > 1)) for g in groups]
-    chosen = [g[:c] if part == "train" else g[c:] for g, c in zip(groups, cut, strict=True)]
-    return np.sort(np.concatenate(chosen))
+    """-> the one or two stores of the set at `path`, and which part is held out."""
+    store = Store(path)
+    for test in PARTS[1]:
+        twin = path.with_name(path.name.removesuffix("-train.zip") + f"-{test}.zip")
+        if path.name.endswith("-train.zip") and twin.exists():
+            return [store, Store(twin)], twin.name
+    folders = {n.split("/")[0].lower(): n.split("/")[0] for n in store.images if "/" in n}
+    train, test = (next((folders[name] for name in names if name in folders), None) for names in PARTS)
+    if not (train and test):
+        return [store], "the last tenth, for there are no folders train and test (or val)"
+    if "" in store.tables:
+        raise DataError(f"{path} has a dataset.json beside {train} and {test}; put one into each of them")
+    parts = [store.below(train), store.below(test)]
+    parts[0].left_out = store.left_out + Counter({f"images outside {train} and {test}":
+                                                  len(store.images) - sum(len(p.images) for p in parts)})
+    return parts, f"the folder {test}"
 
 
 def _interleave(labels):
@@ -452,22 +658,33 @@ def _interleave(labels):
     return np.argsort(place.numpy(), kind="stable")
 
 
-def _survey(store, skip_bad):
-    """(all grey?, smallest side) over up to 256 evenly spaced images, which are opened but not decoded."""
+def _survey(stores, skip_bad):
+    """(all grey?, smallest side) over up to 256 evenly spaced images of the first of stores; only those of more than 8
+    bits are decoded, for all stores' `divisors`.  Raises DataError: no image, values below 0."""
+    store, tops = stores[0], {}
     if not store.images:
-        raise DataError(f"{store.path} has no images in it; they end in {' '.join(ENDINGS)}")
+        raise DataError(f"{store.place} has no images in it; they end in {' '.join(ENDINGS)}")
     grey, smallest, seen = True, math.inf, 0
     for name in store.images[::math.ceil(len(store.images) / 256)]:
         try:
-            image = store.image(name, None)
+            with store.opened(name) as image:
+                deep = image.mode[0] in "IF"
+                values = _values(image) if deep else np.zeros(1)
         except DataError:
             if skip_bad:
                 continue
             raise
-        grey &= image.mode in ("1", "L", "LA") or image.mode[0] in "IF"
+        if deep:
+            tops[image.mode[0]] = max(values.max(), tops.get(image.mode[0], 0))
+        if values.min() < -values.max() / 4:                    # less is what resampling leaves
+            raise DataError(f"{store.path}/{store.top}{name} has values from {values.min():g} to {values.max():g}; "
+                            f"scale the set's images to 0 ... 1, 0 ... 255 or 0 ... 65535")
+        grey &= image.mode in ("1", "L", "LA") or deep
         smallest, seen = min(smallest, *image.size), seen + 1
     if not seen:
-        raise DataError(f"{store.path} has no image that can be read; check its files")
+        raise DataError(f"{store.place} has no image that can be read; check its files")
+    for each in stores:
+        each.divisors = {kind: divisor(kind, top, (8, 10, 12, 14, 16, 24, 32)) for kind, top in tops.items()}
     return grey, smallest
 
 
@@ -479,7 +696,7 @@ def read_images(paths, channels, size=None, n=None):
         try:
             if path.is_dir() or path.suffix.lower() == ".zip":
                 store = Store(path)
-                pictures = (store.image(name, None) for name in store.images)
+                pictures = (Image.open(io.BytesIO(store.bytes(name))) for name in store.images)
             else:
                 pictures = ImageSequence.Iterator(Image.open(path))
             before = len(out)
@@ -521,7 +738,7 @@ class Reader:
                 if name not in self.told:
                     self.told.add(name)
                     print(f"left out: {e}".split(";")[0], file=sys.stderr)
-        raise DataError(f"{self.store.path} has no image that can be read; check its files")
+        raise DataError(f"{self.store.place} has no image that can be read; check its files")
 
 
 def _decode(images):
@@ -537,17 +754,46 @@ def _decode(images):
         except DataError:
             if not reader.skip_bad:
                 raise
-            return None
-    with ThreadPool(os.cpu_count()) as pool:
-        pixels = list(pool.imap(read, reader.names, chunksize=64))
-    good = [i for i, p in enumerate(pixels) if p is not None]
-    if len(good) < len(pixels):
-        print(f"left out {len(pixels) - len(good)} of {len(pixels)} images of {reader.store.path} that cannot be read, "
-              f"the first {reader.names[next(i for i, p in enumerate(pixels) if p is None)]}", file=sys.stderr)
-    if not good:
-        raise DataError(f"{reader.store.path} has no image that can be read; check its files")
-    images.pixels = torch.from_numpy(np.stack([pixels[i] for i in good]))
+
+    def decode():
+        with ThreadPool(os.cpu_count()) as pool:
+            pixels = list(pool.imap(read, reader.names, chunksize=64))
+        good = [i for i, p in enumerate(pixels) if p is not None]
+        if not good:
+            raise DataError(f"{reader.store.place} has no image that can be read; check its files")
+        return torch.tensor(good), torch.from_numpy(np.stack([pixels[i] for i in good]))
+    key = repr((reader.store.place.resolve(), images.shape, images.part, images.split, reader.skip_bad))
+    good, images.pixels = _once(hashlib.sha256(key.encode()).hexdigest()[:16], decode)
+    good = good.numpy()
+    if (left := len(images) - len(good)) and int(os.environ.get("RANK", 0)) == 0:
+        bad = min({*range(len(images))} - {*good.tolist()})
+        print(f"left out {left} of {len(images)} images of {reader.store.place} that cannot be read, the first "
+              f"{reader.names[bad]}", file=sys.stderr)
     images.ids, images.labels = images.ids[good], None if images.labels is None else images.labels[good]
+
+
+def _once(key, make):
+    """What make() gives, tensors.  Of the processes that torchrun starts on a machine, the first leaves them in a
+    temporary file, the others map that, and the last one removes it."""
+    others, first = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, int(os.environ.get("RANK", 0)) == 0
+    path = Path(tempfile.gettempdir(), f"decoded-{os.getppid()}-{key}")
+    with contextlib.suppress(OSError):                          # on another machine there is none
+        if others > 0 and not first and path.stat().st_uid == os.getuid():
+            made = torch.load(path, mmap=True, weights_only=True)
+            with open(f"{path}.readers", "ab", 0) as file:
+                file.write(b".")
+                if file.tell() == others:
+                    path.unlink()
+                    Path(file.name).unlink()
+            return made
+    made = make()
+    if others > 0 and first:
+        with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=path.parent) as file:    # or no room for it
+            torch.save(made, file)
+            file.flush()
+            os.link(file.name, path)
+            atexit.register(path.unlink, missing_ok=True)       # should the others not come
+    return made
 
 
 def pyramid_of(store):
@@ -555,13 +801,13 @@ def pyramid_of(store):
 
     Empty where there is none.  Raises DataError where it is that of other images.
     """
-    folder = Path(f"{store.path}.pyramid")
+    folder = Path(f"{store.place}.pyramid")
     if not folder.exists():
         return {}
     try:
         about = json.loads((folder / "set.json").read_text())
         if about["images"] != _digest(store):
-            raise DataError(f"{folder} was made of other images than {store.path} has; delete it, or prepare it anew")
+            raise DataError(f"{folder} was made of other images than {store.place} has; delete it, or prepare it anew")
         return {tuple(shape): np.memmap(folder / "x".join(map(str, shape)), np.uint8, "r",
                                         shape=(len(store.images), *shape)) for shape in about["shapes"]}
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -570,10 +816,11 @@ def pyramid_of(store):
 
 def _digest(store):
     """Of the names and sizes of a store's images, and of a zip's checksums."""
+    lead = store.top if store.place == store.path else ""
     if store.path.is_dir():
-        about = [(n, (store.path / n).stat().st_size) for n in store.images]
+        about = [(lead + n, (store.path / store.top / n).stat().st_size) for n in store.images]
     else:
-        about = [(n, store.info(n).file_size, store.info(n).CRC) for n in store.images]
+        about = [(lead + n, store.info(n).file_size, store.info(n).CRC) for n in store.images]
     return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
 
@@ -582,6 +829,7 @@ def prepare(data, root="data", resolution="auto"):
 
     resolution: the largest, "N" or "WxH"; others are its halves.  -> the folders.  Raises DataError.
     """
+    _not_empty(data, root)
     celeba = Path(root) / "celeba" / "img_align_celeba"
     found = [p for p in ((celeba, Path(f"{celeba}.zip")) if data == "celeba" else
                          (*[Path(data)] * (data not in NAMES), Path(root) / data, Path(root) / f"{data}.zip"))
@@ -590,14 +838,14 @@ def prepare(data, root="data", resolution="auto"):
         raise DataError(f"{data} is small and kept in memory; it needs no pyramid")
     if not found:
         raise DataError(f"there is no folder or zip {data}, here or under --data-root {root}; check the path")
-    stores, out = [Store(p) for p in _parts(found[0])], []
-    grey, smallest = _survey(stores[0], False)
+    stores, out = _parts(found[0])[0], []
+    grey, smallest = _survey(stores, False)
     w, h = parse_resolution(resolution) or (min(2**int(math.log2(smallest)), 128),) * 2
     if max(w, h) not in [4 << k for k in range(9)]:
         raise DataError(f"a pyramid's larger side is 4, 8, ... or 1024 px, not {max(w, h)}; pass another --resolution")
     shapes = [(1 if grey else 3, h >> k, w >> k) for k in range(9) if max(h, w) >> k >= 4 and not (h | w) % 2**k]
     for store in stores:
-        folder = Path(f"{store.path}.pyramid")
+        folder = Path(f"{store.place}.pyramid")
         part = Path(f"{folder}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -621,16 +869,29 @@ def prepare(data, root="data", resolution="auto"):
     return out
 
 
-def to_array(image, channels, size):
+def _values(image):
+    return np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0)
+
+
+def divisor(kind, top, bits=(8, 12, 16, 32)):
+    """What grey values of more than 8 bits are divided by, to come to 0 ... 255: floats (kind "F") up to about 1, or
+    the next depth in `bits` of whole numbers (kind "I") up to `top`, as cameras of 12 bits write files of 16."""
+    if kind == "F" and top < 2:
+        return 1 / 255
+    return 2.0 ** (next((b for b in bits if top < 2**b), 32) - 8)
+
+
+def to_array(image, channels, size, divisors=None):
     """A Pillow image of any mode -> uint8 (channels, H, W): upright, centre crop to the aspect of size, area average.
 
-    16-bit grey keeps its high byte; transparent pixels show white; CMYK and palettes become RGB.   size = (W, H).
+    Transparent pixels show white; CMYK and palettes become RGB.  size = (W, H).  divisors: {"I" or "F": that of the
+    image's set}; without, the image's own largest value decides.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":                       # older versions of Pillow open 16-bit files as mode I
-        values = np.asarray(image).astype(np.float64)
-        deep = image.mode.startswith("I;16") or values.max() > 255
-        image = Image.fromarray((values / (256 if deep else 1)).clip(0, 255).astype(np.uint8))
+        kind, values = image.mode[0], _values(image)
+        values /= (divisors or {}).get(kind) or divisor(kind, values.max())
+        image = Image.fromarray((values.round() if kind == "F" else values).clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -678,8 +939,13 @@ def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
     processes together, however many they are.
     """
     def indices(begin):
+        told = rank > 0
         while True:
             batch, size = plan(begin) if callable(plan) else (plan, images.shape[1:])
+            if batch > len(images) and not told:
+                told = True
+                print(f"note: a batch of {batch} is more than the {len(images)} training images: each step shows some "
+                      f"twice or more, and a run soon knows them by heart; add images, or pass a smaller --batch")
             yield order(len(images), seed, begin, batch)[rank::world], size
             begin += batch
     if images.pixels is not None:
@@ -691,12 +957,53 @@ def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
             yield small[chosen.to(device, non_blocking=True)]
     else:
         loader = torch.utils.data.DataLoader(
-            _Caught(images), sampler=indices(seen), batch_size=None, num_workers=workers, collate_fn=_as_it_is,
-            prefetch_factor=4 if workers else None, worker_init_fn=_leave_signals)
-        for x in loader:
+            _Caught(images), sampler=((chosen.tolist(), size) for chosen, size in indices(seen)), batch_size=None,
+            num_workers=workers, collate_fn=_as_it_is, prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals, pin_memory=device.type == "cuda")
+        for x in _watched(loader):
             if isinstance(x, DataError):
                 raise x
             yield x.to(device, non_blocking=True)
+
+
+def _watched(loader):
+    """An endless loader's batches; DataError as soon as one is waited for and a worker has been killed.
+
+    At the end the workers are killed: they leave SIGTERM to the training process, and Python would wait for them.
+    """
+    before = {*multiprocessing.active_children()}
+    source, waiting, child = iter(loader), False, getattr(signal, "SIGCHLD", None)      # None on Windows
+    workers = {*multiprocessing.active_children()} - before
+
+    def look(*_):
+        if waiting and any(worker.exitcode for worker in workers):
+            raise DataError("a process that reads images was killed, most likely because memory ran out; go on from "
+                            "the last checkpoint by --resume RUN, with fewer --workers (0: none)")
+
+    def end():
+        if child and workers:
+            signal.signal(child, signal.SIG_DFL)                # or it would be taken for a fault
+        for worker in workers:
+            worker.kill()
+    atexit.register(end)
+    if child and workers:
+        signal.signal(child, look)
+    try:
+        while True:
+            waiting = True
+            look()
+            try:
+                x = next(source)
+            except (RuntimeError, OSError):                     # what the killed one had sent
+                for worker in workers:
+                    worker.join(0.1)
+                look()
+                raise
+            waiting = False
+            yield x
+    finally:
+        end()
+        atexit.unregister(end)
 
 
 def _leave_signals(worker):

@@ -85,10 +85,8 @@ class View:
                                           args["skip_bad"])
         if args.get("patches"):
             self.train, self.test = (data.Tiles(part, args["patches"]) for part in (self.train, self.test))
-        if (self.train.shape, len(self.train)) != ((c, h, w), args["train_images"]):
-            raise Error(f"{run} was trained on {args['train_images']:,} images {c}x{h}x{w}, and {self.train.name} has "
-                        f"{len(self.train):,}, {'x'.join(map(str, self.train.shape))}; say where its own images are "
-                        f"by --data or --data-root")
+        if problem := self.train.unlike(args):
+            raise Error(f"{run} was trained on {problem}; say where its own images are by --data or --data-root")
         self.data = self.test.name, self.test.split
 
     @property

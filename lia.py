@@ -655,12 +655,9 @@ def constants(args):
 
 def check_decoder(args, images):
     """Raise `Error` where the images are not those that the decoder was trained on."""
-    stored = common.read_args(args.decoder, "lia")
-    now = dict(data_name=images.name, image_shape=list(images.shape), train_images=len(images))
-    for key, value in now.items():
-        if value != stored[key]:
-            raise Error(f"the decoder {args.decoder} was trained with {key} {stored[key]}, but {args.data} has {value};"
-                        f" say where its own images are by --data or --data-root")
+    if problem := images.unlike(common.read_args(args.decoder, "lia")):
+        raise Error(f"the decoder {args.decoder} was trained on {problem}; say where its own images are by --data or "
+                    f"--data-root")
 
 
 def take_decoder(model, run, device):

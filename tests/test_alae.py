@@ -459,9 +459,9 @@ def test_data_that_have_moved(tmp_path, script):
     script("alae.py", "--resume", "run", "--data", "new/set.zip", "--kimg", "0.2")
     fill_zip(tmp_path / "new" / "set.zip", 50)
     err = script("alae.py", "--resume", "run", code=2).stderr
-    assert "was trained with train_images" in err
+    assert "was trained on 37 images 1x32x32, and set has 47, 1x32x32; say where" in err
     err = script("alae.py", "--resume", "run", "--data", "mnist-mini", code=2).stderr
-    assert "data_name set, but mnist-mini" in err
+    assert "and mnist-mini has 10,000" in err
 
 
 def test_bf16_through_the_script(script, tmp_path):

@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import zipfile
 
 import numpy as np
@@ -15,21 +16,22 @@ def picture(i, size=(40, 40), mode="L"):
     return Image.fromarray(np.random.default_rng(i).integers(0, 256, (size[1], size[0]), np.uint8)).convert(mode)
 
 
-def fill(folder, n=20, **kwargs):
+def fill(folder, n=20, first=0, **kwargs):
+    """Pictures first ... first + n - 1, of which no two are alike."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(n):
+    for i in range(first, first + n):
         picture(i, **kwargs).save(folder / f"{i:03d}.png")
     return folder
 
 
-def fill_zip(path, n=20, labels="class", **kwargs):
+def fill_zip(path, n=20, labels="class", first=0, **kwargs):
     names = [f"00000/img{i:08d}.png" for i in range(n)]
     rows = {"class": [[m, i % 3] for i, m in enumerate(names)], "none": None,
             "attributes": [[m, [2 * (i % 2) - 1, 1]] for i, m in enumerate(names)]}[labels]
     with zipfile.ZipFile(path, "w") as z:
         for i, name in enumerate(names):
             b = io.BytesIO()
-            picture(i, **kwargs).save(b, "png")
+            picture(first + i, **kwargs).save(b, "png")
             z.writestr(name, b.getvalue())
         z.writestr("dataset.json", json.dumps({"labels": rows}))
     return path
@@ -52,7 +54,7 @@ def test_mnist_mini():
 @pytest.mark.parametrize("zipped", [False, True])
 def test_celeba(tmp_path, zipped):
     base = tmp_path / "celeba"
-    folder, n = base / "img_align_celeba", 25
+    folder, n = base / "img_align_celeba", 31
     folder.mkdir(parents=True)
     for i in range(n):
         picture(i, (178, 218), "RGB").save(folder / f"{i + 1:06d}.jpg")
@@ -65,19 +67,19 @@ def test_celeba(tmp_path, zipped):
     with pytest.raises(data.DataError, match="there is no .*list_eval_partition.txt; put CelebA's"):
         data.load("celeba", tmp_path)
     train, test = data.load("celeba", tmp_path, "5-1", "32")        # no list needed
-    assert (train.ids.tolist(), test.ids.tolist()) == (list(range(20)), list(range(20, 25)))
+    assert (train.ids.tolist(), test.ids.tolist()) == (list(range(25)), list(range(25, 31)))
     assert (train.shape, train.split, train.labels) == ((3, 32, 32), "5-1", None)
-    centre = picture(20, (178, 218), "RGB").crop((0, 20, 178, 198)).resize((32, 32), Image.Resampling.BOX)
+    centre = picture(25, (178, 218), "RGB").crop((0, 20, 178, 198)).resize((32, 32), Image.Resampling.BOX)
     difference = test.take([0])[0].permute(1, 2, 0).float() - torch.from_numpy(np.array(centre)).float()
     assert difference.abs().mean() < 3                              # JPEG
     (base / "list_eval_partition.txt").write_text("".join(f"{i + 1:06d}.jpg {i % 3}\n" for i in range(n)))
-    (base / "list_attr_celeba.txt").write_text("25\nBald Smiling\n" + "".join(
+    (base / "list_attr_celeba.txt").write_text("31\nBald Smiling\n" + "".join(
         f"{i + 1:06d}.jpg {1 if i < 9 else -1}  {-1 if i % 2 else 1}\n" for i in range(n)))
     train, test = data.load("celeba", tmp_path, sizes=[32, 64, 128, 256])
-    assert (train.ids.tolist(), test.ids.tolist()) == (list(range(0, 25, 3)), list(range(2, 25, 3)))
+    assert (train.ids.tolist(), test.ids.tolist()) == (list(range(0, 31, 3)), list(range(2, 31, 3)))
     assert (train.shape, train.split, train.label_names) == ((3, 128, 128), "official", ["Bald", "Smiling"])
-    assert train.labels[:, 0].tolist() == [i < 9 for i in range(0, 25, 3)]
-    assert train.labels[:, 1].tolist() == [i % 2 == 0 for i in range(0, 25, 3)]
+    assert train.labels[:, 0].tolist() == [i < 9 for i in range(0, 31, 3)]
+    assert train.labels[:, 1].tolist() == [i % 2 == 0 for i in range(0, 31, 3)]
     with pytest.raises(data.DataError, match="celeba has no split 'dw'; it is official, or 5-1"):
         data.load("celeba", tmp_path, "dw")
     with pytest.raises(data.DataError, match="there is no .*img_align_celeba; put"):
@@ -203,7 +205,7 @@ def test_folder(tmp_path):
 
 def test_folder_of_classes(tmp_path):
     for name, n in (("ant", 20), ("bee", 10)):
-        fill(tmp_path / "set" / name, n)
+        fill(tmp_path / "set" / name, n, first=100 * n)
     train, test = data.load(str(tmp_path / "set"))
     assert train.label_names == ["ant", "bee"]
     assert torch.bincount(train.labels).tolist() == [18, 9]
@@ -214,23 +216,53 @@ def test_folder_of_classes(tmp_path):
 def test_folder_of_parts(tmp_path):
     for part, classes in (("train", "abc"), ("test", "ac")):
         for c in classes:
-            fill(tmp_path / "set" / part / c, 4)
+            fill(tmp_path / "set" / part / c, 4, first=4 * ord(c) + 1000 * len(part))
     train, test = data.load(str(tmp_path / "set"))
     assert (len(train), len(test)) == (12, 8)
     assert test.labels.tolist() == [0, 2] * 4           # of the training part's a, b, c; the head shows all classes
     assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    fill(tmp_path / "set" / "test" / "d", 1)
+    fill(tmp_path / "set" / "test" / "d", 1, first=9999)
     with pytest.raises(data.DataError, match="class 'd' that the training part has not"):
         data.load(str(tmp_path / "set"))
 
 
-@pytest.mark.parametrize("rows", [[["a.png", "cat"]], [["a.png", None]], [["b.png", 1]], 7])
+@pytest.mark.parametrize("rows", [[["b.png", 1]], 7, [[7, 1]], [["a.png"]]])
 def test_labels_that_cannot_be_understood(tmp_path, rows):
     folder = fill(tmp_path / "set", 0)
     picture(0).save(folder / "a.png")
     (folder / "dataset.json").write_text(json.dumps({"labels": rows}))
     with pytest.raises(data.DataError, match=r"dataset\.json (is not as|has no label for a\.png)"):
         data.load(str(folder))
+
+
+@pytest.mark.parametrize("label", ["cat", None, -1, 0.5, 1.7, True, math.nan, math.inf, 10**30, [], [[1]], [2, 0],
+                                   [0.5, 1], ["1", "0"], [1], [-1, 0], {}])
+def test_a_label_of_no_class_and_no_attributes_is_named(tmp_path, label):
+    """Beside a class, and beside a row of two attributes: one line that names the image."""
+    folder = fill(tmp_path / "set", 8)
+    for other in (1, [0, 1]):
+        rows = {f"{i:03d}.png": other for i in range(8)}
+        (folder / "dataset.json").write_text(json.dumps({"labels": [*{**rows, "003.png": label}.items()]}))
+        with pytest.raises(data.DataError, match=r"^[^\n]*dataset\.json gives 00[0-3]\.png the label [^\n]*$"):
+            data.load(str(folder))
+
+
+@pytest.mark.parametrize(("on", "off"), [(1, 0), (1, -1), (True, False)])
+def test_attributes_are_of_three_kinds(tmp_path, on, off):
+    folder = fill(tmp_path / "set", 20)
+    rows = [[f"{i:03d}.png", [on if i % 3 else off, off]] for i in range(20)]
+    (folder / "dataset.json").write_text(json.dumps({"labels": rows}))
+    train, _ = data.load(str(folder))
+    assert train.labels.tolist() == [[i % 3 > 0, False] for i in range(18)]
+
+
+def test_names_of_classes_must_be_as_many(tmp_path):
+    folder = fill(tmp_path / "set", 8)
+    rows = [[f"{i:03d}.png", i % 3] for i in range(8)]
+    for names in (["a", "b"], "abc", {"a": 1}):
+        (folder / "dataset.json").write_text(json.dumps({"labels": rows, "classes": names}))
+        with pytest.raises(data.DataError, match="classes are not a list of 3 names or more"):
+            data.load(str(folder))
 
 
 @pytest.mark.parametrize("labels", ["class", "attributes", "none"])
@@ -249,7 +281,7 @@ def test_zip(tmp_path, labels):
 
 def test_train_and_test_zip_are_one_set(tmp_path):
     fill_zip(tmp_path / "faces-train.zip", 9)
-    fill_zip(tmp_path / "faces-test.zip", 4)
+    fill_zip(tmp_path / "faces-test.zip", 4, first=9)
     train, test = data.load(str(tmp_path / "faces-train.zip"))
     assert (len(train), len(test), train.name) == (9, 4, "faces")
     assert train.source != test.source
@@ -305,7 +337,7 @@ def test_truncated_image(tmp_path, monkeypatch, capsys, resident):
     if resident:
         assert len(train) == 17
         assert 7 not in train.ids
-        assert "left out 1 of 18" in told
+        assert "left out 1 of 20" in told
     else:
         assert torch.equal(x[7], x[8])      # its place is taken by the next one
 

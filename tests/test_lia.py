@@ -483,8 +483,8 @@ BAD = {
     "grow-kimg": (("--grow-kimg", "3"), "--grow-kimg is for --stage 1"),
     "kl-weight": (("--kl-weight", "3"), "--kl-weight is for --inference vae"),
     "vae of flow": (("--inference", "vae"), "is about a decoder of --mapping mlp"),
-    "other images": (("--data", "grey.zip"), "decoder was trained with data_name mnist-mini, but .* has grey"),
-    "rgb images": (("--data", "rgb.zip"), "decoder was trained with"),
+    "other images": (("--data", "grey.zip"), "decoder was trained on 10,000 images 1x28x28, and grey has "),
+    "rgb images": (("--data", "rgb.zip"), "decoder was trained on"),
     "vgg": (("--perceptual", "no.pth"), r"no no.pth; --perceptual takes .*; or pass --perceptual critic or .* pixel"),
 }
 
