@@ -3,18 +3,8 @@
     python eval.py metrics RUN...                  errors, reciprocity, sharpness, Frechet distances, classification
     python eval.py metrics RUN --features inception --only frechet     FID and KID, of samples and reconstructions
     python eval.py metrics RUN --only lpips ppl swd                    perceptual distance and path length; SWD
-    python eval.py table alae-2 RUN...             MNIST classification beside the paper's numbers
-    python eval.py figure samples RUN...           F-AAE's figure 8
-    python eval.py figure reconstructions RUN...   ALAE's figure 3, F-AAE's 5 to 7
-    python eval.py figure traversal RUN...         ALAE's figure 4
-    python eval.py figure morph RUN...             F-AAE's figure 9
-    python eval.py figure mixing RUN...            ALAE's figure 9: styles of some images in others
-    python eval.py figure interpolation RUN...     LIA's figures 6, 9, 11, 12; path: 13; manipulate: 4, 17
-    python eval.py figure gradients RUN...         LIA's figure 7, of runs with --log-gradients
-    python eval.py table lia-1 RUN...              LIA's tables 1 and (lia-2) 2
-    python eval.py table invgan-1 RUN...           InvGAN's table 1;  invgan-2 RUN TILES: its table 2
-    python eval.py figure inpaint RUN...           InvGAN's figures 2, 8; also merge, edit, styles;  variants: 5
-    python eval.py figure tiles RUN...             InvGAN's figure 4; deblur: 3; frames: 6
+    python eval.py table NAME RUN...               a table of a paper beside what the runs give, such as alae-2
+    python eval.py figure NAME RUN...              a figure of a paper, by content or number: samples, lia-7
     python eval.py invert RUN [IMAGE...]           codes by optimisation, beside the encoder's
     python eval.py boundary RUN                    boundaries of labels in w, for figure manipulate
     python eval.py compare RUN RUN...              the same images through several runs: errors and a picture
@@ -79,51 +69,44 @@ class View:
     def __init__(self, run, options, weights="ema"):
         """options: device, weights ("" for those given here), data and data_root ("" for the run's own), batch or 0."""
         self.run, self.device, self.weights = Path(run), options.device, options.weights or weights
-        self.options, self.args, self._parts = options, common.read_args(run), None
+        self.options, self.args = options, common.read_args(run)
         self.model = load_method(run, self.args["method"])(run, self.device, self.weights)
         self.shape = tuple(self.args["image_shape"])
         self.batch = vars(options).get("batch") or common.few(self.shape)
-        if options.data or options.data_root:
-            self.parts()                                # a wrong one shows at once
+        if self.options.data or self.options.data_root:
+            self.part("train")                          # a wrong one shows at once
 
+    @functools.cached_property
     def parts(self):
-        """(train, test).  Raises Error or data.DataError where the set is not here, each time the same."""
-        if self._parts is None:
-            try:
-                self._parts = self._load()
-            except (Error, data.DataError) as e:
-                self._parts = e
-        if isinstance(self._parts, Exception):
-            raise self._parts
-        return self._parts
-
-    def _load(self):
+        """(train, test), or the error that says why the set cannot be had."""
         options, args, (c, h, w) = self.options, self.args, self.shape
-        parts = data.load(options.data or args["data"], options.data_root or args["data_root"], args["split"],
-                          args["resolution"] if args.get("patches") else f"{w}x{h}", args["skip_bad"])
-        if args.get("patches"):
-            parts = tuple(data.Tiles(part, args["patches"]) for part in parts)
+        try:
+            parts = data.load(options.data or args["data"], options.data_root or args["data_root"], args["split"],
+                              args["resolution"] if args.get("patches") else f"{w}x{h}", args["skip_bad"])
+            if args.get("patches"):
+                parts = tuple(data.Tiles(part, args["patches"]) for part in parts)
+        except data.DataError as e:
+            return e
         train, _ = parts
         if (train.shape, len(train)) != ((c, h, w), args["train_images"]):
-            raise Error(f"{self.run} was trained on {args['train_images']:,} images {c}x{h}x{w}, and {train.name} has "
-                        f"{len(train):,}, {'x'.join(map(str, train.shape))}; say where its own images are by --data or "
-                        f"--data-root")
+            return Error(f"{self.run} was trained on {args['train_images']:,} images {c}x{h}x{w}, and {train.name} has "
+                         f"{len(train):,}, {'x'.join(map(str, train.shape))}; say where its own images are by --data "
+                         f"or --data-root")
         return parts
 
+    @property
     def missing(self):
         """Why the set cannot be had, or None."""
-        try:
-            self.parts()
-        except (Error, data.DataError) as e:
-            return e
+        return self.parts if isinstance(self.parts, Exception) else None
 
-    @property
-    def train(self):
-        return self.parts()[0]
+    def part(self, name):
+        """"train" or "test" -> data.Images.  Raises Error or data.DataError where the set cannot be had."""
+        if self.missing:
+            raise self.missing
+        return self.parts[("train", "test").index(name)]
 
-    @property
-    def test(self):
-        return self.parts()[1]
+    train = property(lambda self: self.part("train"))
+    test = property(lambda self: self.part("test"))
 
     @property
     def title(self):
@@ -163,7 +146,7 @@ class View:
 
     def images(self, indices, part="test"):
         """Images of a part, float (N, C, H, W) in [-1, 1], on the device."""
-        return common.to_float(getattr(self, part).take(indices).to(self.device))
+        return common.to_float(self.part(part).take(indices).to(self.device))
 
     def codes(self, end, seed, begin=0):
         """z (end - begin, nz): a part of an endless sequence from the prior, the same however it is cut."""
@@ -180,7 +163,7 @@ class View:
     @torch.no_grad()
     def features(self, part):
         """(short, long) features of a whole part, on the device."""
-        images = getattr(self, part)
+        images = self.part(part)
         whole = None
         for i in torch.arange(len(images)).split(self.batch):
             f = self.model.features(self.images(i, part))
@@ -707,7 +690,7 @@ def evenly(n, many):
 
 def code_count(view, args):
     """-n, or as many codes as test images; 10,000 where the set is not here."""
-    return args.n or (10_000 if view.missing() else len(test_indices(view, args)))
+    return args.n or (10_000 if view.missing else len(test_indices(view, args)))
 
 
 def of_test(view, n):
@@ -778,7 +761,7 @@ def measure_latent(view, args):
     m["std_w"] = ((s["w2"] - s["w"].square()).clamp(min=0) * m["n"] / max(m["n"] - 1, 1)).sqrt().mean().item()
     lines = [f"|E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f})   ||E(G(w)) - w|| "
              f"{m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})"]
-    k = 0 if (why := view.missing()) else min(len(test_indices(view, args)), n)
+    k = 0 if (why := view.missing) else min(len(test_indices(view, args)), n)
     if k < 10:
         lines.append(f"codes of real images left out: {why or f'10 are needed, and there are {k}'}")
         return m, lines, f"{m['n']:,} codes, fixed noise, no truncation"
@@ -879,7 +862,7 @@ def features_of(view, extractor, what, n, make):
 
 def reference(view, extractor, cache, part="train"):
     """Gaussian of a whole part's features, and up to KEPT of the features; kept in `cache`.  -> both"""
-    images = getattr(view, part)
+    images = view.part(part)
     path = Path(cache) / f"reference-{extractor.checksum}-{images.fingerprint()}.pt"
     if add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0:           # all processes see it
         return _from_cache(path, "cpu", lambda v: ((v["mean"], v["covariance"]), v["kept"].to(view.device)))
@@ -917,7 +900,7 @@ def measure_frechet(view, args, wanted=KINDS):
         lines[1].append(f"{KINDS[kind]} {plain(m[f'{kernel_name}_{kind}'], 4)} ({plain(spread, 2)})")
     if not counts:
         raise Lacks(f"{view.run}: {notes[-1].removeprefix('left out: ')}")
-    many = len(getattr(view, part))
+    many = len(view.part(part))
     few = min(*counts.values(), many)
     if few < extractor.d:
         notes.append(f"warning: {few:,} images are too few for {extractor.d:,} features, whose covariance they do not "
@@ -931,7 +914,7 @@ def measure_frechet(view, args, wanted=KINDS):
                f"{'KID' if extractor.official else 'kernel distance'} (deviation over 100 subsets): "
                + "   ".join(lines[1]), *notes], (
         f"features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(counts)} against {many:,} "
-        f"{part}{'ing' * (part == 'train')} images ({getattr(view, part).fingerprint()}), not flipped; kernel distance "
+        f"{part}{'ing' * (part == 'train')} images ({view.part(part).fingerprint()}), not flipped; kernel distance "
         f"over 100 subsets of {min(few, SUBSET):,}, from up to {KEPT:,} of each; {noise_of(counts)}")
 
 
@@ -1316,7 +1299,7 @@ def table_invgan_2(runs, args):
                 reconstructions=lambda x: common.reconstruct(view.model, x))
     places = dict(train=evenly(len(y), args.n or len(y)), test=torch.arange(len(y_test)))
     n, n_test = map(len, places.values())
-    seconds = seconds_of_invgan_2(view, made, n, n_test, len(names), args)
+    seconds = 3 * len(names) * seconds_of_training(view, n, args)
     print(f"{len(names)} labels, a {args.classifier} on each of 3 sets, {args.epochs} epochs of {n:,} images: about "
           f"{common.duration(seconds)}, and {3 * (n + n_test) * math.prod(view.shape) / 1e9:.2g} GB of memory (fewer "
           f"labels by --only, images by -n, epochs by --epochs)", flush=True)
@@ -1351,26 +1334,16 @@ def table_invgan_2(runs, args):
     return out
 
 
-def seconds_of_invgan_2(view, made, n, n_test, labels, args):
-    """How long the table will take, by a batch of each kind of images and a few steps of a classifier."""
-    x = view.images(torch.arange(min(view.batch, len(view.train))), "train")
-    few = common.to_uint8(x).cpu().expand(-1, *view.shape)
-
-    def timed(work):
-        began = clock(view)
-        work()
-        return clock(view) - began
+def seconds_of_training(view, n, args):
+    """How long a classifier of n images takes, by its first steps; what else the table does takes little beside it."""
+    x = common.to_uint8(view.images(torch.arange(min(64, len(view.train))), "train")).cpu()
 
     def train(steps):
-        return timed(lambda: binary_classifier(few, torch.zeros(len(few)), view.device, args, steps))
-    net = classifier_net(args).to(view.device).eval()
-    works = [*(functools.partial(make, x) for make in made.values()), lambda: classified(net, few, view.device)]
-    for work in (lambda: train(1), *works):
-        work()                                              # the first call also prepares
-    *making, scoring = map(timed, works)
-    step = max(train(3) - train(1), 0) / 2
-    return ((sum(making) * (n + n_test) + 9 * labels * scoring * n_test) / len(x)
-            + 3 * labels * step * steps_of(n, args))
+        began = clock(view)
+        binary_classifier(x, torch.zeros(len(x)), view.device, args, steps)
+        return clock(view) - began
+    train(1)                                                # the first call also prepares
+    return max(train(3) - train(1), 0) / 2 * steps_of(n, args)
 
 
 def classifier_net(args):
@@ -1516,7 +1489,7 @@ def invert(args):
         raise Error(f"{view.run} ({view.args['backbone']}) has one w for all layers; w+ is for stylegan")
     x = real_images([view], args, lambda *_: slice(args.n or 16))
     all_rows, out, stem = [x], {}, Path(args.out or view.run / "figures" / "invert.png")
-    floor = None if view.missing() else (x - training_mean(view)).square().mean().item()
+    floor = None if view.missing else (x - training_mean(view)).square().mean().item()
     todo = ["encoder"] * hasattr(view.model, "encode") + (args.space if args.method != "encoder" else [])
     distance = distance_for(view, args) if todo != ["encoder"] else None
 
@@ -1551,7 +1524,7 @@ def invert(args):
           f"{view.device.type}, {torch.get_num_threads()} threads")
     write_picture(blocks(*all_rows), stem)
     print("rows from the top: originals, " + ", ".join(out)
-          + (f"\nno mean image: {view.missing()}" if floor is None else ""))
+          + (f"\nno mean image: {view.missing}" if floor is None else ""))
     return out
 
 
@@ -1995,7 +1968,7 @@ def figure_traversal(views, args):
 
 def traversal(view, args):
     view.need("prior", "map", "features")
-    pairs, steps, labels = args.n or 5, 12, None if (why := view.missing()) else view.train.labels
+    pairs, steps, labels = args.n or 5, 12, None if (why := view.missing) else view.train.labels
     if why:
         print(f"{view.run.name}: any two samples are joined, because there are no labels ({why})")
     z = view.codes(max(200, 2 * pairs), args.seed)

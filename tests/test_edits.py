@@ -279,8 +279,8 @@ def test_table_invgan_2(dummy, script, tmp_path):
     assert m["tiles"]["tiles"][0] == pytest.approx(share)                               # all alike: nothing to see
     assert "0.81/0.15" in out
     assert f"saying yes to all has {share:.2f}" in out
-    said = re.match(r"1 labels, a resnet18 on each of 3 sets, 2 epochs of 640 images: about (\d+)m(\d+)s, and 0.0062 GB",
-                    out)                                                                # before anything is trained
+    said = re.match(r"1 labels, a resnet18 on each of 3 sets, 2 epochs of 640 images: about (\d+)m(\d+)s, and "
+                    r"0.0062 GB of memory", out)                                        # before anything is trained
     assert 60 * int(said[1]) + int(said[2]) < 600
     for flags, message in (((run,), "takes two runs"), ((tiler, run), "first a run of whole images"),
                            ((run, tiler, "--only", "x"), "has no label 'x'"),
@@ -289,7 +289,7 @@ def test_table_invgan_2(dummy, script, tmp_path):
         assert message in script("eval.py", "table", "invgan-2", *flags, code=2).stderr
 
 
-def test_table_invgan_2_takes_20_attributes_of_celeba(dummy, monkeypatch):
+def test_table_invgan_2_takes_20_attributes_of_celeba(dummy, monkeypatch, capsys):
     """No set but a batch is on the device, and the time is said before."""
     names = [*evaluation.CELEBA_20, "Bald", "Blurry"]
     assert len({*evaluation.CELEBA_20}) == 20
@@ -298,7 +298,7 @@ def test_table_invgan_2_takes_20_attributes_of_celeba(dummy, monkeypatch):
         part.labels, part.label_names = part.labels[:, None] == torch.arange(len(names)) % 10, names
     tiler = evaluation.View(dummy("tiler", patches=28), options())
     monkeypatch.setattr(evaluation, "View", lambda run, args: dict(run=view, tiler=tiler)[run])
-    monkeypatch.setattr(evaluation, "seconds_of_invgan_2", lambda *_: 7200)
+    monkeypatch.setattr(evaluation, "seconds_of_training", lambda *_: 120)
     fitted, largest = [], [0]
     monkeypatch.setattr(evaluation, "_fit", lambda net, n, *_: fitted.append(n) or net.eval())
     monkeypatch.setattr(evaluation, "logits", lambda net, x, device: largest.append(len(x)) or torch.rand(len(x)))
@@ -307,20 +307,15 @@ def test_table_invgan_2_takes_20_attributes_of_celeba(dummy, monkeypatch):
         view.train.source = source
         fitted.clear()
         evaluation.table_invgan_2(["run", "tiler"], args)
+        assert f"{labels} labels, a resnet18 on each of 3 sets" in (out := capsys.readouterr().out)
+        assert f"about {labels // 10}h" in out                                           # 120 s each
         assert fitted == [128] * 3 * labels
     assert max(largest) == 256
 
 
 def test_the_time_of_table_invgan_2_is_measured(dummy, monkeypatch):
-    """A clock that a batch of images, of scores and a step of training each move by known times."""
-    view, now = evaluation.View(dummy("run"), options(batch=50)), [0.0]
+    """By a clock that the making of a classifier moves by 100 seconds, and each of its steps by 3."""
+    view, now = evaluation.View(dummy("run"), options()), [0.0]
     monkeypatch.setattr(evaluation, "clock", lambda view: now[0])
-
-    def takes(seconds, result=None):
-        now[0] += seconds
-        return result
-    monkeypatch.setattr(evaluation, "classified", lambda *_: takes(2))
-    monkeypatch.setattr(evaluation, "binary_classifier", lambda *a: takes(100 + 3 * a[-1]))
-    made = dict(originals=lambda x: takes(1), tiles=lambda x: takes(4), reconstructions=lambda x: takes(5))
-    seconds = evaluation.seconds_of_invgan_2(view, made, 640, 160, 2, options(classifier="resnet18", epochs=4))
-    assert seconds == 10 * 800 / 50 + 2 * 9 * 2 * 160 / 50 + 2 * 3 * 3 * 40
+    monkeypatch.setattr(evaluation, "binary_classifier", lambda x, *a: now.insert(0, now[0] + 100 + 3 * a[-1]))
+    assert evaluation.seconds_of_training(view, 640, options(epochs=4)) == 3 * 4 * 640 / 64

@@ -237,7 +237,8 @@ def test_tables_of_lia(dummy, script, cache, tmp_path):
     out = script("eval.py", "table", "lia-1", run, "-n", 300, "--cache", cache, "--json", "t.json").stdout
     assert "LIA, paper                                 16.88           10.01           18.10" in out
     assert "Frechet distances to the train part, SWD to the test part" in out
-    head, ours = (next(line for line in out.splitlines() if line.startswith(label)) for label in (" " * 32, "Dummy, ours"))
+    head, ours = (next(line for line in out.splitlines() if line.startswith(label))
+                  for label in (" " * 32, "Dummy, ours"))
     assert head.split()[0] == "FID"
     assert head.endswith("Frechet (digits)")
     assert ours.split()[2] == "-"                           # in the column of the paper's FID
