@@ -1658,7 +1658,6 @@ def figure_samples(views, args):
     """
     pictures = []
     for view in views:
-        view.need("prior", "map")
         w = view.model.map(view.codes(args.n or 64, args.seed))
         if args.truncation != 1:
             view.need("mean_w")
@@ -1669,8 +1668,6 @@ def figure_samples(views, args):
 
 def figure_reconstructions(views, args):
     """Test images and, under each row of them, their reconstructions, a row a run (ALAE fig. 3, F-AAE figs. 5-7)."""
-    for view in views:
-        view.need("encode", "generate")
     x = real_images(views, args, lambda *_: slice(args.n or 32))
     return blocks(x, *(common.reconstruct(view.model, x) for view in views))
 
@@ -1681,8 +1678,6 @@ def figure_morph(views, args):
     F-AAE's figure 9.  The weights of eq. 5 are bilinear.  A model whose prior is a sphere normalises the mixture when
     it decodes it.
     """
-    for view in views:
-        view.need("encode", "generate")
     x = real_images(views, args, one_of_four_classes)
     if len(x) != 4:
         raise Error("figure morph takes 4 images, one a corner, and " + (
@@ -1716,11 +1711,9 @@ def figure_mixing(views, args):
         bands = [(name, range(a, min(b or used, used)), rows_of) for name, a, b, rows_of in MIXED if a < used]
         n, m = args.n or 5, sum(count for *_, count in bands)
         if args.generated:
-            view.need("prior", "map")
             w = view.model.map(view.codes(n + m, args.seed))
             x = view.made(w)
         else:
-            view.need("encode")
             x = real_images([view], args, lambda *_, end=n + m: slice(end))
             if len(x) < n + m:
                 raise Error(f"figure mixing takes {n + m} images, {n} sources (-n) and {m} destinations, and "
@@ -1747,7 +1740,6 @@ def figure_styles(views, args):
     x, all_rows = image_pairs(views, args, 4, "styles"), []
     for view in views:
         used, layers = style_layers(view), view.model.num_layers
-        view.need("encode")
         print(f"columns: an image, its reconstruction with the first 0 ... {used} styles of another, the other")
         first = torch.arange(layers, device=view.device) < torch.arange(used + 1, device=view.device)[:, None]
         w = view.encoded(x)
@@ -1759,8 +1751,6 @@ def figure_styles(views, args):
 def figure_variants(views, args):
     """Test images, and under each row of them, a pair of rows a run: reconstructions and absolute differences (InvGAN
     4.4, fig. 5)."""
-    for view in views:
-        view.need("encode", "generate")
     x = real_images(views, args, lambda *_: slice(args.n or 16))
     made = [common.reconstruct(view.model, x) for view in views]
     print("rows: images, then reconstructions and differences of each run")
@@ -1785,8 +1775,6 @@ def difference(x, y):
 
 def remade(views, *rows_of_images):
     """Rows of images, the last of them composed of the others, and its reconstruction, a row a run."""
-    for view in views:
-        view.need("encode", "generate")
     print(f"rows: {len(rows_of_images)} of what is given and made of it, then reconstructions")
     return blocks(*rows_of_images, *(common.reconstruct(view.model, rows_of_images[-1]) for view in views))
 
@@ -1967,7 +1955,6 @@ def figure_traversal(views, args):
 
 
 def traversal(view, args):
-    view.need("prior", "map", "features")
     pairs, steps, labels = args.n or 5, 12, None if (why := view.missing) else view.train.labels
     if why:
         print(f"{view.run.name}: any two samples are joined, because there are no labels ({why})")
@@ -2001,7 +1988,6 @@ def figure_interpolation(views, args):
     x = image_pairs(views, args, 4, "interpolation")
     all_rows = []
     for view in views:
-        view.need("encode", "generate")
         w = view.encoded(x)
         for i in range(0, len(x), 2):
             paths = [lines(w[i:i + 1], w[i + 1:i + 2], 7)[0]]
@@ -2022,7 +2008,6 @@ def figure_manipulate(views, args):
     x = real_images(views, args, lambda *_: slice(args.n or 4))
     all_rows, steps = [], torch.linspace(-5, 5, 8, device=x.device)[:, None]
     for view in views:
-        view.need("encode", "generate")
         w = view.encoded(x)
         for path in args.boundary:
             normal = read_normal(path, view)
@@ -2197,6 +2182,9 @@ def figure(args):
             raise Error(f"--{flag.replace('_', '-')} is for figure {of.replace(' ', ', ')}; leave it out")
     check_out(args, *[".gif"] * (name == "frames"))
     views = [View(run, args) for run in args.runs]
+    needs = dict(samples="prior map", path="prior map", traversal="prior map features", gradients="")
+    for view in views:
+        view.need(*("prior map" if args.generated else needs.get(name, "encode")).split())
     _, h, w = views[0].shape
     if (pixels := args.n ** (2 if name == "morph" else 1) * h * w) > 2**28:
         raise Error(f"-n {args.n} of {w}x{h} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
