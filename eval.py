@@ -630,7 +630,7 @@ def told_apart(a, b, folds=5):
         fitted = fold != k
         w = minimise(lambda w, x=x[fitted], sign=sign[fitted]: w[:-1].square().sum() / 2
                      + nnf.softplus(-sign * (x @ w)).sum(), x.new_zeros(x.shape[1]))
-        right += (sign * (x @ w) > 0)[~fitted].sum().item()
+        right += ((sign * (x @ w)).sign()[~fitted] + 1).sum().item() / 2         # undecided is half right
     return 100 * right / len(x)
 
 
@@ -1652,10 +1652,8 @@ def truncate(w, mean_w, psi, layers, num_layers):
 
 
 def figure_samples(views, args):
-    """Images of codes from the prior; several runs one above the other (ALAE fig. 6, F-AAE fig. 8).
-
-    --truncation draws w towards the mean w, in the first --truncation-layers layers.
-    """
+    """Images of codes from the prior; several runs one above the other (ALAE fig. 6, F-AAE fig. 8).  --truncation draws
+    w towards the mean w, in the first --truncation-layers layers."""
     pictures = []
     for view in views:
         w = view.model.map(view.codes(args.n or 64, args.seed))
@@ -1673,20 +1671,13 @@ def figure_reconstructions(views, args):
 
 
 def figure_morph(views, args):
-    """Four real images at the corners of a panel, decoded mixtures of their codes between; a panel a run.
-
-    F-AAE's figure 9.  The weights of eq. 5 are bilinear.  A model whose prior is a sphere normalises the mixture when
-    it decodes it.
-    """
+    """Four real images at the corners of a panel, decoded mixtures of their codes between, by bilinear weights (F-AAE
+    eq. 5, fig. 9); a panel a run.  A model whose prior is a sphere normalises the mixture when it decodes it."""
     x = real_images(views, args, one_of_four_classes)
     if len(x) != 4:
         raise Error("figure morph takes 4 images, one a corner, and " + (
             f"--images names {len(x)}" if args.images else f"there are {len(x)} test images"))
-    panels = []
-    for view in views:
-        codes = bilinear(view.encoded(x), args.n or 7)
-        panels.append(rows(*(view.model.generate(row, noise="fixed") for row in codes)))
-    return stack(*panels)
+    return stack(*(rows(*map(view.made, bilinear(view.encoded(x), args.n or 7))) for view in views))
 
 
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, None, 1))      # first, end layer; rows in the figure
@@ -1769,7 +1760,7 @@ def tell_errors(views, x, made):
 
 
 def difference(x, y):
-    """|x - y|, black where they agree, white where they are as far apart as can be."""
+    """|x - y|, from black to white."""
     return (x - y).abs() - 1
 
 
@@ -1945,8 +1936,7 @@ def figure_frames(views, args):
 
 
 def figure_traversal(views, args):
-    """Pairs of samples that show the same digit, joined in Z (odd rows) and the same pairs joined in W (even rows)
-    (ALAE fig. 4).
+    """Pairs of samples that show one digit, joined in Z (odd rows), and again in W (even rows) (ALAE fig. 4).
 
     A real image has no z (F is not inverted), so both ends are samples.  Which digit a sample shows is told by the
     nearest training image's label, in the space of long features; without labels any two are joined.
@@ -2051,6 +2041,21 @@ def volatility(gradients, window=101):
     return (g[window // 2:window // 2 + len(median)] - median).std()
 
 
+def read_gradients(view):
+    """gradients.csv of a run as an array with named columns."""
+    path = view.run / "gradients.csv"
+    if not path.exists():
+        raise Error(f"{view.run} has no gradients.csv; train stage 2 of lia.py with --log-gradients")
+    try:
+        table = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, invalid_raise=False))
+        table = table[["kimg", "first", "middle", "last", "L_rec"]]
+    except (OSError, ValueError, LookupError, TypeError, StopIteration) as e:
+        raise Error(f"{path} is not what --log-gradients writes ({type(e).__name__}); train again with it") from None
+    if len(table) < 3:
+        raise Error(f"{path} has {len(table)} iterations, too few for a curve; train on with --resume {view.run}")
+    return table
+
+
 def figure_gradients(views, args):
     """Mean |gradient| of the encoder's first, middle and last layer, and its reconstruction loss, of every iteration, a
     colour a run (LIA figs. 7, 18); prints the volatility of each, and their mean."""
@@ -2059,17 +2064,7 @@ def figure_gradients(views, args):
     panel = Figure(figsize=(16, 4), layout="constrained")
     axes = panel.subplots(1, 4)
     for view in views:
-        path = view.run / "gradients.csv"
-        if not path.exists():
-            raise Error(f"{view.run} has no gradients.csv; train stage 2 of lia.py with --log-gradients")
-        try:
-            table = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, invalid_raise=False))
-            table = table[["kimg", "first", "middle", "last", "L_rec"]]
-        except (OSError, ValueError, LookupError, TypeError, StopIteration) as e:
-            raise Error(f"{path} is not what --log-gradients writes ({type(e).__name__}); put it back, or train again"
-                        ) from None
-        if len(table) < 3:
-            raise Error(f"{path} has {len(table)} iterations, too few for a curve; train on with --resume {view.run}")
+        table = read_gradients(view)
         for ax, name in zip(axes, ("first", "middle", "last", "L_rec"), strict=True):
             ax.plot(table["kimg"], table[name], linewidth=0.3, label=f"{view.args['label']} ({view.run.name})")
             ax.set_title(name)
@@ -2091,14 +2086,11 @@ FIGURES = {"samples": figure_samples, "reconstructions": figure_reconstructions,
            "manipulate": figure_manipulate, "path": figure_path, "gradients": figure_gradients,
            "styles": figure_styles, "variants": figure_variants, "inpaint": figure_inpaint, "merge": figure_merge,
            "edit": figure_edit, "tiles": figure_tiles, "deblur": figure_deblur, "frames": figure_frames}
-ALIASES = {"alae-3": "reconstructions", "alae-4": "traversal", "alae-5": "reconstructions", "alae-6": "samples",
-           "alae-7": "reconstructions", "alae-8": "reconstructions", "alae-9": "mixing", "faae-5": "reconstructions",
-           "faae-6": "reconstructions", "faae-7": "reconstructions", "faae-8": "samples", "faae-9": "morph",
-           **{f"lia-{i}": name for name, those in dict(
-               reconstructions=(3, 5, 14, 15, 16), manipulate=(4, 17), interpolation=(6, 9, 11, 12), gradients=(7, 18),
-               samples=(8,), mixing=(10,), path=(13,)).items() for i in those},
-           "invgan-2": "styles", "invgan-3": "deblur", "invgan-4": "tiles", "invgan-5": "variants",
-           "invgan-6": "frames", "invgan-7": "reconstructions", "invgan-8": "styles"}
+ALIASES = {alias: name for name, those in dict(         # the papers' numbers
+    reconstructions="alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 lia-14 lia-15 lia-16 invgan-7",
+    samples="alae-6 faae-8 lia-8", traversal="alae-4", mixing="alae-9 lia-10", morph="faae-9", manipulate="lia-4 lia-17",
+    interpolation="lia-6 lia-9 lia-11 lia-12", gradients="lia-7 lia-18", path="lia-13", styles="invgan-2 invgan-8",
+    deblur="invgan-3", tiles="invgan-4", variants="invgan-5", frames="invgan-6").items() for alias in those.split()}
 
 
 # --------------------------------------------------------------------------------------------------- 9 Commands
@@ -2189,7 +2181,8 @@ def figure(args):
     if (pixels := args.n ** (2 if name == "morph" else 1) * h * w) > 2**28:
         raise Error(f"-n {args.n} of {w}x{h} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
     picture = FIGURES[name](views, args)
-    write_picture(picture, args.out or beside(views) / f"{name}.png")
+    beside = views[0].run / "figures" if len(views) == 1 else views[0].run.parent
+    write_picture(picture, args.out or beside / f"{name}.png")
     if len(views) > 1:
         print("runs from the top: " + ", ".join(v.title for v in views))
 
@@ -2211,14 +2204,9 @@ def compare(args):
         out[str(view.run)] = dict(m, protocol=f"{m['n']:,} test images that all runs have in common, {protocol}")
         print(f"  {view.title}: MSE {m['mse']:.4f}  MAE {m['mae']:.4f}  floors MSE {m['mse_mean_image']:.4f} "
               f"{cell(m['mse_wrong_pair'], '.4f')}   ({protocol})")
-    write_picture(rows(*pictures), args.out or beside(views) / "compare.png")
+    write_picture(rows(*pictures), args.out or views[0].run.parent / "compare.png")
     print("rows from the top: real images, then " + ", ".join(v.title for v in views))
     return out
-
-
-def beside(views):
-    """Where pictures go: into the run, or next to the first of several."""
-    return views[0].run / "figures" if len(views) == 1 else views[0].run.parent
 
 
 def check_out(args, *also):
