@@ -61,10 +61,8 @@ def load_method(run, name):
 
 class View:
     """A run, opened for evaluation: args (its args.json), model, shape (C, H, W); train and test (data.Images), which
-    are read when they are first asked for: what shows no image of the set does without it.
-
-    batch: how many images are made at a time, as many as memory should hold.
-    """
+    are read when they are first asked for: what shows no image of the set does without it.  batch: how many images are
+    made at a time, as many as memory should hold."""
 
     def __init__(self, run, options, weights="ema"):
         """options: device, weights ("" for those given here), data and data_root ("" for the run's own), batch or 0."""
@@ -163,23 +161,16 @@ class View:
     @torch.no_grad()
     def features(self, part):
         """(short, long) features of a whole part, on the device."""
-        images = self.part(part)
-        whole = None
-        for i in torch.arange(len(images)).split(self.batch):
-            f = self.model.features(self.images(i, part))
-            whole = whole or [t.new_empty(len(images), t.shape[1]) for t in f]
-            for all_of_it, t in zip(whole, f, strict=True):
-                all_of_it[i] = t
-        return tuple(whole)
+        made = [self.model.features(self.images(i, part))
+                for i in torch.arange(len(self.part(part))).split(self.batch)]
+        return tuple(map(torch.cat, zip(*made, strict=True)))
 
 
 # ------------------------------------------------------------------------------------------------- 2 Extractors
 
 class Classifier(nn.Module):
-    """Tells a set's classes apart, and gives features for Frechet distances; made by `classifier_of`.
-
-    name: "digits" for MNIST, else the set's; checksum: of its weights; accuracy: on the test part, %.
-    """
+    """Tells a set's classes apart, and gives features for Frechet distances; made by `classifier_of`.  name: "digits"
+    for MNIST, else the set's; checksum: of its weights; accuracy: on the test part, %."""
     d, official, batch, resize = 128, False, BLOCK, "as they are"
 
     def __init__(self, channels, classes):
@@ -205,10 +196,8 @@ class Classifier(nn.Module):
 
 
 class Inception(nn.Module):
-    """The network of the FID: Inception of 2015-12-05 with its 1008 classes, as pytorch-fid has ported it.
-
-    Differs from torchvision's in what its blocks pool: padding does not count, and the last block takes maxima.
-    """
+    """The network of the FID: Inception of 2015-12-05 with its 1008 classes, as pytorch-fid has ported it.  Differs
+    from torchvision's in what its blocks pool: padding does not count, and the last block takes maxima."""
     d, batch, resize = 2048, 50, "uint8, bilinear to 299 px"
 
     def __init__(self, weights):
@@ -256,10 +245,8 @@ class PooledVGG(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Learned perceptual distance, VGG-16, version 0.1: a, b (N, 3 or 1, H, W) in [-1, 1] -> (N,).
-
-    Zhang et al. 2018, eq. 1.  weights: of the heads, as the lpips package keeps them; they are loaded strictly.
-    """
+    """Learned perceptual distance, VGG-16, version 0.1: a, b (N, 3 or 1, H, W) in [-1, 1] -> (N,).  Zhang et al. 2018,
+    eq. 1.  weights: of the heads, as the lpips package keeps them; they are loaded strictly."""
 
     def __init__(self, vgg, weights):
         super().__init__()
@@ -276,10 +263,8 @@ class LPIPS(nn.Module):
 
 
 def extractor_of(view, args):
-    """The network of --features: Inception, VGG-16, or the classifier of the run's own data ("auto").
-
-    It has title, the distance's name: FID with the published Inception alone.  Raises Error where it is not to be had.
-    """
+    """The network of --features: Inception, VGG-16, or the classifier of the run's own data ("auto").  It has title,
+    the distance's name: FID with the published Inception alone.  Raises Error where it is not to be had."""
     if args.features == "inception":
         with common.rank_zero_first():
             net = common.frozen("inception", args.inception, args.cache, Inception).to(view.device)
@@ -325,10 +310,8 @@ def classifier_name(view):
 
 
 def classifier_of(view, cache):
-    """The classifier of a run's data, trained on the training part's labels the first time and kept in `cache`.
-
-    1,500 steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Lacks where there are no classes.
-    """
+    """The classifier of a run's data, trained on the training part's labels the first time and kept in `cache`.  1,500
+    steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Lacks where there are no classes."""
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier; "
                     f"for distances --features inception and vgg16 need none")
@@ -385,10 +368,8 @@ def _fit(net, n, loss_of, steps=1500, batch=128):
 # and added over processes, so that any number of these gives the same.
 
 class Count:
-    """Goes through n things in batches and tells how far it is: `for begin, end in Count("samples", n, 250)`.
-
-    Of several processes each has every so-many-th batch, unless not `shared`.
-    """
+    """Goes through n things in batches and tells how far it is: `for begin, end in Count("samples", n, 250)`.  Of
+    several processes each has every so-many-th batch, unless not `shared`."""
 
     def __init__(self, what, n, size, shared=True):
         self.what, self.n, self.size, self.shared = what, n, size, shared and dist.is_initialized()
@@ -467,9 +448,7 @@ class Moments:
 
 def frechet(a, b):
     """Frechet distance of two Gaussians, each (mean (d,), covariance (d, d)), float64:
-
-    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2), by symmetric eigenvalues.   (Heusel et al. 2017, eq. 6)
-    """
+    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2), by symmetric eigenvalues.   (Heusel 2017, eq. 6)"""
     (m_a, C_a), (m_b, C_b) = a, b
     values, vectors = torch.linalg.eigh(C_a)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -483,14 +462,13 @@ def sharpness(x):
     return nnf.conv2d(x.mean(1, keepdim=True), kernel[None, None]).flatten(1).var(1)
 
 
-SUBSET = 1000           # features that a kernel distance is taken of at a time
+KEPT = 10_000           # features of each set that the kernel distance draws its subsets from
+SUBSET = 1000           # features of a subset
 
 
 def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
-    """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3.   (Binkowski et al. 2018, eq. 4 and section 4)
-
-    a, b (N, d), (M, d) features -> mean, standard deviation over random subsets.
-    """
+    """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3.   (Binkowski et al. 2018, eq. 4 and section 4)  a, b (N,
+    d), (M, d) features -> mean, standard deviation over random subsets."""
     rng, values = np.random.RandomState(seed), []
     size = min(size, len(a), len(b))
     for _ in range(subsets):
@@ -512,10 +490,8 @@ def swd_levels(shape):
 
 
 def laplacian(x, level):
-    """A level of the Laplacian pyramid of x (N, C, H, W): (N, C, H / 2^level, W / 2^level).   (ProGAN 5)
-
-    Below 32 pixels it is the last, and what is left of the image itself.
-    """
+    """A level of the Laplacian pyramid of x (N, C, H, W): (N, C, H / 2^level, W / 2^level).   (ProGAN 5)  Below 32
+    pixels it is the last, and what is left of the image itself."""
     taps = x.new_tensor([1.0, 4, 6, 4, 1]) / 16
     kernel = taps.outer(taps).expand(x.shape[1], 1, 5, 5)
 
@@ -540,10 +516,8 @@ def patches(x, rows, cols, size=7):
 
 
 def sliced_wasserstein(a, b, rng, repeats=4, directions=128, chunk=16):
-    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w).   (ProGAN 5)
-
-    Each channel of each set is first brought, in place, to mean 0 and deviation 1.  chunk: of directions, for memory.
-    """
+    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w).   (ProGAN 5)  Each channel of each
+    set is first brought, in place, to mean 0 and deviation 1.  chunk: of directions, for memory."""
     for t in (a, b):
         for channel in t.unbind(1):
             channel -= channel.mean()
@@ -652,9 +626,7 @@ def minimise(loss, start):
 
 def average_precision(scores, truth):
     """Mean of the precisions at each recall, weighted by its step; scores (N,), truth (N,) bool; ties are one step.
-
-    (InvGAN, table 2)
-    """
+    (InvGAN, table 2)"""
     ordered, order = scores.sort(descending=True)
     hits = truth[order].double().cumsum(0)
     end = torch.cat([ordered[1:] != ordered[:-1], truth.new_ones(1)])                   # the last of each tie
@@ -843,9 +815,6 @@ def noise_of(kinds):
                      + ["reconstructions with fixed noise"] * ("reconstructions" in kinds))
 
 
-KEPT = 10_000           # features of each set that the kernel distance draws its subsets from
-
-
 def features_of(view, extractor, what, n, make):
     """`Moments` of the features of n images, make(begin, end), and up to KEPT of the features, evenly spaced."""
     step = math.ceil(n / KEPT)
@@ -1010,17 +979,16 @@ def as_ppl_sees(x, face_crop):
 @torch.no_grad()
 def measure_swd(view, args):
     """Sliced Wasserstein distances, times 1,000: reconstructions from their test images, samples from training images
-    (--reference: both from those).
-
-    At most 16,384 images; in memory, 128 patches of each for a level and set at a time.   (ProGAN 5; LIA, table 1)
-    """
+    (--reference: both from those).  At most 16,384 images; in memory, 128 patches of each for a level and set at a
+    time.   (ProGAN 5; LIA, table 1)"""
     sizes = swd_levels(view.shape)
     if not sizes:
         raise Lacks(f"{view.run}: the distance needs images of 16 pixels or more, and these have "
                     f"{min(view.shape[1:])}")
     m, text, against = {"n": {}}, [], []
-    for kind in kinds(view, "samples", "reconstructions"):
-        (n, make), part, levels = pictures(view, kind, args), args.reference or AGAINST[kind], {}
+    parts = dict(samples="train", reconstructions="test")
+    for kind in kinds(view, *parts):
+        (n, make), part, levels = pictures(view, kind, args), args.reference or parts[kind], {}
         n = min(n, 16_384)
         places = evenly(len(view.train), n) if part == "train" else test_indices(view, args)[:n]
         n, other = len(places), lambda b, e, i=places, part=part: view.images(i[b:e], part)
@@ -1037,14 +1005,9 @@ def measure_swd(view, args):
         f"128 patches of 7x7 an image and level, 512 directions; uint8; {', '.join(against)}; {noise_of(m['n'])}")
 
 
-AGAINST = dict(samples="train", reconstructions="test")
-
-
 def descriptors(view, what, n, make, level, size, seed):
-    """128 random patches of each of n images, make(begin, end), at a level of the pyramid: (128 n, C, 7, 7).
-
-    size: (h, w) of that level.
-    """
+    """128 random patches of each of n images, make(begin, end), at a level of the pyramid: (128 n, C, 7, 7).  size: (h,
+    w) of that level."""
     rng, out = np.random.RandomState(seed), torch.zeros(128 * n, view.shape[0], 7, 7, device=view.device)
     rows, cols = (torch.from_numpy(rng.randint(3, side - 3, (n, 128))) for side in size)
     for begin, end in Count(what, n, view.batch):
@@ -1060,10 +1023,8 @@ BY_NAME_ALONE = ("lpips", "swd", "ppl")         # slow, or in need of weights th
 
 
 def shared_test_images(views):
-    """Positions, in each view's test part, of the images that all have and none was trained on, a tensor a view.
-
-    In the order of the first view's.  Raises Error where there are none.
-    """
+    """Positions, in each view's test part, of the images that all have and none was trained on, a tensor a view.  In
+    the order of the first view's.  Raises Error where there are none."""
     first = views[0]
     for view in views[1:]:
         if view.test.source != first.test.source or view.test.shape != first.test.shape:
@@ -1121,6 +1082,10 @@ PAPER = {
         "reconstructions": ((0.81, 0.15), (0.78, 0.16), (0.81, 0.14)),
     },
 }
+# InvGAN does not say which 20 of CelebA's 40 attributes; ours are those that come nearest to halving the set.
+CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Big_Nose", "Black_Hair", "Brown_Hair",
+             "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "No_Beard", "Oval_Face", "Pointy_Nose",
+             "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Lipstick", "Young")
 
 
 def table_alae_2(runs, args):
@@ -1169,10 +1134,8 @@ def cell(value, form=".2f"):
 
 def beside_paper(name, columns, runs, args, measure):
     """Print table `name`: the paper's rows, and what measure(view) -> ({column: number}, protocol) gives of each run.
-
     columns: the paper's, name -> how its numbers are written; a run's other columns, of another extractor's distances,
-    stand behind these.
-    """
+    stand behind these."""
     out, lines = {}, []
     for run in runs:
         view = View(run, args)
@@ -1208,9 +1171,7 @@ def column(title, name):
 
 def table_lia_1(runs, args):
     """LIA's table 1: how well test images are reconstructed; MSE in units of 0.001 on [-1, 1], and on [0, 255].
-
-    Distances of reconstructions, FID to the training part and SWD to the test originals (--reference: both to one).
-    """
+    Distances of reconstructions, FID to the training part and SWD to the test originals (--reference: both to one)."""
     def measure(view):
         view.need("encode")
         (distance,), name, how = frechet_of(view, args, "reconstructions")
@@ -1269,12 +1230,6 @@ def table_invgan_1(runs, args):
     print(f"Distances by 500 and by {args.n or 50_000:,} images, or as many as there are.  *: what the paper gives "
           f"as MAE there is the root of a mean square, which is no less")
     return out
-
-
-# InvGAN does not say which 20 of CelebA's 40 attributes; ours are those that come nearest to halving the set.
-CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Big_Nose", "Black_Hair", "Brown_Hair",
-             "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "No_Beard", "Oval_Face", "Pointy_Nose",
-             "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Lipstick", "Young")
 
 
 @torch.no_grad()
@@ -1377,10 +1332,8 @@ def classified(net, x, device):
 
 
 def binary_classifier(x, target, device, args, steps=0):
-    """A network that tells whether target (N,) of uint8 images x (N, C, H, W) is 1.   (InvGAN 4.1)
-
-    From random weights, by Adam, with a one-cycle rate and batches of 64: ours.
-    """
+    """A network that tells whether target (N,) of uint8 images x (N, C, H, W) is 1.   (InvGAN 4.1)  From random
+    weights, by Adam, with a one-cycle rate and batches of 64: ours."""
     net, target = classifier_net(args).to(device, memory_format=torch.channels_last), target.float().to(device)
     _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(logits(net, x[i], device), target[i.to(device)]),
          steps or steps_of(len(x), args), 64)
@@ -1403,10 +1356,8 @@ def pixel_distance(x):
 
 def distance_for(view, args):
     """x -> y -> (N,), images: --loss pixel, their mean square; vgg9, that of VGG-16 conv3_3, or in-domain that of
-    pixels and 0.00005 times that of conv4_3.
-
-    conv3_3 is layer 9 of the code that LIA names, which has Keras's weights, takes it at 256 px, and over 82,890.
-    """
+    pixels and 0.00005 times that of conv4_3.  conv3_3 is layer 9 of the code that LIA names, which has Keras's weights,
+    takes it at 256 px, and over 82,890."""
     if args.loss == "pixel":
         return pixel_distance
     vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
@@ -1584,6 +1535,11 @@ def boundary(args):
 # Each makes a picture (H, W, 3) uint8 of one run or several from a few primitives: rows of images, and straight lines
 # in a space.
 
+MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, None, 1))      # first, end layer; rows in the figure
+EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN fig. 3 shows three strengths, and does not name them
+WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames (InvGAN's figure 6 does not say)
+
+
 def rows(*rows_of_images):
     """Rows of images, each (N, C, H, W) in [-1, 1], N equal -> a picture."""
     return common.grid(torch.cat([r.cpu() for r in rows_of_images]), len(rows_of_images[0]))
@@ -1680,9 +1636,6 @@ def figure_morph(views, args):
     return stack(*(rows(*map(view.made, bilinear(view.encoded(x), args.n or 7))) for view in views))
 
 
-MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, None, 1))      # first, end layer; rows in the figure
-
-
 def style_layers(view):
     """How many layers read a style, of those that have grown.  Raises Lacks where all read one w."""
     if view.model.num_layers == 1:
@@ -1692,10 +1645,8 @@ def style_layers(view):
 
 def figure_mixing(views, args):
     """Style mixing (ALAE fig. 9): on top sources, on the left destinations, and the destinations with coarse (layers
-    0-3: three rows), middle (4-7: two rows) or fine styles (8 and above: a row) of the sources; a panel a run.
-
-    Both are real images, the first -n (5) and the next 3 to 6 (a row each); with --generated, samples and their codes.
-    """
+    0-3: three rows), middle (4-7: two rows) or fine styles (8 and above: a row) of the sources; a panel a run.  Both
+    are real images, the first -n (5) and the next 3 to 6 (a row each); with --generated, samples and their codes."""
     pictures = []
     for view in views:
         used, layers = style_layers(view), view.model.num_layers
@@ -1814,9 +1765,7 @@ def untile(tiles, columns):
 
 def codes_of_tiles(view, x):
     """Images (N, c, H, W), grey or RGB -> the codes of their tiles, (N, n, nw), each inverted alone.   (InvGAN 3.3)
-
-    Raises Error for sizes that are no multiple of the run's.
-    """
+    Raises Error for sizes that are no multiple of the run's."""
     view.need("encode", "generate")
     (c, *shape), (h, w) = view.model.image_shape, x.shape[2:]
     if shape[0] != shape[1]:
@@ -1867,15 +1816,10 @@ def figure_tiles(views, args):
     return rows(*(torch.stack(row) for y in made for row in zip(x, y, difference(x, y), strict=True)))
 
 
-EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN fig. 3 shows three strengths, and does not name them
-
-
 def figure_deblur(views, args):
     """De-blurring by extrapolation in the codes of tiles (InvGAN 4.3, fig. 3): an image, its half size enlarged again
     (bicubic), the reconstruction of that, and w + a (w - w of that blurred), a = 0.5, 1, 2; -n images, a block a run.
-
-    The paper's text has the opposite sign, which blurs.  Half, and blurred by a Gaussian of deviation 1 pixel: ours.
-    """
+    The paper's text has the opposite sign, which blurs.  Half, and blurred by a Gaussian of deviation 1 pixel: ours."""
     from torchvision.transforms.functional import gaussian_blur
     x = whole_images(views, args, args.images)
     low = nnf.interpolate(nnf.avg_pool2d(x, 2), size=x.shape[2:], mode="bicubic").clamp(-1, 1)
@@ -1891,9 +1835,6 @@ def figure_deblur(views, args):
             f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(
                 ("enlarged", "reconstructed", *(f"a = {a:g}" for a in EXTRAPOLATION)), columns[1:], strict=True)))
     return rows(*all_rows)
-
-
-WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames (InvGAN's figure 6 does not say)
 
 
 def between(codes, n):
@@ -1936,11 +1877,9 @@ def figure_frames(views, args):
 
 
 def figure_traversal(views, args):
-    """Pairs of samples that show one digit, joined in Z (odd rows), and again in W (even rows) (ALAE fig. 4).
-
-    A real image has no z (F is not inverted), so both ends are samples.  Which digit a sample shows is told by the
-    nearest training image's label, in the space of long features; without labels any two are joined.
-    """
+    """Pairs of samples that show one digit, joined in Z (odd rows), and again in W (even rows) (ALAE fig. 4).  A real
+    image has no z (F is not inverted), so both ends are samples.  Which digit a sample shows is told by the nearest
+    training image's label, in the space of long features; without labels any two are joined."""
     return stack(*(traversal(view, args) for view in views))
 
 
@@ -2088,9 +2027,10 @@ FIGURES = {"samples": figure_samples, "reconstructions": figure_reconstructions,
            "edit": figure_edit, "tiles": figure_tiles, "deblur": figure_deblur, "frames": figure_frames}
 ALIASES = {alias: name for name, those in dict(         # the papers' numbers
     reconstructions="alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 lia-14 lia-15 lia-16 invgan-7",
-    samples="alae-6 faae-8 lia-8", traversal="alae-4", mixing="alae-9 lia-10", morph="faae-9", manipulate="lia-4 lia-17",
-    interpolation="lia-6 lia-9 lia-11 lia-12", gradients="lia-7 lia-18", path="lia-13", styles="invgan-2 invgan-8",
-    deblur="invgan-3", tiles="invgan-4", variants="invgan-5", frames="invgan-6").items() for alias in those.split()}
+    samples="alae-6 faae-8 lia-8", traversal="alae-4", mixing="alae-9 lia-10", morph="faae-9", path="lia-13",
+    manipulate="lia-4 lia-17", interpolation="lia-6 lia-9 lia-11 lia-12", gradients="lia-7 lia-18",
+    styles="invgan-2 invgan-8", deblur="invgan-3", tiles="invgan-4", variants="invgan-5", frames="invgan-6",
+).items() for alias in those.split()}
 
 
 # --------------------------------------------------------------------------------------------------- 9 Commands
