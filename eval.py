@@ -102,7 +102,6 @@ class View:
         if self.missing:
             raise self.missing
         return self.parts[("train", "test").index(name)]
-
     train = property(lambda self: self.part("train"))
     test = property(lambda self: self.part("test"))
 
@@ -320,8 +319,7 @@ def classifier_of(view, cache):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = Classifier(train.shape[0], int(train.labels.max()) + 1)
-    net = net.to(view.device, memory_format=torch.channels_last)        # a third faster on a CPU
-    net.name = name
+    net.name, net = name, net.to(view.device, memory_format=torch.channels_last)        # a third faster on a CPU
     if path.exists():
         _from_cache(path, view.device, net.load_state_dict)
         return net.eval().requires_grad_(False)
@@ -733,10 +731,10 @@ def measure_latent(view, args):
     m["std_w"] = ((s["w2"] - s["w"].square()).clamp(min=0) * m["n"] / max(m["n"] - 1, 1)).sqrt().mean().item()
     lines = [f"|E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f})   ||E(G(w)) - w|| "
              f"{m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})"]
-    k = 0 if (why := view.missing) else min(len(test_indices(view, args)), n)
+    k, how = 0 if view.missing else min(len(test_indices(view, args)), n), f"{n:,} codes, fixed noise, no truncation"
     if k < 10:
-        lines.append(f"codes of real images left out: {why or f'10 are needed, and there are {k}'}")
-        return m, lines, f"{m['n']:,} codes, fixed noise, no truncation"
+        few = view.missing or f"10 are needed, and there are {k}"
+        return m, [*lines, f"codes of real images left out: {few}"], how
     both = torch.zeros(2, k, model.nw, device=view.device)
     for begin, end in Count("codes of the prior and of images", k, view.batch):
         both[0, begin:end] = model.map(view.codes(end, args.seed, begin))
@@ -744,8 +742,7 @@ def measure_latent(view, args):
     m["told_apart"] = told_apart(*add_up(both))
     lines.append(f"codes of the prior and of test images are told apart in {m['told_apart']:.1f} % (cannot be: 50.0 %, "
                  f"give or take {50 / math.sqrt(2 * k):.1f})")
-    return m, lines, (f"{m['n']:,} codes, fixed noise, no truncation; told apart by logistic regression, 5-fold, "
-                      f"{k:,} of each")
+    return m, lines, f"{how}; told apart by logistic regression, 5-fold, {k:,} of each"
 
 
 KINDS = {"samples": "samples", "resamples": "samples reconstructed", "reconstructions": "test images reconstructed",
@@ -1049,7 +1046,6 @@ def training_mean(view):
 
 # ----------------------------------------------------------------------------------------------------- 6 Tables
 # The papers' numbers; None where a paper gives none.
-
 COLUMNS_ALAE_2 = ("1nn_short", "1nn_long", "svm_short", "svm_long")
 PAPER = {
     "alae-2": {  # accuracy (%) on MNIST; rows: 1-NN SW short, long, SVM SW short, long, then the same DW
@@ -2038,10 +2034,9 @@ ALIASES = {alias: name for name, those in dict(         # the papers' numbers
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
 
-    frechet prints FID and KID with --features inception, and otherwise distances between features of VGG-16 (vgg16) or
-    of a classifier that is trained once on the set's own labels.  inception, vgg16, lpips and ppl need weights, which
-    are fetched into --cache, unless --inception, --vgg and --lpips name their files.  What cannot be measured is said,
-    and the rest goes on; the exit status is 2 then.
+    frechet prints FID and KID with --features inception, else distances between features of VGG-16 (vgg16) or of a
+    classifier that is trained once on the set's labels.  inception, vgg16, lpips and ppl fetch weights into --cache, if
+    no --inception, --vgg and --lpips name files.  What cannot be measured is said; the rest goes on, to exit status 2.
     """
     chosen = list(dict.fromkeys(name for some in args.only for name in some)) or [
         name for name in MEASURES if name not in BY_NAME_ALONE]
@@ -2176,12 +2171,9 @@ def one_of(kind, names):
     def parse(text):
         if text in names:
             return text
-        if Path(text).is_dir():
-            raise ArgumentTypeError(f"{text} is a folder; the {kind}'s name comes before it, and `eval.py list` has "
-                                    f"them")
-        near = difflib.get_close_matches(text, names, cutoff=0.5)
-        raise ArgumentTypeError(f"there is no {kind} {text!r}" + (f", but {', '.join(near)}" if near else "")
-                                + "; `eval.py list` has them all")
+        near = ", but " + ", ".join(difflib.get_close_matches(text, names, cutoff=0.5))
+        raise ArgumentTypeError((f"{text} is a folder; the {kind}'s name comes before it" if Path(text).is_dir() else
+                                 f"there is no {kind} {text!r}{near.removesuffix(', but ')}") + "; see `eval.py list`")
     return parse
 
 

@@ -536,7 +536,7 @@ def test_names_of_figures_and_tables(dummy, script, tmp_path):
     run = dummy("run")
     for flags, message in ((("figure", "reconstruction", run), "no figure 'reconstruction', but reconstructions"),
                            (("table", "lia-9", run), "there is no table 'lia-9', but lia-"),
-                           (("figure", "zzz", run), "there is no figure 'zzz'; `eval.py list` has them all"),
+                           (("figure", "zzz", run), "there is no figure 'zzz'; see `eval.py list`"),
                            (("figure", run), "run is a folder; the figure's name comes before it"),
                            (("table", run, run), "run is a folder; the table's name comes before it"),
                            (("figure", "samples"), "required: RUN"),
