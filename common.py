@@ -758,17 +758,19 @@ class VGG(nn.Module):
     """VGG-16 up to conv5_3: x (N, 3 or 1, H, W) in [-1, 1] -> activations after the ReLU of conv1_2, conv2_2, conv3_3,
     conv4_3, conv5_3; gradients reach x.
 
-    For torchvision's weights, whose input is divided by ImageNet's deviation.  LIA's are Keras's, which see [0, 255]
-    less the mean, so that the scale of the activations, and with it a loss's weight, is another.
+    weights: torchvision's, with or without the classifier, of any precision.  Their input is divided by ImageNet's
+    deviation.  LIA's are Keras's, which see [0, 255] less the mean, so that the scale of the activations, and with it a
+    loss's weight, is another.
     """
     TAPS = (3, 8, 15, 22, 29)
 
     def __init__(self, weights):
         super().__init__()
         from torchvision.models import vgg16
-        net = vgg16(weights=None, init_weights=False)
-        net.load_state_dict(weights)
-        self.layers = net.features[:30]
+        with torch.device("meta"):                              # the classifier alone would take 500 MB
+            self.layers = vgg16(weights=None, init_weights=False).features[:30]
+        self.layers.load_state_dict({key.removeprefix("features."): value.float() for key, value in weights.items()
+                                     if not key.startswith("classifier.")}, assign=True)
         self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])    # of ImageNet, in [-1, 1]
         self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
 

@@ -3,18 +3,8 @@
     python eval.py metrics RUN...                  errors, reciprocity, sharpness, Frechet distances, classification
     python eval.py metrics RUN --features inception --only frechet     FID and KID, of samples and reconstructions
     python eval.py metrics RUN --only lpips ppl swd                    perceptual distance and path length; SWD
-    python eval.py table alae-2 RUN...             MNIST classification beside the paper's numbers
-    python eval.py figure samples RUN...           F-AAE's figure 8
-    python eval.py figure reconstructions RUN...   ALAE's figure 3, F-AAE's 5 to 7
-    python eval.py figure traversal RUN...         ALAE's figure 4
-    python eval.py figure morph RUN...             F-AAE's figure 9
-    python eval.py figure mixing RUN...            ALAE's figure 9: styles of some images in others
-    python eval.py figure interpolation RUN...     LIA's figures 6, 9, 11, 12; path: 13; manipulate: 4, 17
-    python eval.py figure gradients RUN...         LIA's figure 7, of runs with --log-gradients
-    python eval.py table lia-1 RUN...              LIA's tables 1 and (lia-2) 2
-    python eval.py table invgan-1 RUN...           InvGAN's table 1;  invgan-2 RUN TILES: its table 2
-    python eval.py figure inpaint RUN...           InvGAN's figures 2, 8; also merge, edit, styles;  variants: 5
-    python eval.py figure tiles RUN...             InvGAN's figure 4; deblur: 3; frames: 6
+    python eval.py table NAME RUN...               a table of a paper beside what the runs give, such as alae-2
+    python eval.py figure NAME RUN...              a figure of a paper, by content or number: samples, lia-7
     python eval.py invert RUN [IMAGE...]           codes by optimisation, beside the encoder's
     python eval.py boundary RUN                    boundaries of labels in w, for figure manipulate
     python eval.py compare RUN RUN...              the same images through several runs: errors and a picture
@@ -23,17 +13,17 @@
 A run is the folder that a training script made.  This file knows of a method only what its `load` returns: map,
 generate, encode, features, prior.
 """
+import difflib
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import math
 import os
-import signal
 import sys
 import time
 from argparse import ArgumentTypeError, Namespace
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -56,38 +46,61 @@ class Lacks(Error):
     """What a run or its data cannot give; `metrics` leaves that out, unless it was asked for by name."""
 
 
+def load_method(run, name):
+    """The `load` of the method that a run names, from the file of that name."""
+    try:
+        load = getattr(importlib.import_module(name), "load", None) if str(name).isidentifier() else None
+    except ModuleNotFoundError as e:
+        if e.name != name:
+            raise
+        raise Error(f"{run} names the method {name!r}; there is no {name}.py here") from None
+    if load is None or [*inspect.signature(load).parameters] != ["run", "device", "weights"]:
+        raise Error(f"{run}/args.json names the method {name!r}, which is none; put back what the script wrote")
+    return load
+
+
 class View:
-    """A run, opened for evaluation: args (its args.json), model, train and test (data.Images).
+    """A run, opened for evaluation: args (its args.json), model, shape (C, H, W); train and test (data.Images), which
+    are read when they are first asked for: what shows no image of the set does without it.  batch: how many images are
+    made at a time, as many as memory should hold."""
 
-    batch: how many images are made at a time, as many as memory should hold.
-    """
-
-    def __init__(self, run, options, weights="ema", images=True):
-        """options: device, weights ("" for those given here), data and data_root ("" for the run's own), batch or 0.
-
-        images: False for a run whose data are not wanted, and need not be there.
-        """
+    def __init__(self, run, options, weights="ema"):
+        """options: device, weights ("" for those given here), data and data_root ("" for the run's own), batch or 0."""
         self.run, self.device, self.weights = Path(run), options.device, options.weights or weights
-        self.args = args = common.read_args(run)
+        self.options, self.args = options, common.read_args(run)
+        self.model = load_method(run, self.args["method"])(run, self.device, self.weights)
+        self.shape = tuple(self.args["image_shape"])
+        self.batch = vars(options).get("batch") or common.few(self.shape)
+        if self.options.data or self.options.data_root:
+            self.part("train")                          # a wrong one shows at once
+
+    @functools.cached_property
+    def parts(self):
+        """(train, test), or the error that says why the set cannot be had."""
+        options, args, (c, h, w) = self.options, self.args, self.shape
         try:
-            self.model = importlib.import_module(args["method"]).load(run, self.device, self.weights)
-        except ModuleNotFoundError as e:
-            if e.name != args["method"]:
-                raise
-            raise Error(f"{run} names the method {args['method']!r}; there is no {args['method']}.py here") from None
-        c, h, w = args["image_shape"]
-        self.batch = vars(options).get("batch") or common.few((c, h, w))
-        if not images:
-            self.data = data.base_name(args["data"]), None if args["split"] == "auto" else args["split"]
-            return
-        self.train, self.test = data.load(options.data or args["data"], options.data_root or args["data_root"],
-                                          args["split"], args["resolution"] if args.get("patches") else f"{w}x{h}",
-                                          args["skip_bad"])
-        if args.get("patches"):
-            self.train, self.test = (data.Tiles(part, args["patches"]) for part in (self.train, self.test))
-        if problem := self.train.unlike(args):
-            raise Error(f"{run} was trained on {problem}; say where its own images are by --data or --data-root")
-        self.data = self.test.name, self.test.split
+            parts = data.load(options.data or args["data"], options.data_root or args["data_root"], args["split"],
+                              args["resolution"] if args.get("patches") else f"{w}x{h}", args["skip_bad"])
+            if args.get("patches"):
+                parts = tuple(data.Tiles(part, args["patches"]) for part in parts)
+        except data.DataError as e:
+            return e
+        if problem := parts[0].unlike(args):
+            return Error(f"{self.run} was trained on {problem}; say where its own images are by --data or --data-root")
+        return parts
+
+    @property
+    def missing(self):
+        """Why the set cannot be had, or None."""
+        return self.parts if isinstance(self.parts, Exception) else None
+
+    def part(self, name):
+        """"train" or "test" -> data.Images.  Raises Error or data.DataError where the set cannot be had."""
+        if self.missing:
+            raise self.missing
+        return self.parts[("train", "test").index(name)]
+    train = property(lambda self: self.part("train"))
+    test = property(lambda self: self.part("test"))
 
     @property
     def title(self):
@@ -98,10 +111,11 @@ class View:
         """What a number of this run depends on, in one line."""
         a, G = self.args, self.growing
         grown = G is not None and (G.top < G.levels - 1 or G.fades)
-        return (f"{' '.join(filter(None, self.data))}, {a['backbone']}, "
+        name, split = a.get("data_name") or data.base_name(a["data"]), a["split"]
+        return (f"{name}{f' {split}' * (split != 'auto')}, {a['backbone']}, "
                 f"{f'grown to {max(G.size())} px (alpha {G.alpha:.2f}), ' if grown else ''}"
                 f"{'recipe ' + a['recipe'] + ', ' if 'recipe' in a else ''}{a['precision']}, "
-                f"{self.model.seen / 1000:g} kimg, seed {a['seed']}, {self.weights} weights, "
+                f"{self.model.seen / 1000:g} kimg, training seed {a['seed']}, {self.weights} weights, "
                 f"training code {a['versions']['code']}")
 
     @property
@@ -113,7 +127,8 @@ class View:
         """Raise Error where the model lacks one of the named methods."""
         for ability in abilities:
             if not hasattr(self.model, ability):
-                raise Lacks(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; take another run")
+                remedy = "train stage 2 on it" if self.args.get("stage") == "1" else "take another run"
+                raise Lacks(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; {remedy}")
 
     def made(self, w):
         """G(w) with fixed noise, (N, C, H, W), as many at a time as memory should hold."""
@@ -125,7 +140,7 @@ class View:
 
     def images(self, indices, part="test"):
         """Images of a part, float (N, C, H, W) in [-1, 1], on the device."""
-        return common.to_float(getattr(self, part).take(indices).to(self.device))
+        return common.to_float(self.part(part).take(indices).to(self.device))
 
     def codes(self, end, seed, begin=0):
         """z (end - begin, nz): a part of an endless sequence from the prior, the same however it is cut."""
@@ -142,23 +157,16 @@ class View:
     @torch.no_grad()
     def features(self, part):
         """(short, long) features of a whole part, on the device."""
-        images = getattr(self, part)
-        whole = None
-        for i in torch.arange(len(images)).split(self.batch):
-            f = self.model.features(self.images(i, part))
-            whole = whole or [t.new_empty(len(images), t.shape[1]) for t in f]
-            for all_of_it, t in zip(whole, f, strict=True):
-                all_of_it[i] = t
-        return tuple(whole)
+        made = [self.model.features(self.images(i, part))
+                for i in torch.arange(len(self.part(part))).split(self.batch)]
+        return tuple(map(torch.cat, zip(*made, strict=True)))
 
 
 # ------------------------------------------------------------------------------------------------- 2 Extractors
 
 class Classifier(nn.Module):
-    """Tells a set's classes apart, and gives features for Frechet distances; made by `classifier_of`.
-
-    name: "digits" for MNIST, else the set's; checksum: of its weights; accuracy: on the test part, %.
-    """
+    """Tells a set's classes apart, and gives features for Frechet distances; made by `classifier_of`.  name: "digits"
+    for MNIST, else the set's; checksum: of its weights; accuracy: on the test part, %."""
     d, official, batch, resize = 128, False, BLOCK, "as they are"
 
     def __init__(self, channels, classes):
@@ -184,10 +192,8 @@ class Classifier(nn.Module):
 
 
 class Inception(nn.Module):
-    """The network of the FID: Inception of 2015-12-05 with its 1008 classes, as pytorch-fid has ported it.
-
-    Differs from torchvision's in what its blocks pool: padding does not count, and the last block takes maxima.
-    """
+    """The network of the FID: Inception of 2015-12-05 with its 1008 classes, as pytorch-fid has ported it.  Differs
+    from torchvision's in what its blocks pool: padding does not count, and the last block takes maxima."""
     d, batch, resize = 2048, 50, "uint8, bilinear to 299 px"
 
     def __init__(self, weights):
@@ -222,11 +228,21 @@ def _pool_anew(block, pool):
     block._forward = forward
 
 
-class LPIPS(nn.Module):
-    """Learned perceptual distance, VGG-16, version 0.1: a, b (N, 3 or 1, H, W) in [-1, 1] -> (N,).
+class PooledVGG(nn.Module):
+    """VGG-16 conv5_3, its mean over positions: features of images from 16 px on."""
+    d, batch, resize = 512, 50, "uint8"
 
-    Zhang et al. 2018, eq. 1.  weights: of the heads, as the lpips package keeps them; they are loaded strictly.
-    """
+    def __init__(self, weights):
+        super().__init__()
+        self.vgg = common.VGG(weights)
+
+    def features(self, x):  # [N,C,H,W] in [-1,1] -> [N,512]
+        return self.vgg(common.to_float(common.to_uint8(x)))[-1].mean((2, 3))
+
+
+class LPIPS(nn.Module):
+    """Learned perceptual distance, VGG-16, version 0.1: a, b (N, 3 or 1, H, W) in [-1, 1] -> (N,).  Zhang et al. 2018,
+    eq. 1.  weights: of the heads, as the lpips package keeps them; they are loaded strictly."""
 
     def __init__(self, vgg, weights):
         super().__init__()
@@ -243,18 +259,25 @@ class LPIPS(nn.Module):
 
 
 def extractor_of(view, args):
-    """The network whose features --features asks for: Inception, or the classifier of the run's own data ("auto").
-
-    It has title, the distance's name: FID with the published weights alone.  Raises Error where it is not to be had.
-    """
+    """The network of --features: Inception, VGG-16, or the classifier of the run's own data ("auto").  It has title,
+    the distance's name: FID with the published Inception alone.  Raises Error where it is not to be had."""
     if args.features == "inception":
         with common.rank_zero_first():
             net = common.frozen("inception", args.inception, args.cache, Inception).to(view.device)
         net.name, net.title = "Inception", "FID" if net.official else f"Frechet ({Path(args.inception).name})"
         return net
+    if args.features == "vgg16":
+        if min(view.shape[1:]) < 16:
+            raise Lacks(f"{view.run}: VGG-16 halves images four times; these, of {min(view.shape[1:])} px, are too "
+                        f"small")
+        with common.rank_zero_first():
+            net = common.frozen("vgg", args.vgg, args.cache, PooledVGG).to(view.device)
+        file = Path(args.vgg or common.FROZEN["vgg"][0]).name
+        net.official, net.name, net.title = False, f"VGG-16 conv5_3, {file}", f"Frechet ({file} {net.checksum})"
+        return net
     if args.features not in ("auto", name := classifier_name(view)):
-        raise Error(f"{view.run}: there are no features {args.features!r}; --features can be inception, or {name}, "
-                    f"which are learnt from its own data")
+        raise Error(f"{view.run}: there are no features {args.features!r}; --features can be inception, vgg16, or "
+                    f"{name}, which are learnt from its own data")
     with common.rank_zero_first():
         net = classifier_of(view, args.cache)
     net.title = f"Frechet ({net.name})"
@@ -263,7 +286,7 @@ def extractor_of(view, args):
 
 def lpips_of(view, args):
     """LPIPS, with title and checksum, by --vgg and --lpips or fetched.  Raises Error where it is not to be had."""
-    seen = min(view.test.shape[1:]) // (2 if args.face_crop else 1)
+    seen = min(view.shape[1:]) // (2 if args.face_crop else 1)
     if seen < 16:
         raise Lacks(f"{view.run}: LPIPS's network halves images four times; these, of {seen} px"
                     f"{' after the face crop' * args.face_crop}, are too small")
@@ -283,20 +306,17 @@ def classifier_name(view):
 
 
 def classifier_of(view, cache):
-    """The classifier of a run's data, trained on the training part's labels the first time and kept in `cache`.
-
-    1,500 steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Lacks where there are no classes.
-    """
+    """The classifier of a run's data, trained on the training part's labels the first time and kept in `cache`.  1,500
+    steps of 128 images, Adam, one-cycle learning rate, seed 0.  Raises Lacks where there are no classes."""
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier; "
-                    f"for distances --features inception needs none")
+                    f"for distances --features inception and vgg16 need none")
     train, name = view.train, classifier_name(view)
     path = Path(cache) / f"classifier-{name}-{'x'.join(map(str, train.shape))}-{train.fingerprint()}.pt"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = Classifier(train.shape[0], int(train.labels.max()) + 1)
-    net = net.to(view.device, memory_format=torch.channels_last)        # a third faster on a CPU
-    net.name = name
+    net.name, net = name, net.to(view.device, memory_format=torch.channels_last)        # a third faster on a CPU
     if path.exists():
         _from_cache(path, view.device, net.load_state_dict)
         return net.eval().requires_grad_(False)
@@ -335,7 +355,6 @@ def _fit(net, n, loss_of, steps=1500, batch=128):
         loss.backward()
         optimizer.step()
         schedule.step()
-    Count.leave()
     net.eval().requires_grad_(False)
 
 
@@ -344,12 +363,8 @@ def _fit(net, n, loss_of, steps=1500, batch=128):
 # and added over processes, so that any number of these gives the same.
 
 class Count:
-    """Goes through n things in batches and tells how far it is: `for begin, end in Count("samples", n, 250)`.
-
-    Of several processes each has every so-many-th batch, unless not `shared`.  After a Ctrl-C all counts end early, and
-    what has been counted by then is printed; a second one leaves at once.
-    """
-    stopped = 0.0           # when it was asked to
+    """Goes through n things in batches and tells how far it is: `for begin, end in Count("samples", n, 250)`.  Of
+    several processes each has every so-many-th batch, unless not `shared`."""
 
     def __init__(self, what, n, size, shared=True):
         self.what, self.n, self.size, self.shared = what, n, size, shared and dist.is_initialized()
@@ -359,8 +374,6 @@ class Count:
         terminal, began = sys.stdout.isatty(), time.time()
         shown = began
         for begin in range(rank * self.size, self.n, world * self.size):
-            if Count.stopped:
-                break
             yield begin, min(begin + self.size, self.n)
             if time.time() - shown > (1 if terminal else 30):
                 shown, done = time.time(), min(begin + world * self.size, self.n)
@@ -369,21 +382,6 @@ class Count:
                 print(f"\r{line:<79}" if terminal else line, end="" if terminal else "\n", flush=True)
         if terminal and shown > began:
             print(f"\r{'':79}", end="\r", flush=True)
-
-    @classmethod
-    def stop(cls, number, frame):
-        """The handler of Ctrl-C."""
-        if cls.stopped and time.time() - cls.stopped > 2:       # asked again, not told twice
-            raise KeyboardInterrupt
-        if not cls.stopped and int(os.environ.get("RANK", 0)) == 0:
-            os.write(2, b"\nstopping after this batch; again, to leave at once\n")
-        cls.stopped = cls.stopped or time.time()
-
-    @classmethod
-    def leave(cls):
-        """Raise KeyboardInterrupt where a count ended early: half of it is of no use."""
-        if cls.stopped:
-            raise KeyboardInterrupt
 
 
 def leads():
@@ -410,15 +408,9 @@ class Means:
         self.n += len(values[self.names[0]])
         self.sums += torch.stack([values[name].double().sum(0) for name in self.names])
 
-    def counted(self):
-        """How many, by all processes."""
-        return int(add_up(self.n.clone()))
-
     def result(self):
-        """-> dict of floats, or of tensors (d,); n, how many.  Raises KeyboardInterrupt where nothing was counted."""
-        n = self.counted()
-        if not n:
-            raise KeyboardInterrupt
+        """-> dict of floats, or of tensors (d,); n, how many."""
+        n = int(add_up(self.n))
         means = add_up(self.sums) / n
         return dict(zip(self.names, means if means.ndim > 1 else means.tolist(), strict=True), n=n)
 
@@ -451,9 +443,7 @@ class Moments:
 
 def frechet(a, b):
     """Frechet distance of two Gaussians, each (mean (d,), covariance (d, d)), float64:
-
-    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2), by symmetric eigenvalues.   (Heusel et al. 2017, eq. 6)
-    """
+    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2), by symmetric eigenvalues.   (Heusel 2017, eq. 6)"""
     (m_a, C_a), (m_b, C_b) = a, b
     values, vectors = torch.linalg.eigh(C_a)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -467,11 +457,13 @@ def sharpness(x):
     return nnf.conv2d(x.mean(1, keepdim=True), kernel[None, None]).flatten(1).var(1)
 
 
-def kernel_distance(a, b, seed, subsets=100, size=1000):
-    """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3.   (Binkowski et al. 2018, eq. 4 and section 4)
+KEPT = 10_000           # features of each set that the kernel distance draws its subsets from
+SUBSET = 1000           # features of a subset
 
-    a, b (N, d), (M, d) features -> mean, standard deviation over random subsets.
-    """
+
+def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
+    """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3.   (Binkowski et al. 2018, eq. 4 and section 4)  a, b (N,
+    d), (M, d) features -> mean, standard deviation over random subsets."""
     rng, values = np.random.RandomState(seed), []
     size = min(size, len(a), len(b))
     for _ in range(subsets):
@@ -493,10 +485,8 @@ def swd_levels(shape):
 
 
 def laplacian(x, level):
-    """A level of the Laplacian pyramid of x (N, C, H, W): (N, C, H / 2^level, W / 2^level).   (ProGAN 5)
-
-    Below 32 pixels it is the last, and what is left of the image itself.
-    """
+    """A level of the Laplacian pyramid of x (N, C, H, W): (N, C, H / 2^level, W / 2^level).   (ProGAN 5)  Below 32
+    pixels it is the last, and what is left of the image itself."""
     taps = x.new_tensor([1.0, 4, 6, 4, 1]) / 16
     kernel = taps.outer(taps).expand(x.shape[1], 1, 5, 5)
 
@@ -521,10 +511,8 @@ def patches(x, rows, cols, size=7):
 
 
 def sliced_wasserstein(a, b, rng, repeats=4, directions=128, chunk=16):
-    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w).   (ProGAN 5)
-
-    Each channel of each set is first brought, in place, to mean 0 and deviation 1.  chunk: of directions, for memory.
-    """
+    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w).   (ProGAN 5)  Each channel of each
+    set is first brought, in place, to mean 0 and deviation 1.  chunk: of directions, for memory."""
     for t in (a, b):
         for channel in t.unbind(1):
             channel -= channel.mean()
@@ -582,22 +570,14 @@ def linear_svm(x, y, classes, C=0.02):
     if failed:                                                              # features too large for fp32
         gram = sum(part.T @ part for part in map(torch.Tensor.double, x.split(5000)))
         L = torch.linalg.cholesky(torch.eye(len(gram), device=x.device) + 2 * C * gram).to(x.dtype)
-    v = torch.zeros(x.shape[1], classes, device=x.device, dtype=x.dtype, requires_grad=True)
-    solver = torch.optim.LBFGS([v], max_iter=500, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-9,
-                               line_search_fn="strong_wolfe")
 
-    def weights():
+    def weights(v):
         return torch.linalg.solve_triangular(L.T, v, upper=True)
 
-    def objective():
-        solver.zero_grad()
-        w = weights()
-        loss = w.square().sum() / 2 + C * (1 - sign * (x @ w)).relu().square().sum()
-        loss.backward()
-        return loss
-
-    solver.step(objective)
-    return weights().detach()
+    def objective(v):
+        w = weights(v)
+        return w.square().sum() / 2 + C * (1 - sign * (x @ w)).relu().square().sum()
+    return weights(minimise(objective, x.new_zeros(x.shape[1], classes)))
 
 
 def svm_scores(w, x):
@@ -605,11 +585,43 @@ def svm_scores(w, x):
     return nnf.pad(x, (0, 1), value=1.0) @ w
 
 
+def told_apart(a, b, folds=5):
+    """How often (%) a logistic regression tells rows of a (N, d) from rows of b (M, d) that it was not fitted to.
+
+    Dimensions are first brought to mean 0 and deviation 1, and every folds-th row is told by a fit to the others:
+    min_w,c |w|^2 / 2 + sum_i log(1 + exp(-y_i (w.x_i + c))), scikit-learn's with C = 1.
+    """
+    x, right = torch.cat([a, b]).double(), 0
+    x = nnf.pad((x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-8), (0, 1), value=1.0)
+    sign = torch.cat([x.new_full([len(a)], -1), x.new_ones(len(b))])
+    fold = torch.cat([torch.arange(len(a)), torch.arange(len(b))]).to(x.device) % folds
+    for k in range(folds):
+        fitted = fold != k
+        w = minimise(lambda w, x=x[fitted], sign=sign[fitted]: w[:-1].square().sum() / 2
+                     + nnf.softplus(-sign * (x @ w)).sum(), x.new_zeros(x.shape[1]))
+        right += ((sign * (x @ w)).sign()[~fitted] + 1).sum().item() / 2         # undecided is half right
+    return 100 * right / len(x)
+
+
+def minimise(loss, start):
+    """The argument at which a smooth loss is least, by L-BFGS."""
+    v = start.clone().requires_grad_()
+    solver = torch.optim.LBFGS([v], max_iter=500, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-9,
+                               line_search_fn="strong_wolfe")
+
+    def objective():
+        solver.zero_grad()
+        value = loss(v)
+        value.backward()
+        return value
+
+    solver.step(objective)
+    return v.detach()
+
+
 def average_precision(scores, truth):
     """Mean of the precisions at each recall, weighted by its step; scores (N,), truth (N,) bool; ties are one step.
-
-    (InvGAN, table 2)
-    """
+    (InvGAN, table 2)"""
     ordered, order = scores.sort(descending=True)
     hits = truth[order].double().cumsum(0)
     end = torch.cat([ordered[1:] != ordered[:-1], truth.new_ones(1)])                   # the last of each tie
@@ -634,12 +646,8 @@ def classification(view):
 # A function each: (view, args) -> numbers (dict), lines to print, and what these depend on beside the run.
 
 def test_indices(view, args):
-    """The first -n test images, 10,000 by default, or as many as there are.  Raises Error for fewer than 2."""
-    n = min(args.n or 10_000, len(view.test))
-    if n < 2:
-        raise Error(f"{view.run}: this needs 2 test images or more, and would take {n} of {len(view.test)}; raise -n, "
-                    f"or take a run whose data holds out more")
-    return torch.arange(n)
+    """The first -n test images, 10,000 by default, or as many as there are."""
+    return torch.arange(min(args.n or 10_000, len(view.test)))
 
 
 def evenly(n, many):
@@ -648,8 +656,8 @@ def evenly(n, many):
 
 
 def code_count(view, args):
-    """-n, or as many codes as test images."""
-    return max(args.n, len(test_indices(view, args)))
+    """-n, or as many codes as test images; 10,000 where the set is not here."""
+    return args.n or (10_000 if view.missing else len(test_indices(view, args)))
 
 
 def of_test(view, n):
@@ -663,7 +671,7 @@ def errors(view, indices):
     mse, mae: means over pixels in [-1, 1], of reconstructions clipped to it;  mse_255: over pixels in [0, 255];  psnr:
     mean over images of 10 log10(4 / mse), dB;  mae_28: of padded digits' inner 28x28 pixels.
     mse_mean_image: of the training mean as every reconstruction;
-    mse_wrong_pair: of each reconstruction against the next image in `indices`.
+    mse_wrong_pair: of each reconstruction against the next image in `indices`; None of one image.
     """
     view.need("encode", "generate")
     mean_image = training_mean(view)
@@ -678,7 +686,7 @@ def errors(view, indices):
                   mse_mean_image=(mean_image - x).square().flatten(1).mean(1),
                   mse_wrong_pair=(y - after).square().flatten(1).mean(1))
     m = means.result()
-    return dict(m, mse_255=m["mse"] * 127.5**2)
+    return dict(m, mse_255=m["mse"] * 127.5**2, mse_wrong_pair=m["mse_wrong_pair"] if len(indices) > 1 else None)
 
 
 def with_next(view, indices, begin, end):
@@ -691,16 +699,19 @@ def measure_errors(view, args):
     digits = f" ({m['mae_28']:.4f} without the border)" if "mae_28" in m else ""
     return m, [f"MSE {m['mse']:.4f} on [-1, 1], {m['mse_255']:.1f} on [0, 255]   MAE {m['mae']:.4f}{digits}   "
                f"PSNR {m['psnr']:.2f} dB",
-               f"floors: MSE {m['mse_mean_image']:.4f} of the training-mean image, {m['mse_wrong_pair']:.4f} of "
-               f"reconstructions paired with the wrong originals"], f"{of_test(view, m['n'])}, fixed noise"
+               f"floors: MSE {m['mse_mean_image']:.4f} of the training-mean image, "
+               f"{cell(m['mse_wrong_pair'], '.4f')} of reconstructions paired with the wrong originals"], (
+        f"{of_test(view, m['n'])}, fixed noise")
 
 
 @torch.no_grad()
 def measure_latent(view, args):
-    """How far E(G(w)) is from w, over codes of the prior.   (ALAE 4.1)
+    """How far E(G(w)) is from w, over codes of the prior (ALAE 4.1); and how far codes of the prior can be told from
+    those of real images.
 
     recip_w: mean |E(G(w)) - w| per dimension; std_w: mean deviation of w's dimensions; norm_w: mean ||E(G(w)) - w||;
-    norm_w_wrong_pair: the same with each E(G(w)) beside the next w.
+    norm_w_wrong_pair: the same with each E(G(w)) beside the next w; told_apart: `told_apart` of w and E(x), of as many
+    test images x.
     """
     view.need("prior", "map", "encode")
     n, model = code_count(view, args), view.model
@@ -715,9 +726,20 @@ def measure_latent(view, args):
         squares.add(w=w, w2=w.double().square())
     m, s = means.result(), squares.result()
     m["std_w"] = ((s["w2"] - s["w"].square()).clamp(min=0) * m["n"] / max(m["n"] - 1, 1)).sqrt().mean().item()
-    return m, [f"|E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f})   ||E(G(w)) - w|| "
-               f"{m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})"
-               ], f"{m['n']:,} codes, fixed noise, no truncation"
+    lines = [f"|E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f})   ||E(G(w)) - w|| "
+             f"{m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})"]
+    k, how = 0 if view.missing else min(len(test_indices(view, args)), n), f"{n:,} codes, fixed noise, no truncation"
+    if k < 10:
+        few = view.missing or f"10 are needed, and there are {k}"
+        return m, [*lines, f"codes of real images left out: {few}"], how
+    both = torch.zeros(2, k, model.nw, device=view.device)
+    for begin, end in Count("codes of the prior and of images", k, view.batch):
+        both[0, begin:end] = model.map(view.codes(end, args.seed, begin))
+        both[1, begin:end] = model.encode(view.images(torch.arange(begin, end)))
+    m["told_apart"] = told_apart(*add_up(both))
+    lines.append(f"codes of the prior and of test images are told apart in {m['told_apart']:.1f} % (cannot be: 50.0 %, "
+                 f"give or take {50 / math.sqrt(2 * k):.1f})")
+    return m, lines, f"{how}; told apart by logistic regression, 5-fold, {k:,} of each"
 
 
 KINDS = {"samples": "samples", "resamples": "samples reconstructed", "reconstructions": "test images reconstructed",
@@ -767,11 +789,7 @@ def measure_sharpness(view, args):
         means = Means(view.device, "variance")
         for begin, end in Count(KINDS[kind], n, view.batch):
             means.add(variance=sharpness(make(begin, end)))
-        if m and not means.counted():                           # stopped before
-            break
         m[kind] = means.result()
-    if len(m) == 1:
-        raise KeyboardInterrupt
     ratio = {kind: m[kind]["variance"] / m["real"]["variance"] for kind in m if kind != "real"}
     out = {f"sharpness_{kind}": value for kind, value in ratio.items()} | {"n": {kind: m[kind]["n"] for kind in m}}
     return out, ["   ".join(f"{KINDS[kind]} {value:.3f}" for kind, value in ratio.items())
@@ -791,35 +809,30 @@ def noise_of(kinds):
                      + ["reconstructions with fixed noise"] * ("reconstructions" in kinds))
 
 
-KEPT = 10_000           # features of each set that the kernel distance draws its subsets from
-
-
 def features_of(view, extractor, what, n, make):
     """`Moments` of the features of n images, make(begin, end), and up to KEPT of the features, evenly spaced."""
     step = math.ceil(n / KEPT)
     moments = Moments(extractor.d, view.device)
-    kept = torch.zeros(math.ceil(n / step), extractor.d + 1, device=view.device)        # the last: whether it is there
+    kept = torch.zeros(math.ceil(n / step), extractor.d, device=view.device)
     for begin, end in Count(what, n, min(view.batch, extractor.batch)):
         f = extractor.features(make(begin, end))
         moments.add(f)
         places = torch.arange(-(-begin // step) * step, end, step, device=view.device)
-        kept[places // step] = nnf.pad(f[places - begin], (0, 1), value=1.0)
+        kept[places // step] = f[places - begin]
     moments.reduce()
-    add_up(kept)
-    return moments, kept[kept[:, -1] > 0, :-1]
+    return moments, add_up(kept)
 
 
-def reference(view, extractor, cache):
-    """Gaussian of the whole training part's features, and up to KEPT of the features; kept in `cache`.  -> both"""
-    path = Path(cache) / f"reference-{extractor.checksum}-{view.train.fingerprint()}.pt"
+def reference(view, extractor, cache, part="train"):
+    """Gaussian of a whole part's features, and up to KEPT of the features; kept in `cache`.  -> both"""
+    images = view.part(part)
+    path = Path(cache) / f"reference-{extractor.checksum}-{images.fingerprint()}.pt"
     if add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0:           # all processes see it
         return _from_cache(path, "cpu", lambda v: ((v["mean"], v["covariance"]), v["kept"].to(view.device)))
-    if len(view.train) < 2:
-        raise Error(f"{view.run}: a distance needs 2 training images or more, and there is {len(view.train)}")
-    moments, kept = features_of(view, extractor, "features of the training part", len(view.train),
-                                lambda begin, end: view.images(torch.arange(begin, end), "train"))
-    if moments.n < len(view.train):             # stopped, and half of them are of no use
-        raise KeyboardInterrupt
+    if len(images) < 2:
+        raise Lacks(f"{view.run}: a distance needs 2 {part} images or more, and there is {len(images)}")
+    moments, kept = features_of(view, extractor, f"features of the {part} part", len(images),
+                                lambda begin, end: view.images(torch.arange(begin, end), part))
     mean, covariance = moments.gaussian()
     if leads():
         _to_cache(path, dict(mean=mean, covariance=covariance, kept=kept.cpu()))
@@ -828,36 +841,49 @@ def reference(view, extractor, cache):
 
 @torch.no_grad()
 def measure_frechet(view, args, wanted=KINDS):
-    """Frechet and kernel distances to the training part; FID and KID if the features are the published Inception's."""
-    extractor = extractor_of(view, args)
-    real, kept_real = reference(view, extractor, args.cache)
+    """Frechet and kernel distances to the training part (or --reference test); FID and KID if the features are the
+    published Inception's."""
+    extractor, part = extractor_of(view, args), args.reference or "train"
+    real, kept_real = reference(view, extractor, args.cache, part)
     frechet_name, kernel_name = ("fid", "kid") if extractor.official else ("frechet", "kernel")
-    m, lines, counts = {"extractor": f"{extractor.name} {extractor.checksum}"}, ([], []), {}
+    m, lines, notes, counts = {"extractor": f"{extractor.name} {extractor.checksum}"}, ([], []), [], {}
     for kind in kinds(view, *wanted):
-        moments, kept = features_of(view, extractor, KINDS[kind], *pictures(view, kind, args))
-        if moments.n < 2:                                       # stopped before
-            break
+        n, make = pictures(view, kind, args)
+        if n < 2:
+            notes.append(f"left out: {KINDS[kind]}: a distance needs 2 or more, and this is {n}")
+            continue
+        moments, kept = features_of(view, extractor, KINDS[kind], n, make)
         if not moments.sum.isfinite().all():
             raise Error(f"{view.run}: features of its {KINDS[kind]} are not finite; the run has diverged")
-        counts[kind] = int(moments.n)
+        counts[kind] = n
         m[f"{frechet_name}_{kind}"] = frechet(moments.gaussian(), real)
         m[f"{kernel_name}_{kind}"], spread = kernel_distance(kept, kept_real, args.seed)
         m[f"{kernel_name}_{kind}_deviation"] = spread
         lines[0].append(f"{KINDS[kind]} {m[f'{frechet_name}_{kind}']:.3f}")
-        lines[1].append(f"{KINDS[kind]} {m[f'{kernel_name}_{kind}']:.4g} ({float(f'{spread:.2g}'):g})")
+        lines[1].append(f"{KINDS[kind]} {plain(m[f'{kernel_name}_{kind}'], 4)} ({plain(spread, 2)})")
     if not counts:
-        raise KeyboardInterrupt
-    few = min(*counts.values(), len(view.train))
-    warning = [f"warning: {few:,} images are too few for {extractor.d:,} features, whose covariance they do not fill; "
-               f"the kernel distance stands few images better"] * (few < extractor.d)
+        raise Lacks(f"{view.run}: {notes[-1].removeprefix('left out: ')}")
+    many = len(view.part(part))
+    few = min(*counts.values(), many)
+    if few < extractor.d:
+        notes.append(f"warning: {few:,} images are too few for {extractor.d:,} features, whose covariance they do not "
+                     f"fill; the kernel distance stands few images better")
+    if few < SUBSET:
+        notes.append(f"warning: {few:,} images are fewer than a subset of the kernel distance ({SUBSET:,}); subsets of "
+                     f"{few:,} share images, and its deviation comes out too small")
     m["n"] = counts
-    grey = "; grey repeated to RGB" * (args.features == "inception" and view.test.shape[0] == 1)
+    grey = "; grey repeated to RGB" * (not isinstance(extractor, Classifier) and view.shape[0] == 1)
     return m, [f"{extractor.title}: " + "   ".join(lines[0]),
                f"{'KID' if extractor.official else 'kernel distance'} (deviation over 100 subsets): "
-               + "   ".join(lines[1]), *warning], (
-        f"features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(counts)} against {len(view.train):,} "
-        f"training images ({view.train.fingerprint()}), not flipped; kernel distance over 100 subsets of "
-        f"{min(few, 1000):,}, from up to {KEPT:,} of each; {noise_of(counts)}")
+               + "   ".join(lines[1]), *notes], (
+        f"features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(counts)} against {many:,} "
+        f"{part}{'ing' * (part == 'train')} images ({view.part(part).fingerprint()}), not flipped; kernel distance "
+        f"over 100 subsets of {min(few, SUBSET):,}, from up to {KEPT:,} of each; {noise_of(counts)}")
+
+
+def plain(value, n):
+    """A number to n digits, never as 1e+04."""
+    return np.format_float_positional(value, n, unique=False, fractional=False, trim="-")
 
 
 @torch.no_grad()
@@ -883,7 +909,7 @@ def measure_classifiers(view, args):
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels to be told apart")
     c = classification(view) if leads() else dict.fromkeys(COLUMNS_ALAE_2, 0)
-    return c, [f"1-NN: short features {c['1nn_short']:.2f} %   long {c['1nn_long']:.2f} %",
+    return dict(c, n=len(view.test)), [f"1-NN: short features {c['1nn_short']:.2f} %   long {c['1nn_long']:.2f} %",
                f"linear SVM: short features {c['svm_short']:.2f} %   long {c['svm_long']:.2f} %"
                ], f"unscaled features of {len(view.train):,} training and all {len(view.test):,} test images, C 0.02"
 
@@ -899,11 +925,11 @@ def measure_lpips(view, args):
         y = common.reconstruct(view.model, x)
         means.add(right=net(y, x), mean_image=net(mean_image.expand_as(x), x), wrong_pair=net(y, after))
     d = means.result()
-    name = "lpips" if net.official else "distance"
+    name, d["wrong_pair"] = "lpips" if net.official else "distance", d["wrong_pair"] if len(indices) > 1 else None
     m = {name: d["right"], f"{name}_mean_image": d["mean_image"], f"{name}_wrong_pair": d["wrong_pair"], "n": d["n"]}
     return m, [f"{net.title}: {d['right']:.4f}   (floors: {d['mean_image']:.4f} of the training-mean image, "
-               f"{d['wrong_pair']:.4f} of reconstructions paired with the wrong originals)"], (
-        f"{net.checksum}{'; grey repeated to RGB' * (view.test.shape[0] == 1)}, images as they are; "
+               f"{cell(d['wrong_pair'], '.4f')} of reconstructions paired with the wrong originals)"], (
+        f"{net.checksum}{'; grey repeated to RGB' * (view.shape[0] == 1)}, images as they are; "
         f"{of_test(view, m['n'])}, fixed noise")
 
 
@@ -912,10 +938,10 @@ def measure_ppl(view, args, epsilon=1e-4):
     """Perceptual path length in Z (slerp) and W (lerp), of whole paths and of their ends.   (StyleGAN 4.1)"""
     view.need("prior", "map")
     net, model, n = lpips_of(view, args), view.model, code_count(view, args)
-    m, text, counts = {}, [], {}
+    m, text = {}, []
     for space in "zw":
         for part in ("full", "end"):
-            d = torch.zeros(n, 2, dtype=torch.float64, device=view.device)     # distance, whether it is there
+            d = torch.zeros(n, dtype=torch.float64, device=view.device)
             t = torch.from_numpy(np.random.RandomState(args.seed).rand(n, 1)).to(view.device).float() * (part == "full")
             for begin, end in Count(f"pairs in {space.upper()}, {part}", n, view.batch):
                 codes = view.codes(2 * end, args.seed, 2 * begin)
@@ -925,19 +951,13 @@ def measure_ppl(view, args, epsilon=1e-4):
                     w = model.map(slerp(a, b, at)) if space == "z" else a + at * (b - a)
                     common.seed_noise(args.seed, begin)         # the same for both ends
                     ends.append(as_ppl_sees(model.generate(w, noise="random"), args.face_crop))
-                d[begin:end] = nnf.pad(net(*ends).double()[:, None] / epsilon**2, (0, 1), value=1.0)
-            done = add_up(d)[d[:, 1] > 0, 0]
-            if not len(done):                                           # stopped before
-                continue
-            counts[f"{space}_{part}"] = len(done)
-            value = m[f"{'ppl' if net.official else 'path'}_{space}_{part}"] = within_percentiles(done)
-            text.append(f"{space.upper()} {part} {value:.2f}" + f" ({len(done):,} pairs)" * (len(done) < n))
-    if not m:
-        raise KeyboardInterrupt
-    m["n"] = counts
+                d[begin:end] = net(*ends).double() / epsilon**2
+            value = m[f"{'ppl' if net.official else 'path'}_{space}_{part}"] = within_percentiles(add_up(d))
+            text.append(f"{space.upper()} {part} {value:.2f}")
+    m["n"] = n
     return m, [f"PPL{'' if net.official else f' by {net.title}'}: " + "   ".join(text)], (
         f"{n:,} pairs each, epsilon {epsilon:g}, slerp in Z with lengths kept, {net.checksum}"
-        f"{'; grey repeated to RGB' * (view.test.shape[0] == 1)}; {'of the face crop, ' * args.face_crop}images above "
+        f"{'; grey repeated to RGB' * (view.shape[0] == 1)}; {'of the face crop, ' * args.face_crop}images above "
         f"256 px averaged down to it; mean between the 1st and 99th percentile; random noise, one for both ends, no "
         f"truncation")
 
@@ -952,54 +972,42 @@ def as_ppl_sees(x, face_crop):
 
 @torch.no_grad()
 def measure_swd(view, args):
-    """Sliced Wasserstein distances, times 1,000: reconstructions from their test images, samples from training images.
-
-    At most 16,384 images; in memory, 128 patches of each for a level and set at a time.   (ProGAN 5; LIA, table 1)
-    """
-    sizes = swd_levels(view.test.shape)
+    """Sliced Wasserstein distances, times 1,000: reconstructions from their test images, samples from training images
+    (--reference: both from those).  At most 16,384 images; in memory, 128 patches of each for a level and set at a
+    time.   (ProGAN 5; LIA, table 1)"""
+    sizes = swd_levels(view.shape)
     if not sizes:
         raise Lacks(f"{view.run}: the distance needs images of 16 pixels or more, and these have "
-                    f"{min(view.test.shape[1:])}")
-    places = evenly(len(view.train), min(code_count(view, args), 16_384))
+                    f"{min(view.shape[1:])}")
     m, text, against = {"n": {}}, [], []
-    for kind in kinds(view, "samples", "reconstructions"):
-        n, make = pictures(view, kind, args)
-        n, other = min(n, 16_384), pictures(view, "real", args)[1]
-        if kind == "samples":
-            n, other = len(places), lambda b, e: view.images(places[b:e], "train")
-        levels = {}
+    parts = dict(samples="train", reconstructions="test")
+    for kind in kinds(view, *parts):
+        (n, make), part, levels = pictures(view, kind, args), args.reference or parts[kind], {}
+        n = min(n, 16_384)
+        places = evenly(len(view.train), n) if part == "train" else test_indices(view, args)[:n]
+        n, other = len(places), lambda b, e, i=places, part=part: view.images(i[b:e], part)
         for level, size in enumerate(sizes):
             what = f"{KINDS[kind]}, patches at {size[0]} px"
             sets = [descriptors(view, what, n, images, level, size, [args.seed, level, i])
                     for i, images in enumerate((other, make))]
-            if None in sets:                                            # stopped before
-                break
             levels[size[0]] = sliced_wasserstein(*sets, np.random.RandomState([args.seed, level]))
-        if len(levels) < len(sizes):
-            break
         m[f"swd_{kind}"], m[f"swd_{kind}_levels"], m["n"][kind] = sum(levels.values()) / len(levels), levels, n
         text.append(f"{KINDS[kind]} {m[f'swd_{kind}']:.2f} (" +
                     ", ".join(f"{h} px {v:.2f}" for h, v in levels.items()) + ")")
-        against.append(f"{n:,} {KINDS[kind]} against {'training images' if kind == 'samples' else 'these'}")
-    if not text:
-        raise KeyboardInterrupt
+        against.append(f"{n:,} {KINDS[kind]} against as many {part}{'ing' * (part == 'train')} images")
     return m, ["SWD x 1,000: " + "   ".join(text)], (
         f"128 patches of 7x7 an image and level, 512 directions; uint8; {', '.join(against)}; {noise_of(m['n'])}")
 
 
 def descriptors(view, what, n, make, level, size, seed):
-    """128 random patches of each of n images, make(begin, end), at a level of the pyramid: (128 n, C, 7, 7).
-
-    size: (h, w) of that level.  None where the count was stopped.
-    """
-    rng, out = np.random.RandomState(seed), torch.zeros(128 * n, view.test.shape[0], 7, 7, device=view.device)
+    """128 random patches of each of n images, make(begin, end), at a level of the pyramid: (128 n, C, 7, 7).  size: (h,
+    w) of that level."""
+    rng, out = np.random.RandomState(seed), torch.zeros(128 * n, view.shape[0], 7, 7, device=view.device)
     rows, cols = (torch.from_numpy(rng.randint(3, side - 3, (n, 128))) for side in size)
-    counted = torch.zeros((), device=view.device)
     for begin, end in Count(what, n, view.batch):
         x = laplacian(common.to_uint8(make(begin, end)).float(), level)
         out[128 * begin:128 * end] = patches(x, rows[begin:end], cols[begin:end])
-        counted += end - begin
-    return add_up(out) if add_up(counted) == n else None
+    return add_up(out)
 
 
 MEASURES = dict(errors=measure_errors, latent=measure_latent, sharpness=measure_sharpness, frechet=measure_frechet,
@@ -1009,10 +1017,8 @@ BY_NAME_ALONE = ("lpips", "swd", "ppl")         # slow, or in need of weights th
 
 
 def shared_test_images(views):
-    """Positions, in each view's test part, of the images that all have and none was trained on, a tensor a view.
-
-    In the order of the first view's.  Raises Error where there are none.
-    """
+    """Positions, in each view's test part, of the images that all have and none was trained on, a tensor a view.  In
+    the order of the first view's.  Raises Error where there are none."""
     first = views[0]
     for view in views[1:]:
         if view.test.source != first.test.source or view.test.shape != first.test.shape:
@@ -1037,7 +1043,6 @@ def training_mean(view):
 
 # ----------------------------------------------------------------------------------------------------- 6 Tables
 # The papers' numbers; None where a paper gives none.
-
 COLUMNS_ALAE_2 = ("1nn_short", "1nn_long", "svm_short", "svm_long")
 PAPER = {
     "alae-2": {  # accuracy (%) on MNIST; rows: 1-NN SW short, long, SVM SW short, long, then the same DW
@@ -1070,6 +1075,10 @@ PAPER = {
         "reconstructions": ((0.81, 0.15), (0.78, 0.16), (0.81, 0.14)),
     },
 }
+# InvGAN does not say which 20 of CelebA's 40 attributes; ours are those that come nearest to halving the set.
+CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Big_Nose", "Black_Hair", "Brown_Hair",
+             "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "No_Beard", "Oval_Face", "Pointy_Nose",
+             "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Lipstick", "Young")
 
 
 def table_alae_2(runs, args):
@@ -1111,28 +1120,30 @@ def table_alae_2(runs, args):
 
 def cell(value, form=".2f"):
     """A table's cell: a number, several, or nothing."""
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return "/".join(cell(v, form) for v in value)
     return "-" if value is None else format(value, form)
 
 
 def beside_paper(name, columns, runs, args, measure):
-    """Print table `name`: the paper's rows, and what measure(view) -> (cells, protocol) gives of each run.
-
-    columns: name -> how its numbers are written.
-    """
+    """Print table `name`: the paper's rows, and what measure(view) -> ({column: number}, protocol) gives of each run.
+    columns: the paper's, name -> how its numbers are written; a run's other columns, of another extractor's distances,
+    stand behind these."""
     out, lines = {}, []
     for run in runs:
         view = View(run, args)
         cells, protocol = measure(view)
-        out[str(run)] = dict(label=view.args["label"], protocol=f"{protocol}; seed {args.seed}; {view.protocol}",
-                             **dict(zip(columns, cells, strict=True)))
+        out[str(run)] = dict(label=view.args["label"], **cells, protocol=f"{protocol}; evaluation seed {args.seed}; "
+                                                                         f"{view.protocol}")
         lines.append((view.args["label"] + ", ours", cells))
-        print(f"  {view.title}: " + "  ".join(
-            f"{c} {cell(v, form)}" for (c, form), v in zip(columns.items(), cells, strict=True)), flush=True)
-    print(f"{'':32}" + "".join(f"{c:>16}" for c in columns))
-    for label, cells in [*((f"{label}, paper", cells) for label, cells in PAPER[name].items()), *lines]:
-        print(f"{label:32}" + "".join(f"{cell(v, form):>16}" for v, form in zip_longest(cells, columns.values())))
+        print(f"  {view.title}: " + "  ".join(f"{c} {cell(v, columns.get(c, '.2f'))}" for c, v in cells.items()),
+              flush=True)
+    heads = dict.fromkeys([*columns, *(c for _, cells in lines for c in cells)])
+    papers = ((f"{label}, paper", dict(zip(columns, cells))) for label, cells in PAPER[name].items())
+    print(f"{'':32}" + "".join(f"{c:>{max(len(c) + 2, 16)}}" for c in heads))
+    for label, cells in (*papers, *lines):
+        print(f"{label:32}" + "".join(
+            f"{cell(cells.get(c), columns.get(c, '.2f')):>{max(len(c) + 2, 16)}}" for c in heads))
     print(f"Evaluation code {common.code_version()}.")
     for label, row in out.items():
         print(f"{label}: {row['protocol']}")
@@ -1140,20 +1151,31 @@ def beside_paper(name, columns, runs, args, measure):
 
 
 def frechet_of(view, args, *wanted):
-    """-> the Frechet distance of each kind of pictures, and what they depend on."""
+    """-> the Frechet distance of each kind of pictures; the distance's name; what they depend on."""
     m, lines, how = measure_frechet(view, args, wanted)
-    return *(m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted), f"{lines[0].split(':')[0]}; {how}"
+    name = lines[0].split(":")[0]
+    return [m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted], name, f"{name}; {how}"
+
+
+def column(title, name):
+    """Where a distance goes: under the paper's title if it is an FID too, else under one of its own."""
+    return title if name == "FID" else f"{title}, {name}" if title else name
 
 
 def table_lia_1(runs, args):
-    """LIA's table 1: how well test images are reconstructed; MSE in units of 0.001 on [-1, 1], and on [0, 255]."""
+    """LIA's table 1: how well test images are reconstructed; MSE in units of 0.001 on [-1, 1], and on [0, 255].
+    Distances of reconstructions, FID to the training part and SWD to the test originals (--reference: both to one)."""
     def measure(view):
         view.need("encode")
-        distance, how = frechet_of(view, args, "reconstructions")
+        (distance,), name, how = frechet_of(view, args, "reconstructions")
         m, e = measure_swd(view, args), errors(view, test_indices(view, args))
-        return ((distance, m[0]["swd_reconstructions"], 1000 * e["mse"], e["mse_255"], 1000 * e["mse_mean_image"],
-                 1000 * e["mse_wrong_pair"]), f"{how}; SWD: {m[2]}; MSE: {of_test(view, e['n'])}, fixed noise")
-    columns = "Frechet", "SWD x1000", "MSE x1000", "MSE, 0-255", "mean image", "wrong pairs"
+        wrong = e["mse_wrong_pair"] and 1000 * e["mse_wrong_pair"]
+        return {"SWD x1000": m[0]["swd_reconstructions"], "MSE x1000": 1000 * e["mse"], "MSE, 0-255": e["mse_255"],
+                "mean image": 1000 * e["mse_mean_image"], "wrong pairs": wrong, name: distance}, (
+            f"{how}; SWD: {m[2]}; MSE: {of_test(view, e['n'])}, fixed noise")
+    print(f"Reconstructions of test images: Frechet distances to the {args.reference or 'train'} part, SWD to the "
+          f"{args.reference or 'test'} part (--reference: both to one; the paper does not say to which)")
+    columns = "FID", "SWD x1000", "MSE x1000", "MSE, 0-255", "mean image", "wrong pairs"
     out = beside_paper("lia-1", dict.fromkeys(columns, ".2f"), runs, args, measure)
     print("MSE on [-1, 1] is times 1,000, and so of the two floors; of what the paper's is, it does not say.")
     return out
@@ -1161,14 +1183,13 @@ def table_lia_1(runs, args):
 
 def table_lia_2(runs, args):
     """LIA's table 2: Frechet distances of samples; the paper's are FIDs of 50,000 (-n), by --features inception."""
-    sets = ("ffhq", "lsun-cat", "lsun-car", "lsun-bedroom")
-
     def measure(view):
         view.need("prior", "map")
-        distance, how = frechet_of(view, args, "samples")
-        return [distance if name == view.train.name else None for name in sets] + [
-            distance if view.train.name not in sets else None], how
-    return beside_paper("lia-2", dict.fromkeys([*sets, "other data"], ".2f"), runs, args, measure)
+        (distance,), name, how = frechet_of(view, args, "samples")
+        return {column(view.train.name, name): distance}, how
+    sets = "ffhq", "lsun-cat", "lsun-car", "lsun-bedroom"
+    print("FID of samples on each set; what is no FID, or of another set, has a column of its own")
+    return beside_paper("lia-2", dict.fromkeys(sets, ".2f"), runs, args, measure)
 
 
 def clock(view):
@@ -1186,20 +1207,21 @@ def table_invgan_1(runs, args):
     def measure(view):
         view.need("prior", "map", "encode")
         by_few, whole = (Namespace(**{**vars(args), "n": n}) for n in (500, args.n or 50_000))
-        (*few, how_few), (*many, how) = (frechet_of(view, options, *names) for options in (by_few, whole))
+        (few, _, how_few), (many, name, how) = (frechet_of(view, options, *names) for options in (by_few, whole))
         e, x = errors(view, test_indices(view, whole)), view.images(torch.arange(min(view.batch, len(view.test))))
         common.reconstruct(view.model, x)                       # the first call also prepares
         began = clock(view)
         common.reconstruct(view.model, x)
         seconds = (clock(view) - began) / len(x)
-        return [*zip(few, many, strict=True), e["mae"], seconds, e.get("mae_28")], (
+        distances = {column(title, name): both for title, *both in zip(names.values(), few, many, strict=True)}
+        return {**distances, "MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")}, (
             f"{how_few}; and {how}; MAE: {of_test(view, e['n'])}, fixed noise, floors (MSE) {e['mse_mean_image']:.4f} "
-            f"of the mean image, {e['mse_wrong_pair']:.4f} of wrong pairs, itself {e['mse']:.4f}; seconds: {len(x)} "
-            f"images at once on {view.device.type}, {torch.get_num_threads()} threads")
+            f"of the mean image, {cell(e['mse_wrong_pair'], '.4f')} of wrong pairs, itself {e['mse']:.4f}; seconds: "
+            f"{len(x)} images at once on {view.device.type}, {torch.get_num_threads()} threads")
     columns = {**dict.fromkeys(names.values(), ".2f"), "MAE": ".3f", "s an image": ".1e", "MAE, 28x28": ".3f"}
     out = beside_paper("invgan-1", columns, runs, args, measure)
-    print(f"Frechet distances by 500 and by {args.n or 50_000:,} images, or as many as there are.  *: what the paper "
-          f"gives as MAE there is the root of a mean square, which is no less")
+    print(f"Distances by 500 and by {args.n or 50_000:,} images, or as many as there are.  *: what the paper gives "
+          f"as MAE there is the root of a mean square, which is no less")
     return out
 
 
@@ -1208,47 +1230,68 @@ def table_invgan_2(runs, args):
     """InvGAN's table 2, of a run and one of --patches, which may be of other data: whether reconstructions of the first
     one's data, whole and tile by tile, keep what classifiers see.   (4.1)
 
-    For each class or attribute (--only) a network of torchvision (--classifier) is trained for --epochs on originals
-    and on either's reconstructions of training images (-n, evenly spaced), and scored on those of the whole test part.
+    For each class or attribute (--only; of CelebA's 20, CELEBA_20) a network of torchvision (--classifier) is trained
+    for --epochs on originals and on either's reconstructions of training images (-n, evenly spaced), and scored on
+    those of the whole test part.  All of them stay in the host's memory, as uint8; a GPU computes in bf16 if it can.
     """
     if len(runs) != 2:
         raise Error("table invgan-2 takes two runs: one of whole images, and one of --patches")
-    view, tiler = View(runs[0], args), View(runs[1], args, images=False)
+    view, tiler = View(runs[0], args), View(runs[1], Namespace(**{**vars(args), "data": "", "data_root": ""}))
     if view.args.get("patches") or not tiler.args.get("patches"):
         raise Error(f"table invgan-2 takes first a run of whole images, then one of --patches, not {' '.join(runs)}")
     view.need("encode", "generate")
     classifier_net(args)                                    # says now whether there is one of that name
-    names, y, y_test = attributes(view, args.only)
+    torch.backends.cudnn.allow_tf32 = True
+    names, y, y_test = attributes(view, args.only or CELEBA_20 * (view.train.source == "celeba"))
     made = dict(originals=lambda x: x, tiles=lambda x: through_tiles(tiler, x),
                 reconstructions=lambda x: common.reconstruct(view.model, x))
-    chosen = evenly(len(y), args.n or len(y))
-    train, test = ({kind: torch.cat([common.to_uint8(make(view.images(indices[begin:end], part)).expand(
-        -1, 3, -1, -1)) for begin, end in Count(f"{part}: {kind}", len(indices), view.batch, shared=False)])
-        for kind, make in made.items()} for part, indices in (("train", chosen), ("test", torch.arange(len(y_test)))))
-    precisions, shares = {kind: {scored: [] for scored in made} for kind in made}, []
-    for name, target, truth in telling(names, y[chosen], y_test):
-        target, truth = target.float(), truth.bool()
-        shares.append(truth.float().mean().item())
-        for kind, x in train.items():
-            net = binary_classifier(x, target.to(view.device), args)
-            for scored, images in test.items():
-                scores = torch.cat([net(common.to_float(part)).flatten() for part in images.split(256)])
-                precisions[kind][scored].append(average_precision(scores, truth.to(view.device)))
+    places = dict(train=evenly(len(y), args.n or len(y)), test=torch.arange(len(y_test)))
+    n, n_test = map(len, places.values())
+    seconds = 3 * len(names) * seconds_of_training(view, n, args)
+    print(f"{len(names)} labels, a {args.classifier} on each of 3 sets, {args.epochs} epochs of {n:,} images: about "
+          f"{common.duration(seconds)}, and {3 * (n + n_test) * math.prod(view.shape) / 1e9:.2g} GB of memory (fewer "
+          f"labels by --only, images by -n, epochs by --epochs)", flush=True)
+    sets = {part: {kind: torch.empty(len(indices), *view.shape, dtype=torch.uint8) for kind in made}
+            for part, indices in places.items()}
+    for part, kind in ((part, kind) for part in places for kind in made):
+        for begin, end in Count(f"{part}: {kind}", len(places[part]), view.batch):
+            x = view.images(places[part][begin:end], part)
+            sets[part][kind][begin:end] = common.to_uint8(made[kind](x)).cpu()
+    precisions, shares = {kind: {scored: [] for scored in made} for kind in made}, {}
+    for name, target, truth in telling(names, y[places["train"]], y_test):
+        shares[name] = truth.float().mean().item()
+        for kind, x in sets["train"].items():
+            net = binary_classifier(x, target, view.device, args)
+            for scored, images in sets["test"].items():
+                precisions[kind][scored].append(average_precision(classified(net, images, view.device), truth.bool()))
             print(f"  {name}, trained on {kind}: " + "  ".join(
                 f"{scored} {precisions[kind][scored][-1]:.3f}" for scored in made), flush=True)
     if not shares:
-        raise Error(f"{view.train.name} has no label that tells its images apart; take another set, or more of -n")
+        raise Error(f"{view.train.name} has no label that tells its images apart; take another set" +
+                    ", or more of -n" * (n < len(y)))
     out = {scored: {kind: (float(np.mean(precisions[kind][scored])), float(np.std(precisions[kind][scored])))
                     for kind in made} for scored in made}
     print(f"{'scored on':32}" + "".join(f"{kind:>20}" for kind in made) + "   (trained on)")
     for scored, row in out.items():
         print(f"{scored + ', paper':32}" + "".join(f"{cell(v):>20}" for v in PAPER["invgan-2"][scored]))
         print(f"{scored + ', ours':32}" + "".join(f"{cell(v):>20}" for v in row.values()))
-    print(f"Average precision, its mean and deviation over {len(precisions['tiles']['tiles'])} labels, by "
-          f"{args.classifier}, {args.epochs} epochs of {len(chosen):,} images, scored on {len(y_test):,}; saying yes "
-          f"to all has {np.mean(shares):.2f}; tiles by {tiler.title} ({tiler.protocol}); {view.title} "
-          f"({view.protocol}); evaluation code {common.code_version()}")
+    print(f"Average precision, its mean and deviation over {len(shares)} labels ({', '.join(shares)}), by "
+          f"{args.classifier}, {args.epochs} epochs of {n:,} images, {precision_on(view.device)}, scored on "
+          f"{n_test:,}; saying yes to all has {np.mean([*shares.values()]):.2f}; evaluation seed {args.seed}; tiles by "
+          f"{tiler.title} ({tiler.protocol}); {view.title} ({view.protocol}); evaluation code {common.code_version()}")
     return out
+
+
+def seconds_of_training(view, n, args):
+    """How long a classifier of n images takes, by its first steps; what else the table does takes little beside it."""
+    x = common.to_uint8(view.images(torch.arange(min(64, len(view.train))), "train")).cpu()
+
+    def train(steps):
+        began = clock(view)
+        binary_classifier(x, torch.zeros(len(x)), view.device, args, steps)
+        return clock(view) - began
+    train(1)                                                # the first call also prepares
+    return max(train(3) - train(1), 0) / 2 * steps_of(n, args)
 
 
 def classifier_net(args):
@@ -1262,14 +1305,31 @@ def classifier_net(args):
         raise Error(f"--classifier: {e}; name one of torchvision's, such as resnet18") from None
 
 
-def binary_classifier(x, target, args):
-    """A network that tells whether target (N,) of uint8 images x (N, 3, H, W) is 1.   (InvGAN 4.1)
+def precision_on(device):
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
-    From random weights, by Adam, with a one-cycle rate and batches of 64: ours.
-    """
-    net = classifier_net(args).to(x.device)
-    _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(net(common.to_float(x[i])).flatten(), target[i]),
-         max(args.epochs * len(x) // 64, 1), 64)
+
+def steps_of(n, args):
+    return max(args.epochs * n // 64, 1)
+
+
+def logits(net, x, device):
+    """Of uint8 images (N, C, H, W), wherever they are, grey or RGB -> (N,) on device."""
+    with common.autocast(precision_on(device), device)():
+        return net(common.to_float(x.to(device, non_blocking=True)).expand(-1, 3, -1, -1)).flatten().float()
+
+
+def classified(net, x, device):
+    """The same of any number of images -> (N,) on the CPU."""
+    return torch.cat([logits(net, part, device) for part in x.split(256)]).cpu()
+
+
+def binary_classifier(x, target, device, args, steps=0):
+    """A network that tells whether target (N,) of uint8 images x (N, C, H, W) is 1.   (InvGAN 4.1)  From random
+    weights, by Adam, with a one-cycle rate and batches of 64: ours."""
+    net, target = classifier_net(args).to(device, memory_format=torch.channels_last), target.float().to(device)
+    _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(logits(net, x[i], device), target[i.to(device)]),
+         steps or steps_of(len(x), args), 64)
     return net
 
 
@@ -1289,10 +1349,8 @@ def pixel_distance(x):
 
 def distance_for(view, args):
     """x -> y -> (N,), images: --loss pixel, their mean square; vgg9, that of VGG-16 conv3_3, or in-domain that of
-    pixels and 0.00005 times that of conv4_3.
-
-    conv3_3 is layer 9 of the code that LIA names, which has Keras's weights, takes it at 256 px, and over 82,890.
-    """
+    pixels and 0.00005 times that of conv4_3.  conv3_3 is layer 9 of the code that LIA names, which has Keras's weights,
+    takes it at 256 px, and over 82,890."""
     if args.loss == "pixel":
         return pixel_distance
     vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
@@ -1375,7 +1433,7 @@ def invert(args):
         raise Error(f"{view.run} ({view.args['backbone']}) has one w for all layers; w+ is for stylegan")
     x = real_images([view], args, lambda *_: slice(args.n or 16))
     all_rows, out, stem = [x], {}, Path(args.out or view.run / "figures" / "invert.png")
-    floor = (x - training_mean(view)).square().mean().item()
+    floor = None if view.missing else (x - training_mean(view)).square().mean().item()
     todo = ["encoder"] * hasattr(view.model, "encode") + (args.space if args.method != "encoder" else [])
     distance = distance_for(view, args) if todo != ["encoder"] else None
 
@@ -1396,8 +1454,8 @@ def invert(args):
         name = space if space == "encoder" else f"{args.method}, {space}"
         wrong = wrong if len(x) > 1 else None
         out[name] = dict(mse=mse, mse_wrong_pair=wrong, mse_mean_image=floor, seconds=seconds, n=len(x))
-        print(f"  {name:16} MSE {mse:.4f}   wrong pairs {cell(wrong, '.4f')}   mean image {floor:.4f}   "
-              f"{seconds:.4g} s an image", flush=True)
+        print(f"  {name:16} MSE {mse:.4f}   wrong pairs {cell(wrong, '.4f')}   mean image {cell(floor, '.4f')}   "
+              f"{plain(seconds, 4)} s an image", flush=True)
         all_rows.append(y)
         stem.parent.mkdir(parents=True, exist_ok=True)
         np.save(stem.with_name(f"{stem.stem}-{space}.npy"), torch.cat(v).cpu().numpy())
@@ -1406,10 +1464,11 @@ def invert(args):
             write_picture(rows(*torch.stack([x, *steps_shown], 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
     print(f"{len(x)} images, {min(len(x), view.batch)} at once; "
           + (f"{steps} steps of {args.optimizer}, lr {lr:g}, loss {args.loss}; " * (args.method != "encoder"))
-          + f"fixed noise; {view.protocol}; evaluation code {common.code_version()} on {view.device.type}, "
-          f"{torch.get_num_threads()} threads")
+          + f"fixed noise; evaluation seed {args.seed}; {view.protocol}; evaluation code {common.code_version()} on "
+          f"{view.device.type}, {torch.get_num_threads()} threads")
     write_picture(blocks(*all_rows), stem)
-    print("rows from the top: originals, " + ", ".join(out))
+    print("rows from the top: originals, " + ", ".join(out)
+          + (f"\nno mean image: {view.missing}" if floor is None else ""))
     return out
 
 
@@ -1469,6 +1528,11 @@ def boundary(args):
 # Each makes a picture (H, W, 3) uint8 of one run or several from a few primitives: rows of images, and straight lines
 # in a space.
 
+MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, None, 1))      # first, end layer; rows in the figure
+EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN fig. 3 shows three strengths, and does not name them
+WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames (InvGAN's figure 6 does not say)
+
+
 def rows(*rows_of_images):
     """Rows of images, each (N, C, H, W) in [-1, 1], N equal -> a picture."""
     return common.grid(torch.cat([r.cpu() for r in rows_of_images]), len(rows_of_images[0]))
@@ -1504,8 +1568,8 @@ def bilinear(corners, steps):
 def real_images(views, args, choose):
     """Real images (N, C, H, W) for all views: those of --images, else choose(view, shared test images) of these."""
     if args.images:
-        c, *size = views[0].test.shape
-        if any(v.test.shape != (c, *size) for v in views):
+        c, *size = views[0].shape
+        if any(v.shape != (c, *size) for v in views):
             raise Error("the runs' images differ in size or colour, so they cannot share --images; draw them apart")
         return common.to_float(data.read_images(args.images, c, size)).to(views[0].device)
     shared = shared_test_images(views)[0]
@@ -1537,13 +1601,10 @@ def truncate(w, mean_w, psi, layers, num_layers):
 
 
 def figure_samples(views, args):
-    """Images of codes from the prior; several runs one above the other (ALAE fig. 6, F-AAE fig. 8).
-
-    --truncation draws w towards the mean w, in the first --truncation-layers layers.
-    """
+    """Images of codes from the prior; several runs one above the other (ALAE fig. 6, F-AAE fig. 8).  --truncation draws
+    w towards the mean w, in the first --truncation-layers layers."""
     pictures = []
     for view in views:
-        view.need("prior", "map")
         w = view.model.map(view.codes(args.n or 64, args.seed))
         if args.truncation != 1:
             view.need("mean_w")
@@ -1554,32 +1615,18 @@ def figure_samples(views, args):
 
 def figure_reconstructions(views, args):
     """Test images and, under each row of them, their reconstructions, a row a run (ALAE fig. 3, F-AAE figs. 5-7)."""
-    for view in views:
-        view.need("encode", "generate")
     x = real_images(views, args, lambda *_: slice(args.n or 32))
     return blocks(x, *(common.reconstruct(view.model, x) for view in views))
 
 
 def figure_morph(views, args):
-    """Four real images at the corners of a panel, decoded mixtures of their codes between; a panel a run.
-
-    F-AAE's figure 9.  The weights of eq. 5 are bilinear.  A model whose prior is a sphere normalises the mixture when
-    it decodes it.
-    """
-    for view in views:
-        view.need("encode", "generate")
+    """Four real images at the corners of a panel, decoded mixtures of their codes between, by bilinear weights (F-AAE
+    eq. 5, fig. 9); a panel a run.  A model whose prior is a sphere normalises the mixture when it decodes it."""
     x = real_images(views, args, one_of_four_classes)
     if len(x) != 4:
         raise Error("figure morph takes 4 images, one a corner, and " + (
             f"--images names {len(x)}" if args.images else f"there are {len(x)} test images"))
-    panels = []
-    for view in views:
-        codes = bilinear(view.encoded(x), args.n or 7)
-        panels.append(rows(*(view.model.generate(row, noise="fixed") for row in codes)))
-    return stack(*panels)
-
-
-MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, None, 1))      # first, end layer; rows in the figure
+    return stack(*(rows(*map(view.made, bilinear(view.encoded(x), args.n or 7))) for view in views))
 
 
 def style_layers(view):
@@ -1591,21 +1638,17 @@ def style_layers(view):
 
 def figure_mixing(views, args):
     """Style mixing (ALAE fig. 9): on top sources, on the left destinations, and the destinations with coarse (layers
-    0-3: three rows), middle (4-7: two rows) or fine styles (8 and above: a row) of the sources; a panel a run.
-
-    Both are real images, the first -n (5) and the next 3 to 6 (a row each); with --generated, samples and their codes.
-    """
+    0-3: three rows), middle (4-7: two rows) or fine styles (8 and above: a row) of the sources; a panel a run.  Both
+    are real images, the first -n (5) and the next 3 to 6 (a row each); with --generated, samples and their codes."""
     pictures = []
     for view in views:
         used, layers = style_layers(view), view.model.num_layers
         bands = [(name, range(a, min(b or used, used)), rows_of) for name, a, b, rows_of in MIXED if a < used]
         n, m = args.n or 5, sum(count for *_, count in bands)
         if args.generated:
-            view.need("prior", "map")
             w = view.model.map(view.codes(n + m, args.seed))
             x = view.made(w)
         else:
-            view.need("encode")
             x = real_images([view], args, lambda *_, end=n + m: slice(end))
             if len(x) < n + m:
                 raise Error(f"figure mixing takes {n + m} images, {n} sources (-n) and {m} destinations, and "
@@ -1632,7 +1675,6 @@ def figure_styles(views, args):
     x, all_rows = image_pairs(views, args, 4, "styles"), []
     for view in views:
         used, layers = style_layers(view), view.model.num_layers
-        view.need("encode")
         print(f"columns: an image, its reconstruction with the first 0 ... {used} styles of another, the other")
         first = torch.arange(layers, device=view.device) < torch.arange(used + 1, device=view.device)[:, None]
         w = view.encoded(x)
@@ -1644,8 +1686,6 @@ def figure_styles(views, args):
 def figure_variants(views, args):
     """Test images, and under each row of them, a pair of rows a run: reconstructions and absolute differences (InvGAN
     4.4, fig. 5)."""
-    for view in views:
-        view.need("encode", "generate")
     x = real_images(views, args, lambda *_: slice(args.n or 16))
     made = [common.reconstruct(view.model, x) for view in views]
     print("rows: images, then reconstructions and differences of each run")
@@ -1664,14 +1704,12 @@ def tell_errors(views, x, made):
 
 
 def difference(x, y):
-    """|x - y|, black where they agree, white where they are as far apart as can be."""
+    """|x - y|, from black to white."""
     return (x - y).abs() - 1
 
 
 def remade(views, *rows_of_images):
     """Rows of images, the last of them composed of the others, and its reconstruction, a row a run."""
-    for view in views:
-        view.need("encode", "generate")
     print(f"rows: {len(rows_of_images)} of what is given and made of it, then reconstructions")
     return blocks(*rows_of_images, *(common.reconstruct(view.model, rows_of_images[-1]) for view in views))
 
@@ -1720,9 +1758,7 @@ def untile(tiles, columns):
 
 def codes_of_tiles(view, x):
     """Images (N, c, H, W), grey or RGB -> the codes of their tiles, (N, n, nw), each inverted alone.   (InvGAN 3.3)
-
-    Raises Error for sizes that are no multiple of the run's.
-    """
+    Raises Error for sizes that are no multiple of the run's."""
     view.need("encode", "generate")
     (c, *shape), (h, w) = view.model.image_shape, x.shape[2:]
     if shape[0] != shape[1]:
@@ -1751,7 +1787,7 @@ def whole_images(views, args, paths):
     """Real images that tiles are cut from, (N, C, H, W): of these files, the first -n of a folder or zip, at
     --resolution or the first one's size; else the first -n test images of the one run, of --patches whole."""
     view, *others = views
-    c, (w, h) = view.test.shape[0], data.parse_resolution(args.resolution) or (0, 0)
+    c, (w, h) = view.shape[0], data.parse_resolution(args.resolution) or (0, 0)
     if paths:
         x = data.read_images(paths, c, (h, w) if h else None, args.n or 4)
     elif h:
@@ -1773,15 +1809,10 @@ def figure_tiles(views, args):
     return rows(*(torch.stack(row) for y in made for row in zip(x, y, difference(x, y), strict=True)))
 
 
-EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN fig. 3 shows three strengths, and does not name them
-
-
 def figure_deblur(views, args):
     """De-blurring by extrapolation in the codes of tiles (InvGAN 4.3, fig. 3): an image, its half size enlarged again
     (bicubic), the reconstruction of that, and w + a (w - w of that blurred), a = 0.5, 1, 2; -n images, a block a run.
-
-    The paper's text has the opposite sign, which blurs.  Half, and blurred by a Gaussian of deviation 1 pixel: ours.
-    """
+    The paper's text has the opposite sign, which blurs.  Half, and blurred by a Gaussian of deviation 1 pixel: ours."""
     from torchvision.transforms.functional import gaussian_blur
     x = whole_images(views, args, args.images)
     low = nnf.interpolate(nnf.avg_pool2d(x, 2), size=x.shape[2:], mode="bicubic").clamp(-1, 1)
@@ -1797,9 +1828,6 @@ def figure_deblur(views, args):
             f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(
                 ("enlarged", "reconstructed", *(f"a = {a:g}" for a in EXTRAPOLATION)), columns[1:], strict=True)))
     return rows(*all_rows)
-
-
-WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames (InvGAN's figure 6 does not say)
 
 
 def between(codes, n):
@@ -1842,18 +1870,16 @@ def figure_frames(views, args):
 
 
 def figure_traversal(views, args):
-    """Pairs of samples that show the same digit, joined in Z (odd rows) and the same pairs joined in W (even rows)
-    (ALAE fig. 4).
-
-    A real image has no z (F is not inverted), so both ends are samples.  Which digit a sample shows is told by the
-    nearest training image's label, in the space of long features.
-    """
+    """Pairs of samples that show one digit, joined in Z (odd rows), and again in W (even rows) (ALAE fig. 4).  A real
+    image has no z (F is not inverted), so both ends are samples.  Which digit a sample shows is told by the nearest
+    training image's label, in the space of long features; without labels any two are joined."""
     return stack(*(traversal(view, args) for view in views))
 
 
 def traversal(view, args):
-    view.need("prior", "map", "features")
-    pairs, steps, labels = args.n or 5, 12, view.train.labels
+    pairs, steps, labels = args.n or 5, 12, None if (why := view.missing) else view.train.labels
+    if why:
+        print(f"{view.run.name}: any two samples are joined, because there are no labels ({why})")
     z = view.codes(max(200, 2 * pairs), args.seed)
     w = view.model.map(z)
     if labels is not None and labels.ndim == 1:
@@ -1884,7 +1910,6 @@ def figure_interpolation(views, args):
     x = image_pairs(views, args, 4, "interpolation")
     all_rows = []
     for view in views:
-        view.need("encode", "generate")
         w = view.encoded(x)
         for i in range(0, len(x), 2):
             paths = [lines(w[i:i + 1], w[i + 1:i + 2], 7)[0]]
@@ -1905,7 +1930,6 @@ def figure_manipulate(views, args):
     x = real_images(views, args, lambda *_: slice(args.n or 4))
     all_rows, steps = [], torch.linspace(-5, 5, 8, device=x.device)[:, None]
     for view in views:
-        view.need("encode", "generate")
         w = view.encoded(x)
         for path in args.boundary:
             normal = read_normal(path, view)
@@ -1949,6 +1973,21 @@ def volatility(gradients, window=101):
     return (g[window // 2:window // 2 + len(median)] - median).std()
 
 
+def read_gradients(view):
+    """gradients.csv of a run as an array with named columns."""
+    path = view.run / "gradients.csv"
+    if not path.exists():
+        raise Error(f"{view.run} has no gradients.csv; train stage 2 of lia.py with --log-gradients")
+    try:
+        table = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, invalid_raise=False))
+        table = table[["kimg", "first", "middle", "last", "L_rec"]]
+    except (OSError, ValueError, LookupError, TypeError, StopIteration) as e:
+        raise Error(f"{path} is not what --log-gradients writes ({type(e).__name__}); train again with it") from None
+    if len(table) < 3:
+        raise Error(f"{path} has {len(table)} iterations, too few for a curve; train on with --resume {view.run}")
+    return table
+
+
 def figure_gradients(views, args):
     """Mean |gradient| of the encoder's first, middle and last layer, and its reconstruction loss, of every iteration, a
     colour a run (LIA figs. 7, 18); prints the volatility of each, and their mean."""
@@ -1957,12 +1996,7 @@ def figure_gradients(views, args):
     panel = Figure(figsize=(16, 4), layout="constrained")
     axes = panel.subplots(1, 4)
     for view in views:
-        path = view.run / "gradients.csv"
-        if not path.exists():
-            raise Error(f"{view.run} has no gradients.csv; train stage 2 of lia.py with --log-gradients")
-        table = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, invalid_raise=False))
-        if len(table) < 3:
-            raise Error(f"{path} has {len(table)} iterations, too few for a curve; train on with --resume {view.run}")
+        table = read_gradients(view)
         for ax, name in zip(axes, ("first", "middle", "last", "L_rec"), strict=True):
             ax.plot(table["kimg"], table[name], linewidth=0.3, label=f"{view.args['label']} ({view.run.name})")
             ax.set_title(name)
@@ -1984,14 +2018,12 @@ FIGURES = {"samples": figure_samples, "reconstructions": figure_reconstructions,
            "manipulate": figure_manipulate, "path": figure_path, "gradients": figure_gradients,
            "styles": figure_styles, "variants": figure_variants, "inpaint": figure_inpaint, "merge": figure_merge,
            "edit": figure_edit, "tiles": figure_tiles, "deblur": figure_deblur, "frames": figure_frames}
-ALIASES = {"alae-3": "reconstructions", "alae-4": "traversal", "alae-5": "reconstructions", "alae-6": "samples",
-           "alae-7": "reconstructions", "alae-8": "reconstructions", "alae-9": "mixing", "faae-5": "reconstructions",
-           "faae-6": "reconstructions", "faae-7": "reconstructions", "faae-8": "samples", "faae-9": "morph",
-           **{f"lia-{i}": name for name, those in dict(
-               reconstructions=(3, 5, 14, 15, 16), manipulate=(4, 17), interpolation=(6, 9, 11, 12), gradients=(7, 18),
-               samples=(8,), mixing=(10,), path=(13,)).items() for i in those},
-           "invgan-2": "styles", "invgan-3": "deblur", "invgan-4": "tiles", "invgan-5": "variants",
-           "invgan-6": "frames", "invgan-7": "reconstructions", "invgan-8": "styles"}
+ALIASES = {alias: name for name, those in dict(         # the papers' numbers
+    reconstructions="alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 lia-14 lia-15 lia-16 invgan-7",
+    samples="alae-6 faae-8 lia-8", traversal="alae-4", mixing="alae-9 lia-10", morph="faae-9", path="lia-13",
+    manipulate="lia-4 lia-17", interpolation="lia-6 lia-9 lia-11 lia-12", gradients="lia-7 lia-18",
+    styles="invgan-2 invgan-8", deblur="invgan-3", tiles="invgan-4", variants="invgan-5", frames="invgan-6",
+).items() for alias in those.split()}
 
 
 # --------------------------------------------------------------------------------------------------- 9 Commands
@@ -1999,46 +2031,49 @@ ALIASES = {"alae-3": "reconstructions", "alae-4": "traversal", "alae-5": "recons
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
 
-    frechet prints FID and KID with --features inception, and otherwise distances between features of a classifier that
-    is trained once on the set's own labels.  inception, lpips and ppl need weights, which are fetched into --cache,
-    unless --inception, --vgg and --lpips name their files.
+    frechet prints FID and KID with --features inception, else distances between features of VGG-16 (vgg16) or of a
+    classifier that is trained once on the set's labels.  inception, vgg16, lpips and ppl fetch weights into --cache, if
+    no --inception, --vgg and --lpips name files.  What cannot be measured is said; the rest goes on, to exit status 2.
     """
     chosen = list(dict.fromkeys(name for some in args.only for name in some)) or [
         name for name in MEASURES if name not in BY_NAME_ALONE]
     if args.inception and args.features != "inception":
         raise Error(f"--inception is of no use with --features {args.features}; leave one of them out")
-    for flag, of in dict(inception="frechet", vgg="lpips ppl", lpips="lpips ppl", face_crop="ppl").items():
+    for flag, of in dict(inception="frechet", vgg="lpips ppl" + " frechet" * (args.features == "vgg16"),
+                         lpips="lpips ppl", face_crop="ppl").items():
         if getattr(args, flag) and not {*of.split()} & {*chosen}:
             raise Error(f"--{flag.replace('_', '-')} is for {of.replace(' ', ' and ')}; ask for that by --only {of}")
+    out, code, lack, failed = {}, f"{common.code_version()} on {args.device.type}", None, None
     for run in args.runs:
-        common.read_args(run)                   # a wrong name shows before the first is counted
-    out, code, lack = {}, f"{common.code_version()} on {args.device.type}", None
-    try:
-        for run in args.runs:
+        done = out[str(run)] = {}
+        try:
             view = View(run, args)
-            print(view.title)
-            done = out[str(run)] = {}
-            for name in chosen:
-                if add_up(torch.tensor(int(Count.stopped > 0), device=view.device)):        # all leave together
-                    Count.stopped = Count.stopped or time.time()
-                    Count.leave()
-                try:
-                    numbers, lines, how = MEASURES[name](view, args)
-                except Lacks as e:
-                    lack = e
-                    print(f"  {name + ':':13}left out: {e}", flush=True)
-                    continue
-                if Count.stopped:
-                    numbers, how = dict(numbers, interrupted=True), f"interrupted; {how}"
-                protocol = f"{how}; seed {args.seed}; {view.protocol}; evaluation code {code}"
-                for label, line in zip([name, *[""] * len(lines)], [*lines, f"[{protocol}]"], strict=True):
-                    print(f"  {label + ':' * bool(label):13}{line}", flush=True)
-                done[name] = dict(numbers, seed=args.seed, protocol=protocol)
-                write_json(args, out)
-    except KeyboardInterrupt:
-        Count.stopped = Count.stopped or time.time()
-    if lack and not any(out.values()):
-        raise lack
+        except (Error, data.DataError) as e:
+            failed = e
+            print(f"{run}: left out: {e}", flush=True)
+            continue
+        print(view.title)
+        for name in chosen:
+            try:
+                numbers, lines, how = MEASURES[name](view, args)
+            except (Error, data.DataError) as e:
+                if not isinstance(e, Lacks):
+                    failed = e
+                    if dist.is_initialized():
+                        raise                   # the others may be in the middle of it
+                lack = e
+                print(f"  {name + ':':13}left out: {e}", flush=True)
+                continue
+            n = numbers["n"]
+            if (few := min(n.values()) if isinstance(n, dict) else n) < 100:
+                lines = [*lines, f"warning: of {few} only, so that others would give other numbers"]
+            protocol = f"{how}; evaluation seed {args.seed}; {view.protocol}; evaluation code {code}"
+            for label, line in zip([name, *[""] * len(lines)], [*lines, f"[{protocol}]"], strict=True):
+                print(f"  {label + ':' * bool(label):13}{line}", flush=True)
+            done[name] = dict(numbers, seed=args.seed, protocol=protocol)
+            write_json(args, out)
+    if failed or (lack and not any(out.values())):
+        raise failed or lack
     return out
 
 
@@ -2049,8 +2084,6 @@ def write_json(args, result):
 
 def table(args):
     """Print one of the papers' tables beside what the runs give."""
-    if args.name not in TABLES:
-        raise Error(f"there is no table {args.name!r}; there is {', '.join(TABLES)}")
     for flag, unset in dict(only=[], classifier="resnet50", epochs=20).items():
         if args.name != "invgan-2" and getattr(args, flag) != unset:
             raise Error(f"--{flag} is for table invgan-2; leave it out")
@@ -2061,8 +2094,6 @@ def table(args):
 def figure(args):
     """Draw one of the papers' figures, of one run or of several together."""
     name = ALIASES.get(args.name, args.name)
-    if name not in FIGURES:
-        raise Error(f"there is no figure {args.name!r}; there are {', '.join([*FIGURES, *ALIASES])}")
     if args.images and (name in ("samples", "traversal", "gradients", "frames") or args.generated):
         raise Error(f"figure {name} shows no real images{' with --generated' * args.generated}; leave --images out"
                     + " and name the --frames" * (name == "frames"))
@@ -2075,8 +2106,15 @@ def figure(args):
             raise Error(f"--{flag.replace('_', '-')} is for figure {of.replace(' ', ', ')}; leave it out")
     check_out(args, *[".gif"] * (name == "frames"))
     views = [View(run, args) for run in args.runs]
+    needs = dict(samples="prior map", path="prior map", traversal="prior map features", gradients="")
+    for view in views:
+        view.need(*("prior map" if args.generated else needs.get(name, "encode")).split())
+    _, h, w = views[0].shape
+    if (pixels := args.n ** (2 if name == "morph" else 1) * h * w) > 2**28:
+        raise Error(f"-n {args.n} of {w}x{h} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
     picture = FIGURES[name](views, args)
-    write_picture(picture, args.out or (views[0].run / "figures" if len(views) == 1 else Path()) / f"{name}.png")
+    beside = views[0].run / "figures" if len(views) == 1 else views[0].run.parent
+    write_picture(picture, args.out or beside / f"{name}.png")
     if len(views) > 1:
         print("runs from the top: " + ", ".join(v.title for v in views))
 
@@ -2097,8 +2135,8 @@ def compare(args):
         protocol = f"fixed noise; {view.protocol}; evaluation code {code}"
         out[str(view.run)] = dict(m, protocol=f"{m['n']:,} test images that all runs have in common, {protocol}")
         print(f"  {view.title}: MSE {m['mse']:.4f}  MAE {m['mae']:.4f}  floors MSE {m['mse_mean_image']:.4f} "
-              f"{m['mse_wrong_pair']:.4f}   ({protocol})")
-    write_picture(rows(*pictures), args.out or "compare.png")
+              f"{cell(m['mse_wrong_pair'], '.4f')}   ({protocol})")
+    write_picture(rows(*pictures), args.out or views[0].run.parent / "compare.png")
     print("rows from the top: real images, then " + ", ".join(v.title for v in views))
     return out
 
@@ -2110,17 +2148,37 @@ def check_out(args, *also):
 
 def write_picture(picture, path):
     if leads():
-        path = Path(path)
+        path, old = Path(path), Path(path).exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         common.save_png(path, picture)
-        print(f"wrote {path}")
+        print(f"wrote {path}" + " over an older one" * old)
 
 
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
     if wrong := [name for name in text.split(",") if name not in MEASURES]:
-        raise ArgumentTypeError(f"there is no measure {wrong[0]!r} but {', '.join(MEASURES)}; name RUN before --only")
+        raise ArgumentTypeError(f"there is no measure {wrong[0]!r} but {', '.join(MEASURES)}" + (
+            "; FID and KID are frechet, with --features inception" if wrong[0].lower() in ("fid", "kid") else
+            "; name RUN before --only"))
     return text.split(",")
+
+
+def one_of(kind, names):
+    """An argparse type: one of names; an error shows those that are nearest."""
+    def parse(text):
+        if text in names:
+            return text
+        near = ", but " + ", ".join(difflib.get_close_matches(text, names, cutoff=0.5))
+        raise ArgumentTypeError((f"{text} is a folder; the {kind}'s name comes before it" if Path(text).is_dir() else
+                                 f"there is no {kind} {text!r}{near.removesuffix(', but ')}") + "; see `eval.py list`")
+    return parse
+
+
+def count(text):
+    """An argparse type: how many, up to a thousand million."""
+    if not 0 < int(text) <= 10**9:
+        raise ValueError
+    return int(text)
 
 
 def parse_args(argv=None):
@@ -2131,7 +2189,8 @@ def parse_args(argv=None):
         sub = commands.add_parser(name, doc=function.__doc__, help=function.__doc__.splitlines()[0])
         sub.set_defaults(function=function)
         if name in ("table", "figure"):
-            sub.add_argument("name", help=", ".join(TABLES if name == "table" else [*FIGURES, *ALIASES]))
+            names = [*TABLES] if name == "table" else [*FIGURES, *ALIASES]
+            sub.add_argument("name", type=one_of(name, names), help=", ".join(names))
         add = sub.add_argument
         if name in ("invert", "boundary"):
             add("run", metavar="RUN", help="run folder")
@@ -2148,18 +2207,21 @@ def parse_args(argv=None):
                 "2/8 to 6/8)")
         if name in ("metrics", "table"):
             add("--features", default="auto", metavar="NAME",
-                help="that distances are between: inception, or those of a classifier of the set's own labels (digits "
-                     "for MNIST, else the set's name; the default)")
+                help="that distances are between: inception, vgg16, or those of a classifier of the set's own labels "
+                     "(digits for MNIST, else the set's name; the default)")
+            add("--reference", default="", choices=["train", "test"], help="images that distances are to (default: the "
+                "training part, but SWD of reconstructions: their originals)")
             add("--inception", default="", metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth")
             add("--batch", type=common.positive(int), default=0,
                 help="images at a time; default: by their size (random noise depends on it)")
         if name == "table":
             add("--classifier", default="resnet50", metavar="NAME", help="invgan-2: a network of torchvision")
             add("--epochs", type=common.positive(int), default=20, help="invgan-2: of each classifier")
-            add("--only", nargs="+", default=[], metavar="NAME", help="invgan-2: of these labels; after RUN")
-        if name in ("metrics", "invert"):
-            add("--vgg", default="", metavar="FILE", help="vgg16-397923af.pth, for lpips, ppl and --loss vgg9")
+            add("--only", nargs="+", default=[], metavar="NAME",
+                help="invgan-2: of these labels; after RUN (default: 20 of CelebA's, all of other sets)")
         if name in ("metrics", "table", "invert"):
+            add("--vgg", default="", metavar="FILE", help="vgg16-397923af.pth, or another VGG-16 with or without its "
+                "top, for --features vgg16, lpips, ppl and --loss vgg9")
             add("--cache", default="cache", metavar="DIR",
                 help="where fetched weights, classifiers and statistics of real images are kept")
         if name == "invert":
@@ -2188,8 +2250,8 @@ def parse_args(argv=None):
             add("--truncation-layers", type=common.positive(int), default=8, metavar="N",
                 help="samples: of so many layers from the first on")
         if name in ("metrics", "figure", "table", "invert"):
-            add("--seed", type=common.seed, default=0, help="of the codes z")
-        add("-n", type=common.positive(int), default=0, help="how many images" + (
+            add("--seed", type=common.seed, default=0, help="evaluation seed: of the codes z, and what else is drawn")
+        add("-n", type=count, default=0, help="how many images" + (
             " (morph: along a side; traversal, interpolation, styles, merge: pairs; frames: times as many)"
             if name == "figure" else ""))
         add("--weights", default="", choices=["ema", "raw"],
@@ -2211,25 +2273,23 @@ def main(argv=None):
         return
     if vars(args).get("inception") and args.features == "auto":
         args.features = "inception"
+    shared = args.command in ("metrics", "compare") or vars(args).get("name") in ("lia-1", "lia-2", "invgan-1")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not shared:
+        if int(os.environ.get("RANK", 0)):
+            sys.exit(2)
+        raise Error(f"{' '.join(filter(None, (args.command, vars(args).get('name'))))} is the work of one process; run "
+                    f"it by python, without torchrun")
     args.device, rank, world = common.join(args.device)
     torch.backends.cudnn.allow_tf32 = False         # PPL's differences would drown in it
-    if rank:
+    if rank or sys.stdout is None:                  # None: it was closed
         sys.stdout = open(os.devnull, "w")
-    for number in (signal.SIGINT, signal.SIGTERM) * (args.command == "metrics"):
-        signal.signal(number, Count.stop)
     json_folder = Path(vars(args).get("json", "")).parent
     if not json_folder.is_dir():
         raise Error(f"there is no folder {json_folder}; make it, or name another file by --json")
-    shared = args.command in ("metrics", "compare") or vars(args).get("name") in ("lia-1", "lia-2", "invgan-1")
-    if not rank or shared:                                      # the others are the first process's work
-        result = args.function(args)
-        write_json(args, result)
+    write_json(args, args.function(args))
     if world > 1:
-        torch.distributed.barrier()                 # the others wait for what the first one has to do alone
-        torch.distributed.destroy_process_group()
-    if Count.stopped:
-        print("interrupted")
-        raise KeyboardInterrupt
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

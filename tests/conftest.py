@@ -99,7 +99,8 @@ def dummy(tmp_path, monkeypatch):
 
 def options(**changes):
     return Namespace(**{**dict(device=torch.device("cpu"), weights="", data="", data_root="", seed=0, n=0, images=[],
-                               features="auto", inception="", vgg="", lpips="", face_crop=False, batch=0, only=[]),
+                               features="auto", inception="", vgg="", lpips="", face_crop=False, batch=0, only=[],
+                               reference=""),
                         **changes})
 
 

@@ -10,6 +10,7 @@ import torch
 from conftest import options
 from PIL import Image
 from test_data import fill
+from test_eval import change
 from torch import nn
 
 import common
@@ -222,11 +223,7 @@ def test_frozen_weights(tmp_path, monkeypatch, capsys):
 def test_metrics_by_inception(dummy, inception_weights, script, tmp_path):
     """Random weights are no FID."""
     torch.save(inception_weights, tmp_path / "random.pth")
-    run = dummy("run")
-    args = json.loads((run / "args.json").read_text())
-    args |= dict(data=str(fill(tmp_path / "set", 20, size=(28, 28))), train_images=18)
-    (run / "args.json").write_text(json.dumps(args))
-    torch.save({**torch.load(run / "checkpoint.pt"), "args": {}}, run / "checkpoint.pt")
+    run = change(dummy("run"), data=str(fill(tmp_path / "set", 20, size=(28, 28))), train_images=18)
     out = script("eval.py", "metrics", run, "--features", "inception", "--inception", "random.pth", "--only", "frechet",
                  "--json", "m.json").stdout
     checksum = hashlib.sha256((tmp_path / "random.pth").read_bytes()).hexdigest()[:8]
@@ -243,7 +240,62 @@ def test_metrics_by_inception(dummy, inception_weights, script, tmp_path):
     assert "error: there is no none.pth; --inception takes the file that is at https://" in err
     out = script("eval.py", "metrics", run).stdout
     assert "frechet:     left out: " in out
-    assert "--features inception needs none" in out
+    assert "--features inception and vgg16 need none" in out
+
+
+@pytest.fixture(scope="module")
+def trunk(vgg_weights, tmp_path_factory):
+    """A file of VGG-16's convolutions alone, in half precision."""
+    path = tmp_path_factory.mktemp("vgg") / "trunk.pth"
+    torch.save({k: v.half() for k, v in vgg_weights.items() if k.startswith("features.")}, path)
+    return path
+
+
+def test_vgg_without_its_top(vgg_weights, trunk, tmp_path):
+    net = common.frozen("vgg", str(trunk), tmp_path, common.VGG)
+    x = smooth(2, 0, 32)
+    for ours, whole in zip(net(x), common.VGG(vgg_weights)(x), strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - whole).abs().max() < 0.01 * whole.abs().max()
+    weights = torch.load(trunk)
+    for damage in ({k: v for k, v in weights.items() if k != "features.28.bias"},                   # missing
+                   {**weights, "features.0.weight": torch.zeros(64, 1, 3, 3)},                      # misshapen
+                   {**weights, "features.31.weight": torch.zeros(1)}, {**weights, "features.0.bias": "none"}, {1: 2}):
+        torch.save(damage, tmp_path / "bad.pth")
+        with pytest.raises(common.Error, match="bad.pth does not hold the vgg weights, but others; --vgg takes"):
+            common.frozen("vgg", str(tmp_path / "bad.pth"), tmp_path, common.VGG)
+
+
+def test_frechet_by_vgg16(dummy, trunk, script, tmp_path, monkeypatch):
+    """Named after the file, never FID, whatever its checksum."""
+    checksum = hashlib.sha256(trunk.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(common.FROZEN, "vgg", ("https://x/v.pth", checksum))
+    args = options(n=6, features="vgg16", vgg=str(trunk), cache=tmp_path)
+    view = evaluation.View(dummy("run", dim=0.5), args)
+    view.train.ids, view.train.pixels = view.train.ids[:9], view.train.pixels[:9]
+    m, lines, how = evaluation.measure_frechet(view, args, ["reconstructions"])
+    assert lines[0].startswith(f"Frechet (trunk.pth {checksum}): ")
+    assert f"features of VGG-16 conv5_3, trunk.pth {checksum}, images uint8; grey repeated to RGB; 6 of each" in how
+    assert "FID" not in "".join(lines) + how
+    net = common.frozen("vgg", str(trunk), tmp_path, common.VGG)
+
+    def gaussian(x):
+        f = net(common.to_float(common.to_uint8(x)))[-1].mean((2, 3)).double()
+        return f.mean(0), f.T.cov()
+    with torch.no_grad():
+        real, made = gaussian(view.images(range(9), "train")), gaussian(0.5 * view.images(range(6)))
+    assert m["frechet_reconstructions"] == pytest.approx(evaluation.frechet(made, real), rel=1e-3)
+    view.shape = 1, 8, 8
+    with pytest.raises(evaluation.Lacks, match="halves images four times; these, of 8 px, are too small"):
+        evaluation.extractor_of(view, args)
+    flags = ("--features", "vgg16", "--vgg", trunk, "-n", 4, "--cache", tmp_path)
+    run = view.run
+    change(run, data=str(fill(tmp_path / "set", 20, size=(28, 28))), train_images=18)
+    assert f"Frechet (trunk.pth {checksum}): samples" in script("eval.py", "metrics", run, *flags, "--only", "frechet"
+                                                                ).stdout
+    assert f"Frechet (trunk.pth {checksum})\n" in script("eval.py", "table", "lia-1", run, *flags).stdout
+    script("eval.py", "invert", run, "--vgg", trunk, "--loss", "vgg9", "--steps", 2, "-n", 2)
+    script("eval.py", "invert", run, "--vgg", trunk, "--loss", "vgg9", "--steps", 2, "-n", 2, "--method", "in-domain")
 
 
 def test_published_weights_alone_are_named(dummy, inception_weights, tmp_path, monkeypatch):
@@ -282,10 +334,10 @@ def test_lpips_of_files(dummy, vgg_weights, tmp_path, monkeypatch):
     assert evaluation.lpips_of(view, args).title == "LPIPS"
     with pytest.raises(common.Error, match="does not hold the lpips weights, but others"):
         evaluation.lpips_of(view, options(cache=tmp_path, vgg=args.vgg, lpips=args.vgg))
-    view.test.shape = (1, 8, 8)
+    view.shape = (1, 8, 8)
     with pytest.raises(evaluation.Lacks, match="halves images four times; these, of 8 px, are too small"):
         evaluation.lpips_of(view, args)
-    view.test.shape = (1, 28, 28)
+    view.shape = (1, 28, 28)
     with pytest.raises(evaluation.Lacks, match="these, of 14 px after the face crop, are too small"):
         evaluation.lpips_of(view, options(**{**vars(args), "face_crop": True}))
 
@@ -338,7 +390,7 @@ def test_descriptors():
     x = torch.arange(160 * 12 * 14).view(160, 1, 12, 14) % 251
     sets = []
     for batch in (160, 7):
-        view = Namespace(test=Namespace(shape=(1, 12, 14)), device=torch.device("cpu"), batch=batch)
+        view = Namespace(shape=(1, 12, 14), device=torch.device("cpu"), batch=batch)
         sets.append(evaluation.descriptors(view, "x", 160, lambda a, b: common.to_float(x[a:b]), 0, (12, 14),
                                            [0, 1]))
     assert torch.equal(*sets)

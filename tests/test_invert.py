@@ -213,6 +213,11 @@ def test_volatility():
 
 def test_gradients(dummy, script, tmp_path):
     run, rng = dummy("run"), np.random.RandomState(0)
+    for damage in (b"", b"\xff\xfe\x00", b"a,b\n1,2\n3,4\n5,6\n", b"\n\n"):
+        (run / "gradients.csv").write_bytes(damage)
+        err = script("eval.py", "figure", "gradients", run, code=2).stderr
+        assert err.startswith(f"error: {run}/gradients.csv is not what --log-gradients writes")
+    (run / "gradients.csv").unlink()
     assert "has no gradients.csv" in script("eval.py", "figure", "gradients", run, code=2).stderr
     for rows in ("", "0,1,2,3,4\n", "0,1,2,3,4\n1,1,2,3,4\n2,1"):         # the last one torn
         (run / "gradients.csv").write_text("kimg,L_rec,first,middle,last\n" + rows)
@@ -231,6 +236,12 @@ def test_tables_of_lia(dummy, script, cache, tmp_path):
     run = dummy("run")
     out = script("eval.py", "table", "lia-1", run, "-n", 300, "--cache", cache, "--json", "t.json").stdout
     assert "LIA, paper                                 16.88           10.01           18.10" in out
+    assert "Frechet distances to the train part, SWD to the test part" in out
+    head, ours = (next(line for line in out.splitlines() if line.startswith(label))
+                  for label in (" " * 32, "Dummy, ours"))
+    assert head.split()[0] == "FID"
+    assert head.endswith("Frechet (digits)")
+    assert ours.split()[2] == "-"                           # in the column of the paper's FID
     row = json.loads((tmp_path / "t.json").read_text())[str(run)]
     view, args = evaluation.View(run, options()), options(n=300, cache=cache)
     e = evaluation.errors(view, torch.arange(300))
@@ -238,10 +249,11 @@ def test_tables_of_lia(dummy, script, cache, tmp_path):
     assert row["MSE, 0-255"] == pytest.approx(e["mse_255"])
     assert row["wrong pairs"] == pytest.approx(1000 * e["mse_wrong_pair"])
     frechet = evaluation.measure_frechet(view, args)[0]
-    assert row["Frechet"] == pytest.approx(frechet["frechet_reconstructions"], rel=1e-4)
+    assert row["Frechet (digits)"] == pytest.approx(frechet["frechet_reconstructions"], rel=1e-4)
     assert row["SWD x1000"] == pytest.approx(evaluation.measure_swd(view, args)[0]["swd_reconstructions"], rel=1e-4)
     out = script("eval.py", "table", "lia-2", run, "-n", 300, "--cache", cache, "--json", "t.json").stdout
     assert "StyleGAN, paper                             6.23            7.36            3.09            4.88" in out
     row = json.loads((tmp_path / "t.json").read_text())[str(run)]
-    assert row["other data"] == pytest.approx(frechet["frechet_samples"], rel=1e-4)
-    assert row["ffhq"] is None
+    assert row["mnist-mini, Frechet (digits)"] == pytest.approx(frechet["frechet_samples"], rel=1e-4)
+    out = script("eval.py", "table", "lia-1", run, "-n", 300, "--cache", cache, "--reference", "test").stdout
+    assert "Frechet distances to the test part, SWD to the test part" in out
