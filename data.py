@@ -89,10 +89,10 @@ class Images:
         return torch.from_numpy(np.stack([self.read(int(i), size) for i in indices]))
 
     def fingerprint(self):
-        """8 hex digits of the part's name, shape, ids, labels and images (up to 100 of those that stay in files)."""
+        """8 hex digits of the part's shape, ids, labels and images (up to 100 of those that stay in files)."""
         if self._fingerprint is None:           # all pixels are hashed once
             few = range(0, len(self), math.ceil(len(self) / 100))
-            sha = hashlib.sha256(f"{self.name} {self.part} {self.shape}".encode())
+            sha = hashlib.sha256(f"{self.part} {self.shape}".encode())
             for array in (self.ids, self.labels, self.take(few) if self.pixels is None else self.pixels):
                 sha.update(np.ascontiguousarray([] if array is None else array))
             self._fingerprint = sha.hexdigest()[:8]

@@ -654,11 +654,7 @@ def constants(args):
 def check_decoder(args, images):
     """Raise `Error` where the images are not those that the decoder was trained on."""
     stored = common.read_args(args.decoder, "lia")
-    now = dict(data_name=images.name, image_shape=list(images.shape), train_images=len(images))
-    for key, value in now.items():
-        if value != stored[key]:
-            raise Error(f"the decoder {args.decoder} was trained with {key} {stored[key]}, but {args.data} has {value};"
-                        f" say where its own images are by --data or --data-root")
+    common.check_images(f"the decoder {args.decoder}", stored, images, args.data)
 
 
 def take_decoder(model, run, device):
@@ -687,8 +683,9 @@ def network_args(args):
 def load(run, device="cpu", weights="ema"):
     """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw".  Raises common.Error."""
     args = common.read_args(run, "lia")
-    model = (Decoder if args["stage"] == "1" else LIA)(**network_args(args))
-    return common.load_weights(run, args, model, weights, device)
+    with common.fitting(run):
+        model = (Decoder if args["stage"] == "1" else LIA)(**network_args(args))
+        return common.load_weights(run, args, model, weights, device)
 
 
 if __name__ == "__main__":
