@@ -1066,6 +1066,8 @@ def resolve(parser, method, presets, recipes, default_backbone, argv, style_flag
     if given.get("resume"):
         run = Path(given.pop("resume"))
         stored = read_args(run, method)
+        if missing := {*FITS, "data_name"} - {"batches", "rates", *stored}:
+            raise damaged(run / "args.json", f"{min(missing)} is missing")
         stored = {**{k: v for k, v in names.items() if stored["backbone"] == "stylegan" or k not in style},
                   **as_flags(run, stored, parser)}
         for key, value in given.items():
@@ -1112,9 +1114,10 @@ def as_flags(run, stored, parser):
     for action in parser._actions:
         name, value = action.dest, stored.get(action.dest, action.default)
         try:
-            if value != action.default and action.nargs != 0:
-                out[name] = value = (action.type or str)(str(value))
-            if value != action.default and value not in ([True] if action.nargs == 0 else action.choices or [value]):
+            if value != action.default and action.type:
+                out[name] = value = action.type(str(value))
+            if value != action.default and (value is not True if action.nargs == 0 else value not in (
+                    action.choices or [value if action.type else str(value)])):
                 raise ValueError
         except (ValueError, TypeError, ArgumentTypeError):
             raise damaged(Path(run, "args.json"), f"{name} cannot be {value!r}") from None
@@ -1553,8 +1556,9 @@ class Run:
         if not isinstance(target, torch.Generator):
             target.load_state_dict(value)
             if isinstance(target, torch.optim.Optimizer) and any(
-                    t.ndim and t.shape != p.shape for p, kept in target.state.items() for t in kept.values()):
-                raise ValueError("an optimiser's moments of another shape")
+                    {*kept} != {"step", "exp_avg", "exp_avg_sq"} or not kept["exp_avg"].shape == kept["exp_avg_sq"].shape
+                    == p.shape for p, kept in target.state.items()):
+                raise ValueError("an optimiser's moments are missing, or of another shape")
             return
         try:
             target.set_state(value.cpu())

@@ -2036,7 +2036,8 @@ def metrics(args):
                 for label, line in zip([name, *[""] * len(lines)], [*lines, f"[{protocol}]"], strict=True):
                     print(f"  {label + ':' * bool(label):13}{line}", flush=True)
                 done[name] = dict(numbers, seed=args.seed, protocol=protocol)
-                write_json(args, out)
+                if Path(args.json).is_file() or not Path(args.json).exists():       # a pipe gets all of it at the end
+                    write_json(args, out)
     except KeyboardInterrupt:
         Count.stopped = Count.stopped or time.time()
     if lack and not any(out.values()):

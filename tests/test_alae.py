@@ -304,7 +304,7 @@ def test_processes_with_batch_norm_stop_together_and_resume(tmp_path, script):
     out, _ = process.communicate(timeout=60)
     assert "go on with --resume run" in out
     seen = checkpoint_of(tmp_path / "run")["seen"]
-    script("alae.py", "--resume", "run", "--kimg", seen / 1000 + 0.064, launcher=TWO)
+    script("alae.py", "--resume", "run", "--kimg", (seen + 64) / 1000, launcher=TWO)
     assert checkpoint_of(tmp_path / "run")["seen"] == seen + 64
 
 
@@ -400,7 +400,7 @@ def test_data_that_have_moved(tmp_path, script):
     err = script("alae.py", "--resume", "run", code=2).stderr
     assert "was trained with train_images" in err
     err = script("alae.py", "--resume", "run", "--data", "mnist-mini", code=2).stderr
-    assert "was trained with train_images 36, but mnist-mini has 10000" in err
+    assert "was trained with train_images 37, but mnist-mini has 10000" in err
 
 
 def test_bf16_through_the_script(script, tmp_path):
