@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,10 +17,12 @@ import matplotlib.figure
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from torch import nn
 
 import alae
 import common
+import eval
 import faae
 import invgan
 import lia
@@ -57,14 +60,23 @@ def checkpoint_of(run):
     return torch.load(run / "checkpoint.pt", weights_only=True)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run, to be copied: what resolves, checkpoint, log."""
+    out = tmp_path_factory.mktemp("faults") / "run"
+    main(alae, *SMALL, "--kimg", "0.064", "--out", out)
+
+    def copy(to):
+        shutil.copytree(out, to)
+        return to
+    return copy
+
+
+def main(method, *flags):
+    method.main([str(flag) for flag in flags])
+
+
 # ------------------------------------------------------------------------------------------------- one run a folder
-
-@pytest.fixture
-def run(script, tmp_path):
-    """The folder of a short finished run."""
-    script("alae.py", *SMALL, "--kimg", "0.064", "--out", "run")
-    return tmp_path / "run"
-
 
 @LINUX
 def test_a_run_that_is_going_is_not_resumed_and_a_killed_one_is(script, tmp_path):
@@ -106,9 +118,10 @@ def test_a_folder_is_claimed_before_anything_is_in_it(tmp_path):
     make_run(tmp_path / "run")
 
 
-def test_files_of_a_run_without_its_arguments_are_not_written_over(script, run):
+def test_files_of_a_run_without_its_arguments_are_not_written_over(folder, tmp_path):
+    run = folder(tmp_path / "run")
     (run / "args.json").unlink()
-    assert "already holds a run" in script("alae.py", *SMALL, "--out", "run", code=2).stderr
+    assert "already holds a run" in message(main, alae, *SMALL, "--out", run)
 
 
 TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
@@ -148,7 +161,8 @@ def make_run(folder, growth=None, losses=("a", "b"), **changes):
     torch.manual_seed(0)
     model = nn.Linear(2, 2)
     optimizer = common.adam(model, 0.1, (0.0, 0.99))
-    common.update(model(torch.ones(1, 2)).sum(), optimizer)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
     state = {"model": model, "ema": nn.Linear(2, 2), "opt": optimizer, "rng": torch.Generator()}
     return common.Run(Namespace(**{**args, **changes}), state, losses, torch.device("cpu"),
                       growth or common.Growth([(8, 8)], [8], [0.1]))
@@ -182,23 +196,21 @@ def test_writing_through_what_is_no_plain_file(tmp_path):
 
 
 @LINUX
-def test_numbers_and_pictures_go_into_devices(run):
+def test_numbers_and_pictures_go_into_devices(folder, tmp_path, monkeypatch):
     """`--json` into a pipe, which takes the numbers once, and `--out` through a link."""
-    os.mkfifo(run.parent / "fifo")
+    folder(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
     got = []
-    reader = threading.Thread(target=lambda: got.append((run.parent / "fifo").read_text()))
+    reader = threading.Thread(target=lambda: got.append(Path("fifo").read_text()), daemon=True)
     reader.start()
-    process = start(run.parent, "metrics", "run", "--only", "errors,latent", "-n", "64", "--json", "fifo",
-                    name="eval.py")
-    _, err = process.communicate(timeout=100)
+    main(eval, "metrics", "run", "--only", "errors,latent", "-n", "64", "--json", "fifo")
     reader.join(10)
-    assert process.returncode == 0, err
     assert set(json.loads(got[0])["run"]) == {"errors", "latent"}
-    (run.parent / "link.png").symlink_to("picture.png")
-    process = start(run.parent, "figure", "samples", "run", "--out", "link.png", name="eval.py")
-    assert process.communicate(timeout=100)[1] == ""
-    assert (run.parent / "link.png").is_symlink()
-    assert (run.parent / "picture.png").read_bytes().startswith(b"\x89PNG")
+    Path("link.png").symlink_to("picture.png")
+    main(eval, "figure", "samples", "run", "--out", "link.png")
+    assert Path("link.png").is_symlink()
+    assert Path("picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 # ------------------------------------------------------------------------------------------------- standard output
@@ -233,23 +245,6 @@ def damage(run, changes):
 ARGS = {"width": "x", "nz": -1, "nw": None, "backbone": 7, "versions": None, "method": "../x", "batch": [], "seed": -3,
         "kimg": "long", "lr": None, "precision": "fp8", "image_shape": [1, 28], "train_images": None, "d_act": "x",
         "gamma": None, "batches": None, "schedule_kimg": None, "latent_loss": 3, "skip_bad": "yes", "data": None}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A finished run, to be copied: what resolves, checkpoint, log."""
-    import shutil
-    out = tmp_path_factory.mktemp("faults") / "run"
-    main(alae, *SMALL, "--kimg", "0.064", "--out", out)
-
-    def copy(to):
-        shutil.copytree(out, to)
-        return to
-    return copy
-
-
-def main(method, *flags):
-    method.main([str(flag) for flag in flags])
 
 
 def message(call, *args):
@@ -463,7 +458,7 @@ def test_processes_stop_at_the_same_step_without_waiting_for_the_device(tmp_path
 
 
 @pytest.mark.parametrize(("error", "line"), [
-    (common.dist.DistBackendError("NCCL error: unhandled cuda error: Cuda failure 2 'out of memory'"), "out of memory;"),
+    (common.dist.DistBackendError("NCCL error: cuda error 2 'out of memory'"), "out of memory;"),
     (common.dist.DistBackendError("NCCL error: ncclRemoteError"), "another process of this job has ended"),
     (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed"), "another process of this job has ended")])
 def test_what_a_failed_collective_means(error, line, capsys):
@@ -553,21 +548,19 @@ def test_a_misspelt_folder_comes_before_any_note(script):
     assert "there is no no/such" in done.stderr
 
 
-def test_the_same_images_under_another_name_are_the_same(script, tmp_path):
-    from PIL import Image
+def test_the_same_images_under_another_name_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name, shade in (("one", 0), ("other", 1)):
-        (tmp_path / name).mkdir()
+        os.mkdir(name)
         for i in range(20):
-            Image.new("L", (28, 28), (10 * i + shade) % 256).save(tmp_path / name / f"{i:02d}.png")
-    flags = ("--backbone", "mlp", *SMALL)
-    script("alae.py", "--data", "one", *flags, "--kimg", "0.1", "--out", "run")
-    (tmp_path / "one").rename(tmp_path / "renamed")
-    script("alae.py", "--resume", "run", "--data", "renamed", "--kimg", "0.2")
-    err = script("alae.py", "--resume", "run", "--data", "other", "--kimg", "0.3", code=2).stderr
-    assert "was trained with fingerprint" in err
-    damage(tmp_path / "run", {"fingerprint": KeyError})         # a run from before it was kept: by its name
-    checkpoint = checkpoint_of(tmp_path / "run")
+            Image.new("L", (28, 28), (10 * i + shade) % 256).save(f"{name}/{i:02d}.png")
+    main(alae, "--data", "one", "--backbone", "mlp", *SMALL, "--kimg", "0.1", "--out", "run")
+    os.rename("one", "renamed")
+    resume = alae, "--resume", "run", "--data"
+    main(*resume, "renamed", "--kimg", "0.2")
+    assert "was trained with fingerprint" in message(main, *resume, "other", "--kimg", "0.3")
+    checkpoint = checkpoint_of(Path("run"))                     # a run from before it was kept: by its name
     del checkpoint["args"]["fingerprint"]
-    torch.save(checkpoint, tmp_path / "run" / "checkpoint.pt")
-    assert "was trained with data_name one" in script(
-        "alae.py", "--resume", "run", "--data", "renamed", "--kimg", "0.3", code=2).stderr
+    torch.save(checkpoint, "run/checkpoint.pt")
+    damage(Path("run"), {"fingerprint": KeyError})
+    assert "was trained with data_name one" in message(main, *resume, "renamed", "--kimg", "0.3")
