@@ -411,7 +411,8 @@ def network_args(args):
 def load(run, device="cpu", weights="ema"):
     """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw".  Raises common.Error."""
     args = common.read_args(run, "alae")
-    return common.load_weights(run, args, ALAE(**network_args(args)), weights, device)
+    with common.fitting(run):
+        return common.load_weights(run, args, ALAE(**network_args(args)), weights, device)
 
 
 if __name__ == "__main__":

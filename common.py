@@ -24,10 +24,13 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -172,7 +175,7 @@ class MLPGenerator(nn.Module):
 
     def __init__(self, nw, image_shape, width=1):
         super().__init__()
-        self.image_shape, hidden = tuple(image_shape), 1024 // width
+        self.image_shape, hidden = tuple(image_shape), max(1024 // width, 1)
         self.layer1 = EqualLinear(nw, hidden, gain=math.sqrt(2))
         self.layer2 = EqualLinear(hidden, hidden, gain=math.sqrt(2))
         self.layer3 = EqualLinear(hidden, math.prod(image_shape), gain=1)
@@ -188,7 +191,7 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, image_shape, n_out, width=1):
         super().__init__()
-        hidden = 1024 // width
+        hidden = max(1024 // width, 1)
         self.layer1 = EqualLinear(math.prod(image_shape), hidden, gain=math.sqrt(2))
         self.layer2 = EqualLinear(hidden, hidden, gain=math.sqrt(2))
         self.head = EqualLinear(hidden, n_out, gain=1)
@@ -802,27 +805,58 @@ def start(args):
                     else f"the run's batch of {wrong[0]} at a lower level does not divide among {world} processes; "
                     f"resume it on as many as it began with")
     device, rank, world = join(args.device)
+    sys.stdout, sys.stderr = Unread(sys.stdout), Unread(sys.stderr)
     if device.type == "cpu":
         keep_memory()
-    if rank == 0 and device.type == "cpu" and args.backbone == "stylegan" and args.width < 4:
-        print(f"note: on a CPU a step of stylegan at --width {args.width} takes minutes; --width 8 or more suits one")
+    torch.backends.cudnn.benchmark = True       # sizes stay the same within a level
     torch.manual_seed(args.seed)
     if args.precision == "auto":
-        args.precision = "bf16" if device.type == "cuda" and args.backbone != "mlp" else "fp32"
-    if rank == 0 and device.type == "cpu" and args.precision == "bf16" and not has_bf16():
-        print("note: torch has no fast bf16 on this CPU; without --precision bf16 a step may take a tenth of the time")
+        bf16 = device.type == "cuda" and args.backbone != "mlp" and has_bf16(device)
+        args.precision = "bf16" if bf16 else "fp32"
     return device, rank, world
 
 
-def has_bf16():
-    """Whether oneDNN, which multiplies for torch on a CPU, computes in bf16 on this one (not with AVX2 alone)."""
+class Unread:
+    """A run's standard output and error: a run goes on, unseen, when their reader has gone (`| head`, a terminal)."""
+
+    def __init__(self, stream):
+        self.stream = stream.stream if isinstance(stream, Unread) else stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:                             # what is buffered goes the same way
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+def has_bf16(device):
+    """Whether a device multiplies in bf16 itself: not a GPU that emulates it, nor a CPU with AVX2 alone."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def notes(args, device):
+    """Lines on what makes a run slow on its device."""
+    here = "GPU" if device.type == "cuda" else "CPU"
+    if here == "CPU" and args.backbone == "stylegan" and args.width < 4:
+        yield f"on a CPU a step of stylegan at --width {args.width} takes minutes; --width 8 or more suits one"
+    if args.precision == "bf16" and not has_bf16(device):
+        yield f"torch has no fast bf16 on this {here}; without --precision bf16 a step may take a tenth of the time"
+    elif here == "GPU" and args.backbone != "mlp" and not has_bf16(device):
+        yield "this GPU has no bf16 of its own, so that fp32 is the default"
 
 
 def join(name):
     """Join the other processes of `torchrun`, if any.  -> device, rank, world.  name: as for `find_device`.
 
-    One process a GPU (NCCL), or several on the CPU (gloo).  Raises `Error` for a device that is not there.
+    One process a GPU (NCCL), or several on the CPU (gloo).  Processes may wait for each other as long as it takes; one
+    that no longer lives ends the job, see `watch`.  fp32 is fp32 from here on, not TF32.  Raises `Error` for a device
+    that is not there.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = find_device(name, int(os.environ.get("LOCAL_RANK", 0)))
@@ -830,9 +864,34 @@ def join(name):
         if world > 1 and device.index != int(os.environ["LOCAL_RANK"]):
             raise Error(f"--device {name} would put {world} processes on one GPU; pass --device cuda")
         torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
+        threading.Thread(target=watch, args=(rank, world), daemon=True).start()
     return device, rank, world
+
+
+def watch(rank, world):
+    """End this process with one line if the next one of its job, on any machine, has not lived for WATCH_SECONDS.
+
+    Each counts up in the job's store; a frozen process does not, a slow or waiting one does.  Rounds are counted, not
+    seconds, so that a whole job may be paused and go on.
+    """
+    patience, following, last, rounds = float(os.environ.get("WATCH_SECONDS", 20)), (rank + 1) % world, 0, 0
+    try:
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        while dist.is_initialized() and rounds < 2 * patience:
+            store.add(f"alive/{rank}", 1)
+            count = store.add(f"alive/{following}", 0)
+            last, rounds = count, rounds + 1 if count == last else 0
+            time.sleep(0.5)
+    except (RuntimeError, KeyError, ValueError):    # the store has gone, and the job with it
+        return
+    if dist.is_initialized():
+        with contextlib.suppress(OSError):
+            os.write(2, f"error: process {following} of {world} has not answered for {patience:g} s; end it, and go on "
+                        f"from the last checkpoint, which is whole, by --resume RUN\n".encode())
+        os._exit(2)                                 # the main thread waits for that process
 
 
 def find_device(name, local_rank=0):
@@ -943,14 +1002,14 @@ class Parser(ArgumentParser):
         self.exit(2, f"error: {message}; `python {self.prog} --help` lists the flags\n")
 
 
-def positive(kind):
-    """An argparse type: int or float, above zero and finite."""
+def positive(kind, most=math.inf):
+    """An argparse type: int or float, above zero, finite and not above `most`."""
     def parse(text):
         value = kind(text)
-        if not value > 0 or value == math.inf:
+        if not 0 < value <= most or value == math.inf:
             raise ValueError
         return value
-    parse.__name__ = f"positive {kind.__name__}"        # what argparse calls it in its message
+    parse.__name__ = f"positive {kind.__name__}" + f" up to {most:,}" * (most < math.inf)       # in argparse's message
     return parse
 
 
@@ -995,20 +1054,21 @@ def add_flags(parser, backbones):
         "fade in, and as many again before the next one (default: --kimg in the paper's proportions)")
     add("--start-resolution", type=positive(int), default=4, choices=STYLE_SIZES, metavar="N",
         help="stylegan: size of the larger side to grow from (the final one: no growing)")
-    add("--batch", type=positive(int), default=128,
+    add("--batch", type=positive(int, 65_536), default=128,
         help="images a step, over all processes (stylegan: at the last level; lower ones take more in proportion)")
     add("--lr", type=positive(float), default=0.002,
         help="learning rate of Adam (stylegan: at the last level; lower ones keep their proportion to it)")
     add("--seed", type=seed, default=0, help="of weights, codes and the order of images")
     add("--device", default="auto", help="cpu, cuda, cuda:1 ...; the GPU if there is one")
     add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
-        help="of the networks' products (auto: bf16 on a GPU, except for mlp); weights, losses, R1's norm are fp32")
+        help="type of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 is not TF32); "
+        "weights, losses, R1's norm are fp32")
     add("--compile", action="store_true", help="torch.compile the passes, but those that R1 differentiates twice")
     add("--out", default="auto", metavar="RUN", help="the run folder (auto: runs/METHOD-BACKBONE-DATA, "
         "with the objective, split, resolution, seed, ... that is not the default)")
     add("--resume", default="", metavar="RUN", help="go on with this run")
     add("--snapshot-kimg", type=positive(float), default=50, help="pictures, a row of log.csv and a checkpoint "
-        "every so many thousand images")
+        "every so many thousand images (four or more a run, if not given)")
 
 
 # What --resume may change; data and data_root only in where the same images are
@@ -1025,12 +1085,17 @@ def resolve(parser, method, presets, recipes, default_backbone, argv, style_flag
     -> Namespace with `method`, and `resume` a path or "".  Raises `Error` where an explicit flag contradicts the run.
     """
     names, given = vars(parser.parse_args([])), explicit(parser, argv)
+    if empty := [name for name, value in given.items() if value == ""]:
+        raise Error(f"--{empty[0].replace('_', '-')} is empty (a variable that is not set?); leave it out, or fill it")
     style = {"fmap_base", "grow_kimg", "start_resolution", *style_flags}
 
     if given.get("resume"):
         run = Path(given.pop("resume"))
         stored = read_args(run, method)
-        stored = {**{k: v for k, v in names.items() if stored["backbone"] == "stylegan" or k not in style}, **stored}
+        if missing := {*FITS, "data_name"} - {"batches", "rates", *stored}:
+            raise damaged(run / "args.json", f"{min(missing)} is missing")
+        stored = {**{k: v for k, v in names.items() if stored["backbone"] == "stylegan" or k not in style},
+                  **as_flags(run, stored, parser)}
         for key, value in given.items():
             if key not in RESUMABLE and str(value) not in (str(stored.get(key)), "auto"):
                 raise Error(f"{run} was trained with --{key.replace('_', '-')} {stored.get(key)}, not {value}; leave "
@@ -1056,6 +1121,8 @@ def resolve(parser, method, presets, recipes, default_backbone, argv, style_flag
         if words.issuperset(choices.split()) and on in ("", data):
             chosen.update(preset)
     values = {**names, **chosen, **recipe, **given, "backbone": backbone, "method": method}
+    if "snapshot_kimg" not in given:
+        values["snapshot_kimg"] = min(values["snapshot_kimg"], values["kimg"] / 4)
     return Namespace(**{k: v for k, v in values.items() if k not in unused})
 
 
@@ -1065,6 +1132,22 @@ def explicit(parser, argv):
     names = vars(parser.parse_args([]))
     given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(names, unset))))
     return {k: v for k, v in given.items() if v is not unset}
+
+
+def as_flags(run, stored, parser):
+    """The values of run's args.json, those of flags as the command line would have them.  Raises `Error`."""
+    out = dict(stored)
+    for action in parser._actions:
+        name, value = action.dest, stored.get(action.dest, action.default)
+        try:
+            if value != action.default and action.type:
+                out[name] = value = action.type(str(value))
+            if value != action.default and (value is not True if action.nargs == 0 else value not in (
+                    action.choices or [value if action.type else str(value)])):
+                raise ValueError
+        except (ValueError, TypeError, ArgumentTypeError):
+            raise damaged(Path(run, "args.json"), f"{name} cannot be {value!r}") from None
+    return out
 
 
 def check_resolution(args, resolutions):
@@ -1166,8 +1249,16 @@ def settle(args, images, held_out, label, named, unstated, constants="", default
 # --------------------------------------------------------------------------------------------------- 10 The run
 
 def write_atomic(path, data):
-    """Write bytes so that `path` holds either all of them or what it held before."""
-    part = path.with_name(path.name + ".part")
+    """Write bytes so that `path`, or what it links to, holds either all of them or what it held before.
+
+    A device or pipe gets them as they come.
+    """
+    if (path.exists() and not path.is_file()) or path.parent == Path("/dev"):
+        with open(path, "ab") as f:
+            f.write(data)
+        return
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as f:
             f.write(data)
@@ -1196,16 +1287,56 @@ def code_version():
         return "unknown"
 
 
-def read_args(run, method=None):
-    """The resolved arguments of a run folder.  Raises `Error` if it holds none, or those of another method."""
+def damaged(path, what):
+    """-> the `Error` of a file that is not as a run wrote it."""
+    return Error(f"{path}: {what}; put back a copy of the file, or train again in another folder")
+
+
+@contextlib.contextmanager
+def fitting(path):
+    """What goes wrong in the block, because `path` holds something that does not fit its run, as `Error`."""
     try:
-        args = json.loads((Path(run) / "args.json").read_text())
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        if is_out_of_memory(e):
+            raise
+        raise damaged(path, f"does not fit ({type(e).__name__}: {' '.join(str(e).split())[:200]})") from None
+
+
+FITS = {  # what args.json has besides flags, and how to tell that it is as a run wrote it
+    "method": lambda value, args: value.isidentifier(),
+    "backbone": lambda value, args: value.isidentifier(),
+    "image_shape": lambda value, args: len(value) == 3 and all(type(n) is int and n > 0 for n in value),
+    "batches": lambda value, args: all(type(n) is int and n > 0 for n in value)
+        and len(value) == levels_of(args["image_shape"])[0],
+    "rates": lambda value, args: min(value) > 0 and len(value) == levels_of(args["image_shape"])[0],
+    "versions": lambda value, args: isinstance(value["code"], str),
+    "given": lambda value, args: {"split", "resolution"} <= {*value},
+    "train_images": lambda value, args: value > 0,
+    "schedule_kimg": lambda value, args: value > 0,
+}
+
+
+def read_args(run, method=None):
+    """The resolved arguments of a run folder.  Raises `Error` if it holds none, damaged ones, or another method's."""
+    path = Path(run, "args.json")
+    try:
+        args = json.loads(path.read_text())
         args["method"], args["backbone"], args["image_shape"]
     except (OSError, ValueError, KeyError, TypeError):
         raise Error(f"{run} holds no run (no readable args.json); name a folder that a script made") from None
+    for name, fits in FITS.items():
+        try:
+            good = name not in args or fits(args[name], args)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            good = False
+        if not good:
+            raise damaged(path, f"{name} cannot be {args[name]!r}")
     if method not in (None, args["method"]):
         raise Error(f"{run} is a run of {args['method']}.py, not of {method}.py; use that script")
-    return args
+    parser = Parser()
+    add_flags(parser, [args["backbone"]])
+    return as_flags(run, args, parser)
 
 
 def read_checkpoint(run, args, device):
@@ -1213,7 +1344,9 @@ def read_checkpoint(run, args, device):
     path = Path(run) / "checkpoint.pt"
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
-        written = checkpoint["args"]
+        written, _ = checkpoint["args"].items(), checkpoint["state"].items()
+        if type(checkpoint["seen"]) is not int:
+            raise TypeError
     except FileNotFoundError:
         raise Error(f"{run} has no checkpoint.pt yet; train it first") from None
     except OSError as e:
@@ -1223,7 +1356,7 @@ def read_checkpoint(run, args, device):
             raise
         raise Error(f"{path} cannot be read ({type(e).__name__}); it is damaged or not a checkpoint of this project: "
                     f"put back a copy, or delete it and train again") from None
-    for key, value in written.items():
+    for key, value in written:
         if key not in (*RESUMABLE, "resume", "versions") and value != args.get(key):
             raise Error(f"{path} was written with {key} = {value}, but args.json says {args.get(key)}; "
                         f"the two files belong to different runs")
@@ -1256,26 +1389,26 @@ class Run:
         self.writer = int(os.environ.get("RANK", 0)) == 0
         self.seen, self.seconds, self.last_snapshot = 0, 0.0, -1
         self.sums, self.steps = [0.0] * len(losses), 0        # since the last row of log.csv
-        self.columns = (*self.HEADER, *losses, *self.MEASURES)
-        if args.out != args.resume and (self.folder / "args.json").exists():
-            raise Error(f"{self.folder} already holds a run; go on with it by --resume {self.folder}, "
-                        f"or name another folder by --out")
-        if dist.is_initialized():
-            dist.barrier()                                      # before process 0 makes it one
+        self.columns, self.trace_columns = (*self.HEADER, *losses, *self.MEASURES), ("kimg", *losses)
+        self._claim()
         if args.resume:
             self._resume(Path(args.resume))
         self.began = time.time()
         self.rate, self.rated = 0.0, None       # images/s, from (seen, time) at the last look at the clock
+        self.lately = 0.0, 0.0                  # images and seconds of which the rate is made
         self.looked, self.shown, self.drawn = self.began, self.began, 0.0
         self.pending, self.taken = [], 0        # (seen, losses not yet fetched from the device); steps by this process
         self.stop = False                                       # a signal asked to stop, and all processes agree
         self.stop_wanted, self.stop_asked = 0, 0.0              # which signal, and when
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        self.asked = None                                       # which signal any process had at the last step
+        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            if number != getattr(signal, "SIGHUP", 0) or signal.getsignal(number) != signal.SIG_IGN:     # nohup
+                signal.signal(number, self._on_signal)
         if self.writer:
-            self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps({**vars(args), "resume": ""}, indent=1)
             write_atomic(self.folder / "args.json", text.encode())
+            for line in notes(args, device):
+                print(f"note: {line}")
 
     # -- what the loop asks
 
@@ -1295,10 +1428,12 @@ class Run:
         """Count one step of `batch` images.  losses: scalar tensors, fetched about once a second."""
         self.seen, self.taken = self.seen + batch, self.taken + 1
         self.pending.append((self.seen, torch.stack([loss.detach().float() for loss in losses])))
-        if dist.is_initialized() and self.taken % 10 == 0:      # all stop at the same step
-            flag = torch.tensor(self.stop_wanted, device=self.device)
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-            self.stop = flag.item() > 0
+        if dist.is_initialized():       # all stop at the same step, the one after; asked without waiting for the GPU
+            if self.asked:
+                self.asked[1].wait()
+                self.stop = self.asked[0].item() > 0
+            flag = torch.tensor(self.stop_wanted)
+            self.asked = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True)
         if time.time() - self.looked > 1:
             self._look()
 
@@ -1358,6 +1493,39 @@ class Run:
 
     # -- inside
 
+    def _claim(self):
+        """Make the folder this process's for as long as it lives: first lock it, then see what is in it."""
+        problem = ""
+        if self.writer:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.folder / ".lock", "a+")
+            try:
+                import fcntl
+                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                self.lock.seek(0)
+                problem = (f"{self.folder} is in use by {self.lock.read() or 'another process'}; wait for its end, or "
+                           f"stop it, and --resume {self.folder}; or name another folder by --out")
+            except (ImportError, OSError):
+                pass                            # Windows, or a disk without locks
+            if not problem:
+                self.lock.truncate(0)
+                self.lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+                self.lock.flush()
+                if self.args.out == self.args.resume:
+                    for part in self.folder.glob("*.*.part"):       # of a process that was killed while it wrote
+                        part.unlink()
+                elif any((self.folder / name).exists() for name in ("args.json", "checkpoint.pt", "log.csv")):
+                    problem = (f"{self.folder} already holds a run; go on with it by --resume {self.folder}, "
+                               f"or name another folder by --out")
+        if dist.is_initialized():
+            problem, = share = [problem]
+            dist.broadcast_object_list(share)
+            if share[0] and not self.writer:
+                sys.exit(2)                     # process 0 says why
+        if problem:
+            raise Error(problem)
+
     def _on_signal(self, number, frame):
         if not self.stop_wanted:
             self.stop_wanted, self.stop_asked = number, time.time()
@@ -1372,36 +1540,52 @@ class Run:
                 (self.folder / name).unlink(missing_ok=True)
             return
         checkpoint = read_checkpoint(source, vars(self.args), self.device)
-        for name, target in self.state.items():
-            value = checkpoint["state"][name]
-            if not isinstance(target, torch.Generator):
-                target.load_state_dict(value)
-                continue
-            try:
-                target.set_state(value.cpu())
-            except RuntimeError:                # the state of another kind of device
-                target.manual_seed(self.args.seed + checkpoint["seen"])
-        for name in ("seen", "seconds", "last_snapshot", "sums", "steps"):
-            setattr(self, name, checkpoint[name])
+        with fitting(source / "checkpoint.pt"):
+            for name, target in self.state.items():
+                self._take(target, checkpoint["state"][name], checkpoint["seen"])
+            for name, kind in dict(seen=int, steps=int, seconds=float, last_snapshot=int, sums=list).items():
+                setattr(self, name, kind(checkpoint[name]))
+            if len(self.sums) != len(self.losses):
+                raise ValueError(f"{len(self.sums)} losses for {', '.join(self.losses)}")
         if self.seen - max(getattr(self.args, "batches", [self.args.batch])) >= self.args.kimg * 1000:
             raise Error(f"{source} has shown {self.seen / 1000:g} kimg already; pass a longer --kimg, or none")
         for name in ("log.csv", self.trace):
             if not self.writer or not (source / name).is_file():
                 continue
-            with open(source / name, newline="") as f:
-                rows = list(csv.reader(f))
-            rows = rows[:1] + [row for row in rows[1:] if len(row) == len(rows[0])
-                               and float(row[0]) * 1000 <= self.seen + 0.5]
+            columns = list(self.columns if name == "log.csv" else self.trace_columns)
+            try:
+                with open(source / name, newline="", encoding="utf-8") as f:
+                    header, *rows = csv.reader(f)
+                if header != columns:
+                    raise ValueError
+                rows = [row for row in rows if len(row) == len(header) and float(row[0]) * 1000 <= self.seen + 0.5]
+            except (ValueError, csv.Error):
+                raise Error(f"{source / name} does not hold this run's rows; put back a copy, or move it away, and a "
+                            f"new one begins") from None
             text = io.StringIO()
-            csv.writer(text).writerows(rows)
-            self.folder.mkdir(parents=True, exist_ok=True)
+            csv.writer(text).writerows([header, *rows])
             write_atomic(self.folder / name, text.getvalue().encode())
+
+    def _take(self, target, value, seen):
+        """Put a checkpoint's value into a module, an optimiser or a generator."""
+        if not isinstance(target, torch.Generator):
+            target.load_state_dict(value)
+            for p, kept in getattr(target, "state", {}).items():       # which Adam does not look at
+                if not kept["exp_avg"].shape == kept["exp_avg_sq"].shape == p.shape:
+                    raise ValueError("an optimiser's moments are of another shape")
+            return
+        try:
+            target.set_state(value.cpu())
+        except RuntimeError:                # the state of another kind of device
+            target.manual_seed(self.args.seed + seen)
 
     def _append(self, name, columns, rows):
         path = self.folder / name
         new = not path.exists()
         with open(path, "a", newline="") as f:
             csv.writer(f).writerows([columns] * new + rows)
+            f.flush()
+            os.fsync(f.fileno())
         return path
 
     def _fetch(self):
@@ -1416,7 +1600,7 @@ class Run:
             raise Error(f"{self.losses[i]} is {values[step, i].item()} at {seen[step] / 1000:g} kimg; the checkpoint "
                         f"of {self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
         if self.trace and self.writer:
-            self._append(self.trace, ("kimg", *self.losses),
+            self._append(self.trace, self.trace_columns,
                          [[n / 1000, *row] for n, row in zip(seen, values.tolist(), strict=True)])
         for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
             self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
@@ -1430,7 +1614,10 @@ class Run:
         now = time.time()
         self.looked = now
         if self.rated:
-            self.rate = (self.seen - self.rated[0]) / max(now - self.rated[1], 1e-9)
+            images, seconds = self.seen - self.rated[0], now - self.rated[1]
+            kept = math.exp(-seconds / 30)          # what is 30 s old counts 1/e
+            self.lately = self.lately[0] * kept + images, self.lately[1] * kept + seconds
+            self.rate = self.lately[0] / max(self.lately[1], 1e-9)
         self.rated = (self.seen, now)
         terminal = sys.stdout.isatty()
         if self.writer and (terminal or now - self.shown > 30):
@@ -1438,11 +1625,12 @@ class Run:
             line = f"{self.seen / 1000:.1f} of {self.args.kimg:g} kimg  " + "  ".join(
                 f"{name} {value:.3f}" for name, value in zip(self.losses, self.recent, strict=True))
             level, alpha, *_ = self.growth.at(self.seen)
-            last = level == len(self.growth.sizes) - 1          # before it, how long it takes cannot be told
+            last = level == len(self.growth.sizes) - 1          # an image takes longer at the levels above
             if len(self.growth.sizes) > 1:
                 line += f"  {max(self.growth.sizes[level])} px" + f", alpha {alpha:.2f}" * (alpha < 1)
             if self.rate > 0:
-                line += f"  {self.rate:.3g} images/s" + f"  {duration(left)} left" * last
+                rate = f"{self.rate:,.0f}" if self.rate >= 100 else f"{self.rate:.3g}"
+                line += f"  {rate} images/s  {'' if last else 'at least '}{duration(left)} left"
             print(f"\r{line:<100}" if terminal else line, end="" if terminal else "\n", flush=True)
             self.shown = now
 
@@ -1534,7 +1722,7 @@ def curves(log, path):
     figure = matplotlib.figure.Figure(figsize=(4 * columns, 6), layout="constrained")
     for i, name in enumerate(names, 1):
         axes = figure.add_subplot(2, columns, i)
-        axes.plot(kimg, [float(row[name] or "nan") for row in rows])
+        axes.plot(kimg, [float(row[name] or "nan") for row in rows], marker="o" if len(rows) < 10 else "")
         axes.set_title(name)
         axes.set_xlabel("kimg")
     buffer = io.BytesIO()
@@ -1547,13 +1735,16 @@ def curves(log, path):
 def is_out_of_memory(e):
     """The GPU's allocator raises torch.OutOfMemoryError, the CPU's a plain RuntimeError."""
     return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(e, RuntimeError) and "allocate memory" in str(e))
+        isinstance(e, RuntimeError) and ("allocate memory" in str(e) or "out of memory" in str(e)))     # NCCL's too
 
 
 def command(main, *errors):
     """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory, no room on the
     disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
     code, message = 0, None
+    for name in ("stdout", "stderr"):           # closed by whoever began it
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
     try:
         main()
     except KeyboardInterrupt:
@@ -1561,13 +1752,13 @@ def command(main, *errors):
     except (Error, *errors) as e:
         message = str(e)
     except (MemoryError, RuntimeError) as e:
-        if isinstance(e, dist.DistError) or "gloo" in str(e):           # what NCCL and gloo raise
+        if is_out_of_memory(e):
+            message = "out of memory; pass a smaller --batch, a smaller --resolution or a larger --width"
+        elif isinstance(e, dist.DistError) or "gloo" in str(e):         # what NCCL and gloo raise
             message = ("another process of this job has ended; see what it said, and go on from the last checkpoint, "
                        "which is whole, by --resume RUN")
-        elif not is_out_of_memory(e):
-            raise
         else:
-            message = "out of memory; pass a smaller --batch, a smaller --resolution or a larger --width"
+            raise
     except BrokenPipeError:                     # whoever read the output has gone
         sys.stdout = None
     except OSError as e:

@@ -2071,8 +2071,10 @@ def metrics(args):
             for label, line in zip([name, *[""] * len(lines)], [*lines, f"[{protocol}]"], strict=True):
                 print(f"  {label + ':' * bool(label):13}{line}", flush=True)
             done[name] = dict(numbers, seed=args.seed, protocol=protocol)
-            write_json(args, out)
+            if Path(args.json).is_file() or not Path(args.json).exists():       # a pipe gets all of it at the end
+                write_json(args, out)
     if failed or (lack and not any(out.values())):
+        write_json(args, out)
         raise failed or lack
     return out
 

@@ -741,7 +741,8 @@ def make_model(args):
 def load(run, device="cpu", weights="ema"):
     """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw".  Raises common.Error."""
     args = common.read_args(run, "faae")
-    return common.load_weights(run, args, make_model(args), weights, device)
+    with common.fitting(run):
+        return common.load_weights(run, args, make_model(args), weights, device)
 
 
 if __name__ == "__main__":

@@ -686,8 +686,9 @@ def network_args(args):
 def load(run, device="cpu", weights="ema"):
     """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw".  Raises common.Error."""
     args = common.read_args(run, "lia")
-    model = (Decoder if args["stage"] == "1" else LIA)(**network_args(args))
-    return common.load_weights(run, args, model, weights, device)
+    with common.fitting(run):
+        model = (Decoder if args["stage"] == "1" else LIA)(**network_args(args))
+        return common.load_weights(run, args, model, weights, device)
 
 
 if __name__ == "__main__":
