@@ -77,7 +77,7 @@ class View:
     @functools.cached_property
     def parts(self):
         """(train, test), or the error that says why the set cannot be had."""
-        options, args, (c, h, w) = self.options, self.args, self.shape
+        options, args, (_, h, w) = self.options, self.args, self.shape
         try:
             parts = data.load(options.data or args["data"], options.data_root or args["data_root"], args["split"],
                               args["resolution"] if args.get("patches") else f"{w}x{h}", args["skip_bad"])

@@ -31,14 +31,14 @@ def test_average_precision_by_hand():
 
 
 def test_average_precision_against_scikit_learn():
-    average_precision_score = pytest.importorskip("sklearn.metrics").average_precision_score
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     rng = np.random.RandomState(0)
     for n, ties in ((50, False), (300, True), (3, False)):
         scores, truth = rng.randn(n), rng.rand(n) < 0.3
         truth[0] = True
         scores = scores.round() if ties else scores
         ours = evaluation.average_precision(torch.from_numpy(scores), torch.from_numpy(truth))
-        assert ours == pytest.approx(average_precision_score(truth, scores))
+        assert ours == pytest.approx(metrics.average_precision_score(truth, scores))
 
 
 def test_tile_and_untile():
