@@ -994,7 +994,7 @@ def _watched(loader):
             look()
             try:
                 x = next(source)
-            except (RuntimeError, OSError):                     # what the killed one had sent
+            except Exception:                                   # from what the killed one had sent
                 for worker in workers:
                     worker.join(0.1)
                 look()

@@ -452,13 +452,14 @@ def test_data_that_have_moved(tmp_path, script):
     flags = ("--data", "set.zip", *SMALL, "--kimg", "0.1", "--out", "run")
     script("alae.py", *flags)
     (tmp_path / "new").mkdir()
-    (tmp_path / "set.zip").rename(tmp_path / "new" / "set.zip")
+    (tmp_path / "set.zip").rename(tmp_path / "new" / "renamed.zip")
     assert "there is no" in script("eval.py", "compare", "run", code=2).stderr
-    assert "MSE" in script("eval.py", "compare", "run", "--data", "new/set.zip").stdout
-    script("alae.py", "--resume", "run", "--data", "new/set.zip", "--kimg", "0.2")
-    fill_zip(tmp_path / "new" / "set.zip", 50)
-    err = script("alae.py", "--resume", "run", code=2).stderr
-    assert "was trained on 37 images 1x32x32, and set has 47, 1x32x32; say where" in err
+    assert "MSE" in script("eval.py", "compare", "run", "--data", "new/renamed.zip").stdout
+    script("alae.py", "--resume", "run", "--data", "new/renamed.zip", "--kimg", "0.2")
+    fill_zip(tmp_path / "new" / "renamed.zip", 40, first=100)
+    for flags in (("alae.py", "--resume"), ("eval.py", "compare")):
+        err = script(*flags, "run", code=2).stderr
+        assert "was trained on 37 images 1x32x32, and renamed has as many others; say where" in err
     err = script("alae.py", "--resume", "run", "--data", "mnist-mini", code=2).stderr
     assert "and mnist-mini has 10,000" in err
 

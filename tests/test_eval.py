@@ -737,7 +737,7 @@ def test_lines():
 def test_figures_keep_the_test_parts_order(dummy, tmp_path):
     """A folder's test part interleaves its classes, so the first rows show all of them."""
     for name, n in (("a", 200), ("b", 40), ("c", 40), ("d", 40)):
-        fill(tmp_path / "set" / name, n, size=(28, 28))
+        fill(tmp_path / "set" / name, n, first=1000 * ord(name), size=(28, 28))
     run = change(dummy("run"), data=str(tmp_path / "set"), train_images=288)
     view = evaluation.View(run, options())
     assert torch.equal(evaluation.shared_test_images([view])[0], torch.arange(32))
