@@ -36,13 +36,15 @@ from argparse import ArgumentTypeError, Namespace
 from itertools import zip_longest
 from pathlib import Path
 
+import common  # before torch, whose threads wait as it says
+
+# isort: split
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as nnf
 from torch import nn
 
-import common
 import data
 from common import Error
 
