@@ -51,11 +51,13 @@ import copy
 import math
 from contextlib import nullcontext
 
+import common  # before torch, whose threads wait as it says
+
+# isort: split
 import torch
 import torch.nn.functional as nnf
 from torch import nn
 
-import common
 import data
 from common import (
     DCGANEncoder,

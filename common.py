@@ -7,9 +7,9 @@
     5  Weights       adam, update, set_rate, ema_update, compiled
     6  Held out      check_images, fixed_inputs, reconstruct, held_out
     7  Frozen        frozen, VGG
-    8  Processes     start, join, rank_zero_first, generator, seed_noise, broadcast, autocast,
-                     average_gradients, average_buffers
-    9  Flags         Parser, positive, fraction, add_flags, resolve, check_resolution, schedule, settle
+    8  Processes     start, notes, join, watch, rank_zero_first, generator, seed_noise, broadcast,
+                     autocast, average_gradients, average_buffers
+    9  Flags         Parser, positive, fraction, add_flags, resolve, as_flags, check_resolution, schedule, settle
     10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
     11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
     12 Errors        Error, command
@@ -33,6 +33,10 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptio
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+
+# How often a thread of torch's looks for work before it sleeps.  By default it looks for so long that next to another
+# busy program the others wait for it: a step took 14 times as long
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import torch
 import torch.distributed as dist
@@ -1092,7 +1096,7 @@ def resolve(parser, method, presets, recipes, default_backbone, argv, style_flag
     if given.get("resume"):
         run = Path(given.pop("resume"))
         stored = read_args(run, method)
-        if missing := {*FITS, "data_name"} - {"batches", "rates", *stored}:
+        if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - {*stored}:
             raise damaged(run / "args.json", f"{min(missing)} is missing")
         stored = {**{k: v for k, v in names.items() if stored["backbone"] == "stylegan" or k not in style},
                   **as_flags(run, stored, parser)}
@@ -1305,7 +1309,7 @@ def fitting(path):
 
 FITS = {  # what args.json has besides flags, and how to tell that it is as a run wrote it
     "method": lambda value, args: value.isidentifier(),
-    "backbone": lambda value, args: value.isidentifier(),
+    "backbone": lambda value, args: isinstance(value, str),
     "image_shape": lambda value, args: len(value) == 3 and all(type(n) is int and n > 0 for n in value),
     "batches": lambda value, args: all(type(n) is int and n > 0 for n in value)
         and len(value) == levels_of(args["image_shape"])[0],
@@ -1401,9 +1405,11 @@ class Run:
         self.stop = False                                       # a signal asked to stop, and all processes agree
         self.stop_wanted, self.stop_asked = 0, 0.0              # which signal, and when
         self.asked = None                                       # which signal any process had at the last step
-        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            if number != getattr(signal, "SIGHUP", 0) or signal.getsignal(number) != signal.SIG_IGN:     # nohup
-                signal.signal(number, self._on_signal)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:     # as under nohup
+            numbers += [signal.SIGHUP]
+        for number in numbers:
+            signal.signal(number, self._on_signal)
         if self.writer:
             text = json.dumps({**vars(args), "resume": ""}, indent=1)
             write_atomic(self.folder / "args.json", text.encode())
@@ -1519,7 +1525,7 @@ class Run:
                     problem = (f"{self.folder} already holds a run; go on with it by --resume {self.folder}, "
                                f"or name another folder by --out")
         if dist.is_initialized():
-            problem, = share = [problem]
+            share = [problem]
             dist.broadcast_object_list(share)
             if share[0] and not self.writer:
                 sys.exit(2)                     # process 0 says why

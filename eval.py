@@ -26,13 +26,15 @@ import time
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
+import common  # before torch, whose threads wait as it says
+
+# isort: split
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as nnf
 from torch import nn
 
-import common
 import data
 from common import Error
 
@@ -1085,7 +1087,7 @@ def table_alae_2(runs, args):
     """ALAE's table 2: every run is one trial of its label and split; trials are averaged."""
     trials = {}
     own = {"given", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root",
-           "versions"}
+           "versions", "fingerprint"}
     for run in runs:
         view = View(run, args, "raw")
         if view.test.source != "mnist" or view.test.split is None:

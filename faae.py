@@ -68,11 +68,13 @@ import math
 from argparse import Namespace
 from itertools import pairwise
 
+import common  # before torch, whose threads wait as it says
+
+# isort: split
 import torch
 import torch.nn.functional as nnf
 from torch import nn
 
-import common
 import data
 from common import Error, StyleCritic, adam, softplus, update
 

@@ -44,6 +44,9 @@ At the right, flags for the other reading.
 import copy
 from contextlib import nullcontext
 
+import common  # before torch, whose threads wait as it says
+
+# isort: split
 import torch
 import torch.nn.functional as nnf
 from torch import nn
@@ -51,7 +54,6 @@ from torch.func import functional_call
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
-import common
 import data
 from common import (
     DCGANEncoder,

@@ -68,11 +68,13 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import common  # before torch, whose threads wait as it says
+
+# isort: split
 import torch
 import torch.nn.functional as nnf
 from torch import nn
 
-import common
 import data
 from common import (
     DCGANEncoder,

@@ -79,18 +79,22 @@ def main(method, *flags):
 # ------------------------------------------------------------------------------------------------- one run a folder
 
 @LINUX
-def test_a_run_that_is_going_is_not_resumed_and_a_killed_one_is(script, tmp_path):
-    process = start(tmp_path, *SMALL, "--kimg", "500", "--snapshot-kimg", "1", "--out", "run")
+def test_a_run_that_is_going_is_not_resumed_and_a_hangup_saves_it(script, tmp_path):
+    process = start(tmp_path, *SMALL, "--kimg", "500", "--snapshot-kimg", "100", "--out", "run")
     wait_for(tmp_path / "run" / "checkpoint.pt", process)
     err = script("alae.py", "--resume", "run", code=2).stderr
     assert f"error: run is in use by process {process.pid} on " in err
     assert err.count("\n") == 1
     assert "--resume run" in err
     assert "in use" in script("alae.py", *SMALL, "--out", "run", code=2).stderr
-    process.kill()
-    process.communicate()
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    seen = checkpoint_of(tmp_path / "run")["seen"]
+    assert seen > 0
+    assert f"stopped: {seen / 1000:g} kimg" in out
     (tmp_path / "run" / "checkpoint.pt.77.part").write_bytes(b"half of it")
-    script("alae.py", "--resume", "run", "--kimg", checkpoint_of(tmp_path / "run")["seen"] / 1000 + 0.032)
+    script("alae.py", "--resume", "run", "--kimg", seen / 1000 + 0.032)
     assert not list((tmp_path / "run").glob("*.part"))
 
 
@@ -143,17 +147,6 @@ def test_several_processes_learn_that_a_folder_is_taken(tmp_path, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------------- signals
-
-def test_a_hangup_saves_as_a_request_to_end_does(script, tmp_path):
-    process = start(tmp_path, *SMALL, "--kimg", "500", "--snapshot-kimg", "100", "--out", "run")
-    wait_for(tmp_path / "run" / "checkpoint.pt", process)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGHUP)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
-    assert f"stopped: {checkpoint_of(tmp_path / 'run')['seen'] / 1000:g} kimg" in out
-    assert checkpoint_of(tmp_path / "run")["seen"] > 0
-
 
 def make_run(folder, growth=None, losses=("a", "b"), **changes):
     args = dict(out=str(folder), resume="", kimg=1, batch=10, snapshot_kimg=1, lr=0.1, method="alae", backbone="mlp",

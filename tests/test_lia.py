@@ -589,7 +589,7 @@ def test_stage_2_keeps_what_stage_1_made(name, layers, here, decoder, monkeypatc
         "--perceptual", "critic", "--log-gradients", "--out", "second")
     assert files() == before
     assert {p.name for p in (here / "second").iterdir()} == {
-        "args.json", "checkpoint.pt", "gradients.csv", "log.csv", "reconstructions", "samples"}
+        ".lock", "args.json", "checkpoint.pt", "gradients.csv", "log.csv", "reconstructions", "samples"}
 
     stage_1, stage_2 = (checkpoint_of(folder)["state"] for folder in (first, here / "second"))
     averaged, trained, after = stage_1["ema"], stage_1["model"], stage_2["model"]
