@@ -18,8 +18,8 @@
 X-train.zip next to X-test.zip, and a folder or zip of train/ and test/ (or val/, valid/, validation/), are one set.  A
 set without a test part holds out the last tenth (of each class, if there are classes), and 2 images at least.  Links
 are followed once, a file counts once, and equal files stand in one part.  What is no image is left out; `Images.about`
-says what was read and what was not.  Files of any size and kind are made alike: grey if all of the looked-at images
-are, floats and more than 8 bits scaled by the range of the whole set, transparent pixels on white, the centre cropped to the
+says what was read and what was not.  Files of any size and kind are made alike: grey if all of those looked at are,
+floats and more than 8 bits scaled by the range of the whole set, transparent pixels on white, the centre cropped to the
 wanted aspect, area averaging.
 
     python data.py prepare --data ffhq     writes ffhq.pyramid beside the set: its images at 4, 8 ... 128 px, uint8, to
