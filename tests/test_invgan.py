@@ -17,6 +17,7 @@ from test_lia import (
     assert_averaged,
     assert_bf16_is_near,
     assert_shared,
+    autocasts,
     averages,
     changed_by,
     modes,
@@ -620,6 +621,13 @@ def test_modes_rates_and_betas(here, monkeypatch):
         seen.clear()
         run(*flags, "--kimg", "0.008")
         assert seen == [([(rate, betas)] * 2 + [(rate_of_D, betas)], {*"MGD"}, {*"MGD"})]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precision(precision, here, monkeypatch):
+    seen = watch(monkeypatch, autocasts, "train_step", invgan)
+    run(*SMALL, "--kimg", "0.016", "--precision", precision, "--out", "run")
+    assert seen == [precision == "bf16"]
 
 
 def test_m_learns_at_a_hundredth_of_the_rate():

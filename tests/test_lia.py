@@ -756,6 +756,21 @@ def test_the_mapping_learns_at_a_hundredth_of_the_rate(mapping):
     torch.testing.assert_close(moved.abs().max(), torch.tensor(0.001 * 0.01), rtol=1e-3, atol=0)
 
 
+def autocasts(model, optimizers, x, draw_z, args, amp, *_):
+    with amp():
+        return torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precision(precision, here, decoder, monkeypatch):
+    first = decoder()
+    seen = [watch(monkeypatch, autocasts, name) for name in ("decoder_step", "encoder_step")]
+    flags = ("--kimg", "0.032", "--batch", "32", "--precision", precision)
+    run(*SMALL, *flags, "--out", "first")
+    run("--stage", "2", "--decoder", first, *flags, "--out", "second")
+    assert seen == [[precision == "bf16"]] * 2
+
+
 def averages(monkeypatch, every):
     """-> a list of the run's average, and of the parameters of its model and average, after each step; and a list of
     the models that snapshots were made of.  The average moves each `every` images."""
@@ -859,6 +874,7 @@ def test_rates_and_lengths_of_the_released_code(monkeypatch):
 
     def stop(*args, **kwargs):
         growths.append(schedule(*args, **kwargs))
+        assert args[0].kimg == 25_000
         raise Enough
     monkeypatch.setattr(common, "schedule", stop)
     monkeypatch.setattr(data, "load", lambda *_: (Namespace(shape=(3, 1024, 1024)), None))
@@ -940,11 +956,11 @@ def test_two_processes_share_what_stage_2_draws(here, decoder, monkeypatch):
 
 
 def test_statistics_are_averaged_over_processes_before_the_average_takes_them(here, decoder, monkeypatch):
-    calls = []
+    first, calls = decoder(), []
     monkeypatch.setattr(common, "average_buffers", lambda model: calls.append(model))
     monkeypatch.setattr(common, "average", lambda ema, model, *_, **__: calls.append(model))
     run(*SMALL, "--kimg", "0.032", "--out", "first")
-    run("--stage", "2", "--decoder", decoder(), "--kimg", "0.032", "--batch", "32", "--out", "second")
+    run("--stage", "2", "--decoder", first, "--kimg", "0.032", "--batch", "32", "--out", "second")
     assert [type(model) for model in calls] == [lia.Decoder] * 2 + [lia.LIA] * 2
     assert calls[0] is calls[1]
     assert calls[2] is calls[3]
