@@ -662,10 +662,22 @@ def test_two_processes_share_what_is_drawn(name, here, monkeypatch):
     assert all(abs(eta.mean()) < 0.5 and abs(eta.std() - 1) < 0.3 for eta in one[2:])
 
 
-def test_the_images_of_a_level(here, monkeypatch):
-    seen = watch(monkeypatch, lambda model, optimizers, x, *_: x.detach().clone(), "train_step", invgan)
+def test_the_mean_w():
+    args, model, optimizers, x = tiny("--backbone", "stylegan")
+    M, draws = copy.deepcopy(model.M), []
+    invgan.train_step(model, optimizers, x, lambda n: draws.append(torch.randn(n, 8)) or draws[-1], args)
+    torch.testing.assert_close(model.mean_w, 0.005 * M(draws[1]).mean(0))
+
+
+def test_the_rates_and_the_images_of_a_level(here, monkeypatch):
+    schedule, rates = common.schedule, []
+    monkeypatch.setattr(common, "schedule", lambda *given: schedule(*given, rates=(0.001, 0.002, 0.004)))
+    seen = watch(monkeypatch, lambda model, optimizers, x, *_: rates.append(modes(model, optimizers)[0])
+                 or x.detach().clone(), "train_step", invgan)
     run(*STYLE, "--resolution", 16, "--grow", "--grow-kimg", "0.008", "--start-resolution", 8, "--kimg", "0.032",
-        "--out", "run")
+        "--lr", "0.001", "--lr-d", "0.003", "--out", "run")
+    assert [lr for groups in rates for lr, _ in groups] == pytest.approx(
+        2 * [0.0005, 0.0005, 0.0015] + 2 * [0.001, 0.001, 0.003])
     assert [v.shape[2] for v in seen] == [8, 8, 16, 16]
     x = seen[2]                                                                         # alpha is 0
     torch.testing.assert_close(x, common.upscale(nn.functional.avg_pool2d(x, 2)))
