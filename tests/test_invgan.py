@@ -17,6 +17,7 @@ from test_lia import (
     assert_averaged,
     assert_bf16_is_near,
     assert_shared,
+    autocasts,
     averages,
     changed_by,
     modes,
@@ -134,7 +135,7 @@ def test_a_step_by_hand(variant, fm, printed, form):
     L_G = -c_fake.mean() if form == "hinge" else (1 + (-c_fake).exp()).log().mean()
     gA, gB = torch.autograd.grad(L_G + weighted(after), (A, B))
     expected = [float(torch.as_tensor(v).detach()) for v in (L_D, R1, L_G, *parts)]
-    assert [v.item() for v in losses] == pytest.approx(expected, rel=1e-5)
+    assert [v.item() for v in losses] == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert [v > 1e-5 for v in expected[3:6]] == [True] + [variant == "full"] * 2
     for p, value in zip(model.parameters(), (A - 0.1 * gA, B - 0.1 * gB, C, H), strict=True):
         torch.testing.assert_close(p, value, rtol=0, atol=1e-6)                     # losses are taken in fp32
@@ -549,7 +550,7 @@ def test_spectral_norm_after_training(weights, here, monkeypatch):
     run(*BIGGAN, "--lr", "0.02", "--lr-d", "0.02", "--out", "run")
     model = invgan.load("run", weights=weights)
     # One power iteration a step leaves raw weights 0.05 to 0.07 off; averages that are not normalised anew, 0.5
-    assert sizes_of(model.G, model.D) == pytest.approx(dict.fromkeys(layers_of(model.G, model.D), 1), abs=0.1)
+    assert sizes_of(model.G, model.D) == pytest.approx(dict.fromkeys(layers_of(model.G, model.D), 1), abs=0.2)
 
 
 def test_patches_of_biggan(here, script):
@@ -622,6 +623,13 @@ def test_modes_rates_and_betas(here, monkeypatch):
         assert seen == [([(rate, betas)] * 2 + [(rate_of_D, betas)], {*"MGD"}, {*"MGD"})]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precision(precision, here, monkeypatch):
+    seen = watch(monkeypatch, autocasts, "train_step", invgan)
+    run(*SMALL, "--kimg", "0.016", "--precision", precision, "--out", "run")
+    assert seen == [precision == "bf16"]
+
+
 def test_m_learns_at_a_hundredth_of_the_rate():
     for backbone in SIZES:
         _, model, (opt_M, *_), _ = tiny("--backbone", backbone)
@@ -654,10 +662,22 @@ def test_two_processes_share_what_is_drawn(name, here, monkeypatch):
     assert all(abs(eta.mean()) < 0.5 and abs(eta.std() - 1) < 0.3 for eta in one[2:])
 
 
-def test_the_images_of_a_level(here, monkeypatch):
-    seen = watch(monkeypatch, lambda model, optimizers, x, *_: x.detach().clone(), "train_step", invgan)
+def test_the_mean_w():
+    args, model, optimizers, x = tiny("--backbone", "stylegan")
+    M, draws = copy.deepcopy(model.M), []
+    invgan.train_step(model, optimizers, x, lambda n: draws.append(torch.randn(n, 8)) or draws[-1], args)
+    torch.testing.assert_close(model.mean_w, 0.005 * M(draws[1]).mean(0))
+
+
+def test_the_rates_and_the_images_of_a_level(here, monkeypatch):
+    schedule, rates = common.schedule, []
+    monkeypatch.setattr(common, "schedule", lambda *given: schedule(*given, rates=(0.001, 0.002, 0.004)))
+    seen = watch(monkeypatch, lambda model, optimizers, x, *_: rates.append(modes(model, optimizers)[0])
+                 or x.detach().clone(), "train_step", invgan)
     run(*STYLE, "--resolution", 16, "--grow", "--grow-kimg", "0.008", "--start-resolution", 8, "--kimg", "0.032",
-        "--out", "run")
+        "--lr", "0.001", "--lr-d", "0.003", "--out", "run")
+    assert [lr for groups in rates for lr, _ in groups] == pytest.approx(
+        2 * [0.0005, 0.0005, 0.0015] + 2 * [0.001, 0.001, 0.003])
     assert [v.shape[2] for v in seen] == [8, 8, 16, 16]
     x = seen[2]                                                                         # alpha is 0
     torch.testing.assert_close(x, common.upscale(nn.functional.avg_pool2d(x, 2)))

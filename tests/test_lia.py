@@ -157,7 +157,7 @@ def test_the_decoders_step_by_hand(form):
     w = z2 @ A.T
     L_g, slope = others(form, w @ B.T @ d)                              # by the new c
     A, B = A - 0.1 * torch.outer(B.T @ d, slope @ z2), B - 0.1 * torch.outer(d, slope @ w)
-    assert [v.item() for v in losses] == pytest.approx([L_c.item(), R1.item(), L_g.item()], rel=1e-5)
+    assert [v.item() for v in losses] == pytest.approx([L_c.item(), R1.item(), L_g.item()], rel=1e-5, abs=1e-5)
     torch.testing.assert_close(model.matrices(), [A, B, C, d], rtol=0, atol=1e-6)       # losses are taken in fp32
 
 
@@ -182,7 +182,7 @@ def test_the_encoders_step_by_hand(form, norm, critic):
         expected[2:] = 0, 0, 0
     else:
         d = d - 0.1 * (s_fake @ x_hat + s_real @ x + 3 * d)
-    assert [v.item() for v in losses] == pytest.approx([float(v) for v in expected], rel=1e-5)
+    assert [v.item() for v in losses] == pytest.approx([float(v) for v in expected], rel=1e-5, abs=1e-5)
     torch.testing.assert_close(model.matrices(), [A, B, C, d], rtol=0, atol=1e-6)
 
 
@@ -756,6 +756,21 @@ def test_the_mapping_learns_at_a_hundredth_of_the_rate(mapping):
     torch.testing.assert_close(moved.abs().max(), torch.tensor(0.001 * 0.01), rtol=1e-3, atol=0)
 
 
+def autocasts(model, optimizers, x, draw_z, args, amp, *_):
+    with amp():
+        return torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precision(precision, here, decoder, monkeypatch):
+    first = decoder()
+    seen = [watch(monkeypatch, autocasts, name) for name in ("decoder_step", "encoder_step")]
+    flags = ("--kimg", "0.032", "--batch", "32", "--precision", precision)
+    run(*SMALL, *flags, "--out", "first")
+    run("--stage", "2", "--decoder", first, *flags, "--out", "second")
+    assert seen == [[precision == "bf16"]] * 2
+
+
 def averages(monkeypatch, every):
     """-> a list of the run's average, and of the parameters of its model and average, after each step; and a list of
     the models that snapshots were made of.  The average moves each `every` images."""
@@ -859,6 +874,7 @@ def test_rates_and_lengths_of_the_released_code(monkeypatch):
 
     def stop(*args, **kwargs):
         growths.append(schedule(*args, **kwargs))
+        assert args[0].kimg == 25_000
         raise Enough
     monkeypatch.setattr(common, "schedule", stop)
     monkeypatch.setattr(data, "load", lambda *_: (Namespace(shape=(3, 1024, 1024)), None))
@@ -940,19 +956,21 @@ def test_two_processes_share_what_stage_2_draws(here, decoder, monkeypatch):
 
 
 def test_statistics_are_averaged_over_processes_before_the_average_takes_them(here, decoder, monkeypatch):
-    calls = []
+    first, calls = decoder(), []
     monkeypatch.setattr(common, "average_buffers", lambda model: calls.append(model))
     monkeypatch.setattr(common, "average", lambda ema, model, *_, **__: calls.append(model))
     run(*SMALL, "--kimg", "0.032", "--out", "first")
-    run("--stage", "2", "--decoder", decoder(), "--kimg", "0.032", "--batch", "32", "--out", "second")
+    run("--stage", "2", "--decoder", first, "--kimg", "0.032", "--batch", "32", "--out", "second")
     assert [type(model) for model in calls] == [lia.Decoder] * 2 + [lia.LIA] * 2
     assert calls[0] is calls[1]
     assert calls[2] is calls[3]
 
 
-def test_a_longer_stage_2_keeps_its_rates(here, decoder):
+def test_a_longer_stage_2_keeps_its_rates(here, decoder, monkeypatch):
+    seen = watch(monkeypatch, modes, "encoder_step")
     flags = ("--stage", "2", "--decoder", decoder(), "--batch", "32", "--snapshot-kimg", "0.032")
     run(*flags, "--kimg", "0.128", "--out", "run")
     run("--resume", "run", "--kimg", "0.192")
-    assert [float(row["lr"]) for row in rows_of("run/log.csv")] == pytest.approx(
-        [0.001 * 0.8**min(i, 4) for i in range(7)])
+    rates = [0.001 * 0.8**min(i, 4) for i in range(7)]
+    assert [float(row["lr"]) for row in rows_of("run/log.csv")] == pytest.approx(rates)
+    assert [lr for groups, *_ in seen for lr, _ in groups] == pytest.approx([r for r in rates[:6] for _ in "fc"])
