@@ -384,7 +384,8 @@ def test_a_style_step_agrees():
         out = []
         for alpha in (0.5, 1.0):
             common.grow(2, alpha, model)
-            out += alae.train_step(model, optimizers, torch.rand(4, 1, 16, 16), lambda: torch.randn(4, 8), args, nets=nets)
+            x = torch.rand(4, 1, 16, 16)
+            out += alae.train_step(model, optimizers, x, lambda: torch.randn(4, 8), args, nets=nets)
         return torch.stack([v.detach() for v in out])
     plain = losses()
     last = losses(prepare=lambda model: model.to(memory_format=torch.channels_last))
