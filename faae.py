@@ -595,8 +595,7 @@ def parse_args(argv=None):
     add("--joint", action="store_true", help="faae: both terms of G in one step")
     add("--fake-weight", type=common.positive(float), default=0.5, metavar="W",
         help="age: W_fake, weight of the divergence of E(G(z)) in E's step (released code 1)")
-    add("--g-steps", type=common.positive(int), default=2, metavar="N",
-        help="age: steps of G per step of E (released code 2, on CelebA 3)")
+    add("--g-steps", type=common.positive(int), default=2, help="age: steps of G per one of E (code 2, CelebA 3)")
     add("--d-norm", default="off", choices=["off", "on"], help="bigan: batch norm in D's MLP (BiGAN on MNIST: on)")
     add("--lr-d", type=common.positive(float), default=1e-3, help="learning rate of D; --lr is G's and E's")
     add("--beta1", type=below_one, default=0.9, help="of Adam")

@@ -15,7 +15,7 @@ CASES = [(alae, backbone, "alae") for backbone in ("mlp", "dcgan", "stylegan")] 
 
 
 def a_step(method, backbone, objective, amp, monkeypatch):
-    """-> losses, and {(phase, network): gradient}; nothing is moved, so each phase starts from the same weights."""
+    """-> losses, and {(phase, network): gradient}.  Nothing is moved: each phase starts from the same weights."""
     args = method.parse_args(["--backbone", backbone, "--nz", "16", "--width", "32" if backbone == "stylegan" else "8",
                               *(["--nw", "16"] if method is alae else ["--objective", objective])])
     args.image_shape = {"mlp": (1, 28, 28), "dcgan": (3, 32, 32), "stylegan": (3, 16, 16)}[backbone]
