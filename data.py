@@ -18,9 +18,9 @@
 X-train.zip next to X-test.zip, and a folder or zip of train/ and test/ (or val/, valid/, validation/), are one set.  A
 set without a test part holds out the last tenth (of each class, if there are classes), and 2 images at least.  Links
 are followed once, a file counts once, and equal files stand in one part.  What is no image is left out; `Images.about`
-says what was read and what was not.  Files of any size and kind are made alike: grey if all of those looked at are,
-floats and more than 8 bits scaled by the range of the whole set, transparent pixels on white, the centre cropped to the
-wanted aspect, area averaging.
+says what was read and what was not.  Files of any size and kind are made alike: grey if all looked-at images are,
+floats and more than 8 bits scaled by the range of the whole set, transparent pixels on white, the centre cropped to
+the wanted aspect, area averaging.
 
     python data.py prepare --data ffhq     writes ffhq.pyramid beside the set: its images at 4, 8 ... 128 px, uint8, to
                                            be mapped into memory, so that small images need no decoding of large ones
@@ -393,16 +393,18 @@ class Store:
 
     def trait(self, name, k):
         """What equal files have in common, the closer the larger k is: 0 the size, 1 some bytes, 2 all of them."""
-        if not self.path.is_dir():
-            return self.info(name).file_size, self.info(name).CRC
         path = self.path / self.top / name
         try:
+            if k == 2:
+                return hashlib.sha256(self.bytes(name)).digest()
+            if not self.path.is_dir():
+                return self.info(name).file_size, self.info(name).CRC
             if k == 0:
                 return path.stat().st_size
             with open(path, "rb") as f:
-                f.seek(path.stat().st_size // 2 if k == 1 else 0)
-                return f.read(512) if k == 1 else hashlib.sha256(f.read()).digest()
-        except OSError:
+                f.seek(path.stat().st_size // 2)
+                return f.read(512)
+        except BROKEN:
             return name
 
     @contextlib.contextmanager
@@ -512,8 +514,9 @@ def _notes(stores):
     """Lines on what was left out and on how values were scaled."""
     left = sum((store.left_out for store in stores), Counter())
     notes = [f"left out: {', '.join(f'{n:,} {kind}' for kind, n in left.most_common())}"] if left else []
-    return notes + [f"values of {'floats' if kind == 'F' else 'more than 8 bits'}: 0 ... {256 * by - (kind == 'I'):g} "
-                    f"become 0 ... 255" for kind, by in stores[0].divisors.items()]
+    return notes + [f"floats: 0 ... {255 * by:g} become 0 ... 255" if kind == "F" else
+                    f"more than 8 bits: 0 ... {256 * by - 1:.0f} become 0 ... 255"
+                    for kind, by in stores[0].divisors.items()]
 
 
 def _first_of(parts):

@@ -264,9 +264,9 @@ def save_all(folder, values, ending="tif"):
     ("14 bits", (GREY * 64 + 7).astype(np.uint16), "0 ... 16383 become"),
     ("16 bits", (GREY * 256 + 7).astype(np.uint16), "0 ... 65535 become"),
     ("32-bit file", (GREY * 16).astype(np.int32), "0 ... 4095 become"),
-    ("floats to 1", (GREY / 255).astype(np.float32), "floats: 0 ... 1.00392 become"),
-    ("floats between", (GREY - 0.4).clip(0).astype(np.float32), "floats: 0 ... 256 become"),
-    ("floats to 255", GREY.astype(np.float32), "floats: 0 ... 256 become")])
+    ("floats to 1", (GREY / 255).astype(np.float32), "floats: 0 ... 1 become"),
+    ("floats between", (GREY - 0.4).clip(0).astype(np.float32), "floats: 0 ... 255 become"),
+    ("floats to 255", GREY.astype(np.float32), "floats: 0 ... 255 become")])
 def test_the_range_of_the_whole_set_decides_its_scale(tmp_path, name, values, says):
     """Though single images are darker: scaled by their own range, these would be brightened."""
     values = values.copy()
