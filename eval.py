@@ -23,6 +23,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
@@ -1981,7 +1982,8 @@ def read_gradients(view):
     if not path.exists():
         raise Error(f"{view.run} has no gradients.csv; train stage 2 of lia.py with --log-gradients")
     try:
-        table = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, invalid_raise=False))
+        with warnings.catch_warnings(action="ignore"):              # the error below says it
+            table = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, invalid_raise=False))
         table = table[["kimg", "first", "middle", "last", "L_rec"]]
     except (OSError, ValueError, LookupError, TypeError, StopIteration) as e:
         raise Error(f"{path} is not what --log-gradients writes ({type(e).__name__}); train again with it") from None
@@ -2113,9 +2115,8 @@ def figure(args):
     needs = dict(samples="prior map", path="prior map", traversal="prior map features", gradients="")
     for view in views:
         view.need(*("prior map" if args.generated else needs.get(name, "encode")).split())
-    _, h, w = views[0].shape
-    if (pixels := args.n ** (2 if name == "morph" else 1) * h * w) > 2**28:
-        raise Error(f"-n {args.n} of {w}x{h} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
+    if (pixels := args.n ** (2 if name == "morph" else 1) * math.prod(views[0].shape[1:])) > 2**28:
+        raise Error(f"-n {args.n} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
     picture = FIGURES[name](views, args)
     beside = views[0].run / "figures" if len(views) == 1 else views[0].run.parent
     write_picture(picture, args.out or beside / f"{name}.png")
