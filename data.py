@@ -637,9 +637,9 @@ def _celeba(root, split, wanted, skip_bad, sizes):
 def _parts(path):
     """-> the one or two stores of the set at `path`, and which part is held out."""
     store = Store(path)
-    for test in PARTS[1]:
+    for test in PARTS[1] if path.name.endswith("-train.zip") else ():
         twin = path.with_name(path.name.removesuffix("-train.zip") + f"-{test}.zip")
-        if path.name.endswith("-train.zip") and twin.exists():
+        if twin.exists():
             return [store, Store(twin)], twin.name
     folders = {n.split("/")[0].lower(): n.split("/")[0] for n in store.images if "/" in n}
     train, test = (next((folders[name] for name in names if name in folders), None) for names in PARTS)
@@ -1011,8 +1011,9 @@ def _watched(loader):
 
 def _leave_signals(worker):
     """Signals are for the training process, which saves and then ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):                               # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _as_it_is(batch):

@@ -1088,7 +1088,7 @@ def table_alae_2(runs, args):
     """ALAE's table 2: every run is one trial of its label and split; trials are averaged."""
     trials = {}
     own = {"given", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root",
-           "versions", "fingerprint"}
+           "versions", "image_means"}
     for run in runs:
         view = View(run, args, "raw")
         if view.test.source != "mnist" or view.test.split is None:

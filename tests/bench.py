@@ -18,14 +18,13 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import common  # noqa: E402, I001    (before torch, whose threads wait as it says)
 import alae  # noqa: E402
-import common  # noqa: E402
 import faae  # noqa: E402
+import torch  # noqa: E402
 
 VARIANTS = {
     "mlp-fp32":      ["--backbone", "mlp", "--precision", "fp32"],

@@ -155,9 +155,9 @@ def test_encode_says_what_it_takes():
     model = tiny()[1].eval()
     picture = Image.new("L", (28, 28))
     for encode in (model.encode, model.features):
-        for wrong, error in ((picture, ValueError), (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), ValueError),
-                             (torch.zeros(2, 1, 32, 32), ValueError), (torch.zeros(1, 28, 28), ValueError)):
-            with pytest.raises(error, match=r"images are float tensors \(N, 1, 28, 28\) in \[-1, 1\], not [^\n]*$"):
+        for wrong in (picture, torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.zeros(2, 1, 32, 32),
+                      torch.zeros(1, 28, 28)):
+            with pytest.raises(ValueError, match=r"images are a float tensor \(N, 1, 28, 28\) in \[-1, 1\], not [^\n]*$"):
                 encode(wrong)
 
 
