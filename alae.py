@@ -349,7 +349,7 @@ def main(argv=None):
                   constants=f"F depth {F_DEPTH[args.backbone]}  lr of F and D x{LR_MUL}  ema half-life "
                             f"{common.EMA_HALF_LIFE:,} images" + f"  mean w {MEAN_W}" * grows)
     model = ALAE(**network_args(vars(args))).to(device)
-    if grows:
+    if grows or device.type == "cuda":  # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)

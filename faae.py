@@ -686,7 +686,7 @@ def main(argv=None):
                   constants=f"beta2 {BETA_2}  leaky ReLU {SLOPE}  ema half-life {common.EMA_HALF_LIFE:,} images" + (
                       f"  channels {channels(images.shape[1], args.width)}" if args.backbone == "dcgan" else ""))
     model = make_model(vars(args)).to(device)
-    if model.grows:
+    if model.grows or device.type == "cuda":  # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)

@@ -523,7 +523,7 @@ def train_decoder(args):
     common.settle(args, images, held_out, label=label(args), unstated=unstated(args), constants=constants(args),
                   named=folder_words(args), default_split=default_split(args))
     model = Decoder(**network_args(vars(args))).to(device)
-    if grows:
+    if grows or device.type == "cuda":  # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
@@ -592,7 +592,7 @@ def train_encoder(args):
     common.settle(args, images, held_out, label=label(args), named=folder_words(args), unstated=unstated(args),
                   constants=constants(args), default_split=default_split(args))
     model = LIA(**network_args(vars(args))).to(device)
-    if args.backbone == "stylegan":
+    if args.backbone == "stylegan" or device.type == "cuda":  # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
     if not began:
         take_decoder(model, args.decoder, device)

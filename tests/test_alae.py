@@ -157,7 +157,7 @@ def test_encode_says_what_it_takes():
     for encode in (model.encode, model.features):
         for wrong in (picture, torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.zeros(2, 1, 32, 32),
                       torch.zeros(1, 28, 28)):
-            with pytest.raises(ValueError, match=r"images are a float tensor \(N, 1, 28, 28\) in \[-1, 1\], not [^\n]*$"):
+            with pytest.raises(ValueError, match=r"images are a float tensor \(N, 1, 28, 28\) in [^\n]*, not [^\n]*$"):
                 encode(wrong)
 
 

@@ -408,7 +408,7 @@ def test_encode_says_what_it_takes(objective):
     model = small(objective)[1].eval()
     for encode in (model.encode, model.features):
         for wrong in (Image.new("L", (28, 28)), torch.zeros(2, 1, 32, 32)):
-            with pytest.raises(ValueError, match=r"images are a float tensor \(N, 1, 28, 28\) in \[-1, 1\], not [^\n]*$"):
+            with pytest.raises(ValueError, match=r"images are a float tensor \(N, 1, 28, 28\) in [^\n]*, not [^\n]*$"):
                 encode(wrong)
 
 
