@@ -798,7 +798,7 @@ def test_table_needs_mnist(dummy, script):
 
 def test_table_alae_2(dummy, monkeypatch, capsys):
     """Means over trials, beside the paper's numbers."""
-    runs = [dummy(f"run{i}", given=dict(split="dw" if i else "auto")) for i in range(3)]
+    runs = [dummy(f"run{i}", given=dict(split="dw" if i else "auto", resolution="auto")) for i in range(3)]
     accuracies = iter([(90, 91, 92, 93), (94, 95, 96, 97), (50, 51, 52, 53)])
 
     def classified(view):

@@ -237,7 +237,8 @@ def damage(run, changes):
 
 ARGS = {"width": "x", "nz": -1, "nw": None, "backbone": 7, "versions": None, "method": "../x", "batch": [], "seed": -3,
         "kimg": "long", "lr": None, "precision": "fp8", "image_shape": [1, 28], "train_images": None, "d_act": "x",
-        "gamma": None, "batches": None, "schedule_kimg": None, "latent_loss": 3, "skip_bad": "yes", "data": None}
+        "gamma": None, "batches": None, "schedule_kimg": None, "latent_loss": 3, "skip_bad": "yes", "data": None,
+        "image_means": "xyz"}
 
 
 def message(call, *args):
