@@ -1317,8 +1317,7 @@ FITS = {  # what args.json has besides flags, and how to tell that it is as a ru
     "versions": lambda value, args: isinstance(value["code"], str),
     "given": lambda value, args: {"split", "resolution"} <= {*value},
     "train_images": lambda value, args: value > 0,
-    "image_means": lambda value, args: len(bytes.fromhex(value)) == 2 * len(
-        range(0, args["train_images"], math.ceil(args["train_images"] / 64))),
+    "image_means": lambda value, args: len(bytes.fromhex(value)) % 2 == 0,
     "schedule_kimg": lambda value, args: value > 0,
 }
 

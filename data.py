@@ -129,7 +129,8 @@ class Images:
             return f"{had}, and {self.name} has {len(self):,}, {'x'.join(map(str, self.shape))}"
         old, new = (np.frombuffer(bytes.fromhex(m), ">u2").astype(int)
                     for m in (args.get("image_means", ""), self.means()))       # runs of old have none
-        return f"{had}, and {self.name} has as many others" if len(old) and abs(old - new).max() > 256 else ""
+        others = len(old) and (len(old) != len(new) or abs(old - new).max() > 256)
+        return f"{had}, and {self.name} has as many others" if others else ""
 
     def about(self, held_out):
         """Lines on what was read: classes by name and count, and `notes`."""
