@@ -226,7 +226,7 @@ class ALAE(nn.Module):
         """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1].
 
         While a level of stylegan fades in, x is blended as real images are in training, even if G made it.  Raises
-        TypeError or ValueError where x is not that.
+        ValueError if x is not that.
         """
         common.check_images(x, self.image_shape)
         return self.E(self.inward(x))

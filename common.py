@@ -1401,6 +1401,7 @@ class Run:
         self.began = time.time()
         self.rate, self.rated = 0.0, None       # images/s, from (seen, time) at the last look at the clock
         self.lately = 0.0, 0.0                  # images and seconds of which the rate is made
+        self.window, self.trial = None, None    # images, seconds, CPU seconds so far; threads and rate before a trial
         self.looked, self.shown, self.drawn = self.began, self.began, 0.0
         self.pending, self.taken = [], 0        # (seen, losses not yet fetched from the device); steps by this process
         self.stop = False                                       # a signal asked to stop, and all processes agree
@@ -1463,7 +1464,7 @@ class Run:
         self.sums, self.steps = [0.0] * len(self.losses), 0
         self.last_snapshot = self.seen
         self.save()
-        self.rated = None                       # do not count the time that this took
+        self.rated = self.window = None         # do not count the time that this took
         if self.writer and self.seen == 0:
             print("pictures: " + " and ".join(f"{self.folder}/{name}" for name in pictures), flush=True)
 
@@ -1615,6 +1616,36 @@ class Run:
         self.recent = values[-1].tolist()
         self.pending = []
 
+    def _spare_threads(self):
+        """Next to another busy program on a CPU, try fewer threads, and keep to them if that is faster.
+
+        Each step waits for the thread that the other program has put aside: with two threads on two cores and one such
+        program the MLP falls to a sixth of its speed, with one thread to a half.  OMP_NUM_THREADS settles the number.
+        """
+        threads = torch.get_num_threads()
+        one = threads == 1 and not self.trial
+        if self.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or one or self.trial is False:
+            return
+        now = self.seen, time.time(), time.process_time()
+        images, seconds, busy = (b - a for a, b in zip(self.window or now, now, strict=True))
+        if self.window and seconds < 5:
+            return
+        measured, self.window = bool(self.window), now
+        if not measured:
+            return
+        rate, cores = images / seconds, busy / seconds
+        if self.trial:
+            (before, rate_before), self.trial = self.trial, None
+            if rate < rate_before:
+                self.trial = False              # something else slows it, such as reading images
+                torch.set_num_threads(before)
+            elif self.writer:
+                print(f"\nnote: this machine is busy, so {threads} of {before} threads go on, {rate / rate_before:.1f} "
+                      f"times as fast; OMP_NUM_THREADS sets their number")
+        elif cores < 0.7 * threads:
+            self.trial = threads, rate
+            torch.set_num_threads(max(round(cores), 1))
+
     def _look(self):
         """Once a second: fetch the losses, measure the rate; print the line, without a terminal every half minute."""
         self._fetch()
@@ -1626,6 +1657,7 @@ class Run:
             self.lately = self.lately[0] * kept + images, self.lately[1] * kept + seconds
             self.rate = self.lately[0] / max(self.lately[1], 1e-9)
         self.rated = (self.seen, now)
+        self._spare_threads()
         terminal = sys.stdout.isatty()
         if self.writer and (terminal or now - self.shown > 30):
             left = (self.args.kimg * 1000 - self.seen) / max(self.rate, 1e-9)

@@ -70,6 +70,7 @@ ENDINGS = tuple(".png .apng .jpg .jpeg .jpe .jfif .jp2 .j2k .webp .avif .bmp .di
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|thumbs\.db$|desktop\.ini$)", re.IGNORECASE)     # of systems and file managers
 PARTS = ("train", "training"), ("test", "testing", "val", "valid", "validation")    # what folders of parts are called
 RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
+MANY = 200_000              # files of a folder, above which equal ones are not looked for
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, zipfile.BadZipFile,
           RuntimeError, Image.DecompressionBombError)      # what Pillow and zipfile raise for a damaged image
 logging.getLogger("PIL").addHandler(logging.NullHandler())      # what Pillow would say beside our one line
@@ -507,6 +508,8 @@ def _files(path, wanted, skip_bad, sizes):
         train.notes += [f"equal files: {twins.sum():,} {again}"]
     if len(test) == 1:
         train.notes += ["one held-out image alone: distances between sets of images cannot be measured; add images"]
+    if len(first) > MANY and stores[0].path.is_dir():
+        train.notes += [f"equal files: not looked for among {len(first):,}"]
     train.notes += _notes(stores)
     return train, test
 
@@ -523,9 +526,12 @@ def _notes(stores):
 def _first_of(parts):
     """-> (N,) int64, for all images of the parts in a row: the place of the first one whose file is equal.
 
-    By size, then some bytes of those of one size, then all of those that are still alike.
+    By size, then some bytes of those of one size, then all of those that are still alike.  Not looked for in folders of
+    more than MANY files, nearly all of which would be opened.
     """
     files = [(images.read.store, images.read.store.images[i]) for images in parts for i in images.ids]
+    if len(files) > MANY and files[0][0].path.is_dir():
+        return np.arange(len(files))
     first, groups = np.arange(len(files)), [range(len(files))]
     with ThreadPool(os.cpu_count()) as pool:
         for k in range(3):
@@ -702,7 +708,8 @@ def read_images(paths, channels, size=None, n=None):
                 store = Store(path)
                 pictures = (Image.open(io.BytesIO(store.bytes(name))) for name in store.images)
             else:
-                pictures = ImageSequence.Iterator(Image.open(path))
+                image = Image.open(path)                        # a photo's preview (MPO) is no second image
+                pictures = [image] if image.format == "MPO" else ImageSequence.Iterator(image)
             before = len(out)
             for image in itertools.islice(pictures, n):
                 size = size or ImageOps.exif_transpose(image).size[::-1]
@@ -792,11 +799,15 @@ def _once(key, make):
             return made
     made = make()
     if others > 0 and first:
-        with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=path.parent) as file:    # or no room for it
+        for left in (path, Path(f"{path}.readers")):            # by a job that was killed
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
+            atexit.register(left.unlink, missing_ok=True)       # should not all of the others come
+        # without room for it torch.save raises RuntimeError
+        with contextlib.suppress(OSError, RuntimeError), tempfile.NamedTemporaryFile(dir=path.parent) as file:
             torch.save(made, file)
             file.flush()
             os.link(file.name, path)
-            atexit.register(path.unlink, missing_ok=True)       # should the others not come
     return made
 
 

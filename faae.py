@@ -44,8 +44,9 @@ Differences from the papers, and what restores them:
                           decoded is what was trained; its D sees E's output as it is.
     networks              section 3.2 gives the order of layers; kernels, widths (256, 128, 64, ... channels), slope,
                           initialisation (Glorot's) and the batch are ours.  On dcgan the whole family has these.
-    batch norm            D has none: a score must not depend on its batch mates.  On dcgan, for the same reason, E has
-                          none where D scores its code with x (bigan, ali).  age keeps it there, as published.
+    batch norm            D has none, except bigan's on mlp: a score must not depend on its batch mates.  On dcgan, for
+                          the same reason, E has none where D scores its code with x (bigan, ali).  age keeps it
+                          there, as published.
     BiGAN's MLPs          have batch norm (without gain and bias) in G, E and D.  bigan's D on mlp sees real and
                           generated pairs in one batch: in two, G learns nothing on MNIST.            --d-norm off
                           lr and jlr have none in D.  None in E's and D's first hidden layer, N(0, 0.02) weights: ours.
@@ -306,7 +307,7 @@ class Autoencoder(nn.Module):
         return self.features(x)[0]
 
     def features(self, x):
-        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1].  Raises TypeError or ValueError."""
+        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1].  Raises ValueError if x is not."""
         common.check_images(x, self.image_shape)
         return self.E.features(self.fit((x + 1) / 2))
 
@@ -594,7 +595,7 @@ def parse_args(argv=None):
     add("--reenc", default="mse", choices=DISTANCES, help="d of faae and aae: norm (eq. 4) or mean square error")
     add("--joint", action="store_true", help="faae: both terms of G in one step")
     add("--fake-weight", type=common.positive(float), default=0.5, metavar="W",
-        help="age: W_fake, weight of the divergence of E(G(z)) in E's step (released code 1)")
+        help="age: W_fake, weight of the divergence of E(G(z)) in E's step (dcgan, as the released code: 1; mlp: 0.5)")
     add("--g-steps", type=common.positive(int), default=2, help="age: steps of G per one of E (code 2, CelebA 3)")
     add("--d-norm", default="off", choices=["off", "on"], help="bigan: batch norm in D's MLP (BiGAN on MNIST: on)")
     add("--lr-d", type=common.positive(float), default=1e-3, help="learning rate of D; --lr is G's and E's")

@@ -38,7 +38,8 @@ At the right, flags for the other reading.
                           3.2's sentence has D alone.  w_R is held in augmented.
     StyleGAN              P cites StyleGAN2 and StyleGAN alike; ours is StyleGAN (2019), at a fixed size, without style
                           mixing, which has no one w to infer.                           --grow
-    weight averages       P is silent; half-life 10,000 images, or a fifth of those seen, if less.
+    weight averages       P is silent; half-life 10,000 images, or a fifth of those since the run or its level began, if
+                          less.
     mlp                   is ours.
 """
 import copy

@@ -513,6 +513,36 @@ def test_the_rate_is_of_half_a_minute_and_reads_as_a_number(tmp_path, monkeypatc
     assert line.rstrip().endswith(f"images/s  {common.duration(left)} left")
 
 
+@pytest.mark.parametrize(("cores", "faster", "end"), [(1.0, 3, 1), (1.0, 0.5, 2), (1.95, 1, 2)])
+def test_a_run_beside_a_busy_program_goes_on_with_fewer_threads(tmp_path, monkeypatch, capsys, cores, faster, end):
+    """Two threads that get `cores` of a CPU; one thread is `faster` times as fast."""
+    run, clock, threads = make_run(tmp_path / "run"), [time.time(), 0.0], [2]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(common.time, "time", lambda: clock[0])
+    monkeypatch.setattr(common.time, "process_time", lambda: clock[1])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    for _ in range(60):
+        clock[0], clock[1] = clock[0] + 1.1, clock[1] + 1.1 * min(cores, threads[-1])
+        run.step([torch.tensor(1.0), torch.tensor(2.0)], 1000 if threads[-1] == 2 else int(1000 * faster))
+    assert threads[-1] == end
+    assert len(threads) == {3: 2, 0.5: 3, 1: 1}[faster]             # none, one or, if it did not help, one and back
+    assert ("note: this machine is busy, so 1 of 2 threads go on, 3.0 times as fast" in capsys.readouterr().out) == (
+        end == 1)
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_omp_num_threads_settles_the_number(tmp_path, monkeypatch, threads):
+    run, clock = make_run(tmp_path / "run"), [time.time()]
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr(common.time, "time", lambda: clock[0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", None)             # not to be called
+    for _ in range(20):
+        clock[0] += 1.1
+        run.step([torch.tensor(1.0), torch.tensor(2.0)], 1000)
+
+
 def test_a_growing_run_says_how_long_it_takes_at_least(tmp_path, monkeypatch, capsys):
     growth = common.Growth([(4, 4), (8, 8)], [8, 8], [0.1, 0.1], part=200_000)
     _, line = progress(tmp_path, monkeypatch, capsys, [2, 4, 6], growth, kimg=603.0)

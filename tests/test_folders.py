@@ -518,3 +518,28 @@ def test_a_killed_worker_ends_the_run_in_one_line(tmp_path, script):
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     seen = torch.load(tmp_path / "run" / "checkpoint.pt")["seen"]
     script("alae.py", "--resume", "run", "--kimg", seen / 1000 + 0.032)
+
+
+def test_equal_files_are_not_looked_for_in_huge_folders(tmp_path, monkeypatch):
+    fill(tmp_path / "set", 12)
+    monkeypatch.setattr(data.Store, "trait", None)                  # not to be called
+    monkeypatch.setattr(data, "MANY", 11)
+    train, test = data.load(str(tmp_path / "set"))
+    assert (len(train), len(test)) == (10, 2)
+    assert "equal files: not looked for among 12" in train.notes
+
+
+def test_a_photos_preview_is_no_second_image(tmp_path):
+    photo, preview = (Image.new("RGB", (side, side), "red") for side in (64, 16))
+    photo.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[preview])
+    assert Image.open(tmp_path / "a.jpg").n_frames == 2
+    assert data.read_images([tmp_path / "a.jpg"], 3).shape == (1, 3, 64, 64)
+
+
+def test_what_one_process_decoded_is_shared_only_where_there_is_room(monkeypatch, tmp_path):
+    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("unexpected pos 896 vs 808")))
+    assert data._once("key", lambda: 5) == 5
+    assert not [*tmp_path.iterdir()]
