@@ -140,7 +140,7 @@ class Images:
         labels = torch.cat([part.labels for part in (self, held_out) if part.labels is not None])
         found = [(self.label_names[c] if self.label_names else c, n)
                  for c, n in zip(*map(torch.Tensor.tolist, labels.unique(return_counts=True)), strict=True)]
-        return ["classes: " + ", ".join(f"{name} {n:,}" for name, n in found[:12])
+        return ["classes: " + ", ".join(f"{name} ({n:,})" for name, n in found[:12])
                 + f" ... {len(found)} in all" * (len(found) > 12), *self.notes]
 
 

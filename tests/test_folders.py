@@ -53,7 +53,7 @@ def test_a_zip_of_class_folders_reads_as_the_folder_does(tmp_path, around):
     parts = data.load(str(folder))
     assert parts[0].labels.bincount().tolist() == [18, 18]
     assert same(parts, data.load(zipped(folder, around)))
-    assert "classes: a 20, b 20" in notes(parts)
+    assert "classes: a (20), b (20)" in notes(parts)
     (tmp_path / "outer").mkdir()
     folder.rename(tmp_path / "outer" / "set")
     assert same(parts, data.load(str(tmp_path / "outer")))              # unzipped into a folder of its own
@@ -395,7 +395,7 @@ def test_classes_are_told_by_name_and_count(tmp_path):
     classes_of(tmp_path / "set", [f"c{i:02d}" for i in range(15)], 2)
     line = data.load(str(tmp_path / "set"))
     first = notes(line).split("\n")[0]
-    assert first == "classes: " + ", ".join(f"c{i:02d} 2" for i in range(12)) + " ... 15 in all"
+    assert first == "classes: " + ", ".join(f"c{i:02d} (2)" for i in range(12)) + " ... 15 in all"
     assert notes(data.load(str(fill(tmp_path / "plain")))).startswith("classes: none\nheld out: the last tenth")
 
 
