@@ -1640,8 +1640,8 @@ class Run:
                 self.trial = False              # something else slows it, such as reading images
                 torch.set_num_threads(before)
             elif self.writer:
-                print("\n" * sys.stdout.isatty() + f"note: this machine is busy, so {threads} of {before} threads go on, "
-                      f"{rate / rate_before:.1f} times as fast; OMP_NUM_THREADS sets their number", flush=True)
+                print("\n" * sys.stdout.isatty() + f"note: this machine is busy, so {threads} of {before} threads go on"
+                      f", {rate / rate_before:.1f} times as fast; OMP_NUM_THREADS sets their number", flush=True)
         elif cores < 0.7 * threads:
             self.trial = threads, rate
             torch.set_num_threads(max(round(cores), 1))
