@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -15,6 +16,10 @@ import torch
 ROOT = Path(__file__).parent.parent
 DATA_ROOT = Path(os.environ.get("DATA_ROOT", ROOT / "data"))     # real data, where there is some
 sys.path.insert(0, str(ROOT))
+# A shell that starts the tests in the background has them ignore these, and so would the scripts that they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
