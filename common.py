@@ -1627,12 +1627,13 @@ class Run:
         if self.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or one or self.trial is False:
             return
         now = self.seen, time.time(), time.process_time()
-        images, seconds, busy = (b - a for a, b in zip(self.window or now, now, strict=True))
-        if self.window and seconds < 5:
+        if not self.window:
+            self.window = now
             return
-        measured, self.window = bool(self.window), now
-        if not measured:
+        images, seconds, busy = (b - a for a, b in zip(self.window, now, strict=True))
+        if seconds < 5:
             return
+        self.window = now
         rate, cores = images / seconds, busy / seconds
         if self.trial:
             (before, rate_before), self.trial = self.trial, None

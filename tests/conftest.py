@@ -43,6 +43,13 @@ def run_script(argv, folder, env, out, err):
     runpy.run_path(argv[0], run_name="__main__")
 
 
+def write_streaming_script(path):
+    """alae.py, for which every set is too large for memory."""
+    path.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r}); import alae, common, data\n"
+                    "data.RESIDENT_BYTES = 0\n"
+                    "if __name__ == '__main__': common.command(alae.main, data.DataError)\n")
+
+
 @pytest.fixture
 def script(tmp_path, tmp_path_factory):
     """script("alae.py", "--kimg", "1") runs it in a temporary folder.  -> CompletedProcess, with text output."""

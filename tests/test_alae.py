@@ -10,7 +10,7 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, write_streaming_script
 from PIL import Image
 from test_data import fill_zip
 from torch import nn
@@ -431,10 +431,7 @@ def test_bad_input_is_one_line(script, tmp_path, name):
 def test_streamed_set_trains_and_stops(tmp_path, script):
     """A set too large for memory, read by workers: a signal to the whole process group still leaves a checkpoint."""
     fill_zip(tmp_path / "set.zip", 100)
-    (tmp_path / "small.py").write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import alae, common, data\n"
-        "data.RESIDENT_BYTES = 0\n"
-        "if __name__ == '__main__': common.command(alae.main, data.DataError)\n")
+    write_streaming_script(tmp_path / "small.py")
     process = subprocess.Popen(
         [sys.executable, "small.py", "--data", "set.zip", *SMALL, "--kimg", "100", "--out", "run"], cwd=tmp_path,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)

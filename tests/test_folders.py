@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import write_streaming_script
 from PIL import Image
 from test_data import fill, picture
 
@@ -498,10 +498,7 @@ def test_workers_that_are_busy_do_not_hold_up_the_end(tmp_path, monkeypatch):
 def test_a_killed_worker_ends_the_run_in_one_line(tmp_path, script):
     """As one does that the system kills because memory has run out."""
     fill(tmp_path / "set", 40)
-    (tmp_path / "small.py").write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import alae, common, data\n"
-        "data.RESIDENT_BYTES = 0\n"
-        "if __name__ == '__main__': common.command(alae.main, data.DataError)\n")
+    write_streaming_script(tmp_path / "small.py")
     process = subprocess.Popen(
         [sys.executable, "small.py", "--data", "set", "--backbone", "mlp", "--width", "16", "--resolution", "28",
          "--batch", "8", "--kimg", "1000", "--out", "run"], cwd=tmp_path, text=True,
