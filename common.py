@@ -1079,13 +1079,13 @@ def add_flags(parser, backbones):
 RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "data", "data_root")
 
 
-def resolve(parser, method, presets, recipes, default_backbone, argv, style_flags=()):
+def resolve(parser, method, presets, recipes, default_backbone, argv, style_flags=(), formerly=()):
     """Parse argv: explicit flag > --recipe > presets > default.
 
     presets, recipes: dicts of dicts of flag values.  A preset is named by the backbone and by values of flags that have
     choices, in any order, and by the data after "on"; it counts where all of these hold, and later ones refine earlier
     ones.  default_backbone(data name) -> str.  style_flags: the method's own flags that are for stylegan alone.  With
-    --resume the run's own args.json stands in for all of these.
+    --resume the run's own args.json stands in for all of these; formerly: flag -> what runs did before it existed.
     -> Namespace with `method`, and `resume` a path or "".  Raises `Error` where an explicit flag contradicts the run.
     """
     names, given = vars(parser.parse_args([])), explicit(parser, argv)
@@ -1098,8 +1098,8 @@ def resolve(parser, method, presets, recipes, default_backbone, argv, style_flag
         stored = read_args(run, method)
         if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - {*stored}:
             raise damaged(run / "args.json", f"{min(missing)} is missing")
-        stored = {**{k: v for k, v in names.items() if stored["backbone"] == "stylegan" or k not in style},
-                  **as_flags(run, stored, parser)}
+        known = {k: v for k, v in names.items() if stored["backbone"] == "stylegan" or k not in style}
+        stored = {**known, **dict(formerly), **as_flags(run, stored, parser)}
         for key, value in given.items():
             if key not in RESUMABLE and str(value) not in (str(stored.get(key)), "auto"):
                 raise Error(f"{run} was trained with --{key.replace('_', '-')} {stored.get(key)}, not {value}; leave "

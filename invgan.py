@@ -27,7 +27,9 @@ At the right, flags for the other reading.
                           summed, it outweighs the GAN's loss, and G hides codes in speckle that D reads.  P minimises
                           over M too, which could shrink w; ours holds M(z) as a target, and w_R likewise.
     R1                    steadies dcgan too (--gamma); P does not name it.
-    D's score             sees G(w # w_R) as fakes, without gradient to w_R: codes are not to give them away.
+    eqs. 1, 3: L_GAN      is over z alone, as printed, with as many codes from the prior as there are real images; w_R
+                          is half as many, in the other terms alone.  Section 3.2's "half the mini batch" can be read
+                          otherwise: half of each, and all of G(w # w_R) fakes.        --gan-codes both
     D                     P's may have batch norm; ours has none, and no minibatch deviation: a score and a code must
                           not depend on the rest of the batch.  biggan's code is linear in all of f, without spectral
                           norm, which would tie its size to the score's.
@@ -283,7 +285,7 @@ def terms(nets, x, z, args, amp, hold_w=True, hold_f=True, teach_D=True):
     nets: M, G, D.  x: the real images that w_R is made of, half the batch (none for naive).  hold_w, hold_f: whether
     the targets (w and w_R, and w~ in the second cycle), and f's weights, get no gradient (ours; False: as printed).
     teach_D: whether gradients are wanted at D's weights, or else at M's and G's; only full's go through D(x) and G.
-    -> the fakes G(w # w_R), their scores, and L_w, L_fm, L_cycle, L_MMD; what the variant has not is 0.
+    -> the fakes G(w # w_R), the prior's first, their scores, L_w, L_fm, L_cycle, L_MMD (0 if a variant lacks one).
     """
     M, G, D = nets
     zero = torch.zeros((), device=z.device)
@@ -333,12 +335,14 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None, h
     nets, (opt_M, opt_G, opt_D) = nets or (model.M, model.G, model.D), optimizers
     half = 0 if args.variant == "naive" else len(x) // 2
     real = x[:half].detach()
+    n = len(x) if args.gan_codes == "prior" else len(x) - half              # codes of the prior, M(z)
+    judged = slice(n if args.gan_codes == "prior" else None)                # fakes of L_GAN
     hinge = args.gan_loss == "hinge"
 
     # max over D of L_GAN, min over D of the rest
-    fake, _, parts = terms(nets, real, draw_z(len(x) - half), args, amp, hold_w, hold_f)
+    fake, _, parts = terms(nets, real, draw_z(n), args, amp, hold_w, hold_f)
     with amp():
-        c_fake = nets[2](fake.detach())[1]
+        c_fake = nets[2](fake[judged].detach())[1]
         c_real = model.D(x.requires_grad_() if args.gamma else x)[1]        # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(c_real, x) if args.gamma else torch.zeros((), device=x.device)
     if hinge:
@@ -351,7 +355,8 @@ def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None, h
     if hasattr(model, "mean_w"):
         with torch.no_grad():
             model.mean_w.lerp_(model.M(draw_z(len(x))).float().mean(0), 1 - MEAN_W)
-    _, c_fake, again = terms(nets, real, draw_z(len(x) - half), args, amp, hold_w, teach_D=False)
+    _, scores, again = terms(nets, real, draw_z(n), args, amp, hold_w, teach_D=False)
+    c_fake = scores[judged]
     L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                            # eq. 1, non-saturating
     update(L_G + weighted(again, args), opt_M, opt_G)                                       # eq. 3
 
@@ -385,6 +390,8 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--variant", default="full", choices=LABELS, help="eq. 3, or the models of section 4.4")
     add("--gan-loss", default="logistic", choices=["logistic", "hinge"], help="form of eq. 1")
+    add("--gan-codes", default="prior", choices=["prior", "both"],
+        help="codes whose images L_GAN judges: M(z), or M(z) and w_R, half of each (eqs. 1, 3)")
     add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (dcgan: 1; stylegan: 10)")
     add("--lr-d", type=common.positive(float), default=0.0, help="learning rate of D (default: --lr; biggan: 0.002)")
     add("--w-weight", type=float, default=1.0, help="of || w - D(G(w)) ||^2, over w and w_R (eq. 3)")
@@ -402,7 +409,7 @@ def parse_args(argv=None):
         if not given.get("resume") and given.get(name, parser.get_default(name)) != value and {*flags} & {*given}:
             flag = min({*flags} & {*given}).replace("_", "-")
             raise Error(f"--{flag} is for --{name}{'' if value is True else f' {value}'}; leave it out, or pass that")
-    args = common.resolve(parser, "invgan", PRESETS, {}, default_backbone, argv, ("grow",))
+    args = common.resolve(parser, "invgan", PRESETS, {}, default_backbone, argv, ("grow",), {"gan_codes": "both"})
     if args.patches and (args.patches not in RESOLUTIONS[args.backbone] or getattr(args, "grow", False)):
         sizes = " or ".join(map(str, RESOLUTIONS[args.backbone]))
         raise Error(f"{args.backbone} trains on patches of {sizes} px, without --grow; not {args.patches}")

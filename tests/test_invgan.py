@@ -102,14 +102,15 @@ def by_hand(A, B, C, H, x, z, args, printed):
     return fake, (L_w, L_fm, L_cycle, L_mmd)
 
 
-@pytest.mark.parametrize("form", ["logistic", "hinge"])
+@pytest.mark.parametrize(("form", "codes"), [("logistic", "prior"), ("logistic", "both"), ("hinge", "prior")])
 @pytest.mark.parametrize(("variant", "fm", "printed"), [
     ("naive", "paired", False), ("augmented", "paired", False), ("full", "paired", False), ("full", "batchmean", False),
     ("naive", "paired", True), ("full", "paired", True)])
-def test_a_step_by_hand(variant, fm, printed, form):
+def test_a_step_by_hand(variant, fm, printed, form, codes):
     others = ["--fm", fm, "--fm-weight", "0.4", "--cycle-weight", "0.3", "--mmd-weight", "1.5"] * (variant == "full")
-    args = invgan.parse_args(["--variant", variant, "--gan-loss", form, "--gamma", "3", "--w-weight", "0.7", *others])
-    model, n = Linear(), 6 if variant == "naive" else 3
+    args = invgan.parse_args(["--variant", variant, "--gan-loss", form, "--gan-codes", codes, "--gamma", "3",
+                              "--w-weight", "0.7", *others])
+    model, n = Linear(), 3 if codes == "both" and variant != "naive" else 6         # all of the batch are M(z), or half
     x, zs = torch.randn(6, 5).double(), torch.randn(2, n, 3).double()
     A, B, C, H = (p.detach().clone().requires_grad_() for p in model.parameters())
     draws = {n: iter(zs)}       # of n codes, one a step: a third raises
@@ -121,7 +122,7 @@ def test_a_step_by_hand(variant, fm, printed, form):
     def weighted(parts):
         return sum(weight * part for weight, part in zip((0.7, 0.4, 0.3, 1.5), parts, strict=True))
     fake, parts = by_hand(A, B, C, H, x[:3], zs[0], args, printed)
-    c_fake, c_real = fake.detach() @ C.T @ H[0], x @ C.T @ H[0]
+    c_fake, c_real = fake[:6].detach() @ C.T @ H[0], x @ C.T @ H[0]
     assert len(c_fake) == len(c_real) == 6
     if form == "hinge":
         L_D = (1 + c_fake).clamp(min=0).sum() / 6 + (1 - c_real).clamp(min=0).sum() / 6
@@ -131,7 +132,7 @@ def test_a_step_by_hand(variant, fm, printed, form):
     gC, gH = torch.autograd.grad(L_D + R1 + weighted(parts), (C, H))
     C, H = C - 0.1 * gC, H - 0.1 * gH
     fake, after = by_hand(A, B, C, H, x[:3], zs[1], args, printed)
-    c_fake = fake @ C.T @ H[0]
+    c_fake = fake[:6] @ C.T @ H[0]
     L_G = -c_fake.mean() if form == "hinge" else (1 + (-c_fake).exp()).log().mean()
     gA, gB = torch.autograd.grad(L_G + weighted(after), (A, B))
     expected = [float(torch.as_tensor(v).detach()) for v in (L_D, R1, L_G, *parts)]
@@ -499,6 +500,15 @@ def test_resume_to_the_bit(variant, flags, here):
     rows, terms = rows_of("whole/log.csv"), {"L_fm", "L_cycle", "L_MMD"}
     assert {*rows[0]} & terms == (terms if variant == "full" else set())
     assert all(math.isfinite(float(v)) for k, v in rows[-1].items() if k != "images/s")
+
+
+def test_an_old_run_goes_on_with_both_kinds_of_codes(here):
+    run(*SMALL, "--backbone", "dcgan", "--gan-codes", "both", "--kimg", "0.032", "--out", "old")
+    args = json.loads(Path("old/args.json").read_text())
+    del args["gan_codes"]                               # a run from before the flag
+    Path("old/args.json").write_text(json.dumps(args))
+    assert invgan.parse_args(["--resume", "old"]).gan_codes == "both"
+    assert invgan.parse_args([]).gan_codes == "prior"
 
 
 def test_stylegan_at_its_size(here, monkeypatch):
