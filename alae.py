@@ -25,6 +25,8 @@ Differences from the paper (P) and from the released code (C), and what restores
     gamma                 P leaves it open, C has 10.  Ours is 1, chosen on MNIST.              --gamma 10
     f = softplus          P's eq. 1 with this f would reward the wrong side; Algorithm 1 is right and is what we follow.
     F's depth for MNIST   P leaves it open; 6 as in C.  Leaky ReLU 0.2 also after the last layer of F and of E: as in C.
+    G of mlp              P leaves its last activation open, and C has none.  Ours is a sigmoid, as BiGAN's on the same
+                          digits: a linear end leaves speckle.                                      --g-end linear
     learning rate of F, D P leaves it open; 0.1 of the others', as in C.
     weight averages       P is silent; pictures use averaged weights with a half-life of 10,000 images, as in C, or a
                           fifth of the images since the run or its last level began, if less.
@@ -172,12 +174,13 @@ class StyleEncoder(common.Growing):
         return self.features(x)[0]
 
 
-def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers):
+def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end):
     """-> F, G, E, D for images of image_shape (C, H, W)."""
     F = Mapping(nz, nw, F_DEPTH[backbone], LR_MUL)
     D = LatentDiscriminator(nw, d_act)
     if backbone == "mlp":
-        G, E = MLPGenerator(nw, image_shape, width), MLPEncoder(image_shape, nw, width)
+        G = MLPGenerator(nw, image_shape, width, common.squash if g_end == "sigmoid" else None)
+        E = MLPEncoder(image_shape, nw, width)
     elif backbone == "dcgan":
         G, E = DCGANGenerator(nw, image_shape, width), DCGANEncoder(image_shape, nw, width)
     elif backbone == "stylegan":
@@ -189,9 +192,10 @@ def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layer
 class ALAE(nn.Module):
     """The four networks, and what `eval.py` asks of any model (eval mode)."""
 
-    def __init__(self, backbone, image_shape, nz, nw, width, d_act, fmap_base=8192, layers="paper"):
+    def __init__(self, backbone, image_shape, nz, nw, width, d_act, fmap_base=8192, layers="paper", g_end="linear"):
         super().__init__()
-        self.F, self.G, self.E, self.D = build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers)
+        self.F, self.G, self.E, self.D = build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers,
+                                                        g_end)
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nw, 1
         self.unit_range = backbone == "mlp"     # its networks, and so its R1, work on pixels in [0, 1], as in C
         self.grows = backbone == "stylegan"
@@ -252,11 +256,11 @@ PRESETS = {  # the paper's settings where it states them: batch, lr, sizes (sect
 }
 RECIPES = {
     "paper":    {},
-    "official": dict(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0, fade="sine", adam_state="fresh",
-                     layers="released", flip="on"),
+    "official": dict(latent_loss="mean", step3="EGF", d_act="none", g_end="linear", gamma=10.0, fade="sine",
+                     adam_state="fresh", layers="released", flip="on"),
 }
 STYLE_FLAGS = ("fade", "adam_state", "layers", "flip", "mixing")
-UNSTATED = {"mlp": ("gamma", "kimg"), "dcgan": ("gamma", "kimg", "batch", "lr", "nz", "nw"),
+UNSTATED = {"mlp": ("gamma", "g_end", "kimg"), "dcgan": ("gamma", "kimg", "batch", "lr", "nz", "nw"),
             "stylegan": ("gamma", "kimg", "grow_kimg", "batches", "rates", "nz", "nw", "fmap_base", *STYLE_FLAGS)}
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 
@@ -271,6 +275,8 @@ def parse_args(argv=None):
     add("--latent-loss", default="mean", choices=["mean", "sum"], help="over w's dimensions (Alg. 1 line 14: sum)")
     add("--step3", default="EG", choices=["EG", "EGF"], help="networks that step III moves (Alg. 1 line 15: EG)")
     add("--d-act", default="lrelu", choices=["lrelu", "none"], help="activation between D's layers")
+    add("--g-end", default="sigmoid", choices=["sigmoid", "linear"],
+        help="mlp: last activation of G (not stated; released code: linear)")
     add("--fade", default="linear", choices=["linear", "sine"], help="stylegan: how alpha grows (released code: sine)")
     add("--adam-state", default="kept", choices=["kept", "fresh"],
         help="stylegan: what becomes of it at a new level (released code: fresh)")
@@ -278,7 +284,7 @@ def parse_args(argv=None):
     add("--flip", default="off", choices=["off", "on"], help="stylegan: mirror half of the images (released code: on)")
     add("--mixing", type=common.fraction, default=0.9, metavar="P",
         help="stylegan: share of images that mix the styles of two codes (StyleGAN 0.9)")
-    return common.resolve(parser, "alae", PRESETS, RECIPES, default_backbone, argv, STYLE_FLAGS)
+    return common.resolve(parser, "alae", PRESETS, RECIPES, default_backbone, argv, STYLE_FLAGS, {"g_end": "linear"})
 
 
 def unstated(args):
@@ -406,8 +412,8 @@ def main(argv=None):
 
 def network_args(args):
     """The keyword arguments of `ALAE` among a run's arguments."""
-    return {k: args[k] for k in ("backbone", "image_shape", "nz", "nw", "width", "d_act", "fmap_base", "layers")
-            if k in args}
+    return {k: args[k] for k in ("backbone", "image_shape", "nz", "nw", "width", "d_act", "fmap_base", "layers",
+                                 "g_end") if k in args}
 
 
 def load(run, device="cpu", weights="ema"):

@@ -174,12 +174,17 @@ class InvertibleNetwork(nn.Module):
 # A generator maps (N, nw) to images, an encoder images to (N, n_out).  An encoder is a trunk, whose output is what
 # the papers call long features, and a linear head.
 
-class MLPGenerator(nn.Module):
-    """nw - 1024 - 1024 - C H W, leaky ReLU between, linear at the end.   (ALAE 7.1)"""
+def squash(t):
+    """A smooth clip to [0, 1], of slope 1 at 1/2: sigmoid(4 t - 2), which is tanh of pixels in [-1, 1]."""
+    return torch.sigmoid(4 * t - 2)
 
-    def __init__(self, nw, image_shape, width=1):
+
+class MLPGenerator(nn.Module):
+    """nw - 1024 - 1024 - C H W, leaky ReLU between, `last` (a function, or None) at the end.   (ALAE 7.1)"""
+
+    def __init__(self, nw, image_shape, width=1, last=None):
         super().__init__()
-        self.image_shape, hidden = tuple(image_shape), max(1024 // width, 1)
+        self.image_shape, self.last, hidden = tuple(image_shape), last, max(1024 // width, 1)
         self.layer1 = EqualLinear(nw, hidden, gain=math.sqrt(2))
         self.layer2 = EqualLinear(hidden, hidden, gain=math.sqrt(2))
         self.layer3 = EqualLinear(hidden, math.prod(image_shape), gain=1)
@@ -187,7 +192,8 @@ class MLPGenerator(nn.Module):
     def forward(self, w):
         x = lrelu(self.layer1(w))
         x = lrelu(self.layer2(x))
-        return self.layer3(x).view(-1, *self.image_shape)
+        x = self.layer3(x).view(-1, *self.image_shape)
+        return self.last(x) if self.last else x
 
 
 class MLPEncoder(nn.Module):

@@ -1,4 +1,5 @@
 import csv
+import json
 import math
 import os
 import signal
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,6 +200,31 @@ def test_sizes_of_the_papers_mlp():
     assert (short.shape[1], long.shape[1]) == (50, 1024)
 
 
+@pytest.mark.parametrize(("flags", "end"), [((), "sigmoid"), (("--g-end", "linear"), "linear"),
+                                             (("--recipe", "official"), "linear")])
+def test_the_end_of_the_mlp_generator(flags, end):
+    args = alae.parse_args(["--nz", "8", "--nw", "8", "--width", "16", *flags])
+    args.image_shape = (1, 28, 28)
+    model = alae.ALAE(**alae.network_args(vars(args)))
+    w = 20 * torch.randn(4, 8)
+    t = {}
+    model.G.layer3.register_forward_hook(lambda layer, inputs, out: t.update(t=out.view(4, 1, 28, 28)))
+    x = model.generate(w)
+    expected = 2 * t["t"] - 1                           # pixels in [0, 1] -> [-1, 1]
+    torch.testing.assert_close(x, expected.tanh() if end == "sigmoid" else expected)
+    assert (x.abs().max() > 1) == (end == "linear")
+
+
+def test_an_old_run_keeps_its_linear_generator(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    alae.main(["--g-end", "linear", "--width", "64", "--batch", "16", "--kimg", "0.016", "--out", "old"])
+    args = json.loads(Path("old/args.json").read_text())
+    del args["g_end"]                                   # a run from before the flag
+    Path("old/args.json").write_text(json.dumps(args))
+    assert alae.load("old").G.last is None
+    assert alae.parse_args(["--resume", "old"]).g_end == "linear"
+
+
 def train(steps, precision="fp32", fast=None):
     """-> model, losses (steps, 4), after so many steps of a narrow MLP on the bundled digits, batch 64."""
     args, model, optimizers = tiny(size=16, width=4)
@@ -225,7 +252,7 @@ def test_both_precisions_learn(precision):
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert losses[-50:, 0].mean() < 2 * math.log(2)                     # E and D tell real from fake better than chance
     assert losses[-50:, 3].mean() < 0.5 * losses[:50, 3].mean()         # E inverts G better and better
-    assert distance_to_mean_digit(train(0)[0]) > 1                      # F and G come close to the data
+    assert distance_to_mean_digit(train(0)[0]) > 0.5                    # F and G come close to the data
     assert distance_to_mean_digit(model) < 0.1
 
 
