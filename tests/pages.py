@@ -29,26 +29,28 @@ escape = html.escape
 # Core MathML, which browsers set without a script.  Letters of other alphabets are characters of their own there.
 
 LETTERS = dict(alpha="α", beta="β", gamma="γ", epsilon="ϵ", eta="η", theta="θ", mu="μ", sigma="σ", tau="τ", phi="ϕ",
-               ell="ℓ", Delta="Δ", nabla="∇", infty="∞")
-SIGNS = {"in": "∈", **dict(circ="∘", sim="∼", to="→", leftarrow="←", mapsto="↦", leftrightarrow="↔", cdot="⋅", cdots="⋯",
-             odot="⊙", ge="≥", le="≤", ne="≠", sum="∑", int="∫"), "#": "#", "{": "{", "}": "}"}
+               ell="ℓ", Delta="Δ", nabla="∇")
+SIGNS = {"in": "∈", "#": "#", **dict(circ="∘", sim="∼", leftarrow="←", mapsto="↦", leftrightarrow="↔", cdot="⋅",
+                                     cdots="⋯", odot="⊙", ge="≥", ne="≠", sum="∑", int="∫")}
+TALL = ("sum", "int")
 FUNCTIONS = ("log", "min", "max")
-LIMITS = ("min", "max", "sum")              # take what is below or above them there, not at their side
+LIMITS = ("min", "max", "sum", "overbrace", "underbrace")   # have their indices below and above, not at their side
 ALPHABETS = dict(mathbb="DOUBLE-STRUCK", mathcal="SCRIPT", mathbf="BOLD", boldsymbol="BOLD ITALIC")
-ACCENTS = dict(tilde="~", hat="^")
+ACCENTS = dict(tilde="˜")
 FENCES = {"(": ")", "[": "]", "lVert": "rVert"}
-BARS = dict(lVert="‖", rVert="‖")
-INFIX = set("=+-∘∼∈→←↦↔⋅⊙≥≤≠,;:|‖<>/")
-BEFORE, AFTER = re.compile("<mo>[+−]<"), re.compile("<mo[^>]*>(=|:=|≥|←)<")        # where a long row is broken
+BARS = {"lVert": "‖", "rVert": "‖", "|": "‖"}
+INFIX = set("=+-∘∼∈→←↦↔⋅⊙≥≠,|/")
+BEFORE, AFTER = re.compile("<mo[^>]*>[+−]<"), re.compile("<mo[^>]*>(=|:=|≥|←)<")        # where a long row is broken
+SPACE = '<mspace width="0.1667em"/>'
+TOKEN = re.compile(r"\\(?:text|mathrm|operatorname|begin|end|" + "|".join(ALPHABETS) + r")\{[^}]*\}"
+                   r"|\\[a-zA-Z]+|\\.|\d+|:=|'+|[^\s]")
 
 
 class Formula:
-    """A parser of one formula: `row` reads up to a closing token, `atom` one thing, `scripted` it and its indices."""
+    """A parser of one formula: `parts` reads up to a closing token, `atom` one thing, `scripted` it and its indices."""
 
     def __init__(self, tex):
-        self.tex = tex
-        self.tokens = re.findall(r"\\[a-zA-Z]+|\\.|\d+|:=|'+|[^\s]", tex)
-        self.place = 0
+        self.tex, self.tokens, self.place = tex, TOKEN.findall(tex), 0
 
     def error(self, what):
         return ValueError(f"{what} in {self.tex!r}")
@@ -66,47 +68,33 @@ class Formula:
         if (found := self.next()) != wanted:
             raise self.error(f"{found} instead of {wanted}")
 
-    def row(self, *ends):
-        """Everything up to one of `ends`, which stays; "" is the end of the formula.  -> MathML"""
-        return in_a_row(self.parts(*ends))
-
     def parts(self, *ends):
+        """Everything up to one of `ends`, which stays; "" is the end of the formula.  -> a list of MathML"""
         parts, operator = [], True          # a minus that follows no operand is a sign
         while self.peek() not in ends:
             if not self.peek():
                 raise self.error(f"{' or '.join(ends)} is missing")
-            text = self.tokens[self.place]
-            part = self.scripted(operator)
-            parts.append(part)
+            text = self.peek()
+            parts.append(self.scripted(operator))
             operator = text in INFIX or SIGNS.get(text.lstrip("\\")) in INFIX
         return parts
 
+    def row(self, *ends):
+        return in_a_row(self.parts(*ends))
+
     def group(self):
-        """What is in braces.  -> MathML"""
+        """What is in braces."""
         self.expect("{")
         inner = self.row("}")
         self.expect("}")
         return inner
 
-    def words(self):
-        """What is in braces, as text."""
-        self.expect("{")
-        found = []
-        while self.peek() != "}":
-            found.append(self.next())
-        self.expect("}")
-        return found
-
-    def text(self):
-        r"""The words of \text, of which tokens have lost the spaces."""
-        start = [m.start() for m in re.finditer(r"\\[a-zA-Z]+|\\.|\d+|:=|'+|[^\s]", self.tex)][self.place]
-        words = self.tex[start + 1:self.tex.index("}", start)]
-        while self.next() != "}":
-            pass
-        return f"<mtext>{escape(words.replace(' ', chr(160)))}</mtext>"
+    def argument(self):
+        return self.group() if self.peek() == "{" else self.atom(True)
 
     def scripted(self, prefix=False):
-        limits = self.peek().lstrip("\\") in LIMITS or self.peek() in ("\\overbrace", "\\underbrace")
+        name = self.peek().removeprefix("\\")
+        limits, space = name in LIMITS, SPACE * (name in FUNCTIONS)
         base, below, above = self.atom(prefix), "", ""
         while self.peek() in ("_", "^") or self.peek().startswith("'"):
             mark = self.next()
@@ -116,16 +104,12 @@ class Formula:
                 below = self.argument()
             else:
                 above = self.argument()
-        if below and above:
-            name = "munderover" if limits else "msubsup"
-            return f"<{name}>{base}{below}{above}</{name}>"
-        if below or above:
-            name = ("munder" if limits else "msub") if below else ("mover" if limits else "msup")
-            return f"<{name}>{base}{below or above}</{name}>"
-        return base
-
-    def argument(self):
-        return self.group() if self.peek() == "{" else self.atom(True)
+        if not below and not above:
+            return base
+        kinds = ("munderover", "munder", "mover") if limits else ("msubsup", "msub", "msup")
+        kind = kinds[0] if below and above else kinds[1] if below else kinds[2]
+        marked = f"<{kind}>{base}{below}{above}</{kind}>"
+        return f"<mrow>{marked}{space}</mrow>" if space else marked
 
     def fenced(self, opening, stretchy):
         r"""Up to the bracket that closes it.  With \left any pair does, and both grow with what is between."""
@@ -145,7 +129,7 @@ class Formula:
 
     def atom(self, prefix=False):
         t = self.next()
-        name = t[1:] if t.startswith("\\") and len(t) > 1 else ""
+        name, _, words = t.removeprefix("\\").removesuffix("}").partition("{") if t[0] == "\\" and t != "\\}" else ("", 0, "")
         if t == "{":
             self.place -= 1
             return self.group()
@@ -155,32 +139,33 @@ class Formula:
             return f"<mn>{t}</mn>"
         if t.isalpha():
             return f"<mi>{t}</mi>"
-        if t == "|" or t == "\\|":
-            return f'<mo stretchy="false" lspace="0.1em" rspace="0.1em">{"|" if t == "|" else "‖"}</mo>'
+        if t in ("|", "\\|"):
+            return f'<mo stretchy="false" lspace="0.1em" rspace="0.1em">{BARS.get(name, "|")}</mo>'
         if t in ("+", "-") and prefix:
             return f'<mo form="prefix">{t.replace("-", "−")}</mo>'
-        if t in "=+-,;:*/<>!" or t == ":=":
-            return f"<mo>{escape(t.replace('-', '−').replace('*', '∗'))}</mo>"
+        if t in ("=", ":=", "+", "-", ",", "*", "/"):
+            return f"<mo>{t.replace('-', '−').replace('*', '∗')}</mo>"
         if name in LETTERS:
             return f"<mi>{LETTERS[name]}</mi>"
         if name in FUNCTIONS:
-            return f"<mi>{name}</mi>" if name in LIMITS else f'<mi>{name}</mi><mspace width="0.1667em"/>'
-        if name in SIGNS:
-            return f'<mo{"" if name in ("sum", "int") else " stretchy=" + chr(34) + "false" + chr(34)}>{SIGNS[name]}</mo>'
+            return f"<mi>{name}</mi>" + SPACE * (name not in LIMITS)
+        if name in SIGNS or t in ("\\{", "\\}"):
+            return f'<mo stretchy="false">{SIGNS.get(name, t[1])}</mo>' if name not in TALL else f"<mo>{SIGNS[name]}</mo>"
         if name in ALPHABETS:
-            return "".join(map(self.letter, self.words(), itertools.repeat(ALPHABETS[name])))
-        if name in ("text", "mathrm", "operatorname"):
-            return self.text() if name == "text" else f"<mi>{''.join(self.words())}</mi>"
+            return "".join(f"<mi>{self.letter(letter, ALPHABETS[name])}</mi>" for letter in words)
+        if name == "text":
+            return f"<mtext>{escape(words).replace(' ', chr(160))}</mtext>"
+        if name in ("mathrm", "operatorname"):
+            return f"<mi>{words}</mi>"
         if name in ACCENTS:
             return f'<mover accent="true">{self.group()}<mo stretchy="false">{ACCENTS[name]}</mo></mover>'
         if name == "frac":
             return f"<mfrac>{self.group()}{self.group()}</mfrac>"
-        if name == "underset":
-            below = self.group()
-            return f"<munder>{self.group()}{below}</munder>"
-        if name == "stackrel":
-            above = self.group()
-            return f"<mover>{self.group().replace(' stretchy=' + chr(34) + 'false' + chr(34), '')}{above}</mover>"
+        if name in ("underset", "stackrel"):
+            other, base = self.group(), self.group()
+            if name == "underset":
+                return f"<munder>{base}{other}</munder>"
+            return f"<mover>{base.replace(' stretchy=' + chr(34) + 'false' + chr(34), '')}{other}</mover>"
         if name in ("overbrace", "underbrace"):
             return f'<mrow class="{name}">{self.group()}</mrow>'      # a line: braces grow in mathematical fonts alone
         if name == "left":
@@ -190,34 +175,33 @@ class Formula:
         if name == "quad":
             return '<mspace width="1em"/>'
         if name == "begin":
-            return self.table("".join(self.words()))
+            return self.table(words)
         raise self.error(f"{t}, which is not among what this reads,")
 
     def letter(self, t, alphabet):
-        for name in (f"MATHEMATICAL {alphabet} CAPITAL {t}" if t.isupper() else f"MATHEMATICAL {alphabet} SMALL {t}",
-                     f"{alphabet} CAPITAL {t}"):
+        for name in (f"MATHEMATICAL {alphabet} {'CAPITAL' if t.isupper() else 'SMALL'} {t}", f"{alphabet} CAPITAL {t}"):
             try:
-                return f"<mi>{unicodedata.lookup(name)}</mi>"
+                return unicodedata.lookup(name)
             except KeyError:
                 pass
         raise self.error(f"no {alphabet.lower()} {t}")
 
     def table(self, kind):
         """Rows of cells up to the end of a bmatrix, whose brackets grow, or of an aligned, which is set flush left."""
-        rows = [[]]
-        while True:
-            rows[-1].append(self.row("&", "\\\\", "\\end"))
+        rows, end = [[]], "\\\\"
+        while end != f"\\end{{{kind}}}":
+            rows[-1].append(self.row("&", "\\\\", f"\\end{{{kind}}}"))
             end = self.next()
             if end == "\\\\":
                 rows.append([])
-            elif end == "\\end":
-                break
-        if "".join(self.words()) != kind:
-            raise self.error(f"\\end of something else than {kind}")
-        cells = "".join("<mtr>" + "".join(f"<mtd>{cell}</mtd>" for cell in row) + "</mtr>" for row in rows)
         if kind == "bmatrix":
-            return f"<mrow><mo>[</mo><mtable>{cells}</mtable><mo>]</mo></mrow>"
-        return f'<mtable class="lines" displaystyle="true">{cells}</mtable>'
+            return f"<mrow><mo>[</mo>{in_a_table(rows)}<mo>]</mo></mrow>"
+        return in_a_table(rows, 'class="lines" displaystyle="true"')
+
+
+def in_a_table(rows, attributes=""):
+    cells = "".join("<mtr>" + "".join(f"<mtd>{cell}</mtd>" for cell in row) + "</mtr>" for row in rows)
+    return f"<mtable {attributes}>{cells}</mtable>".replace(" >", ">")
 
 
 def in_a_row(parts):
@@ -230,7 +214,7 @@ def length(mark):
     return len(re.sub("<[^>]*>", "", mark)) - small / 4
 
 
-def in_lines(parts, most=34):
+def in_lines(parts, most=30):
     """A row that is too long for a phone, broken after = and before + and -, where it has these outside of brackets."""
     rows, width = [[]], 0
     for i, part in enumerate(parts):
@@ -242,8 +226,7 @@ def in_lines(parts, most=34):
         width += length(part)
     if len(rows) == 1:
         return in_a_row(parts)
-    cells = "".join(f"<mtr><mtd>{in_a_row(row)}</mtd></mtr>" for row in rows)
-    return f'<mtable class="lines" displaystyle="true">{cells}</mtable>'
+    return in_a_table([[in_a_row(row)] for row in rows], 'class="lines" displaystyle="true"')
 
 
 def mathml(tex, block=True):
@@ -395,6 +378,7 @@ def read_code(names=CODE):
 
 
 SHORT = 20                  # lines: of a function that its docstring's tag lights as a whole in any case
+EXACT, FUNCTION, RANGE, ABOUT, LOOSE = range(5)     # what a tag stands for: its line, a short function, "lines 3-7", ...
 
 
 def find_places(code, equations=EQUATIONS):
@@ -409,31 +393,35 @@ def find_places(code, equations=EQUATIONS):
             if tag.kind in ("module", "string"):
                 continue
             if tag.kind == "comment":
-                rank, lines = 0, source.statement(tag.line)
+                rank, lines = EXACT, source.statement(tag.line)
             elif tag.kind == "banner":
                 others = any(t.ranged for t in source.tags if t.line == tag.line and t.kind == "banner")
                 lines = (tag.line, tag.line) if others and not tag.ranged else source.paragraph(tag.line)
-                rank = 1 if tag.ranged else 0
+                rank = RANGE if tag.ranged else EXACT
             else:
                 _, node = source.around(tag.line)
-                rank, lines = 3 if tag.ranged else 2, (start(node), node.end_lineno)
-                if rank == 2 and isinstance(node, ast.FunctionDef) and lines[1] - lines[0] < SHORT:
-                    rank = 0
+                lines = start(node), node.end_lineno
+                short = isinstance(node, ast.FunctionDef) and lines[1] - lines[0] < SHORT
+                rank = LOOSE if tag.ranged else FUNCTION if short else ABOUT
             for entry in tag.entries:
                 ranks.setdefault(entry, {}).setdefault(rank, []).append(source.place(*lines, tag.note))
     found = {}
     for e in equations:
         ranked = ranks.get((e.paper, e.number), {})
-        found[e] = ranked[min(ranked)] if ranked else []
-        if e.where:
-            found[e] = found[e] + code[PAPERS[e.paper].script].by_definition(e.where)
+        exact = ranked.get(EXACT, []) + ranked.get(FUNCTION, []) or ranked.get(min(ranked, default=LOOSE), [])
+        named = code[PAPERS[e.paper].script].by_definition(e.where) if e.where else []
+        found[e] = [*named, *(place for place in exact if place not in named)]
     numbered = {(e.paper, e.number): e for e in equations}
     for e in equations:
-        found[e] = found[e] + [place for number in e.by for place in found[numbered[e.paper, number]]]
+        others = [place for number in e.by for place in found[numbered[e.paper, number]]]
+        found[e] = found[e] + [place._replace(note="") for place in others if place not in found[e]]
     return found
 
 
 # ------------------------------------------------------------------------------- differences, flags, pictures
+
+SHARED = ("--reencode-weight",)             # a flag of several objectives, which does not say which of them is meant
+
 
 class Difference(NamedTuple):
     title: str
@@ -449,14 +437,14 @@ def find_differences(key):
 
 def differences_of_page(text):
     """Rows of the tables, or items of the lists, under headings that name differences."""
-    found, level, heads = [], 0, None
+    found, level, heads, group = [], 0, None, ""
     for line in text.splitlines():
         if m := re.match(r"(#+) (.*)", line):
             if len(m[1]) <= level:
                 level = 0
             if not level and "difference" in m[2].lower():
                 level = len(m[1])
-            heads = None
+            heads, group = None, m[2]
         elif not level:
             pass
         elif line.startswith("|"):
@@ -464,8 +452,10 @@ def differences_of_page(text):
             if heads is None:
                 heads = cells
             elif not all(re.fullmatch(r":?-+:?", cell) for cell in cells) and heads[0] == "":
-                parts = tuple((head, cell) for head, cell in zip(heads[1:], cells[1:], strict=False) if cell)
-                found.append(Difference(cells[0], parts))
+                parts = tuple((head, cell) for head, cell in zip(heads[1:], cells[1:], strict=False)
+                              if cell not in ("", "none"))
+                twice = any(d.title == cells[0] for d in found)
+                found.append(Difference(f"{cells[0]} ({group})" if twice else cells[0], parts))
         elif m := re.match(r"[-*] (?:\*\*)?(.+?)(?:\*\*|:)\s*(.*)", line):
             found.append(Difference(plain(m[1]).rstrip(":"), (("", plain(m[2])),)))
         elif line.startswith("  ") and found and heads is None:
@@ -503,9 +493,13 @@ def concerns(difference, equation):
     number = equation.paper, equation.number
     source = Source(PAPERS[equation.paper].script, "")
     named = any(number in source.entries(m)[0] for m in TAG.finditer(text))
-    title = difference.title.lower().replace("−", "-").replace("‖", "||").replace("`", "")
-    return (named or any(re.search(rf"{flag}(?![\w-])", text) for flag in equation.flags)
-            or any(title == d.lower() or len(d) > 3 and d.lower() in title for d in equation.differs))
+    title = simple(difference.title)
+    return (named or any(re.search(rf"{flag}(?![\w-])", text) for flag in equation.flags if flag not in SHARED)
+            or any(title.startswith(simple(begin)) for begin in equation.differs))
+
+
+def simple(title):
+    return title.lower().replace("−", "-").replace("‖", "||").replace("`", "").replace(" ", "")
 
 
 def find_flags(code, script):
@@ -657,7 +651,7 @@ def render_block(code, block, page, lit, chips, known):
         rows.append(f'<span id="{anchor(block.file, number)}" data-n="{number}"{marks}>{line}{ends}\n</span>')
     title = f"{escape(block.file)} <b>{escape(block.name)}</b>" + (" <i>called above</i>" if block.called else "")
     return (f'<section class="block" aria-label="{escape(block.file)}, {escape(block.name)}"><h3>{title}</h3>'
-            f'<pre tabindex="0"><code>{"".join(rows)}</code></pre></section>')
+            f'<pre><code>{"".join(rows)}</code></pre></section>')
 
 
 def anchor(file, line):
@@ -677,7 +671,7 @@ body { margin: 0; font: 16px/1.5 system-ui, sans-serif; color: var(--text); back
 a { color: var(--link) }
 :focus-visible { outline: 2px solid var(--edge); outline-offset: 1px }
 header { padding: .5rem 1rem; border-bottom: 1px solid var(--line) }
-header nav a { margin-right: .9em }
+header nav a { margin-right: .9em; white-space: nowrap }
 header nav a[aria-current] { color: inherit; font-weight: 600; text-decoration: none }
 h1 { font-size: 1.25rem; margin: .2rem 0 }
 h2 { font-size: 1.05rem; margin: 1.6rem 0 .5rem }
@@ -690,7 +684,7 @@ main.sides { max-width: none; padding: 0; display: grid; grid-template-columns: 
 body.page { display: flex; flex-direction: column; height: 100vh; height: 100dvh }
 body.page main { flex: 1; min-height: 0 }
 .side { overflow: auto; padding: 0 1rem 3rem; min-width: 0; min-height: 0 }
-.side + .side { border-left: 1px solid var(--line) }
+.side + .side { border-left: 1px solid var(--line); padding: 0 .5rem 3rem }
 .numbers { display: flex; flex-wrap: wrap; gap: .25rem; margin: .6rem 0 }
 .numbers a, .chip { border: 1px solid var(--line); border-radius: .3rem; padding: 0 .4em; text-decoration: none;
   font: .8125rem/1.7 system-ui, sans-serif; white-space: nowrap }
@@ -712,8 +706,8 @@ li { margin: .2rem 0 }
 pre { margin: 0; padding: .4rem 0; background: var(--card); border: 1px solid var(--line); border-radius: .4rem;
   overflow-x: auto; line-height: 1.45; tab-size: 4 }
 pre code { display: block; width: max-content; min-width: 100%; font-size: .75rem }
-pre code > span { display: block; padding: 0 .8rem 0 4.2em; text-indent: -3.6em; scroll-margin: 30vh }
-pre code > span::before { content: attr(data-n); display: inline-block; width: 3em; margin-right: .6em; text-align: right;
+pre code > span { display: block; padding: 0 .3rem 0 3.5em; text-indent: -3em; scroll-margin: 30vh }
+pre code > span::before { content: attr(data-n); display: inline-block; width: 2.4em; margin-right: .6em; text-align: right;
   color: var(--soft); text-indent: 0; user-select: none }
 pre code > span.on { cursor: pointer; box-shadow: inset 3px 0 color-mix(in srgb, var(--edge) 55%, transparent) }
 pre code > span.lit, pre code > span:target { background: var(--lit); box-shadow: inset .3rem 0 var(--edge) }
@@ -724,15 +718,13 @@ figure { margin: 0; max-width: 100% }
 img { max-width: 100%; max-height: 26rem; height: auto; background: #fff }
 figcaption { font-size: .8125rem; color: var(--soft); max-width: 30rem }
 table { border-collapse: collapse } td, th { text-align: left; vertical-align: top; padding: .15rem .9rem .15rem 0 }
-.methods { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1rem }
-.methods > section { border: 1px solid var(--line); border-radius: .4rem; padding: .8rem }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 @media (max-width: 56rem) {
   main.sides { grid-template-columns: minmax(0, 1fr); grid-template-rows: minmax(0, 11fr) minmax(0, 9fr) }
-  .side { padding: 0 .7rem 2rem } .side + .side { border-left: 0; border-top: 3px solid var(--edge) }
+  .side { padding: 0 .7rem 2rem } .side + .side { border-left: 0; padding: 0 .3rem 2rem; border-top: 3px solid var(--edge) }
   pre code { width: auto } pre code > span { white-space: pre-wrap; overflow-wrap: anywhere; padding-right: .4rem;
     scroll-margin: 15vh }
-  h1 { font-size: 1.05rem } header { padding: .3rem .7rem } header .soft { display: none }
+  header nav a { margin-right: .4em; font-size: .875rem } pre code { font-size: .6875rem } math { font-size: 1rem } h1 { font-size: 1.05rem } header { padding: .3rem .7rem } header .soft { display: none }
 }
 @media print {
   :root { color-scheme: light; --back: #fff; --text: #000; --soft: #444; --card: #fff; --link: #000; --lit: #fff }
@@ -784,7 +776,7 @@ follow();
 
 
 def page(title, heading, body, current, kind="", script=""):
-    links = "".join(
+    links = " ".join(
         f'<a href="{name}.html"{" aria-current=" + chr(34) + "page" + chr(34) if name == current else ""}>{text}</a>'
         for name, text in [("index", "Overview"), *((key, p.tag or "Borrowed") for key, p in PAPERS.items())])
     return f"""<!DOCTYPE html>
@@ -868,6 +860,8 @@ def method_page(code, key, found, tests, copied):
     flags = find_flags(code, paper.script) if paper.script else {}
     near = {e: [d for d in differences if concerns(d, e)] for e in entries} if differences else {}
     left = ['<div class="numbers">' + "".join(f'<a href="#{e.id}">{escape(e.number)}</a>' for e in entries) + "</div>"]
+    if differences and not any(head for d in differences for head, _ in d.parts):
+        left.append('<p class="soft">In differences P is the paper, C the released code.</p>')
     for section, group in itertools.groupby(entries, key=lambda e: "Algorithm 1" if "line" in e.number else e.section):
         title = paper.sections.get(section, "ALAE training, section 6" if section == "Algorithm 1" else "")
         left.append(f"<h2>{escape(section if section[0] == 'A' and len(section) > 3 else heading(section))}: "
@@ -887,10 +881,12 @@ def method_page(code, key, found, tests, copied):
             for line in range(place.first, place.last + 1):
                 if e not in lit.setdefault((place.file, line), []):
                     lit[place.file, line].append(e)
-            if (e.where or e.by) and e not in chips.setdefault((place.file, place.first), []):
+            tagged = any((e.paper, e.number) in tag.entries and place.first <= tag.line <= place.last
+                         for tag in code[place.file].tags)
+            if not tagged and e not in chips.setdefault((place.file, place.first), []):
                 chips[place.file, place.first].append(e)
     for some in lit.values():                               # a click takes the entry with the fewest lines first
-        some.sort(key=lambda e: sum(p.last - p.first for p in found[e]))
+        some.sort(key=lambda e: sum(p.last + 1 - p.first for p in found[e]))
     right = [render_block(code, block, key, lit, chips, known) for block in find_blocks(code, key, found)]
     links = " · ".join(f'<a href="{address}">{escape(text)}</a>' for text, address in paper.links)
     head = (f"<h1>{escape(paper.title)}</h1>"
@@ -916,18 +912,18 @@ def gallery(pictures):
 def index_page(copied):
     sections = []
     for key, paper in PAPERS.items():
-        numbers = "".join(f'<a href="{key}.html#{e.id}">{escape(e.number)}</a>' for e in EQUATIONS if e.paper == key)
-        about = f"{escape(paper.title)}. {escape(paper.authors)}." if paper.script else "Numbered formulas of other papers."
-        edition = f'<p class="soft">Numbers as in {escape(paper.edition)}.</p>' if paper.script else ""
-        sections.append(f'<section><h2><a href="{key}.html">{escape(paper.tag or paper.title)}</a></h2><p>{about}</p>'
-                        f'{edition}<div class="numbers">{numbers}</div></section>')
+        about = f"{paper.title}. {paper.authors}. The numbers are those of {paper.edition}."
+        says = "".join(f'<li><a href="{key}.html#{e.id}">{escape(e.number)}</a> {inline(e.says)}</li>'
+                       for e in EQUATIONS if e.paper == key)
+        sections.append(f'<section><h2><a href="{key}.html">{escape(paper.tag or paper.title)}</a></h2>'
+                        f"{f'<p>{escape(about)}</p>' if paper.script else ''}<ul>{says}</ul></section>")
     body = f"""<main>
 <p>Each page has a paper's equations and algorithm lines on the left and the code that computes them on the right. Click an
 equation, or move to its number with the tab key and press enter: its lines of code light up. Click a marked line: its
 equation does. Formulas are as printed; what is wrong in print is said next to them.</p>
 <p>The code names them by tags: <code># eq. 8</code> or <code># line 6</code> in a method's own file, <code># LIA eq. 3</code>
 in a file that methods share.</p>
-<div class="methods">{"".join(sections)}</div>
+{"".join(sections)}
 {gallery(copied.get("index", []))}
 </main>"""
     return page("The papers beside the code", "<h1>The papers beside the code</h1>", body, "index")
