@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 
 class Paper(NamedTuple):
+    name: str
     tag: str                # what its numbers are called in files that several methods share
     title: str
     authors: str
@@ -42,7 +43,7 @@ class Equation(NamedTuple):
 
 PAPERS = {
     "alae": Paper(
-        "ALAE", "Adversarial Latent Autoencoders", "Pidhorskyi, Adjeroh and Doretto",
+        "ALAE", "ALAE", "Adversarial Latent Autoencoders", "Pidhorskyi, Adjeroh and Doretto",
         "CVPR 2020, arXiv 2004.04467",
         (("arXiv 2004.04467", "https://arxiv.org/abs/2004.04467"),), "alae.py",
         ((r"z", "(B, nz)", "sample of the prior, N(0, I)"),
@@ -61,7 +62,7 @@ PAPERS = {
          "5": "StyleALAE", "6": "Implementation", "7.1": "Representation learning with MLP",
          "7.2": "Learning style representations"}),
     "lia": Paper(
-        "LIA", "Latently Invertible Autoencoder with Adversarial Learning",
+        "LIA", "LIA", "Latently Invertible Autoencoder with Adversarial Learning",
         "Anonymous (Zhu et al.)",
         "the anonymous submission to ICLR 2020, OpenReview ryefE1SYDr; arXiv 1906.08090 has a "
         "later text under another title, with other numbers",
@@ -77,17 +78,16 @@ PAPERS = {
          (r"c", "x → score, (B, 1)", "critic: large for real images"),
          (r"\epsilon", "x → (B, n)", "features that reconstructions are compared by"),
          (r"\tau", "(B, nw/2) → (B, nw/2)", "MLP of a coupling")),
-        {"1": "Introduction", "2.1": "Neural architecture of LIA", "2.2":
-        "Reconstruction loss and adversarial learning",
+        {"1": "Introduction", "2.1": "Neural architecture of LIA",
+         "2.2": "Reconstruction loss and adversarial learning",
          "3.1": "Decoder training", "3.2": "Encoder training", "5": "Experiments",
          "5.3": "Why the invertible network matters?", "A.1": "Generation results"}),
     "invgan": Paper(
-        "InvGAN", "InvGAN: Invertable GANs", "Ghosh, Zietlow, Black, Davis and Hu",
+        "InvGAN", "InvGAN", "InvGAN: Invertable GANs", "Ghosh, Zietlow, Black, Davis and Hu",
         "arXiv 2112.04598; published as InvGAN: Invertible GANs, GCPR 2022, DOI "
         "10.1007/978-3-031-16788-1_1",
         (("arXiv 2112.04598", "https://arxiv.org/abs/2112.04598"),
-         ("DOI 10.1007/978-3-031-16788-1_1", "https://doi.org/10.1007/978-3-031-16788-1_1")),
-         "invgan.py",
+         ("DOI 10.1007/978-3-031-16788-1_1", "https://doi.org/10.1007/978-3-031-16788-1_1")), "invgan.py",
         ((r"z", "(B, nz)", "sample of the prior, N(0, I)"),
          (r"w", "(B, nw)", "latent code, M(z)"),
          (r"\tilde{w}", "(B, nw)", "code that D infers"),
@@ -97,13 +97,12 @@ PAPERS = {
          (r"G", "w → x", "generator"),
          (r"D", "x → (B, nw), (B, 1)", "discriminator: one trunk, a code and a score"),
          (r"f", "x → (B, n)", "features: D's trunk")),
-        {"3.1": "Architecture", "3.2": "Objective", "3.3":
-        "Dealing with resolutions higher than training resolution",
-         "4.1": "Semantically consistent inversion using InvGAN", "4.2":
-         "Suitability for image editing",
+        {"3.1": "Architecture", "3.2": "Objective",
+         "3.3": "Dealing with resolutions higher than training resolution",
+         "4.1": "Semantically consistent inversion using InvGAN", "4.2": "Suitability for image editing",
          "4.3": "Tiling to boost resolution", "4.4": "Ablation studies"}),
     "faae": Paper(
-        "F-AAE", "Flipped-Adversarial AutoEncoders", "Zhang, Dang, Lee and Chang",
+        "F-AAE", "F-AAE", "Flipped-Adversarial AutoEncoders", "Zhang, Dang, Lee and Chang",
         "arXiv 1802.04504",
         (("arXiv 1802.04504", "https://arxiv.org/abs/1802.04504"),), "faae.py",
         ((r"z", "(B, nz)", "sample of the prior, and code"),
@@ -119,7 +118,7 @@ PAPERS = {
          "the family":
          "Objectives of other papers on the same networks, in this project's letters"}),
     "others": Paper(
-        "", "Borrowed formulas", "", "the papers that each entry names", (), "",
+        "Borrowed", "", "Borrowed formulas", "", "the papers that each entry names", (), "",
         ((r"x", "(B, C, H, W)", "image"), (r"m", "(d,)", "mean of features"), (r"C", "(d, d)",
         "their covariance")),
         {"losses": "Regularisation", "metrics": "Distances of images and of sets"}),
