@@ -6,6 +6,7 @@ the other.  The entries are in equations.py, how they are found in the code in t
 """
 import argparse
 import ast
+import functools
 import html
 import itertools
 import keyword
@@ -58,9 +59,8 @@ def differences_of_page(text):
             elif heads[0] == "" and not all(re.fullmatch(r":?-+:?", cell) for cell in cells):
                 parts = tuple((head, cell) for head, cell in zip(heads[1:], cells[1:], strict=False)
                               if cell not in ("", "none"))
-                twice = any(d.title == cells[0] for d in found)
-                found.append(Difference(f"{cells[0]} ({group})" if twice else cells[0], parts))
-        elif m := re.match(r"[-*] (?:\*\*)?(.+?)(?:\*\*|:)\s*(.*)", line):
+                found.append(Difference(titled(cells[0], group, found), parts))
+        elif m := re.match(r"[-*] (?:\*\*)?(.+?)(?:\*\*:?|:)\s*(.*)", line):
             found.append(Difference(plain(m[1]).rstrip(":"), (("", plain(m[2])),)))
         elif line.startswith("  ") and found and heads is None:
             found[-1] = longer(found[-1], plain(line))
@@ -71,17 +71,25 @@ def differences_of_page(text):
 
 def differences_of_docstring(text):
     """A title of up to 21 characters after four spaces, and what is said of it from column 26 on."""
-    found, inside = [], False
+    found, inside, group = [], False, ""
     for line in text.splitlines():
         if line.startswith("Differences"):
             inside = True
         elif inside and re.match(r" {4}\S", line):
-            found.append(Difference(line[4:26].strip(), (("", line[26:].strip()),)))
+            title = titled(line[4:26].strip(), group, found)
+            found.append(Difference(title, (("", line[26:].strip()),)))
         elif inside and found and line.startswith(" " * 26):
             found[-1] = longer(found[-1], re.sub(r"\s+", " ", line.strip()))
         elif found and line.startswith("`"):
             break
+        elif inside and line[:1].strip():
+            group = line.split(" (")[0]
     return found
+
+
+def titled(title, group, found):
+    """Where a title is there already, it says what it is of."""
+    return f"{title} ({group})" if any(d.title == title for d in found) else title
 
 
 def longer(difference, text):
@@ -165,14 +173,15 @@ def calls(code, block):
     for file in ("common.py", block.file):
         functions.update({node.name: (file, node) for node in code[file].tree.body
                           if isinstance(node, ast.FunctionDef)})
-    for node in ast.walk(code[block.file].tree):
-        if isinstance(node, ast.Call) and block.first <= node.lineno <= block.last:
+    for node in ast.walk(code[block.file].definitions.get(block.name, ast.Module([], []))):
+        if isinstance(node, ast.Call):
             name = ast.unparse(node.func).removeprefix("common.")
             if name in functions and name != block.name:
                 file, called = functions[name]
                 yield Block(file, name, start(called), called.end_lineno, True)
 
 
+@functools.cache
 def coloured(source):
     """{line: [(first column, past the last, class), ...]}: comments, strings, numbers, keywords, and
     names that are defined."""

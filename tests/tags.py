@@ -73,6 +73,7 @@ class Source:
         self.text = (ROOT / name).read_text(encoding="utf-8") if text is None else text
         self.lines = self.text.splitlines()
         self.tree = ast.parse(self.text)
+        self.statements = [node for node in ast.walk(self.tree) if isinstance(node, ast.stmt)]
         self.tokens = list(tokenize.generate_tokens(io.StringIO(self.text).readline))
         self.definitions = dict(self.walk(self.tree, ""))       # {"function", "Class.method": node}, outer ones first
         self.tags = list(self.find_tags())
@@ -115,8 +116,8 @@ class Source:
     def statement(self, line):
         """First and last line of the innermost statement at a line; of one with a body, its head."""
         best = line, line
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.stmt) and node.lineno <= line:
+        for node in self.statements:
+            if node.lineno <= line:
                 last = node.body[0].lineno - 1 if getattr(node, "body", None) else node.end_lineno
                 if line <= last and (best == (line, line) or last - node.lineno <= best[1] - best[0]):
                     best = node.lineno, last
@@ -201,7 +202,7 @@ def find_places(code, equations=EQUATIONS):
 def find_tests(folder=ROOT / "tests"):
     """{name: file} of every test."""
     return {node.name: path.name for path in sorted(folder.glob("test_*.py"))
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
