@@ -27,7 +27,7 @@ class Equation(NamedTuple):
     printed: str            # LaTeX
     says: str
     tests: tuple            # that prove the code
-    where: str = ""         # if no tag carries its number: a definition ("age"), or an update in it ("age: opt.E")
+    where: tuple = ()       # besides its tags, definitions ("age") and updates in them ("age: opt.E")
     by: tuple = ()          # numbers of the entries whose lines carry it out
     none: str = ""          # why no line does
     reading: str = ""       # LaTeX of what we compute, if the print is wrong
@@ -187,7 +187,7 @@ EQUATIONS = [
         r"w = \sum_{i=1}^{N} C_i \begin{bmatrix} \mu(y_i^E) \\ \sigma(y_i^E) \end{bmatrix}",
         "The code is a sum, over E's layers, of linear maps of each channel's mean and deviation: "
         "the mirror image of how styles drive G.",
-        ("test_equation_9", "test_instance_norm"), flags=("--layers",),
+        ("test_equation_9", "test_instance_norm"), where=("take_style",), flags=("--layers",),
         differs=("deviations in E",)),
     Equation(
         "alae", "line 1", "6",
@@ -219,7 +219,7 @@ EQUATIONS = [
     Equation(
         "alae", "line 6", "6",
         r"L_{adv}^{E,D} \leftarrow \operatorname{softplus}(D \circ E \circ G \circ F(z)) + "
-        r"\operatorname{softplus}(-D \circ E(x)) + \frac{\gamma}{2} E_{\mathcal{D}(x)}[ \lVert "
+        r"\operatorname{softplus}(-D \circ E(x)) + \frac{\gamma}{2} E_{D(x)}[ \lVert "
         r"\nabla D \circ E(x) \rVert^2 ]",
         "Scores of generated images are to fall, scores of real ones to rise, and the score is to "
         "be flat around real images (R1).",
@@ -227,7 +227,7 @@ EQUATIONS = [
          "test_softplus_is_fp32_and_averages"),
         reading=r"\frac{\gamma}{2} E_{p_{\mathcal{D}}(x)}[ \lVert \nabla_x D \circ E(x) \rVert^2 ]",
         note="Section 6 has the gradient taken with respect to the parameters of E and D; the "
-             "penalty that it cites takes it with respect to x.",
+             "penalty that it cites takes it with respect to x.  The mean is over real images.",
         flags=("--gamma", "--d-act"), differs=("R1's gradient",)),
     Equation(
         "alae", "line 7", "6",
@@ -430,7 +430,7 @@ EQUATIONS = [
         r"& \quad + \mathbb{E}_{\mathbf{z} \sim p_z} [\log(1 - D_w(G_\theta(\mathbf{z})))] "
         r"\end{aligned}",
         "A GAN; latent regressors add an encoder to it.",
-        PHASES, differs=("log(1 - D)",)),
+        PHASES, where=("lr: opt.D", "lr: opt.G"), differs=("log(1 - D)",)),
     Equation(
         "faae", "eq. 2", "2.3",
         r"\begin{aligned} & \min_{\theta, \phi} \max_w \mathcal{B}(G_\theta, E_\phi, D_w) \quad "
@@ -440,7 +440,7 @@ EQUATIONS = [
         r"G_\theta(E_\phi(\mathbf{x})))] \end{aligned}",
         "AAE: an autoencoder of images whose codes a discriminator cannot tell from samples of "
         "the prior.",
-        PHASES, flags=("--reenc",), differs=("log(1 - D)",)),
+        PHASES, where=("aae",), flags=("--reenc",), differs=("log(1 - D)",)),
     Equation(
         "faae", "eq. 3", "2.4",
         r"\begin{aligned} & \min_{\theta, \phi} \max_w \mathcal{C}(G_\theta, E_\phi, D_w) \quad "
@@ -449,7 +449,8 @@ EQUATIONS = [
         r"[\log(1 - D_w(z, G_\theta(z)))] \end{aligned}",
         "BiGAN: D tells pairs of an image and its code from pairs of a sample and the code that "
         "it was made of.",
-        (*PHASES, "test_bigans_mlps"), flags=("--d-norm",), differs=("log(1 - D)", "BiGAN's MLPs")),
+        (*PHASES, "test_bigans_mlps"), where=("bigan",), flags=("--d-norm",),
+        differs=("log(1 - D)", "BiGAN's MLPs")),
     Equation(
         "faae", "eq. 4", "3.1",
         r"\begin{aligned} & \min_{\theta, \phi} \max_w \mathcal{F}(G_\theta, E_\phi, D_w) \quad "
@@ -459,7 +460,7 @@ EQUATIONS = [
         r"\lVert \mathbf{z} - E_\theta(G_\phi(\mathbf{z})) \rVert ] \end{aligned}",
         "F-AAE: a GAN on images, and an error in latent space: the code that returns is to be the "
         "code that was given.",
-        PHASES, where="faae", reading=r"\lVert \mathbf{z} - E_\phi(G_\theta(\mathbf{z})) \rVert",
+        PHASES, where=("faae",), reading=r"\lVert \mathbf{z} - E_\phi(G_\theta(\mathbf{z})) \rVert",
         note="The indices are swapped.",
         flags=("--reencode-weight", "--adversarial-weight", "--reenc", "--joint"),
         differs=("log(1 - D)",)),
@@ -477,19 +478,19 @@ EQUATIONS = [
         r"\min_{G_\theta, E_\phi} \lVert \mathbf{z} - E_\phi(G_\theta(\mathbf{z})) \rVert",
         "First phase of an iteration: G and E bring the code back.  The paper gives the phases in "
         "words.",
-        PHASES, where="faae: opt.G, opt.E", flags=("--reencode-weight", "--reenc", "--joint"),
+        PHASES, where=("faae: opt.G, opt.E",), flags=("--reencode-weight", "--reenc", "--joint"),
         differs=("weights", "steps of G")),
     Equation(
         "faae", "regularization phase, D", "3.1",
         r"\max_{D_w} \mathbb{E}_{\mathbf{x} \sim p_x} [\log D_w(\mathbf{x})] + "
         r"\mathbb{E}_{\mathbf{z} \sim p_z} [\log(1 - D_w(G_\theta(\mathbf{z})))]",
         "Second phase, first half: D learns to tell real images from generated ones.",
-        PHASES, where="faae: opt.D"),
+        PHASES, where=("faae: opt.D",)),
     Equation(
         "faae", "regularization phase, G", "3.1",
         r"\max_{G_\theta} \mathbb{E}_{\mathbf{z} \sim p_z} [\log D_w(G_\theta(\mathbf{z}))]",
         'Second phase, second half: G is "updated so as to maximally confuse" D.',
-        PHASES, where="faae: opt.G", flags=("--adversarial-weight",),
+        PHASES, where=("faae: opt.G",), flags=("--adversarial-weight",),
         differs=("log(1 - D)", "steps of G")),
     Equation(
         "faae", "ALI", "the family",
@@ -497,54 +498,53 @@ EQUATIONS = [
         r"z)] \\ & \quad + \mathbb{E}_z [\log(1 - D(G(z), z))], \\ & q(z|x) = \mathcal{N}(\mu(x), "
         r"\sigma^2(x)) \end{aligned}",
         "BiGAN's game with an encoder that draws its code (Dumoulin et al., arXiv 1606.00704).",
-        PHASES, where="ali"),
+        PHASES, where=("ali",)),
     Equation(
         "faae", "AGE, E", "the family",
         r"\min_E \mathrm{KL}(E(x) \| p) - W_{fake} \mathrm{KL}(E(G(z)) \| p) + W_x \lVert x - "
         r"G(E(x)) \rVert_1",
         "No discriminator: E spreads the codes of real images like the prior, and those of "
-        "generated ones not (Ulyanov et al., arXiv 1704.02304).",
+        "generated ones not (Ulyanov et al., arXiv 1704.02304).  Divergences and the absolute "
+        "difference are means over dimensions.",
         ("test_an_iteration_by_hand", "test_the_losses_of_age",
          "test_ages_encoder_learns_of_g_as_it_is_used"),
-        where="age: opt.E",
-        note="Divergences and the absolute difference are means over dimensions.",
-        flags=("--fake-weight",), differs=("age",)),
+        where=("age: opt.E",), flags=("--fake-weight",), differs=("age",)),
     Equation(
         "faae", "AGE, G", "the family",
         r"\min_G \mathrm{KL}(E(G(z)) \| p) + W_{re} \mathbb{E}[2 - z \cdot E(G(z)) / n_z]",
         "G spreads the codes of its images like the prior, each at its own place.",
-        ("test_an_iteration_by_hand", "test_the_losses_of_age"), where="age: opt.G",
+        ("test_an_iteration_by_hand", "test_the_losses_of_age"), where=("age: opt.G",),
         flags=("--reencode-weight", "--g-steps"), differs=("age",)),
     Equation(
         "faae", "AGE, divergence", "the family",
         r"\mathrm{KL}(\mathcal{N}(m, s^2) \| \mathcal{N}(0, 1)) = \frac{1}{2}(m^2 + s^2 - 1 - "
         r"\log s^2)",
         "The divergence of the codes from the prior, by their mean and variance in each dimension.",
-        ("test_ages_divergence_is_the_closed_form",), where="gaussian_kl",
+        ("test_ages_divergence_is_the_closed_form",), where=("gaussian_kl",),
         differs=("AGE's divergence", "age")),
     Equation(
         "faae", "LR", "the family",
         r"\min_E \mathbb{E}_z \lVert z - E(G(z)) \rVert_2^2",
         "Latent regressor: next to a GAN, which does not see it, E learns to return the code "
         "(ALAE's table 2; Donahue et al., arXiv 1605.09782).",
-        ("test_an_iteration_by_hand",), where="lr: opt.E", differs=("norm of lr", "lr, jlr")),
+        ("test_an_iteration_by_hand",), where=("lr: opt.E",), differs=("norm of lr", "lr, jlr")),
     Equation(
         "faae", "JLR", "the family",
         r"\begin{aligned} & \min_{G, E} W_{re} \mathbb{E}_z \lVert z - E(G(z)) \rVert_2^2, \\ & "
         r"\max_G W_{adv} \mathbb{E}_z [\log D(G(z))] \end{aligned}",
         "Joint latent regressor: G, too, is moved by the error of the code.",
-        ("test_an_iteration_by_hand", "test_the_losses_of_jlr"), where="jlr: opt.G, opt.E",
+        ("test_an_iteration_by_hand", "test_the_losses_of_jlr"), where=("jlr: opt.G, opt.E",),
         flags=("--reencode-weight",), differs=("weight of jlr", "norm of lr", "lr, jlr")),
     Equation(
         "faae", "AE, l1", "the family",
         r"\min_{G, E} \mathbb{E}_x \lVert x - G(E(x)) \rVert_1",
         "A plain autoencoder, compared by absolute differences (ALAE's table 2).",
-        ("test_an_iteration_by_hand",), where="ae_l1"),
+        ("test_an_iteration_by_hand",), where=("ae_l1",)),
     Equation(
         "faae", "AE, l2", "the family",
         r"\min_{G, E} \mathbb{E}_x \lVert x - G(E(x)) \rVert_2^2",
         "A plain autoencoder, compared by squared differences (ALAE's table 2).",
-        ("test_an_iteration_by_hand",), where="ae_l2", differs=("norm of lr", "lr, jlr")),
+        ("test_an_iteration_by_hand",), where=("ae_l2",), differs=("norm of lr", "lr, jlr")),
 
     # ---------------------------------------------------------------- numbers of still other papers
     Equation(

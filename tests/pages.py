@@ -22,6 +22,7 @@ from mathml import mathml
 from tags import CODE, ROOT, TAG, entries_of, find_flags, find_places, find_tests, read_code, start
 
 LONG = 70                   # lines: of a longer class only the methods that are needed are shown
+HELPER = 25                 # lines: functions that are called are shown unless they are longer
 ENTRIES = {(e.paper, e.number): e for e in EQUATIONS}
 
 
@@ -98,9 +99,8 @@ def longer(difference, text):
 
 
 def plain(markdown):
-    """Markdown without emphasis and links; `code` stays."""
-    markdown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown.replace("\\|", "|"))
-    return re.sub(r"\*\*(.+?)\*\*", r"\1", markdown).strip()
+    """Markdown without links; `code` and **emphasis** stay."""
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown.replace("\\|", "|")).strip()
 
 
 SHARED = ("--reencode-weight",)     # a flag of several objectives: it does not say which is meant
@@ -168,11 +168,12 @@ def block_of(source, place):
 
 
 def calls(code, block):
-    """Blocks of the functions of the same file, or of common.py, that a block calls."""
+    """Blocks of the short functions of the same file, or of common.py, that a block calls."""
     functions = {}
     for file in ("common.py", block.file):
         functions.update({node.name: (file, node) for node in code[file].tree.body
-                          if isinstance(node, ast.FunctionDef)})
+                          if isinstance(node, ast.FunctionDef) and node.end_lineno - start(node) < HELPER
+                          and "contextmanager" not in " ".join(map(ast.unparse, node.decorator_list))})
     for node in ast.walk(code[block.file].definitions.get(block.name, ast.Module([], []))):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func).removeprefix("common.")
@@ -251,8 +252,9 @@ def escape(text):
 
 
 def inline(text):
-    """Text with `code` in it."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    """Text with `code` and **emphasis** in it."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
 
 
 def card(e, places, differences, flags, tests):
@@ -276,14 +278,15 @@ def card(e, places, differences, flags, tests):
     if items:
         parts.append(f'<div class="soft">Differences and flags:{bullets(items)}</div>')
     if e.tests:
-        files = itertools.groupby(e.tests, key=lambda name: tests.get(name, ""))
+        own = f"test_{e.paper}.py"                          # a name may stand in several files
+        files = itertools.groupby(e.tests, key=lambda name: own if own in tests[name] else tests[name][0])
         parts.append('<p class="soft">Tests: ' + "; ".join(
             f"{file}: " + ", ".join(f"<code>{name}</code>" for name in names) for file, names in files) + "</p>")
     return f'<article class="eq" id="{e.id}" data-number="{e.number}">{"".join(parts)}</article>'
 
 
 def label(e):
-    return e.number.replace("eq.", "Equation").replace("line", "Algorithm 1, line")
+    return re.sub("^eq.", "Equation", re.sub("^line", "Algorithm 1, line", e.number))
 
 
 def formula(tex):
@@ -300,7 +303,7 @@ def bullets(items):
 
 def told(difference):
     said = "; ".join(f"{escape(head)}: {inline(text)}" if head else inline(text) for head, text in difference.parts)
-    return f"<b>{inline(difference.title)}</b>: {said}"
+    return f"<i>{inline(difference.title)}</i>: {said}"
 
 
 def symbols_of(e):
@@ -366,6 +369,8 @@ def method_page(key, code, found, tests, pictures):
     left += [f'<a href="#{e.id}">{e.number}</a>' for e in entries] + ["</div>"]
     if any(head == "" for d in differences for head, _ in d.parts):
         left.append('<p class="soft">In differences P is the paper, C the released code.</p>')
+    elif differences:
+        left.append('<p class="soft">In differences, what the code does is in <b>bold</b>.</p>')
     for section, group in itertools.groupby(entries, key=section_of):
         left.append(f"<h2>{heading(paper, section)}</h2>")
         left += [card(e, found[e], near[e], flags, tests) for e in group]

@@ -102,11 +102,9 @@ class Source:
             for m in TAG.finditer(text):
                 before = text[:m.start("tag")]
                 first = len(before) - before.rindex("\n") - 1 if "\n" in before else column + len(before)
-                note = text[m.end():].split(";")[0].strip(" ,") if kind == "comment" else ""
-                if TAG.match(note) or note[:1].isdigit():
-                    note = ""
+                note = re.match(r"(?:, (?!eqs?\.|lines?)([^;]*))?", text[m.end():])[1] if kind == "comment" else ""
                 columns = first, first + len(m["tag"])
-                yield Tag(row + before.count("\n"), columns, *entries_of(m, self.paper), kind, note)
+                yield Tag(row + before.count("\n"), columns, *entries_of(m, self.paper), kind, note or "")
 
     def around(self, line):
         """-> name and node of the innermost definition that holds a line, or "", None."""
@@ -190,29 +188,39 @@ def find_places(code, equations=EQUATIONS):
     for e in equations:
         ranked = ranks.get((e.paper, e.number), {})
         tagged = ranked.get(EXACT, []) + ranked.get(FUNCTION, []) or ranked.get(min(ranked, default=LOOSE), [])
-        named = code[PAPERS[e.paper].script].places_named(e.where) if e.where else []
-        found[e] = named + [place for place in tagged if place not in named]
+        named = [place for where in e.where for place in code[PAPERS[e.paper].script].places_named(where)]
+        found[e] = named + tagged
     numbered = {(e.paper, e.number): e for e in equations}
     for e in equations:
-        others = [place._replace(note="") for number in e.by for place in found[numbered[e.paper, number]]]
-        found[e] = found[e] + [place for place in others if place not in found[e]]
-    return found
+        found[e] = found[e] + [place._replace(note="") for number in e.by for place in found[numbered[e.paper, number]]]
+    return {e: without_doubles(places) for e, places in found.items()}
+
+
+def without_doubles(places):
+    found = {}
+    for place in places:
+        found.setdefault(place[:3], place)
+    return list(found.values())
 
 
 def find_tests(folder=ROOT / "tests"):
-    """{name: file} of every test."""
-    return {node.name: path.name for path in sorted(folder.glob("test_*.py"))
-            for node in ast.parse(path.read_text(encoding="utf-8")).body
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    """{name: files} of every test."""
+    found = {}
+    for path in sorted(folder.glob("test_*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                found.setdefault(node.name, []).append(path.name)
+    return found
 
 
 def find_flags(code, script):
-    """{flag: help} of a script's own parser."""
+    """{flag: help} of a script's own parser, where the help is a keyword or what follows the flag."""
     found = {}
     for name in ("common.py", script):
         for node in ast.walk(code[name].tree):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-                flag, text = node.args[0].value, next((k.value for k in node.keywords if k.arg == "help"), None)
+                texts = [k.value for k in node.keywords if k.arg == "help"] + node.args[1:]
+                flag, text = node.args[0].value, (texts or [None])[0]
                 if isinstance(flag, str) and flag.startswith("--") and text is not None:
                     try:
                         found[flag] = ast.literal_eval(text)

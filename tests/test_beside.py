@@ -54,15 +54,20 @@ def test_every_tag_in_the_code_is_in_the_table(code):
     assert not strays, "not in equations.py: " + "; ".join(strays)
 
 
-def test_every_entry_has_code_or_says_why_it_has_none(places):
+def test_every_entry_has_code_or_says_why_it_has_none(code, places):
     for e in EQUATIONS:
+        for where in e.where:
+            assert code[PAPERS[e.paper].script].places_named(where), f"{e.id}: there is no {where}"
         assert bool(places[e]) != bool(e.none), f"{e.id}: {places[e] or 'no line has its tag'}"
 
 
 def test_tests_of_every_entry_exist():
     known = tags.find_tests()
-    assert {name for e in EQUATIONS for name in e.tests} <= set(known)
-    assert all(e.tests for e in EQUATIONS if not e.none)
+    for e in EQUATIONS:
+        assert e.tests or e.none
+        for name in e.tests:
+            assert name in known, f"{e.id}: no test is called {name}"
+            assert len(known[name]) == 1 or f"test_{e.paper}.py" in known[name], f"{e.id}: which {name}?"
 
 
 def test_flags_of_every_entry_are_the_scripts_own(code):
@@ -159,6 +164,16 @@ def test_a_tag_stands_for_its_lines():
     assert source.places_named("step: opt.D") == source.places_named("walk") == []
 
 
+def test_flags_are_read_without_running_the_parser():
+    text = """add("--gamma", "weight of R1", type=float)
+parser.add_argument("--step3", default="EG", help="networks " "moved")
+add("--data", help=f"one of {names}")
+flag in ("--out", "help")
+"""
+    code = {"common.py": tags.Source("common.py", ""), "alae.py": tags.Source("alae.py", text)}
+    assert tags.find_flags(code, "alae.py") == {"--gamma": "weight of R1", "--step3": "networks moved", "--data": ""}
+
+
 # ------------------------------------------------------------------------------------------ formulas
 
 def spelled(tex, **kwargs):
@@ -243,7 +258,7 @@ def test_differences_of_a_page():
             "| | paper |\n|---|---|\n| gamma | 5 |\n\n- **signs**: are ours\n  and more\n- steps: two\n\n## Results\n\n"
             "| | x |\n|---|---|\n| nor | this |\n")
     assert pages.differences_of_page(text) == [
-        ("gamma", (("paper", "10"), ("ours", "1, measured"), ("flag", "`--gamma`"))),
+        ("gamma", (("paper", "10"), ("ours", "**1**, measured"), ("flag", "`--gamma`"))),
         ("norm |x|", (("ours", "a mean"),)),
         ("gamma (Others)", (("paper", "5"),)),
         ("signs", (("", "are ours and more"),)),
