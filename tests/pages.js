@@ -12,7 +12,7 @@ function show(id, from) {
   const lines = [...document.querySelectorAll(`[data-eq~="${id}"]`)];
   document.querySelectorAll('.lit').forEach(element => element.classList.remove('lit'));
   [card, ...lines].forEach(element => element.classList.add('lit'));
-  if (from !== 'code' && lines.length) go(lines[0]);
+  if (from !== 'code' && lines.length) go(document.getElementById(card.dataset.first));
   if (from !== 'paper') go(card);
   current = id;
   history.replaceState(null, '', '#' + id);

@@ -282,7 +282,8 @@ def card(e, places, differences, flags, tests):
         files = itertools.groupby(e.tests, key=lambda name: own if own in tests[name] else tests[name][0])
         parts.append('<p class="soft">Tests: ' + "; ".join(
             f"{file}: " + ", ".join(f"<code>{name}</code>" for name in names) for file, names in files) + "</p>")
-    return f'<article class="eq" id="{e.id}" data-number="{e.number}">{"".join(parts)}</article>'
+    first = f' data-first="{anchor(places[0].file, places[0].first)}"' if places else ""
+    return f'<article class="eq" id="{e.id}" data-number="{e.number}"{first}>{"".join(parts)}</article>'
 
 
 def label(e):

@@ -33,7 +33,8 @@ class Tag(NamedTuple):
     columns: tuple          # first and past the last
     entries: tuple          # (paper, number) of each; paper None if there is none
     ranged: bool            # lines 3-7
-    kind: str               # comment (at the end of a line), banner (a line of its own), docstring, module, string
+    kind: str               # comment (at the end of a line), banner (a line of its own), docstring (in its first
+                            # paragraph), remark (in the others), module (its docstring), string
     note: str               # what a comment says after it
 
 
@@ -104,7 +105,9 @@ class Source:
                 first = len(before) - before.rindex("\n") - 1 if "\n" in before else column + len(before)
                 note = re.match(r"(?:, (?!eqs?\.|lines?)([^;]*))?", text[m.end():])[1] if kind == "comment" else ""
                 columns = first, first + len(m["tag"])
-                yield Tag(row + before.count("\n"), columns, *entries_of(m, self.paper), kind, note or "")
+                remark = kind == "docstring" and re.search(r"\n\s*\n", before)
+                yield Tag(row + before.count("\n"), columns, *entries_of(m, self.paper),
+                          "remark" if remark else kind, note or "")
 
     def around(self, line):
         """-> name and node of the innermost definition that holds a line, or "", None."""
@@ -167,7 +170,7 @@ def stands_for(source, tag):
         return RANGE if tag.ranged else EXACT, source.paragraph(tag.line)
     _, node = source.around(tag.line)
     lines = start(node), node.end_lineno
-    if tag.ranged:
+    if tag.ranged or tag.kind == "remark":
         return LOOSE, lines
     return FUNCTION if isinstance(node, ast.FunctionDef) and lines[1] - lines[0] < SHORT else ABOUT, lines
 

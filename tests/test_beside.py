@@ -164,6 +164,16 @@ def test_a_tag_stands_for_its_lines():
     assert source.places_named("step: opt.D") == source.places_named("walk") == []
 
 
+def test_remarks_count_where_nothing_else_does():
+    text = ('def f():\n    """What eq. 6 has.\n\n    Printed, eq. 8 errs.\n    """\n\n\n'
+            'def g():\n    pass        # eq. {}\n')
+    for number, lit in ((8, {8: [9], 6: [1]}), (7, {8: [1], 6: [1]})):
+        code = {"lia.py": tags.Source("lia.py", text.format(number))}
+        entries = [e for e in EQUATIONS if (e.paper, e.number) in (("lia", "eq. 6"), ("lia", "eq. 8"))]
+        found = tags.find_places(code, entries)
+        assert {int(e.number[4:]): [p.first for p in places] for e, places in found.items()} == lit
+
+
 def test_flags_are_read_without_running_the_parser():
     text = """add("--gamma", "weight of R1", type=float)
 parser.add_argument("--step3", default="EG", help="networks " "moved")
