@@ -1582,6 +1582,8 @@ class Run:
             for p, kept in getattr(target, "state", {}).items():       # which Adam does not look at
                 if not kept["exp_avg"].shape == kept["exp_avg_sq"].shape == p.shape:
                     raise ValueError("an optimiser's moments are of another shape")
+                for name in ("exp_avg", "exp_avg_sq"):      # the fused step goes by their order in memory, as p's
+                    kept[name] = torch.empty_like(p).copy_(kept[name])
             return
         try:
             target.set_state(value.cpu())
