@@ -265,7 +265,8 @@ class DCGANEncoder(nn.Module):
 # fades that level in, as buffers; `grow` sets them.
 
 STYLE_SIZES = [4 * 2**level for level in range(9)]      # of the larger side
-FUSED_FROM = 16                                         # px of the larger image from which scaling is fused
+FUSED_FROM = 16     # px of the larger image from which scaling is fused (StyleGAN 128): 4 products in place of 9, but
+                    # the kernel must be made, which costs more than it saves below 16
 
 
 def levels_of(image_shape):
@@ -368,7 +369,7 @@ class UpConv(EqualConv2d):
     def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,2H,2W]
         if not self.fused:
             return super().forward(upscale(x))
-        w = self.weight.transpose(0, 1).contiguous(memory_format=torch.channels_last)    # in one go: twice as fast
+        w = self.weight.transpose(0, 1).contiguous(memory_format=torch.channels_last)   # conv_transpose2d's own order
         w = nnf.avg_pool2d(w.flip(2, 3) * (4 * self.scale), 2, stride=1, padding=1)
         return nnf.conv_transpose2d(x, w, stride=2, padding=1)
 
