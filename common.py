@@ -271,7 +271,8 @@ class DCGANEncoder(nn.Module):
 # fades that level in, as buffers; `grow` sets them.
 
 STYLE_SIZES = [4 * 2**level for level in range(9)]      # of the larger side
-FUSED_FROM = 128                                        # px of the larger image from which scaling is fused
+FUSED_FROM = 16     # px of the larger image from which scaling is fused (StyleGAN 128): 4 products in place of 9, but
+                    # the kernel must be made, which costs more than it saves below 16
 
 
 def levels_of(image_shape):
@@ -374,8 +375,9 @@ class UpConv(EqualConv2d):
     def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,2H,2W]
         if not self.fused:
             return super().forward(upscale(x))
-        w = (self.weight * self.scale).transpose(0, 1).flip(2, 3)
-        return nnf.conv_transpose2d(x, 4 * nnf.avg_pool2d(w, 2, stride=1, padding=1), stride=2, padding=1)
+        w = self.weight.transpose(0, 1).contiguous(memory_format=torch.channels_last)   # conv_transpose2d's own order
+        w = nnf.avg_pool2d(w.flip(2, 3) * (4 * self.scale), 2, stride=1, padding=1)
+        return nnf.conv_transpose2d(x, w, stride=2, padding=1)
 
 
 class DownConv(EqualConv2d):
@@ -1587,6 +1589,8 @@ class Run:
             for p, kept in getattr(target, "state", {}).items():       # which Adam does not look at
                 if not kept["exp_avg"].shape == kept["exp_avg_sq"].shape == p.shape:
                     raise ValueError("an optimiser's moments are of another shape")
+                for name in ("exp_avg", "exp_avg_sq"):      # the fused step goes by their order in memory, as p's
+                    kept[name] = torch.empty_like(p).copy_(kept[name])
             return
         try:
             target.set_state(value.cpu())

@@ -154,6 +154,29 @@ def test_fused_adam_is_adam():
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)
 
 
+def test_moments_are_laid_out_as_the_parameters():
+    """dcgan is channels_last on a GPU and not on a CPU: a run that goes on on the other kind is the same run."""
+    torch.manual_seed(0)
+    plain = common.EqualConv2d(6, 8, 3, gain=1)
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    x = torch.randn(5, 2, 6, 4, 4)
+
+    def train(layer, optimizer):
+        for batch in x:
+            common.update(layer(batch).square().mean(), optimizer)
+
+    first = common.adam(last, 0.01, (0.5, 0.99))
+    train(last, first)
+    for here, there in ((plain, last), (last, plain)):
+        a, b = (common.adam(layer, 0.01, (0.5, 0.99)) for layer in (here, there))
+        here.load_state_dict(there.state_dict())
+        for optimizer in (a, b):
+            common.Run._take(None, optimizer, copy.deepcopy(first.state_dict()), 0)
+        train(here, a)
+        train(there, b)
+        torch.testing.assert_close(here.weight, there.weight, rtol=1e-5, atol=1e-6)
+
+
 def test_pixels_round_trip():
     x = torch.arange(256, dtype=torch.uint8)
     assert common.to_float(x).min() == -1

@@ -83,10 +83,27 @@ def test_blur_and_scaling():
     torch.testing.assert_close(up(x), nnf.conv2d(doubled, up.weight * 1.5 / math.sqrt(27), padding=1))
 
 
-def test_fused_from_128():
-    G, critic = common.StyleGenerator(8, (3, 256, 256), width=64), common.StyleCritic((3, 256, 256), 1, width=64)
-    assert [b.up.fused for b in G.blocks[1:]] == [False] * 4 + [True] * 2         # 8 ... 64; 128, 256
-    assert [b.down.fused for b in critic.blocks] == [False] * 4 + [True] * 2
+@pytest.mark.parametrize("kind", [common.UpConv, common.DownConv])
+def test_fused_scaling_is_scaling(kind):
+    """Values, gradients, and the gradients of an R1 penalty, in fp64."""
+    plain, fused = (kind(3, 5, 1.5, fused=f).double() for f in (False, True))
+    noisy(plain)
+    fused.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 8, 6, dtype=torch.float64, requires_grad=True)
+    found = []
+    for layer in (plain, fused):
+        y = layer(x)
+        score = y.square().sum()        # has a second derivative
+        penalty = torch.autograd.grad(score, x, create_graph=True)[0].square().sum()
+        found += [(y, *torch.autograd.grad(score, [x, *layer.parameters()], retain_graph=True),
+                   *torch.autograd.grad(penalty, [x, *layer.parameters()]))]
+    torch.testing.assert_close(*found)
+
+
+def test_fused_from_16():
+    G, critic = common.StyleGenerator(8, (3, 64, 64), width=64), common.StyleCritic((3, 64, 64), 1, width=64)
+    assert [b.up.fused for b in G.blocks[1:]] == [False] + [True] * 3               # 8; 16, 32, 64
+    assert [b.down.fused for b in critic.blocks] == [False] + [True] * 3
 
 
 def test_synthesis_by_hand():
