@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib.figure
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TWO, checkpoint_of, ranks_of, start, wait_for
 from PIL import Image
 from torch import nn
 
@@ -40,24 +40,6 @@ def restore():
     sys.stdout, sys.stderr = streams
     for number, handler in zip(numbers, handlers, strict=True):
         signal.signal(number, handler)
-
-
-def start(tmp_path, *flags, launcher=(sys.executable,), name="alae.py", **kwargs):
-    return subprocess.Popen([*launcher, str(ROOT / name), *map(str, flags)], cwd=tmp_path, text=True,
-                            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs})
-
-
-def wait_for(path, process, seconds=60):
-    for _ in range(20 * seconds):
-        if path.exists():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError(f"there is no {path}")
-
-
-def checkpoint_of(run):
-    return torch.load(run / "checkpoint.pt", weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +108,6 @@ def test_files_of_a_run_without_its_arguments_are_not_written_over(folder, tmp_p
     run = folder(tmp_path / "run")
     (run / "args.json").unlink()
     assert "already holds a run" in message(main, alae, *SMALL, "--out", run)
-
-
-TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
 
 
 def test_several_processes_learn_that_a_folder_is_taken(tmp_path, monkeypatch):
@@ -361,18 +340,6 @@ def test_networks_have_a_unit_at_any_width():
 
 
 # ----------------------------------------------------------------------------------------------------------- processes
-
-def ranks_of(process):
-    """pid of each rank below a torchrun."""
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    ranks = {}
-    for pid in children:
-        lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        environment = dict(line.split(b"=", 1) for line in lines if b"=" in line)
-        if b"RANK" in environment:
-            ranks[int(environment[b"RANK"])] = int(pid)
-    return ranks
-
 
 @LINUX
 def test_a_frozen_process_ends_the_job(script, tmp_path):

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_streaming_script
+from conftest import fill, picture, write_streaming_script
 from PIL import Image
-from test_data import fill, picture
 
 import data
 
