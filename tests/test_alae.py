@@ -258,15 +258,15 @@ def test_script_and_resume_to_the_bit(script, tmp_path):
 def test_dcgan_resumes_to_the_bit(here):
     flags = (*SMALL, "--backbone", "dcgan", "--snapshot-kimg", "0.4")
     run_here(alae.main, *flags, "--kimg", 1, "--out", "whole")
-    run_here(alae.main, *flags, "--kimg", 0.5, "--out", "parts")
-    run_here(alae.main, "--resume", "parts", "--kimg", 1)
+    run_here(alae.main, *flags, "--kimg", 1, "--out", "parts", until=500)
+    run_here(alae.main, "--resume", "parts")
     assert_equal_runs(here / "whole", here / "parts")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_at_any_moment(script, tmp_path, number):
-    script("alae.py", *SMALL, "--kimg", 12, "--out", "whole")
-    process = start(tmp_path, *SMALL, "--kimg", 12, "--out", "parts")
+    script("alae.py", *SMALL, "--kimg", 8, "--out", "whole")
+    process = start(tmp_path, *SMALL, "--kimg", 8, "--out", "parts")
     wait_for(tmp_path / "parts" / "log.csv", process, 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)

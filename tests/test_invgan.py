@@ -591,7 +591,7 @@ def test_two_processes(here):
                 invgan.main([*flags, "--out", name])
         common.command(main)
         """)
-    done = subprocess.run([*TWO, "all.py"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*TWO, "all.py"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in runs:
         a, b = (torch.load(f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))

@@ -645,7 +645,7 @@ def test_two_processes_are_one(here):
         common.command(main)
         """)
     for name, launcher in (("one", [sys.executable]), ("two", TWO)):
-        done = subprocess.run([*launcher, "all.py", name], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*launcher, "all.py", name], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
     for stage in stages:
         one, two = (checkpoint_of(here / f"{name}-{stage}") for name in ("one", "two"))
