@@ -46,6 +46,11 @@ def pytest_report_header():
             f"{os.cpu_count()} cores, GPU {gpu}")
 
 
+def pytest_terminal_summary(terminalreporter):
+    if terminalreporter.verbosity < 0:          # -q leaves the header out
+        terminalreporter.write_line(pytest_report_header())
+
+
 # The scripts are typed some hundreds of times, and what each imports first takes seconds: a process that has imported
 # it already forks for each.  What the tests themselves did in theirs is not seen there.
 PLAIN = None if sys.platform == "linux" else (sys.executable,)       # other systems' libraries do not survive a fork
