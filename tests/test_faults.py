@@ -367,7 +367,7 @@ def test_waiting_is_not_frozen(monkeypatch):
     monkeypatch.setattr(common.dist, "is_initialized", lambda: True)
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    watching = threading.Thread(target=common.watch, args=(0, 2), daemon=True)
+    watching = threading.Thread(target=common.watch, args=(0, 2, threading.Event()), daemon=True)
     watching.start()
     for _ in range(12):                         # it lives, and does nothing else
         store.add("alive/1", 1)
@@ -377,10 +377,34 @@ def test_waiting_is_not_frozen(monkeypatch):
     assert ended == [2]
 
 
+def test_a_process_ends_while_it_asks_for_the_others(tmp_path):
+    """Python ends a thread that comes back from C++, and that aborts."""
+    (tmp_path / "ends.py").write_text(f"""if True:
+        import os, sys, threading, time
+        sys.path.insert(0, {str(ROOT)!r})
+        import common
+        store = common.dist.TCPStore("localhost", 0, is_master=True)
+        os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(store.port), RANK="0", WORLD_SIZE="2")
+        asked = threading.Event()
+        class Busy:
+            def add(self, *given):
+                asked.set()
+                return [store.add("x", 1) for _ in range(300)][-1]
+        joined = []
+        common.dist.TCPStore, common.dist.is_initialized = lambda *_, **__: Busy(), lambda: bool(joined)
+        common.dist.init_process_group = lambda *_, **__: joined.append("gloo")
+        common.join("cpu")
+        asked.wait(10)
+        raise SystemExit(3)
+        """)
+    done = subprocess.run([sys.executable, "ends.py"], cwd=tmp_path, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
 def test_processes_wait_for_days(monkeypatch):
     asked = {}
     monkeypatch.setattr(common.dist, "init_process_group", lambda *args, **kwargs: asked.update(kwargs))
-    monkeypatch.setattr(common.threading, "Thread", lambda **kwargs: Namespace(start=lambda: None))
+    monkeypatch.setattr(common.threading, "Thread", lambda **kwargs: Namespace(start=lambda: None, join=lambda _: None))
     for name, value in dict(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0").items():
         monkeypatch.setenv(name, value)
     common.join("cpu")
