@@ -16,6 +16,7 @@
 
 Images are float (B, C, H, W) in [-1, 1] from `to_float` on and uint8 before it.
 """
+import atexit
 import contextlib
 import csv
 import hashlib
@@ -879,11 +880,14 @@ def join(name):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
-        threading.Thread(target=watch, args=(rank, world), daemon=True).start()
+        ended = threading.Event()
+        watcher = threading.Thread(target=watch, args=(rank, world, ended), daemon=True)
+        watcher.start()
+        atexit.register(lambda: (ended.set(), watcher.join(5)))     # torch aborts if Python ends amid a call to a store
     return device, rank, world
 
 
-def watch(rank, world):
+def watch(rank, world, ended):
     """End this process with one line if the next one of its job, on any machine, has not lived for WATCH_SECONDS.
 
     Each counts up in the job's store; a frozen process does not, a slow or waiting one does.  Rounds are counted, not
@@ -892,14 +896,13 @@ def watch(rank, world):
     patience, following, last, rounds = float(os.environ.get("WATCH_SECONDS", 20)), (rank + 1) % world, 0, 0
     try:
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-        while dist.is_initialized() and rounds < 2 * patience:
+        while dist.is_initialized() and not ended.wait(0.5) and rounds < 2 * patience:
             store.add(f"alive/{rank}", 1)
             count = store.add(f"alive/{following}", 0)
             last, rounds = count, rounds + 1 if count == last else 0
-            time.sleep(0.5)
     except (RuntimeError, KeyError, ValueError):    # the store has gone, and the job with it
         return
-    if dist.is_initialized():
+    if dist.is_initialized() and not ended.is_set():
         with contextlib.suppress(OSError):
             os.write(2, f"error: process {following} of {world} has not answered for {patience:g} s; end it, and go on "
                         f"from the last checkpoint, which is whole, by --resume RUN\n".encode())

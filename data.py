@@ -75,6 +75,7 @@ BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, z
           RuntimeError, Image.DecompressionBombError)      # what Pillow and zipfile raise for a damaged image
 logging.getLogger("PIL").addHandler(logging.NullHandler())      # what Pillow would say beside our one line
 warnings.filterwarnings("ignore", module="PIL")
+warnings.filterwarnings("ignore", "This DataLoader will create")        # more workers than cores: they wait for disks
 
 
 class DataError(Exception):
@@ -1026,6 +1027,7 @@ def _leave_signals(worker):
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):                               # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    sys.excepthook = lambda *_: None        # what hands images over, when the training process hangs up on it
 
 
 def _as_it_is(batch):

@@ -1,27 +1,54 @@
 """Tests import the scripts from the folder above, run on one thread (bit-exact, and no fight over cores) and never
 write outside pytest's temporary folders."""
+import copy
+import csv
+import functools
+import io
 import json
+import math
 import multiprocessing
 import os
 import runpy
 import signal
 import subprocess
 import sys
+import time
+import zipfile
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import common
+import data
 
 ROOT = Path(__file__).parent.parent
 DATA_ROOT = Path(os.environ.get("DATA_ROOT", ROOT / "data"))     # real data, where there is some
-sys.path.insert(0, str(ROOT))
 # A shell that starts the tests in the background has them ignore these, and so would the scripts that they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+def pytest_report_header():
+    """What a report's numbers were computed on: kernels, and with them the last bits, differ by processor."""
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: "unknown")()
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    return (f"torch {torch.__version__}, CPU {torch.backends.cpu.get_cpu_capability()}, AMX {amx}, "
+            f"{os.cpu_count()} cores, GPU {gpu}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if terminalreporter.verbosity < 0:          # -q leaves the header out
+        terminalreporter.write_line(pytest_report_header())
 
 
 # The scripts are typed some hundreds of times, and what each imports first takes seconds: a process that has imported
@@ -69,6 +96,315 @@ def script(tmp_path, tmp_path_factory):
     return run
 
 
+TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+
+
+def start(folder, *flags, launcher=(sys.executable,), name="alae.py", **kwargs):
+    """A script that goes on while the test does.  -> Popen"""
+    return subprocess.Popen([*launcher, str(ROOT / name), *map(str, flags)], cwd=folder, text=True,
+                            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs})
+
+
+def wait_for(path, process, rows=0, seconds=120):
+    """Until the file that the process writes is there, with more than `rows` lines."""
+    end = time.time() + seconds
+    while not path.exists() or (rows and len(path.read_text().splitlines()) <= rows):
+        assert process.poll() is None, process.communicate()
+        assert time.time() < end, f"there is no {path}" if not path.exists() else path.read_text()
+        time.sleep(0.02)
+
+
+def ranks_of(process):
+    """pid of each rank below a torchrun."""
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    ranks = {}
+    for pid in children:
+        lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        environment = dict(line.split(b"=", 1) for line in lines if b"=" in line)
+        if b"RANK" in environment:
+            ranks[int(environment[b"RANK"])] = int(pid)
+    return ranks
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A temporary folder to be in, and signals left alone, for scripts run in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    return tmp_path
+
+
+MNIST = functools.cache(data._mnist_mini)
+
+
+def run_here(main, *flags, until=math.inf):
+    """A method's main in this process, without what takes time and is tested elsewhere.  until: asked to stop after so
+    many images."""
+    step, fixed_inputs = common.Run.step, common.fixed_inputs
+
+    def stopping(self, *args):
+        step(self, *args)
+        self.stop = self.seen >= until
+    with pytest.MonkeyPatch.context() as m, pytest.raises(KeyboardInterrupt) if until < math.inf else nullcontext():
+        m.setattr(common.Run, "step", stopping)
+        m.setattr(signal, "signal", lambda *_: None)
+        m.setattr(common, "curves", lambda *_: None)
+        m.setattr(common, "fixed_inputs", lambda *given: [v if v is None else v[:16] for v in fixed_inputs(*given)])
+        m.setattr(data, "_mnist_mini", MNIST)
+        main([str(flag) for flag in flags])
+
+
+# ------------------------------------------------------------------------------------------------- images, run folders
+
+def picture(i, size=(40, 40), mode="L"):
+    return Image.fromarray(np.random.default_rng(i).integers(0, 256, (size[1], size[0]), np.uint8)).convert(mode)
+
+
+def fill(folder, n=20, first=0, **kwargs):
+    """Pictures first ... first + n - 1, of which no two are alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + n):
+        picture(i, **kwargs).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def fill_zip(path, n=20, labels="class", first=0, **kwargs):
+    names = [f"00000/img{i:08d}.png" for i in range(n)]
+    rows = {"class": [[m, i % 3] for i, m in enumerate(names)], "none": None,
+            "attributes": [[m, [2 * (i % 2) - 1, 1]] for i, m in enumerate(names)]}[labels]
+    with zipfile.ZipFile(path, "w") as z:
+        for i, name in enumerate(names):
+            b = io.BytesIO()
+            picture(first + i, **kwargs).save(b, "png")
+            z.writestr(name, b.getvalue())
+        z.writestr("dataset.json", json.dumps({"labels": rows}))
+    return path
+
+
+def cells(path, rows, columns, size=28):
+    """The cells of a grid, (rows, columns, size, size), of its first channel."""
+    picture = np.array(Image.open(path))[:, :, 0].astype(float)
+    assert picture.shape == (2 + (size + 2) * rows, 2 + (size + 2) * columns)
+    return np.array([[picture[2 + (size + 2) * r:(size + 2) * (r + 1), 2 + (size + 2) * c:(size + 2) * (c + 1)]
+                      for c in range(columns)] for r in range(rows)])
+
+
+def shown(x):
+    return common.to_uint8(x)[..., 0, :, :].numpy().astype(float)
+
+
+def rows_of(path):
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def log_of(run):
+    """A run's log without what differs each time."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images/s", "peak_gb")}
+            for row in rows_of(run / "log.csv")]
+
+
+def checkpoint_of(run):
+    return torch.load(run / "checkpoint.pt", weights_only=True)
+
+
+def flat(tree):
+    if isinstance(tree, dict):
+        return [v for k in sorted(tree, key=str) for v in flat(tree[k])]
+    return [v for t in tree for v in flat(t)] if isinstance(tree, (list, tuple)) else [tree]
+
+
+def assert_equal_runs(a, b):
+    """To the bit: what training changes, and the log."""
+    a_, b_ = checkpoint_of(a), checkpoint_of(b)
+    for x, y in zip(*(flat([c["seen"], c["sums"], c["steps"], c["state"]]) for c in (a_, b_)), strict=True):
+        assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+    assert log_of(a) == log_of(b)
+
+
+def in_double(folder, name):
+    """-> the words that run a script in float64, for `script`.
+
+    Adam divides a gradient by its own size.  In fp32 what rounding leaves of a gradient that should be 0 is above its
+    epsilon, and moves a weight as far as any other, either way; in float64 it is far below.
+    """
+    (folder / "double.py").write_text(
+        f"import runpy, sys, torch; sys.path.insert(0, {str(ROOT)!r})\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "torch.Tensor.float = torch.Tensor.double\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n")
+    return folder / "double.py", ROOT / name
+
+
+def assert_two_are_one(start, one, two):
+    """One process and two went from `start` to the same weights.  -> how far, by name"""
+    for which in ("model", "ema"):
+        for key, value in one[which].items():       # equal but for the order of sums
+            assert (value - two[which][key]).abs().max() < 1e-8, (which, key)
+    assert torch.equal(one["rng"], two["rng"])
+    return {key: (value - start["model"][key]).abs().double().mean() for key, value in one["model"].items()}
+
+
+# ------------------------------------------------------------------------------------------------- networks and steps
+
+SHAPES = {"mlp": (1, 28, 28), "dcgan": (1, 32, 32), "biggan": (1, 32, 32), "stylegan": (1, 8, 8)}
+
+
+def tiny(method, *flags, lr=0.001, **more):
+    """Narrow networks of alae, lia or invgan.  more: further arguments.  -> args, model, an Adam for each network"""
+    args = method.parse_args(["--nz", "8", "--nw", "8", "--width", "16", *flags])
+    vars(args).update({"image_shape": SHAPES[args.backbone], **more})
+    torch.manual_seed(0)
+    model = {"alae": "ALAE", "lia": "LIA", "invgan": "InvGAN"}[method.__name__]
+    model = getattr(method, model)(**method.network_args(vars(args)))
+    return args, model, [common.adam(network, lr, (0.0, 0.99)) for network in model.children()]
+
+
+def noisy(module):
+    """Give every parameter a random value, so that zeros at the start hide nothing.  -> module"""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    return module
+
+
+def changed_by(model, function, *args):
+    """The names of a model's tensors that a call changes."""
+    before = copy.deepcopy(model.state_dict())
+    function(*args)
+    return {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+
+
+def networks(keys):
+    """The networks that tensors belong to."""
+    return {k.partition(".")[0] for k in keys}
+
+
+def assert_bf16_is_near(model, updates, step):
+    """step(model, optimizers, amp) -> losses.  updates: the networks that move together, in the order of optimizers.
+
+    Over three seeds losses were up to 0.02 of 1 + |loss| off, and updates 0.23 of their norm; 1 if a gradient is lost.
+    """
+    nets, losses, moved = " ".join(updates).split(), [], []
+    if any(isinstance(m, common.Growing) for m in model.modules()):     # equal pixels lead instance norm to divide by
+        for p in model.parameters():                                    # what is rounding alone
+            p.data += 0.3 * torch.randn_like(p)
+    for precision in ("fp32", "bf16"):
+        after = copy.deepcopy(model)
+        optimizers = [torch.optim.SGD(getattr(after, net).parameters(), lr=1e-3) for net in nets]
+        torch.manual_seed(3)                                            # random noise
+        values = step(after, optimizers, common.autocast(precision, torch.device("cpu")))
+        losses.append(torch.stack([v.detach() for v in values]))
+        moved.append([torch.cat([(a - b).detach().flatten() for net in group.split() for a, b in zip(
+            getattr(after, net).parameters(), getattr(model, net).parameters(), strict=True)]) for group in updates])
+    assert losses[0].dtype == losses[1].dtype == torch.float32
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0.05)
+    assert not torch.equal(*losses)
+    for plain, fast in zip(*moved, strict=True):
+        assert 0 < (fast - plain).norm() < 0.45 * plain.norm()
+
+
+# ----------------------------------------------------------------------------------------------- what a loop does
+
+class Enough(Exception):
+    """Ends a run at its first step."""
+
+
+def show_nothing(monkeypatch):
+    """Snapshots without pictures and measures, which take time."""
+    monkeypatch.setattr(common, "held_out", lambda *_: dict.fromkeys(common.Run.MEASURES, ""))
+    monkeypatch.setattr(common, "snapshot_pictures", lambda *_: {})
+
+
+def watch(monkeypatch, look, module, name):
+    """-> a list of what look(model, optimizers, x, ...) makes of that which the loop gives to each step."""
+    step, seen = getattr(module, name), []
+    show_nothing(monkeypatch)
+    monkeypatch.setattr(module, name, lambda *given: seen.append(look(*given)) or step(*given))
+    return seen
+
+
+def modes(model, optimizers, *_):
+    """-> rate and betas of each optimizer, networks with a part in training mode, networks with weights to be moved."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return ([(group["lr"], group["betas"]) for group in groups],
+            {name for name, net in model.named_children() if any(m.training for m in net.modules())},
+            {name for name, net in model.named_children() if any(p.requires_grad for p in net.parameters())})
+
+
+def autocasts(model, optimizers, x, draw_z, args, amp, *_):
+    with amp():
+        return torch.is_autocast_enabled("cpu")
+
+
+def averages(monkeypatch, every):
+    """-> a list of the run's average, and of the parameters of its model and average, after each step; and a list of
+    the models that snapshots were made of.  The average moves each `every` images."""
+    step, steps, shown = common.Run.step, [], []
+
+    def spy(self, *args):
+        both = [copy.deepcopy([*self.state[k].parameters()]) for k in ("model", "ema")]
+        steps.append((self.state["ema"], *both))
+        step(self, *args)
+
+    def show(model, x, z):
+        shown.append(model)
+        return dict.fromkeys(common.Run.MEASURES, "")
+    monkeypatch.setattr(common.Run, "step", spy)
+    monkeypatch.setattr(common, "held_out", show)
+    monkeypatch.setattr(common, "snapshot_pictures", lambda *given: show(*given) and {})
+    monkeypatch.setattr(common, "EMA_EVERY", every)
+    return steps, shown
+
+
+def assert_averaged(steps, shown, batch, since):
+    """since: the images shown since the run or its level began, at the start of each step."""
+    before = steps[0][1]                    # at the first step hardly anything of the initial weights is kept
+    for (_, model, ema), images in zip(steps, since, strict=True):
+        beta = 0.5 ** (batch / max(images / 5, 1))
+        expected = [beta * a + (1 - beta) * b for a, b in zip(before, model, strict=True)]
+        torch.testing.assert_close(ema, expected, rtol=1e-5, atol=1e-6)
+        before = ema
+    assert any(not torch.equal(a, b) for a, b in zip(model, ema, strict=True))
+    assert all(model is steps[0][0] for model in shown)
+    assert not any(m.training for m in shown[0].modules())
+
+
+def shares_of(flags, look, name, module, monkeypatch):
+    """-> what look(...) gives of the first step, in one process and in each of two."""
+    def of(rank, world):
+        seen, start = [], common.start
+
+        def stop(*given):
+            seen.extend(look(*given))
+            raise Enough
+        with monkeypatch.context() as m:
+            show_nothing(m)
+            m.setattr(common, "start", lambda args: (start(args)[0], rank, world))
+            m.setattr(module, name, stop)
+            with pytest.raises(Enough):
+                run_here(module.main, *flags, "--out", f"run-{rank}-{world}")
+        return [v.detach() for v in seen]
+    return of(0, 1), of(0, 2), of(1, 2)
+
+
+def assert_shared(one, *two):
+    for rank, seen in enumerate(two):
+        torch.testing.assert_close(seen, [v[rank::2] for v in one])
+        assert {v.untyped_storage().nbytes() for v in seen if v.ndim == 4} <= {     # noise: its own, and no view
+            v.numel() * v.element_size() for v in seen if v.ndim == 4}
+
+
+def noise_of(G, net, w, monkeypatch):
+    """What `net` draws for G."""
+    etas = []
+    monkeypatch.setattr(G, "forward", lambda w, noise: etas.extend(noise) or w)
+    net(w)
+    return etas
+
+
 # --------------------------------------------------------------------------------- a method that eval has never met
 # x is 28x28; w is x itself.  E keeps it, G dims it by `dim`, so every number can be worked out.
 
@@ -109,6 +445,14 @@ def dummy(tmp_path, monkeypatch):
     sys.modules.pop("dummy")
 
 
+def change(run, **changes):
+    """Give a run of Dummy other arguments, here and in its checkpoint."""
+    args = {**json.loads((run / "args.json").read_text()), **changes}
+    (run / "args.json").write_text(json.dumps(args))
+    torch.save({**torch.load(run / "checkpoint.pt"), "args": args}, run / "checkpoint.pt")
+    return run
+
+
 def options(**changes):
     return Namespace(**{**dict(device=torch.device("cpu"), weights="", data="", data_root="", seed=0, n=0, images=[],
                                features="auto", inception="", vgg="", lpips="", face_crop=False, batch=0, only=[],
@@ -119,7 +463,6 @@ def options(**changes):
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     """Where the classifier of the bundled digits is kept, trained once for all tests, a fifth as long as for users."""
-    import data
     import eval as evaluation
     fit, folder = evaluation._fit, tmp_path_factory.mktemp("cache")
     evaluation._fit = lambda net, n, loss_of, steps=300, batch=128: fit(net, n, loss_of, steps, batch)

@@ -1,20 +1,31 @@
-import csv
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_streaming_script
+from conftest import (
+    ROOT,
+    TWO,
+    assert_equal_runs,
+    assert_two_are_one,
+    checkpoint_of,
+    fill_zip,
+    in_double,
+    log_of,
+    run_here,
+    start,
+    tiny,
+    wait_for,
+    write_streaming_script,
+)
 from PIL import Image
-from test_data import fill_zip
 from torch import nn
 
 import alae
@@ -93,19 +104,10 @@ def test_algorithm_1_by_hand(flags):
         np.testing.assert_allclose(net.weight.detach().numpy().reshape(value.shape), value, rtol=0, atol=2e-6)
 
 
-def tiny(backbone="mlp", size=8, width=16):
-    args = alae.parse_args(["--backbone", backbone, "--nz", f"{size}", "--nw", f"{size}", "--width", f"{width}"])
-    args.image_shape = {"mlp": (1, 28, 28), "dcgan": (1, 32, 32)}[backbone]
-    torch.manual_seed(0)
-    model = alae.ALAE(**alae.network_args(vars(args)))
-    optimizers = [common.adam(net, 0.002, alae.BETAS) for net in (model.F, model.G, model.E, model.D)]
-    return args, model, optimizers
-
-
 @pytest.mark.parametrize("backbone", ["mlp", "dcgan"])
 @pytest.mark.parametrize(("step3", "third"), [("EG", "GE"), ("EGF", "FGE")])
 def test_each_step_moves_what_it_names(backbone, step3, third, monkeypatch):
-    args, model, optimizers = tiny(backbone)
+    args, model, optimizers = tiny(alae, "--backbone", backbone)
     args.step3 = step3
     moved = []
 
@@ -134,7 +136,8 @@ def test_latent_discriminator():
 def test_layers_that_f_d_and_e_share_with_the_released_code():
     """F and D learn at a tenth of the rate, weights N(0, 10^2) and biases times 0.1; E ends in a leaky ReLU, as F."""
     for backbone in ("mlp", "dcgan"):
-        model, x = tiny(backbone, size=64)[1], torch.rand(3, *tiny(backbone)[0].image_shape) * 2 - 1
+        args, model, _ = tiny(alae, "--backbone", backbone, "--nz", "64", "--nw", "64")
+        x = torch.rand(3, *args.image_shape) * 2 - 1
         for layer in [*model.F.layers, model.D.layer1, model.D.layer2]:
             assert layer.weight.std().item() == pytest.approx(10, rel=0.05)
             nn.init.normal_(layer.bias)
@@ -144,7 +147,7 @@ def test_layers_that_f_d_and_e_share_with_the_released_code():
         last = long @ model.E.net.head.weight.T / math.sqrt(long.shape[1]) + model.E.net.head.bias
         torch.testing.assert_close(short, torch.where(last > 0, last, 0.2 * last))
         assert (last < 0).any()
-    assert len(tiny()[1].F.layers) == len(tiny("dcgan")[1].F.layers) == 6
+    assert len(tiny(alae)[1].F.layers) == len(tiny(alae, "--backbone", "dcgan")[1].F.layers) == 6
 
 
 def test_gamma_of_each_backbone():
@@ -154,7 +157,7 @@ def test_gamma_of_each_backbone():
 
 
 def test_encode_says_what_it_takes():
-    model = tiny()[1].eval()
+    model = tiny(alae)[1].eval()
     picture = Image.new("L", (28, 28))
     for encode in (model.encode, model.features):
         for wrong in (picture, torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.zeros(2, 1, 32, 32),
@@ -175,7 +178,7 @@ def test_mixing_is_a_share_of_images_on_stylegan(capsys):
 
 
 def test_the_models_interface():
-    model = tiny()[1].eval()
+    model = tiny(alae)[1].eval()
     x = torch.rand(3, 1, 28, 28) * 2 - 1
     z = model.prior(4, torch.Generator().manual_seed(0))
     assert z.shape == (4, 8)
@@ -188,7 +191,7 @@ def test_the_models_interface():
     black, white = model.inward(torch.tensor(-1.0)), model.inward(torch.tensor(1.0))
     assert (black, white) == (0, 1)                     # the MLP works on pixels in [0, 1]
     assert model.outward(black) == -1
-    assert not tiny("dcgan")[1].unit_range
+    assert not tiny(alae, "--backbone", "dcgan")[1].unit_range
 
 
 def test_sizes_of_the_papers_mlp():
@@ -215,8 +218,7 @@ def test_the_end_of_the_mlp_generator(flags, end):
     assert (x.abs().max() > 1) == (end == "linear")
 
 
-def test_an_old_run_keeps_its_linear_generator(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_an_old_run_keeps_its_linear_generator(here):
     alae.main(["--g-end", "linear", "--width", "64", "--batch", "16", "--kimg", "0.016", "--out", "old"])
     args = json.loads(Path("old/args.json").read_text())
     del args["g_end"]                                   # a run from before the flag
@@ -227,7 +229,7 @@ def test_an_old_run_keeps_its_linear_generator(tmp_path, monkeypatch):
 
 def train(steps, precision="fp32", fast=None):
     """-> model, losses (steps, 4), after so many steps of a narrow MLP on the bundled digits, batch 64."""
-    args, model, optimizers = tiny(size=16, width=4)
+    args, model, optimizers = tiny(alae, "--nz", "16", "--nw", "16", "--width", "4", lr=0.002)
     images, rng, cpu = data.load("mnist-mini")[0], torch.Generator().manual_seed(0), torch.device("cpu")
     nets = fast and [fast(net) for net in (model.F, model.G, model.E, model.D)]
     losses = []
@@ -265,34 +267,8 @@ def test_compiled_passes_agree_with_plain_ones():
 # ------------------------------------------------------------------------------------------ the script, as typed
 
 SMALL = ("--width", "16", "--batch", "32", "--snapshot-kimg", "1")
-SAME = ("kimg", "lr", "L_ED", "R1", "L_FG", "L_EG", "mse", "recip_x", "recip_w")
-
-
-def log_of(run):
-    with open(run / "log.csv", newline="") as f:
-        return [{k: row[k] for k in SAME} for row in csv.DictReader(f)]
-
-
-def checkpoint_of(run):
-    return torch.load(run / "checkpoint.pt", weights_only=True)
-
-
-def assert_equal_runs(a, b):
-    def flat(tree):
-        if isinstance(tree, dict):
-            return [v for k in sorted(tree, key=str) for v in flat(tree[k])]
-        return [v for t in tree for v in flat(t)] if isinstance(tree, (list, tuple)) else [tree]
-    a_, b_ = checkpoint_of(a), checkpoint_of(b)
-    assert (a_["seen"], a_["sums"], a_["steps"]) == (b_["seen"], b_["sums"], b_["steps"])
-    for x, y in zip(flat(a_["state"]), flat(b_["state"]), strict=True):
-        assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
-    assert log_of(a) == log_of(b)
-
-
-@pytest.mark.parametrize("backbone", ["mlp", "dcgan"])
-def test_script_and_resume_to_the_bit(script, tmp_path, backbone):
-    flags = (*SMALL, "--backbone", backbone)
-    script("alae.py", *flags, "--kimg", 4, "--out", "whole")
+def test_script_and_resume_to_the_bit(script, tmp_path):
+    script("alae.py", *SMALL, "--kimg", 4, "--out", "whole")
     whole = tmp_path / "whole"
     rows = log_of(whole)
     assert [float(r["kimg"]) for r in rows] == pytest.approx([0, 1.024, 2.016, 3.008, 4.0])
@@ -300,30 +276,24 @@ def test_script_and_resume_to_the_bit(script, tmp_path, backbone):
     for name in ("samples/000000.png", "samples/000004.png", "reconstructions/000004.png", "curves.png", "args.json"):
         assert (whole / name).stat().st_size > 500, name
 
-    script("alae.py", *flags, "--kimg", 2, "--out", "parts")
+    script("alae.py", *SMALL, "--kimg", 2, "--out", "parts")
     script("alae.py", "--resume", "parts", "--kimg", 4)
     assert_equal_runs(whole, tmp_path / "parts")
 
 
-def start(tmp_path, *flags):
-    return subprocess.Popen([sys.executable, str(ROOT / "alae.py"), *map(str, flags)], cwd=tmp_path, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def wait_for_rows(run, n, process):
-    for _ in range(600):
-        if (run / "log.csv").exists() and len((run / "log.csv").read_text().splitlines()) > n:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("the run wrote nothing")
+def test_dcgan_resumes_to_the_bit(here):
+    flags = (*SMALL, "--backbone", "dcgan", "--snapshot-kimg", "0.4")
+    run_here(alae.main, *flags, "--kimg", 1, "--out", "whole")
+    run_here(alae.main, *flags, "--kimg", 1, "--out", "parts", until=500)
+    run_here(alae.main, "--resume", "parts")
+    assert_equal_runs(here / "whole", here / "parts")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_at_any_moment(script, tmp_path, number):
-    script("alae.py", *SMALL, "--kimg", 12, "--out", "whole")
-    process = start(tmp_path, *SMALL, "--kimg", 12, "--out", "parts")
-    wait_for_rows(tmp_path / "parts", 3, process)
+    script("alae.py", *SMALL, "--kimg", 8, "--out", "whole")
+    process = start(tmp_path, *SMALL, "--kimg", 8, "--out", "parts")
+    wait_for(tmp_path / "parts" / "log.csv", process, 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     if number == signal.SIGINT:
@@ -344,33 +314,6 @@ def test_killed_before_the_first_checkpoint(script, tmp_path):
     assert [row["kimg"] for row in log_of(tmp_path / "run")] == ["0.0", "1.024"]
 
 
-TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-
-
-def in_double(tmp_path, name):
-    """-> the words that run a script in float64, for `script`.
-
-    Adam divides a gradient by its own size.  In fp32 what rounding leaves of a gradient that should be 0 is above its
-    epsilon, and moves a weight as far as any other, either way; in float64 it is far below.
-    """
-    (tmp_path / "double.py").write_text(
-        f"import runpy, sys, torch; sys.path.insert(0, {str(ROOT)!r})\n"
-        "torch.set_default_dtype(torch.float64)\n"
-        "torch.Tensor.float = torch.Tensor.double\n"
-        "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n")
-    return tmp_path / "double.py", ROOT / name
-
-
-def assert_two_are_one(start, one, two):
-    """One process and two went from `start` to the same weights.  -> how far, by name"""
-    for which in ("model", "ema"):
-        for key, value in one[which].items():       # equal but for the order of sums
-            assert (value - two[which][key]).abs().max() < 1e-8, (which, key)
-    assert torch.equal(one["rng"], two["rng"])
-    return {key: (value - start["model"][key]).abs().double().mean() for key, value in one["model"].items()}
-
-
 def test_two_processes_are_one(script, tmp_path):
     words = in_double(tmp_path, "alae.py")
     script(*words, *SMALL, "--kimg", "0.032", "--out", "start")
@@ -384,9 +327,8 @@ def test_two_processes_are_one(script, tmp_path):
 
 def test_processes_with_batch_norm_stop_together_and_resume(tmp_path, script):
     flags = ("--backbone", "dcgan", *SMALL, "--kimg", "50", "--out", "run")
-    process = subprocess.Popen([*TWO, str(ROOT / "alae.py"), *flags], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for_rows(tmp_path / "run", 2, process)
+    process = start(tmp_path, *flags, launcher=TWO)
+    wait_for(tmp_path / "run" / "log.csv", process, 2)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert "go on with --resume run" in out
@@ -462,7 +404,7 @@ def test_streamed_set_trains_and_stops(tmp_path, script):
     process = subprocess.Popen(
         [sys.executable, "small.py", "--data", "set.zip", *SMALL, "--kimg", "100", "--out", "run"], cwd=tmp_path,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    wait_for_rows(tmp_path / "run", 2, process)
+    wait_for(tmp_path / "run" / "log.csv", process, 2)
     os.killpg(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")

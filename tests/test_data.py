@@ -1,4 +1,3 @@
-import io
 import json
 import math
 import zipfile
@@ -6,36 +5,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import DATA_ROOT
+from conftest import DATA_ROOT, fill, fill_zip, picture
 from PIL import Image
 
 import data
-
-
-def picture(i, size=(40, 40), mode="L"):
-    return Image.fromarray(np.random.default_rng(i).integers(0, 256, (size[1], size[0]), np.uint8)).convert(mode)
-
-
-def fill(folder, n=20, first=0, **kwargs):
-    """Pictures first ... first + n - 1, of which no two are alike."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(first, first + n):
-        picture(i, **kwargs).save(folder / f"{i:03d}.png")
-    return folder
-
-
-def fill_zip(path, n=20, labels="class", first=0, **kwargs):
-    names = [f"00000/img{i:08d}.png" for i in range(n)]
-    rows = {"class": [[m, i % 3] for i, m in enumerate(names)], "none": None,
-            "attributes": [[m, [2 * (i % 2) - 1, 1]] for i, m in enumerate(names)]}[labels]
-    with zipfile.ZipFile(path, "w") as z:
-        for i, name in enumerate(names):
-            b = io.BytesIO()
-            picture(first + i, **kwargs).save(b, "png")
-            z.writestr(name, b.getvalue())
-        z.writestr("dataset.json", json.dumps({"labels": rows}))
-    return path
-
 
 # ---------------------------------------------------------------------------------------------------- named sets
 

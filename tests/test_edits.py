@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import options
+from conftest import cells, fill, fill_zip, options, shown
 from PIL import Image
-from test_data import fill, fill_zip
-from test_invert import cells, shown
+from torch import nn
 
 import common
 import data
@@ -267,11 +266,21 @@ def test_attributes():
     assert y_test.tolist() == [[False, False, True], [True, False, False]]
 
 
-def test_table_invgan_2(dummy, script, tmp_path):
+@pytest.fixture
+def classifier(monkeypatch):
+    """A small one among torchvision's."""
+    from torchvision.models import _api
+    monkeypatch.setitem(_api.BUILTIN_MODELS, "tiny", lambda num_classes, **_: nn.Sequential(
+        nn.Flatten(), nn.Linear(3 * 28 * 28, 32), nn.ReLU(), nn.Linear(32, num_classes)))
+    return "tiny"
+
+
+def test_table_invgan_2(dummy, classifier, tmp_path, monkeypatch, capsys):
     run, tiler = dummy("run", dim=1.0), dummy("tiler", dim=0.0, patches=28)
-    out = script("eval.py", "table", "invgan-2", run, tiler, "--only", "0", "--classifier", "resnet18", "--epochs", 2,
-                 "-n", 640, "--json", "t.json").stdout
-    m = json.loads((tmp_path / "t.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    table = "table", "invgan-2", "--classifier", classifier
+    evaluation.main([*table, str(run), str(tiler), "--only", "0", "--epochs", "4", "-n", "640", "--json", "t.json"])
+    out, m = capsys.readouterr().out, json.loads((tmp_path / "t.json").read_text())
     share = (evaluation.View(run, options()).test.labels == 0).float().mean().item()
     assert m["originals"]["originals"] == m["reconstructions"]["reconstructions"]       # G(E(x)) = x
     assert m["originals"]["reconstructions"] == m["originals"]["originals"]
@@ -279,17 +288,21 @@ def test_table_invgan_2(dummy, script, tmp_path):
     assert m["tiles"]["tiles"][0] == pytest.approx(share)                               # all alike: nothing to see
     assert "0.81/0.15" in out
     assert f"saying yes to all has {share:.2f}" in out
-    said = re.match(r"1 labels, a resnet18 on each of 3 sets, 2 epochs of 640 images: about (\d+)m(\d+)s, and "
+    said = re.match(r"1 labels, a tiny on each of 3 sets, 4 epochs of 640 images: about (\d+)m(\d+)s, and "
                     r"0.0062 GB of memory", out)                                        # before anything is trained
     assert 60 * int(said[1]) + int(said[2]) < 600
     for flags, message in (((run,), "takes two runs"), ((tiler, run), "first a run of whole images"),
                            ((run, tiler, "--only", "x"), "has no label 'x'"),
                            ((run, tiler, "-n", 1), "no label that tells its images apart"),
                            ((run, tiler, "--classifier", "nonet", "-n", 64), "--classifier: ")):
-        assert message in script("eval.py", "table", "invgan-2", *flags, code=2).stderr
+        with pytest.raises(common.Error, match=re.escape(message)):
+            evaluation.main([*table, *map(str, flags)])
+    net = evaluation.binary_classifier(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.arange(4) % 2,
+                                       torch.device("cpu"), options(classifier="resnet18"), steps=1)
+    assert net.fc.out_features == 1
 
 
-def test_table_invgan_2_takes_20_attributes_of_celeba(dummy, monkeypatch, capsys):
+def test_table_invgan_2_takes_20_attributes_of_celeba(dummy, classifier, monkeypatch, capsys):
     """No set but a batch is on the device, and the time is said before."""
     names = [*evaluation.CELEBA_20, "Bald", "Blurry"]
     assert len({*evaluation.CELEBA_20}) == 20
@@ -302,12 +315,12 @@ def test_table_invgan_2_takes_20_attributes_of_celeba(dummy, monkeypatch, capsys
     fitted, largest = [], [0]
     monkeypatch.setattr(evaluation, "_fit", lambda net, n, *_: fitted.append(n) or net.eval())
     monkeypatch.setattr(evaluation, "logits", lambda net, x, device: largest.append(len(x)) or torch.rand(len(x)))
-    args = options(classifier="resnet18", epochs=1, n=128)
+    args = options(classifier=classifier, epochs=1, n=128)
     for source, labels in (("celeba", 20), ("mnist", 22)):
         view.train.source = source
         fitted.clear()
         evaluation.table_invgan_2(["run", "tiler"], args)
-        assert f"{labels} labels, a resnet18 on each of 3 sets" in (out := capsys.readouterr().out)
+        assert f"{labels} labels, a tiny on each of 3 sets" in (out := capsys.readouterr().out)
         assert f"about {labels // 10}h" in out                                           # 120 s each
         assert fitted == [128] * 3 * labels
     assert max(largest) == 256

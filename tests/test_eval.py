@@ -10,22 +10,12 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from conftest import DATA_ROOT, ROOT, options
+from conftest import DATA_ROOT, ROOT, TWO, change, fill, options
 from PIL import Image
-from test_data import fill
 
 import common
 import data
 import eval as evaluation
-
-
-def change(run, **changes):
-    """Give a run of conftest's Dummy other arguments, here and in its checkpoint."""
-    args = {**json.loads((run / "args.json").read_text()), **changes}
-    (run / "args.json").write_text(json.dumps(args))
-    torch.save({**torch.load(run / "checkpoint.pt"), "args": args}, run / "checkpoint.pt")
-    return run
-
 
 # ----------------------------------------------------------------------------------------------- classifiers
 
@@ -180,8 +170,7 @@ def test_moments_over_processes(tmp_path):
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
         """)
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
-                           str(tmp_path / "check.py"), str(ROOT)], capture_output=True, text=True)
+    done = subprocess.run([*TWO, str(tmp_path / "check.py"), str(ROOT)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -442,8 +431,7 @@ def test_any_number_of_processes(dummy, script, tmp_path, cache):
     flags = ("metrics", run, "-n", 300, "--cache", cache, "--batch", 64, "--only", "errors", "latent", "sharpness",
              "frechet", "flips", "classifiers", "swd")
     one = script("eval.py", *flags, "--json", "one.json").stdout
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-    two = script("eval.py", *flags, "--json", "two.json", launcher=torchrun).stdout
+    two = script("eval.py", *flags, "--json", "two.json", launcher=TWO).stdout
     a, b = (json.loads((tmp_path / f"{name}.json").read_text())[str(run)] for name in ("one", "two"))
     assert list(a) == list(b) == list(flags[flags.index("--only") + 1:])
     for name, numbers in a.items():
@@ -614,8 +602,7 @@ def test_several_processes_leave_nobody_waiting(dummy, script, tmp_path):
     """Where all lack the same, and where one has to wait for another's work."""
     run = dummy("run")
     change(run, data=str(fill(tmp_path / "set", 40, size=(28, 28))), train_images=36)
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-    out = script("eval.py", "metrics", run, launcher=torchrun).stdout
+    out = script("eval.py", "metrics", run, launcher=TWO).stdout
     for name in ("frechet", "flips", "classifiers"):
         assert f"{name + ':':13}left out: " in out
     assert "errors:      MSE" in out

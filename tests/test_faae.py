@@ -1,15 +1,13 @@
 import copy
-import csv
 import json
 import math
-import sys
 from argparse import Namespace
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TWO, log_of
 from PIL import Image
 from torch import nn
 from torch.distributions import Normal, kl_divergence
@@ -18,15 +16,6 @@ import common
 import data
 import eval as evaluation
 import faae
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A temporary folder to be in, and signals left alone, for scripts run in this process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(common.signal, "signal", lambda *_: None)
-    return tmp_path
-
 
 # -------------------------------------------------------------------------- each objective's iteration, by hand
 # G = B, E = C, D = d, a matrix each.  A phase is (the networks that it moves, its loss in numpy); gradients are
@@ -515,12 +504,6 @@ def test_imagenets_schedule():
 SMALL = ("--width", "16", "--batch", "32", "--snapshot-kimg", "0.5")
 
 
-def log_of(run):
-    with open(run / "log.csv", newline="") as f:
-        return [{k: v for k, v in row.items() if k not in ("seconds", "images/s", "peak_gb")}
-                for row in csv.DictReader(f)]
-
-
 @pytest.mark.parametrize("objective", ["faae", "age", "bigan", "ae-l1"])
 def test_script_and_resume_to_the_bit(script, tmp_path, objective):
     flags = (*SMALL, "--objective", objective, *(["--reencode-weight", "3,7"] if objective == "faae" else []))
@@ -708,10 +691,9 @@ def test_two_processes_share_each_draw(script, tmp_path):
             torch.save(seen, "draws" + os.environ.get("RANK", ""))
         common.command(main)
         """)
-    two = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
     flags = (*SMALL, "--kimg", "0.064")
     script(tmp_path / "spy.py", *flags, "--out", "one")
-    script(tmp_path / "spy.py", *flags, "--out", "two", launcher=two)
+    script(tmp_path / "spy.py", *flags, "--out", "two", launcher=TWO)
     one, a, b = (torch.load(tmp_path / f"draws{rank}") for rank in ("", 0, 1))
     assert len(one) == 2 * 3
     for whole, even, odd in zip(one, a, b, strict=True):

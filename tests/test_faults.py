@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib.figure
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TWO, checkpoint_of, ranks_of, start, wait_for
 from PIL import Image
 from torch import nn
 
@@ -40,24 +40,6 @@ def restore():
     sys.stdout, sys.stderr = streams
     for number, handler in zip(numbers, handlers, strict=True):
         signal.signal(number, handler)
-
-
-def start(tmp_path, *flags, launcher=(sys.executable,), name="alae.py", **kwargs):
-    return subprocess.Popen([*launcher, str(ROOT / name), *map(str, flags)], cwd=tmp_path, text=True,
-                            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs})
-
-
-def wait_for(path, process, seconds=60):
-    for _ in range(20 * seconds):
-        if path.exists():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError(f"there is no {path}")
-
-
-def checkpoint_of(run):
-    return torch.load(run / "checkpoint.pt", weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +108,6 @@ def test_files_of_a_run_without_its_arguments_are_not_written_over(folder, tmp_p
     run = folder(tmp_path / "run")
     (run / "args.json").unlink()
     assert "already holds a run" in message(main, alae, *SMALL, "--out", run)
-
-
-TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
 
 
 def test_several_processes_learn_that_a_folder_is_taken(tmp_path, monkeypatch):
@@ -362,18 +341,6 @@ def test_networks_have_a_unit_at_any_width():
 
 # ----------------------------------------------------------------------------------------------------------- processes
 
-def ranks_of(process):
-    """pid of each rank below a torchrun."""
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    ranks = {}
-    for pid in children:
-        lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        environment = dict(line.split(b"=", 1) for line in lines if b"=" in line)
-        if b"RANK" in environment:
-            ranks[int(environment[b"RANK"])] = int(pid)
-    return ranks
-
-
 @LINUX
 def test_a_frozen_process_ends_the_job(script, tmp_path):
     process = start(tmp_path, *SMALL, "--kimg", "500", "--snapshot-kimg", "1", "--out", "run", launcher=TWO,
@@ -400,7 +367,7 @@ def test_waiting_is_not_frozen(monkeypatch):
     monkeypatch.setattr(common.dist, "is_initialized", lambda: True)
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    watching = threading.Thread(target=common.watch, args=(0, 2), daemon=True)
+    watching = threading.Thread(target=common.watch, args=(0, 2, threading.Event()), daemon=True)
     watching.start()
     for _ in range(12):                         # it lives, and does nothing else
         store.add("alive/1", 1)
@@ -410,10 +377,34 @@ def test_waiting_is_not_frozen(monkeypatch):
     assert ended == [2]
 
 
+def test_a_process_ends_while_it_asks_for_the_others(tmp_path):
+    """Python ends a thread that comes back from C++, and that aborts."""
+    (tmp_path / "ends.py").write_text(f"""if True:
+        import os, sys, threading, time
+        sys.path.insert(0, {str(ROOT)!r})
+        import common
+        store = common.dist.TCPStore("localhost", 0, is_master=True)
+        os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(store.port), RANK="0", WORLD_SIZE="2")
+        asked = threading.Event()
+        class Busy:
+            def add(self, *given):
+                asked.set()
+                return [store.add("x", 1) for _ in range(300)][-1]
+        joined = []
+        common.dist.TCPStore, common.dist.is_initialized = lambda *_, **__: Busy(), lambda: bool(joined)
+        common.dist.init_process_group = lambda *_, **__: joined.append("gloo")
+        common.join("cpu")
+        asked.wait(10)
+        raise SystemExit(3)
+        """)
+    done = subprocess.run([sys.executable, "ends.py"], cwd=tmp_path, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
 def test_processes_wait_for_days(monkeypatch):
     asked = {}
     monkeypatch.setattr(common.dist, "init_process_group", lambda *args, **kwargs: asked.update(kwargs))
-    monkeypatch.setattr(common.threading, "Thread", lambda **kwargs: Namespace(start=lambda: None))
+    monkeypatch.setattr(common.threading, "Thread", lambda **kwargs: Namespace(start=lambda: None, join=lambda _: None))
     for name, value in dict(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0").items():
         monkeypatch.setenv(name, value)
     common.join("cpu")

@@ -7,10 +7,8 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from conftest import options
+from conftest import change, fill, options
 from PIL import Image
-from test_data import fill
-from test_eval import change
 from torch import nn
 
 import common
@@ -220,25 +218,27 @@ def test_frozen_weights(tmp_path, monkeypatch, capsys):
         get()
 
 
-def test_metrics_by_inception(dummy, inception_weights, script, tmp_path):
+def test_metrics_by_inception(dummy, inception_weights, here, monkeypatch, capsys):
     """Random weights are no FID."""
-    torch.save(inception_weights, tmp_path / "random.pth")
-    run = change(dummy("run"), data=str(fill(tmp_path / "set", 20, size=(28, 28))), train_images=18)
-    out = script("eval.py", "metrics", run, "--features", "inception", "--inception", "random.pth", "--only", "frechet",
-                 "--json", "m.json").stdout
-    checksum = hashlib.sha256((tmp_path / "random.pth").read_bytes()).hexdigest()[:8]
-    for text in ("Frechet (random.pth): samples ", "warning: 2 images are too few for 2,048 features",
+    monkeypatch.setattr(evaluation.Inception, "d", 64)                      # for speed
+    torch.save(inception_weights, "random.pth")
+    run = str(change(dummy("run"), data=str(fill(here / "set", 20, size=(28, 28))), train_images=18))
+    flags = "metrics", run, "--features", "inception", "--inception"
+    evaluation.main([*flags, "random.pth", "--only", "frechet", "--json", "m.json"])
+    out, checksum = capsys.readouterr().out, hashlib.sha256((here / "random.pth").read_bytes()).hexdigest()[:8]
+    for text in ("Frechet (random.pth): samples ", "warning: 2 images are too few for 64 features",
                  f"features of Inception {checksum}, images uint8, bilinear to 299 px; grey repeated to RGB; 2 of each "
                  f"against 18 training images"):
         assert text in out, text
     assert "FID" not in out
     assert "KID" not in out
-    numbers = json.loads((tmp_path / "m.json").read_text())[str(run)]["frechet"]
+    numbers = json.loads((here / "m.json").read_text())[run]["frechet"]
     assert numbers["frechet_real"] > 0
-    assert list((tmp_path / "cache").glob(f"reference-{checksum}-*.pt"))
-    err = script("eval.py", "metrics", run, "--features", "inception", "--inception", "none.pth", code=2).stderr
-    assert "error: there is no none.pth; --inception takes the file that is at https://" in err
-    out = script("eval.py", "metrics", run).stdout
+    assert list((here / "cache").glob(f"reference-{checksum}-*.pt"))
+    with pytest.raises(common.Error, match=r"there is no none.pth; --inception takes the file that is at https://"):
+        evaluation.main([*flags, "none.pth"])
+    evaluation.main(["metrics", run])
+    out = capsys.readouterr().out
     assert "frechet:     left out: " in out
     assert "--features inception and vgg16 need none" in out
 

@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import options
+from conftest import cells, fill, options, shown
 from PIL import Image
-from test_data import fill
 
 import common
 import eval as evaluation
@@ -15,18 +14,6 @@ import eval as evaluation
 
 def pixel(x):
     return lambda y: (y - x).square().flatten(1).mean(1)
-
-
-def cells(path, rows, columns, size=28):
-    """The cells of a grid, (rows, columns, size, size), of its first channel."""
-    picture = np.array(Image.open(path))[:, :, 0].astype(float)
-    assert picture.shape == (2 + (size + 2) * rows, 2 + (size + 2) * columns)
-    return np.array([[picture[2 + (size + 2) * r:(size + 2) * (r + 1), 2 + (size + 2) * c:(size + 2) * (c + 1)]
-                      for c in range(columns)] for r in range(rows)])
-
-
-def shown(x):
-    return common.to_uint8(x)[..., 0, :, :].numpy().astype(float)
 
 
 def test_optimise_in_w(dummy):

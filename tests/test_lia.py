@@ -1,5 +1,4 @@
 import copy
-import csv
 import functools
 import hashlib
 import json
@@ -8,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,30 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as nnf
-from conftest import ROOT
-from test_alae import TWO, checkpoint_of
-from test_data import fill_zip, picture
-from test_style import assert_equal_runs, noisy
+from conftest import (
+    ROOT,
+    TWO,
+    Enough,
+    assert_averaged,
+    assert_bf16_is_near,
+    assert_equal_runs,
+    assert_shared,
+    autocasts,
+    averages,
+    changed_by,
+    checkpoint_of,
+    fill_zip,
+    modes,
+    networks,
+    noise_of,
+    noisy,
+    picture,
+    rows_of,
+    run_here,
+    shares_of,
+    tiny,
+    watch,
+)
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
@@ -188,15 +206,11 @@ def test_the_encoders_step_by_hand(form, norm, critic):
 
 # ----------------------------------------------------------------------------------------- the networks themselves
 
-def tiny(*flags, inference="encoder"):
+def stages(*flags, inference="encoder"):
     """-> args, model, optimizers of stage 1, of stage 2.  With f and eps in both stages, so that either could move."""
-    args = lia.parse_args(["--nz", "8", "--nw", "8", "--width", "16", *flags])
-    args.image_shape = {"mlp": (1, 28, 28), "dcgan": (1, 32, 32), "stylegan": (1, 8, 8)}[args.backbone]
-    vars(args).update(inference=inference, kl_weight=0.5, beta=1.0, perceptual="critic", perceptual_norm="l2",
-                      pixel_weight=0.0, adversarial_weight=1.0, critic="finetune")
-    torch.manual_seed(0)
-    model = lia.LIA(**lia.network_args(vars(args)))
-    phi, g, c, f = (common.adam(net, 0.001, (0.0, 0.99)) for net in (model.phi, model.g, model.c, model.f))
+    args, model, (g, c, f, phi, _) = tiny(
+        lia, *flags, inference=inference, kl_weight=0.5, beta=1.0, perceptual="critic", perceptual_norm="l2",
+        pixel_weight=0.0, adversarial_weight=1.0, critic="finetune")
     return args, model, (phi, g, c), (f, c)
 
 
@@ -210,7 +224,7 @@ def freeze(model):
 @pytest.mark.parametrize("form", ["wasserstein", "logistic"])
 def test_the_signs(form, monkeypatch):
     """c's step tells real from fake, the others' raises c(x~); R1 is of each image's own gradient."""
-    args, model, decoder, encoder = tiny("--adversarial", form, "--gamma", "0")
+    args, model, decoder, encoder = stages("--adversarial", form, "--gamma", "0")
     args.beta = 0.0
     x, z, signs = torch.rand(16, 1, 28, 28) * 2 - 1, torch.randn(16, 8), []
 
@@ -233,46 +247,10 @@ def test_the_signs(form, monkeypatch):
     assert R1.item() == pytest.approx(10 / 2 * sum(squares) / 16, rel=1e-4)
 
 
-def changed_by(model, function, *args):
-    """The names of a model's tensors that a call changes."""
-    before = copy.deepcopy(model.state_dict())
-    function(*args)
-    return {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-
-
-def networks(keys):
-    """The networks that tensors belong to."""
-    return {k.partition(".")[0] for k in keys}
-
-
-def assert_bf16_is_near(model, updates, step):
-    """step(model, optimizers, amp) -> losses.  updates: the networks that move together, in the order of optimizers.
-
-    Over three seeds losses were up to 0.02 of 1 + |loss| off, and updates 0.23 of their norm; 1 if a gradient is lost.
-    """
-    nets, losses, moved = " ".join(updates).split(), [], []
-    if any(isinstance(m, common.Growing) for m in model.modules()):     # equal pixels lead instance norm to divide by
-        for p in model.parameters():                                    # what is rounding alone
-            p.data += 0.3 * torch.randn_like(p)
-    for precision in ("fp32", "bf16"):
-        after = copy.deepcopy(model)
-        optimizers = [torch.optim.SGD(getattr(after, net).parameters(), lr=1e-3) for net in nets]
-        torch.manual_seed(3)                                            # random noise
-        values = step(after, optimizers, common.autocast(precision, torch.device("cpu")))
-        losses.append(torch.stack([v.detach() for v in values]))
-        moved.append([torch.cat([(a - b).detach().flatten() for net in group.split() for a, b in zip(
-            getattr(after, net).parameters(), getattr(model, net).parameters(), strict=True)]) for group in updates])
-    assert losses[0].dtype == losses[1].dtype == torch.float32
-    torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0.05)
-    assert not torch.equal(*losses)
-    for plain, fast in zip(*moved, strict=True):
-        assert 0 < (fast - plain).norm() < 0.45 * plain.norm()
-
-
 @pytest.mark.parametrize("form", ["wasserstein", "logistic"])
 @pytest.mark.parametrize("backbone", ["mlp", "dcgan", "stylegan"])
 def test_bf16_steps_are_near_fp32_ones(backbone, form):
-    args, model, *_ = tiny("--backbone", backbone, "--adversarial", form)
+    args, model, *_ = stages("--backbone", backbone, "--adversarial", form)
     x, zs = torch.rand(8, *args.image_shape) * 2 - 1, torch.randn(2, 8, 8)
 
     def stage_1(model, optimizers, amp):
@@ -286,7 +264,7 @@ def test_bf16_steps_are_near_fp32_ones(backbone, form):
 
 @pytest.mark.parametrize("backbone", ["mlp", "dcgan", "stylegan"])
 def test_what_each_step_moves(backbone, monkeypatch):
-    args, model, decoder, encoder = tiny("--backbone", backbone, "--adversarial", "logistic")
+    args, model, decoder, encoder = stages("--backbone", backbone, "--adversarial", "logistic")
     noisy(model)
     moved, x = [], torch.rand(4, *args.image_shape) * 2 - 1
     changed = functools.partial(changed_by, model)
@@ -317,7 +295,7 @@ def test_the_perceptual_loss_and_the_divergence():
 
 
 def test_stage_2_is_deterministic_and_has_one_w():
-    args, model, _, _ = tiny("--backbone", "stylegan")
+    args, model, _, _ = stages("--backbone", "stylegan")
     x, losses = torch.rand(2, 1, 8, 8) * 2 - 1, []
     for _ in range(2):
         noisy(model)
@@ -338,7 +316,7 @@ def test_stage_2_is_deterministic_and_has_one_w():
 
 @pytest.mark.parametrize(("inference", "mapping"), [("encoder", "flow"), ("vae", "mlp")])
 def test_phi_is_for_the_vae_alone(inference, mapping, monkeypatch):
-    args, model, _, encoder = tiny("--mapping", mapping, inference=inference)
+    args, model, _, encoder = stages("--mapping", mapping, inference=inference)
     freeze(model)
     x, noise, calls, minimised = torch.rand(6, 1, 28, 28), torch.randn(6, 8), [], []
     phi, code, divergence = copy.deepcopy(model.phi), model.f(x), torch.zeros(())
@@ -358,7 +336,7 @@ def test_phi_is_for_the_vae_alone(inference, mapping, monkeypatch):
 
 
 def test_images_that_encoders_do_not_take_are_one_line():
-    _, model, _, _ = tiny()
+    _, model, _, _ = stages()
     for x, given in ((PIL.Image.new("L", (28, 28)), "Image"), (np.zeros((1, 1, 28, 28)), "ndarray"),
                      (torch.zeros(1, 3, 32, 32), r"torch.float32 \(1, 3, 32, 32\)"),
                      (torch.zeros(1, 28, 28), r"torch.float32 \(1, 28, 28\)"),
@@ -371,7 +349,7 @@ def test_images_that_encoders_do_not_take_are_one_line():
 
 
 def test_an_encoder_can_be_exported_and_compiled():
-    _, model, _, _ = tiny()
+    _, model, _, _ = stages()
 
     class Encoder(nn.Module):
         def __init__(self):
@@ -428,33 +406,12 @@ def test_the_released_encoder_by_hand():
 
 # --------------------------------------------------------------------------------------------------- the script
 
-MNIST = functools.cache(data._mnist_mini)
 SMALL = ("--width", "16", "--nz", "8", "--nw", "8", "--batch", "32", "--kimg", "0.5", "--snapshot-kimg", "0.2")
 STYLE = ("--backbone", "stylegan", "--width", "64", "--nz", "8", "--nw", "8", "--batch", "8", "--kimg", "0.1")
 EIGHT, PLAIN = (*STYLE, "--resolution", "8"), ("--mapping", "mlp")
 DECODERS = {"mlp": SMALL, "plain mlp": (*SMALL, *PLAIN), "dcgan": (*SMALL, "--backbone", "dcgan"),
             "stylegan": EIGHT, "plain stylegan": (*EIGHT, *PLAIN)}
-
-
-def run(*flags, until=math.inf, main=lia.main):
-    """In this process, without what takes time and is tested elsewhere.  until: asked to stop after so many images."""
-    step = common.Run.step
-
-    def stopping(self, *args):
-        step(self, *args)
-        self.stop = self.seen >= until
-    with pytest.MonkeyPatch.context() as m, pytest.raises(KeyboardInterrupt) if until < math.inf else nullcontext():
-        m.setattr(common.Run, "step", stopping)
-        m.setattr(common.signal, "signal", lambda *_: None)
-        m.setattr(common, "curves", lambda *_: None)
-        m.setattr(data, "_mnist_mini", MNIST)
-        main([str(flag) for flag in flags])
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+run = functools.partial(run_here, lia.main)
 
 
 @pytest.fixture(scope="module")
@@ -466,11 +423,6 @@ def decoder(tmp_path_factory):
         run(*DECODERS[name], "--out", folder)
         return folder
     return make
-
-
-def rows_of(path):
-    with open(path, newline="") as f:
-        return list(csv.DictReader(f))
 
 
 BAD = {
@@ -693,7 +645,7 @@ def test_two_processes_are_one(here):
         common.command(main)
         """)
     for name, launcher in (("one", [sys.executable]), ("two", TWO)):
-        done = subprocess.run([*launcher, "all.py", name], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*launcher, "all.py", name], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
     for stage in stages:
         one, two = (checkpoint_of(here / f"{name}-{stage}") for name in ("one", "two"))
@@ -710,37 +662,11 @@ def test_two_processes_are_one(here):
 
 # ---------------------------------------------------------------------------------------------- what the loops do
 
-class Enough(Exception):
-    """Ends a run at its first step."""
-
-
-def show_nothing(monkeypatch):
-    """Snapshots without pictures and measures, which take time."""
-    monkeypatch.setattr(common, "held_out", lambda *_: dict.fromkeys(common.Run.MEASURES, ""))
-    monkeypatch.setattr(common, "snapshot_pictures", lambda *_: {})
-
-
-def watch(monkeypatch, look, name="decoder_step", module=lia):
-    """-> a list of what look(model, optimizers, x, ...) makes of that which the loop gives to each step."""
-    step, seen = getattr(module, name), []
-    show_nothing(monkeypatch)
-    monkeypatch.setattr(module, name, lambda *given: seen.append(look(*given)) or step(*given))
-    return seen
-
-
-def modes(model, optimizers, *_):
-    """-> rate and betas of each optimizer, networks with a part in training mode, networks with weights to be moved."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    return ([(group["lr"], group["betas"]) for group in groups],
-            {name for name, net in model.named_children() if any(m.training for m in net.modules())},
-            {name for name, net in model.named_children() if any(p.requires_grad for p in net.parameters())})
-
-
 def test_networks_and_optimizers_of_each_stage(here, decoder, monkeypatch):
-    first = watch(monkeypatch, modes)
+    first = watch(monkeypatch, modes, lia, "decoder_step")
     run(*DECODERS["dcgan"], "--kimg", "0.032", "--lr", "0.003", "--out", "first")       # g has batch norm
     assert first == [([(0.003, (0.0, 0.99))] * 3, {"phi", "g", "c"}, {"phi", "g", "c"})]
-    second = watch(monkeypatch, modes, "encoder_step")
+    second = watch(monkeypatch, modes, lia, "encoder_step")
     for name in ("mlp", "plain stylegan"):                                              # where f has batch norm
         run("--stage", "2", "--decoder", decoder(name), "--kimg", "0.016", "--batch", "16", "--perceptual", "critic",
             "--lr", "0.003", "--out", name)
@@ -749,59 +675,21 @@ def test_networks_and_optimizers_of_each_stage(here, decoder, monkeypatch):
 
 @pytest.mark.parametrize("mapping", ["flow", "mlp"])
 def test_the_mapping_learns_at_a_hundredth_of_the_rate(mapping):
-    _, model, (opt_phi, *_), _ = tiny("--mapping", mapping)
+    _, model, (opt_phi, *_), _ = stages("--mapping", mapping)
     layer = (model.phi.tau[0] if mapping == "flow" else model.phi.layers)[0]
     common.update(model.phi.to_w(torch.randn(4, 8)).sum(), opt_phi)
     moved = layer(torch.zeros(1, layer.weight.shape[1]))                                # zero before
     torch.testing.assert_close(moved.abs().max(), torch.tensor(0.001 * 0.01), rtol=1e-3, atol=0)
 
 
-def autocasts(model, optimizers, x, draw_z, args, amp, *_):
-    with amp():
-        return torch.is_autocast_enabled("cpu")
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_precision(precision, here, decoder, monkeypatch):
     first = decoder()
-    seen = [watch(monkeypatch, autocasts, name) for name in ("decoder_step", "encoder_step")]
+    seen = [watch(monkeypatch, autocasts, lia, name) for name in ("decoder_step", "encoder_step")]
     flags = ("--kimg", "0.032", "--batch", "32", "--precision", precision)
     run(*SMALL, *flags, "--out", "first")
     run("--stage", "2", "--decoder", first, *flags, "--out", "second")
     assert seen == [[precision == "bf16"]] * 2
-
-
-def averages(monkeypatch, every):
-    """-> a list of the run's average, and of the parameters of its model and average, after each step; and a list of
-    the models that snapshots were made of.  The average moves each `every` images."""
-    step, steps, shown = common.Run.step, [], []
-
-    def spy(self, *args):
-        both = [copy.deepcopy([*self.state[k].parameters()]) for k in ("model", "ema")]
-        steps.append((self.state["ema"], *both))
-        step(self, *args)
-
-    def show(model, x, z):
-        shown.append(model)
-        return dict.fromkeys(common.Run.MEASURES, "")
-    monkeypatch.setattr(common.Run, "step", spy)
-    monkeypatch.setattr(common, "held_out", show)
-    monkeypatch.setattr(common, "snapshot_pictures", lambda *given: show(*given) and {})
-    monkeypatch.setattr(common, "EMA_EVERY", every)
-    return steps, shown
-
-
-def assert_averaged(steps, shown, batch, since):
-    """since: the images shown since the run or its level began, at the start of each step."""
-    before = steps[0][1]                    # at the first step hardly anything of the initial weights is kept
-    for (_, model, ema), images in zip(steps, since, strict=True):
-        beta = 0.5 ** (batch / max(images / 5, 1))
-        expected = [beta * a + (1 - beta) * b for a, b in zip(before, model, strict=True)]
-        torch.testing.assert_close(ema, expected, rtol=1e-5, atol=1e-6)
-        before = ema
-    assert any(not torch.equal(a, b) for a, b in zip(model, ema, strict=True))
-    assert all(model is steps[0][0] for model in shown)
-    assert not any(m.training for m in shown[0].modules())
 
 
 @pytest.mark.parametrize("name", ["mlp", "dcgan", "stage 2", "growing"])
@@ -819,7 +707,7 @@ def test_averages(name, here, decoder, monkeypatch):
 @pytest.mark.parametrize("stage", ["1", "2"])
 def test_flip(stage, flip, here, decoder, monkeypatch):
     flags = ("--stage", "2", "--decoder", decoder(), "--batch", "32") if stage == "2" else SMALL
-    seen = watch(monkeypatch, lambda model, optimizers, x, *_: x.detach().clone(),
+    seen = watch(monkeypatch, lambda model, optimizers, x, *_: x.detach().clone(), lia,
                  "encoder_step" if stage == "2" else "decoder_step")
     monkeypatch.setattr(common, "mirror", lambda x, draw: x - 2 if len(draw) == len(x) else None)
     run(*flags, "--flip", flip, "--kimg", "0.032", "--out", "run")
@@ -827,7 +715,7 @@ def test_flip(stage, flip, here, decoder, monkeypatch):
 
 
 def test_both_steps_of_stage_1_mix_styles(monkeypatch):
-    args, model, decoder, _ = tiny("--backbone", "stylegan")
+    args, model, decoder, _ = stages("--backbone", "stylegan")
     phi, seen, zs = copy.deepcopy(model.phi), [], torch.randn(2, 4, 8)
     draws = iter(zs)
     model.g.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
@@ -895,46 +783,13 @@ def test_the_rate_and_the_images_of_a_level(here, monkeypatch):
     monkeypatch.setattr(lia, "RATES", (0.001, 0.002, 0.004))
     seen = watch(monkeypatch, lambda model, optimizers, x, *_: (
         model.g.top, {group["lr"] for o in optimizers for group in o.param_groups}, x.detach().clone(),
-        sum(len(o.state) for o in optimizers)))
+        sum(len(o.state) for o in optimizers)), lia, "decoder_step")
     run(*STYLE, "--resolution", "16", "--grow-kimg", "0.016", "--kimg", "0.032", "--out", "run")
     assert [(top, lr) for top, lr, *_ in seen] == [(1, {0.002})] * 2 + [(2, {0.004})] * 2
     x = seen[2][2]                                                                      # alpha is 0
     torch.testing.assert_close(x, nnf.interpolate(nnf.avg_pool2d(x, 2), scale_factor=2))
     assert x.shape == (8, 1, 16, 16)
     assert seen[2][3] >= seen[1][3] > 0                                                 # what Adam knows is kept
-
-
-def shares_of(flags, look, name, module, monkeypatch):
-    """-> what look(...) gives of the first step, in one process and in each of two."""
-    def of(rank, world):
-        seen, start = [], common.start
-
-        def stop(*given):
-            seen.extend(look(*given))
-            raise Enough
-        with monkeypatch.context() as m:
-            show_nothing(m)
-            m.setattr(common, "start", lambda args: (start(args)[0], rank, world))
-            m.setattr(module, name, stop)
-            with pytest.raises(Enough):
-                run(*flags, "--out", f"run-{rank}-{world}", main=module.main)
-        return [v.detach() for v in seen]
-    return of(0, 1), of(0, 2), of(1, 2)
-
-
-def assert_shared(one, *two):
-    for rank, seen in enumerate(two):
-        torch.testing.assert_close(seen, [v[rank::2] for v in one])
-        assert {v.untyped_storage().nbytes() for v in seen if v.ndim == 4} <= {     # noise: its own, and no view
-            v.numel() * v.element_size() for v in seen if v.ndim == 4}
-
-
-def noise_of(G, net, w, monkeypatch):
-    """What `net` draws for G."""
-    etas = []
-    monkeypatch.setattr(G, "forward", lambda w, noise: etas.extend(noise) or w)
-    net(w)
-    return etas
 
 
 def test_two_processes_share_what_stage_1_draws(here, monkeypatch):
@@ -967,7 +822,7 @@ def test_statistics_are_averaged_over_processes_before_the_average_takes_them(he
 
 
 def test_a_longer_stage_2_keeps_its_rates(here, decoder, monkeypatch):
-    seen = watch(monkeypatch, modes, "encoder_step")
+    seen = watch(monkeypatch, modes, lia, "encoder_step")
     flags = ("--stage", "2", "--decoder", decoder(), "--batch", "32", "--snapshot-kimg", "0.032")
     run(*flags, "--kimg", "0.128", "--out", "run")
     run("--resume", "run", "--kimg", "0.192")

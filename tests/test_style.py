@@ -1,10 +1,8 @@
 """The StyleGAN backbone, StyleALAE and growing."""
-import csv
 import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from itertools import pairwise
@@ -13,9 +11,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as nnf
-from conftest import ROOT
-from test_alae import TWO, assert_two_are_one, checkpoint_of, in_double, wait_for_rows
-from test_data import fill_zip
+from conftest import (
+    ROOT,
+    TWO,
+    assert_equal_runs,
+    assert_two_are_one,
+    checkpoint_of,
+    fill_zip,
+    in_double,
+    log_of,
+    noisy,
+    ranks_of,
+    run_here,
+    start,
+    tiny,
+    wait_for,
+)
 
 import alae
 import common
@@ -26,15 +37,6 @@ import faae
 
 def lrelu(x):
     return np.where(x > 0, x, 0.2 * x)
-
-
-def noisy(module):
-    """Give every parameter a random value, so that zeros at the start hide nothing.  -> module"""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator))
-    return module
 
 
 def test_a_style_layer_by_hand():
@@ -353,16 +355,11 @@ def test_the_official_recipe():
 
 # ------------------------------------------------------------------------------------------------------ a step
 
-def tiny(size=8):
-    args = alae.parse_args(["--backbone", "stylegan", "--nz", "8", "--nw", "8", "--width", "64"])
-    args.image_shape = (1, size, size)
-    torch.manual_seed(0)
-    model = alae.ALAE(**alae.network_args(vars(args)))
-    return args, model, [common.adam(net, 0.002, alae.BETAS) for net in (model.F, model.G, model.E, model.D)]
+STYLE = ("--backbone", "stylegan", "--width", "64")
 
 
 def test_what_a_step_moves_and_mixes(monkeypatch):
-    args, model, optimizers = tiny(16)
+    args, model, optimizers = tiny(alae, *STYLE, image_shape=(1, 16, 16))
     common.grow(1, 0.5, model)
     moved, mixes, draws = [], [], []
 
@@ -386,24 +383,20 @@ def test_what_a_step_moves_and_mixes(monkeypatch):
     assert not any(k.startswith(asleep) for keys in moved for k in keys)
     assert any(k.startswith("G.to_rgb.0") for k in moved[1])            # which fades out
     with torch.no_grad():       # 0.995 of nothing, and 0.005 of the mean F(z) of step I, by the F of that time
-        F = tiny(16)[1].F
+        F = tiny(alae, *STYLE, image_shape=(1, 16, 16))[1].F
         torch.testing.assert_close(model.mean_w, 0.005 * F(draws[0]).mean(0))
 
 
 def test_a_style_step_agrees():
-    """Channels last and compiled passes with the plain step."""
+    """Channels last and compiled passes with the plain step, while a level fades in."""
     def losses(prepare=lambda model: model, compiled=False):
-        args, model, optimizers = tiny(16)
-        prepare(model)
+        args, model, optimizers = tiny(alae, *STYLE)
+        common.grow(1, 0.5, prepare(model))
         nets = model.F, model.G, model.E, model.D
         nets = [torch.compile(n, backend="aot_eager") for n in nets] if compiled else None
         torch.manual_seed(3)
-        out = []
-        for alpha in (0.5, 1.0):
-            common.grow(2, alpha, model)
-            x = torch.rand(4, 1, 16, 16)
-            out += alae.train_step(model, optimizers, x, lambda: torch.randn(4, 8), args, nets=nets)
-        return torch.stack([v.detach() for v in out])
+        return torch.stack([v.detach() for _ in range(2) for v in alae.train_step(
+            model, optimizers, torch.rand(4, 1, 8, 8), lambda: torch.randn(4, 8), args, nets=nets)])
     plain = losses()
     last = losses(prepare=lambda model: model.to(memory_format=torch.channels_last))
     torch.testing.assert_close(last, plain, rtol=1e-3, atol=1e-4)
@@ -412,7 +405,7 @@ def test_a_style_step_agrees():
 
 def test_each_level_is_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    args, model, optimizers = tiny(16)
+    args, model, optimizers = tiny(alae, *STYLE, image_shape=(1, 16, 16))
     nets = common.compiled(model.F, model.G, model.E, model.D)
     compiled = []
     for level, alpha in ((0, 1.0), (1, 0.5), (1, 1.0), (2, 0.3), (2, 0.6), (2, 1.0), (2, 1.0)):
@@ -425,7 +418,7 @@ def test_each_level_is_compiled(monkeypatch):
 
 
 def test_the_models_interface():
-    _, model, _ = tiny(16)
+    _, model, _ = tiny(alae, *STYLE, image_shape=(1, 16, 16))
     model.eval()
     x, z = torch.rand(3, 1, 16, 16) * 2 - 1, torch.randn(4, 8)
     for level, alpha in ((0, 1.0), (1, 0.5), (2, 1.0)):
@@ -448,61 +441,25 @@ def test_the_models_interface():
 SMALL = ("--backbone", "stylegan", "--resolution", "16", "--width", "64", "--nz", "16", "--batch", "8")
 
 
-TIMES = ("seconds", "images/s", "peak_gb")
-
-
-def flat(tree):
-    if isinstance(tree, dict):
-        return [v for k in sorted(tree, key=str) for v in flat(tree[k])]
-    return [v for t in tree for v in flat(t)] if isinstance(tree, (list, tuple)) else [tree]
-
-
-def log_of(run):
-    with open(run / "log.csv", newline="") as f:
-        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(f)]
-
-
-def assert_equal_runs(a, b):
-    a_, b_ = checkpoint_of(a), checkpoint_of(b)
-    assert a_["seen"] == b_["seen"]
-    for x, y in zip(flat(a_["state"]), flat(b_["state"]), strict=True):
-        assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
-    assert log_of(a) == log_of(b)
-
-
-@pytest.mark.parametrize(("file", "extra"), [
-    ("alae.py", ("--nw", "16", "--recipe", "official")), ("faae.py", ("--objective", "aae"))])
-def test_growing_runs_resume_to_the_bit(script, tmp_path, file, extra):
+@pytest.mark.parametrize(("method", "extra"), [
+    (alae, ("--nw", "16", "--recipe", "official")), (faae, ("--objective", "aae"))])
+def test_growing_runs_resume_to_the_bit(method, extra, here):
     """Stopped while a level fades in, and again in the step after a new one began."""
-    flags = (*SMALL, *extra, "--snapshot-kimg", "0.2")
-    script(file, *flags, "--kimg", "0.96", "--out", "whole")            # parts of 120 images
-    rows = log_of(tmp_path / "whole")
+    flags = (*SMALL, *extra, "--snapshot-kimg", "0.2", "--kimg", "0.96")
+    run_here(method.main, *flags, "--out", "whole")                     # parts of 120 images
+    rows = log_of(here / "whole")
     assert [(float(row["kimg"]), int(row["level"])) for row in rows] == [
         (0, 0), (0.21, 0), (0.405, 1), (0.6, 2), (0.8, 2), (0.96, 2)]
     assert all(math.isfinite(float(v)) for row in rows[1:] for v in row.values())
 
-    script(file, *flags, "--kimg", "0.96", "--out", "parts", env={"STOP": "0.3"}, launcher=stopping(tmp_path), code=130)
-    at = checkpoint_of(tmp_path / "parts")
+    run_here(method.main, *flags, "--out", "parts", until=300)
+    at = checkpoint_of(here / "parts")
     assert (at["seen"], int(at["state"]["model"]["G.level"])) == (300, 1)
     assert 0 < at["state"]["model"]["G.alpha"] < 1
-    script(file, "--resume", "parts", env={"STOP": "0.49"}, launcher=stopping(tmp_path), code=130)
-    assert checkpoint_of(tmp_path / "parts")["seen"] == 496
-    script(file, "--resume", "parts")
-    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
-
-
-def stopping(tmp_path):
-    """A launcher that asks the run to stop once STOP kimg have been shown."""
-    (tmp_path / "stopping.py").write_text(
-        f"import os, runpy, sys; sys.path.insert(0, {str(ROOT)!r}); import common\n"
-        "step = common.Run.step\n"
-        "def stop(run, *args):\n"
-        "    step(run, *args)\n"
-        "    run.stop = run.seen >= 1000 * float(os.environ['STOP'])\n"
-        "common.Run.step = stop\n"
-        "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n")
-    return sys.executable, str(tmp_path / "stopping.py")
+    run_here(method.main, "--resume", "parts", until=490)
+    assert checkpoint_of(here / "parts")["seen"] == 496
+    run_here(method.main, "--resume", "parts")
+    assert_equal_runs(here / "whole", here / "parts")
 
 
 def test_two_processes_are_one_through_a_growth_step(script, tmp_path):
@@ -555,17 +512,10 @@ def test_minibatch_std_of_several_processes(tmp_path):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_the_job(tmp_path, script, victim):
     flags = (*SMALL, "--nw", "16", "--kimg", "500", "--grow-kimg", "0.1", "--snapshot-kimg", "0.2", "--out", "run")
-    process = subprocess.Popen([*TWO, str(ROOT / "alae.py"), *flags], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for_rows(tmp_path / "run", 3, process)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    ranks = {}
-    for pid in children:
-        with open(f"/proc/{pid}/environ", "rb") as f:
-            environment = dict(v.split(b"=", 1) for v in f.read().split(b"\0") if b"=" in v)
-        ranks[int(environment.get(b"RANK", b"-1"))] = int(pid)
+    process = start(tmp_path, *flags, launcher=TWO)
+    wait_for(tmp_path / "run" / "log.csv", process, 3)
     began = time.time()
-    os.kill(ranks[victim], signal.SIGKILL)
+    os.kill(ranks_of(process)[victim], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert time.time() - began < 60
     assert process.returncode != 0
@@ -604,3 +554,5 @@ def test_faae_s_networks():
     assert not torch.allclose(model.D(x)[:1], model.D(x[:1]))
     rows = z[:, None].expand(-1, model.num_layers, -1)
     torch.testing.assert_close(model.generate(z), model.generate(rows))
+    common.grow(1, 0.5, model)                                          # E sees real images as in training
+    torch.testing.assert_close(model.encode(x * 2 - 1), model.E(model.G.fit(x)))
