@@ -220,9 +220,10 @@ def test_the_end_of_the_mlp_generator(flags, end):
 
 def test_an_old_run_keeps_its_linear_generator(here):
     alae.main(["--g-end", "linear", "--width", "64", "--batch", "16", "--kimg", "0.016", "--out", "old"])
-    args = json.loads(Path("old/args.json").read_text())
-    del args["g_end"]                                   # a run from before the flag
+    args, checkpoint = json.loads(Path("old/args.json").read_text()), checkpoint_of("old")
+    del args["g_end"], checkpoint["args"]["g_end"]      # a run from before the flag
     Path("old/args.json").write_text(json.dumps(args))
+    torch.save(checkpoint, "old/checkpoint.pt")
     assert alae.load("old").G.last is None
     assert alae.parse_args(["--resume", "old"]).g_end == "linear"
 
