@@ -220,7 +220,7 @@ def test_the_end_of_the_mlp_generator(flags, end):
 
 def test_an_old_run_keeps_its_linear_generator(here):
     alae.main(["--g-end", "linear", "--width", "64", "--batch", "16", "--kimg", "0.016", "--out", "old"])
-    args, checkpoint = json.loads(Path("old/args.json").read_text()), checkpoint_of("old")
+    args, checkpoint = json.loads(Path("old/args.json").read_text()), checkpoint_of(Path("old"))
     del args["g_end"], checkpoint["args"]["g_end"]      # a run from before the flag
     Path("old/args.json").write_text(json.dumps(args))
     torch.save(checkpoint, "old/checkpoint.pt")
