@@ -29,7 +29,7 @@ import subprocess
 import sys
 import threading
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -577,6 +577,16 @@ class Growth:
         return batch, self.sizes[level]
 
 
+def growth_of(args, sine=False, short=False):
+    """The `Growth` of a run, from its arguments alone; of one level unless `complete_levels` gave it more."""
+    if not hasattr(args, "batches"):
+        return Growth([tuple(args.image_shape[1:])], [args.batch], [args.lr])
+    n, (h, w) = levels_of(args.image_shape)
+    sizes = [(h << level, w << level) for level in range(n)]
+    return Growth(sizes, args.batches, args.rates, STYLE_SIZES.index(args.start_resolution), 1000 * args.grow_kimg,
+                  sine, short)
+
+
 # ---------------------------------------------------------------------------------------------------- 4 Losses
 
 def softplus(t):
@@ -627,6 +637,54 @@ def set_rate(lr, *optimizers):
             group["lr"] = lr
 
 
+class Draw:
+    """What the steps of a run draw: for the whole batch in every process, of which each takes its share.
+
+    model: whose prior it is, and on stylegan whose generator.  mixing: share of images that mix two codes' styles.
+    """
+
+    def __init__(self, model, rng, rank=0, world=1, mixing=0.0):
+        self.model, self.rng, self.mixing = model, rng, mixing
+        self.share, self.world = slice(rank, None, world), world
+        self.G = next((m for m in model.modules() if isinstance(m, StyleGenerator)), None)
+
+    def z(self, n):
+        """Codes of the prior, (n, nz)."""
+        return self.model.prior(n * self.world, self.rng)[self.share]
+
+    def uniform(self, n, *size):
+        """U(0, 1), (n, *size)."""
+        return torch.rand(n * self.world, *size, generator=self.rng, device=self.rng.device)[self.share]
+
+    def mix(self, w, F):
+        """Codes w (n, nw) of the mapping F with the styles of others mixed in, on stylegan; see `mix_styles`."""
+        if self.G is None:
+            return w
+        draw = self.uniform(len(w), 2)
+        return mix_styles(w, F(self.z(len(w))), self.G.top, self.mixing, draw)
+
+    def noisy(self, G):
+        """G, whose noise in training is drawn here if it has any."""
+        return G if self.G is None else NoisyGenerator(G, self)
+
+
+class NoisyGenerator:
+    """w -> x of a StyleGAN generator, compiled or not, with the noise of a `Draw`."""
+
+    def __init__(self, G, draw):
+        self.G, self.draw = G, draw
+
+    def __call__(self, w):
+        draw = self.draw
+        noise = draw.G.draw_noise(len(w) * draw.world, draw.rng)
+        return self.G(w, [eta[draw.share].clone() for eta in noise])        # a view would keep the rest in memory
+
+
+def plain(net):
+    """The network behind a compiled one."""
+    return getattr(net, "_orig_mod", net)
+
+
 def compiled(*networks):
     """torch.compile each; a network that grows has a graph a level, and more for the ways in which it is called."""
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 256
@@ -662,7 +720,7 @@ def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
 
 # -------------------------------------------------------------------------------------------------- 6 Held out
 
-def check_images(x, shape):
+def check_input(x, shape):
     """Raise ValueError, in one line, if x is not float images (N, *shape), which encoders take."""
     tensor = isinstance(x, torch.Tensor)
     if not tensor or not x.is_floating_point() or tuple(x.shape[1:]) != tuple(shape):
@@ -996,11 +1054,35 @@ def _average(tensors):
 
 # ----------------------------------------------------------------------------------------------------- 9 Flags
 
+class PAPER(dict):
+    """Settings that the method's paper states."""
+
+
+class CODE(dict):
+    """Settings that its authors' code has and the paper leaves open."""
+
+
+class OURS(dict):
+    """Settings that are ours, because neither has them."""
+
+
 class Parser(ArgumentParser):
-    """argparse with whole flag names only and one `error:` line."""
+    """argparse with whole flag names only and one `error:` line.  `group` gives flags the means to say what they are
+    for, and keeps those marked rare out of --help, for --help-all."""
 
     def __init__(self, doc=None, **kwargs):
-        super().__init__(description=doc, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+        super().__init__(description=doc, allow_abbrev=False, formatter_class=lambda prog: RawDescriptionHelpFormatter(
+            prog, max_help_position=32, width=120), **kwargs)
+
+    def group(self, title):
+        """-> add(name, ...), as add_argument, into a group of --help.  only: values of other flags, the condition (see
+        `holds`) under which the flag means something."""
+        group, everything = self.add_argument_group(title), "--help-all" in sys.argv
+
+        def add(name, help, only=None, rare=False, **kwargs):
+            text = SUPPRESS if rare and not everything else help
+            group.add_argument(name, help=text, **kwargs).only = only or {}
+        return add
 
     def error(self, message):
         self.exit(2, f"error: {message}; `python {self.prog} --help` lists the flags\n")
@@ -1013,7 +1095,7 @@ def positive(kind, most=math.inf):
         if not 0 < value <= most or value == math.inf:
             raise ValueError
         return value
-    parse.__name__ = f"positive {kind.__name__}" + f" up to {most:,}" * (most < math.inf)       # in argparse's message
+    parse.__name__ = f"positive {kind.__name__}" + ("" if most == math.inf else f" up to {most:,}")     # in the message
     return parse
 
 
@@ -1033,109 +1115,129 @@ def seed(text):
     return value
 
 
-def add_flags(parser, backbones):
-    """The flags that all four scripts share."""
-    parser.epilog = "Defaults depend on the backbone and the data (PRESETS); every run prints the values that it takes."
-    add = parser.add_argument
-    add("--data", default="mnist-mini", metavar="NAME|PATH", help="a set's name, or a folder or zip of images")
-    add("--data-root", default="data", metavar="DIR", help="where named sets lie (and are downloaded to)")
-    add("--resolution", default="auto", metavar="N|WxH", help="image size in pixels, cropped to that aspect")
-    add("--split", default="auto", help="which of the papers' cuts, where they differ (mnist: dw, sw; celeba: "
-        "official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, 100k)")
-    add("--workers", type=int, choices=range(65), metavar="N", default=2,
-        help="processes that read images, for sets too large for memory (0: none)")
-    add("--skip-bad", action="store_true", help="leave out images that cannot be read, and say how many (in a set too "
-        "large for memory the next image takes the place of such a one, and each is named)")
-    add("--backbone", default="auto", choices=["auto", *backbones], help="networks; chosen by the data if not given")
-    add("--width", type=positive(int), default=1,
-        help="divides all channel counts: at 2 the networks are half as wide")
-    add("--fmap-base", type=positive(int), default=8192,
-        help="stylegan: channels at 4 * 2^l px are fmap_base / 2^(l+1), 512 at most, over width")
-    add("--nz", type=positive(int), default=50, help="dimensions of z")
-    add("--nw", type=positive(int), default=50, help="dimensions of w")
-    add("--kimg", type=positive(float), default=1000, help="length of training in thousands of real images shown")
-    add("--grow-kimg", type=positive(float), default=0.0, help="stylegan: thousands of images that each level takes to "
-        "fade in, and as many again before the next one (default: --kimg in the paper's proportions)")
-    add("--start-resolution", type=positive(int), default=4, choices=STYLE_SIZES, metavar="N",
-        help="stylegan: size of the larger side to grow from (the final one: no growing)")
-    add("--batch", type=positive(int, 65_536), default=128,
-        help="images a step, over all processes (stylegan: at the last level; lower ones take more in proportion)")
-    add("--lr", type=positive(float), default=0.002,
-        help="learning rate of Adam (stylegan: at the last level; lower ones keep their proportion to it)")
-    add("--seed", type=seed, default=0, help="of weights, codes and the order of images")
-    add("--device", default="auto", help="cpu, cuda, cuda:1 ...; the GPU if there is one")
-    add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
-        help="type of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 is not TF32); "
-        "weights, losses, R1's norm are fp32")
-    add("--compile", action="store_true", help="torch.compile the passes, but those that R1 differentiates twice")
-    add("--out", default="auto", metavar="RUN", help="the run folder (auto: runs/METHOD-BACKBONE-DATA, "
-        "with the objective, split, resolution, seed, ... that is not the default)")
-    add("--resume", default="", metavar="RUN", help="go on with this run")
-    add("--snapshot-kimg", type=positive(float), default=50, help="pictures, a row of log.csv and a checkpoint "
-        "every so many thousand images (four or more a run, if not given)")
+def method_parser(doc, backbones, grows=None):
+    """-> a `Parser` with the flags that all four scripts share.  doc: of the script; its first line heads --help.
+
+    backbones: their names.  grows: when a run grows through levels, by default whenever it is a stylegan.
+    """
+    script = Path(sys.argv[0]).name
+    parser = Parser(doc.partition("\n")[0], usage=f"python {script} [--flag value] ...")
+    style, grows = dict(backbone="stylegan"), grows or dict(backbone="stylegan")
+    parser.epilog = "Every run prints its settings, and which of them are the paper's."
+
+    add = parser.group("data")
+    add("--data", "set name (see README), or folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
+    add("--data-root", "folder of named sets, which are downloaded to it", default="data", metavar="DIR")
+    add("--resolution", "image size in pixels, cropped to that aspect", default="auto", metavar="N|WxH")
+    add("--split", "cut where papers differ (mnist: dw, sw; celeba: official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, "
+        "100k)", rare=True, default="auto")
+    add("--workers", "processes that read images, for sets too large for memory (0: none)", rare=True, type=int,
+        choices=range(65), metavar="N", default=2)
+    add("--skip-bad", "images that cannot be read are left out and counted (in a set too large for memory the next "
+        "image takes the place of each, and each is named)", rare=True, action="store_true")
+
+    add = parser.group("networks")
+    add("--backbone", "networks (default: by the data)", default="auto", choices=["auto", *backbones])
+    add("--width", "divisor of all channel counts: 2 halves them", default=1, type=positive(int), metavar="K")
+    add("--fmap-base", "stylegan: channels at 4 * 2^l px are this / 2^(l+1), at most 512, over --width", only=style,
+        rare=True, type=positive(int), default=8192, metavar="N")
+    add("--nz", "dimensions of z", type=positive(int), metavar="N")
+    add("--nw", "dimensions of w", type=positive(int), metavar="N")
+
+    add = parser.group("training")
+    add("--kimg", "length in thousands of real images", type=positive(float), metavar="K")
+    add("--batch", "images a step, over all processes (stylegan: at the last level; lower ones take more)",
+        type=positive(int, 65_536), metavar="N")
+    add("--lr", "learning rate of Adam (stylegan: at the last level)", type=positive(float), metavar="R")
+    add("--grow-kimg", "thousands of images that each level takes to fade in, and again before the next one (default: "
+        "--kimg in the paper's proportions)", only=grows, rare=True, type=positive(float), default=0.0, metavar="K")
+    add("--start-resolution", "size of the larger side to grow from (the final one: no growing)", only=grows, rare=True,
+        type=positive(int), default=4, choices=STYLE_SIZES, metavar="N")
+    add("--seed", "random seed of weights, codes and image order", default=0, type=seed, metavar="S")
+
+    add = parser.group("run")
+    add("--out", "run folder (default: runs/METHOD-BACKBONE-DATA and what is not the default)", default="auto",
+        metavar="RUN")
+    add("--resume", "run to go on with", default="", metavar="RUN")
+    add("--snapshot-kimg", "thousands of images between pictures, rows of log.csv and checkpoints",
+        type=positive(float), metavar="K")
+    add("--device", "cpu, cuda, cuda:1 ... (default: the GPU if there is one)", default="auto")
+    add("--precision", "number format of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 "
+        "is not TF32)", rare=True, default="auto", choices=["auto", "fp32", "bf16"])
+    add("--compile", "torch.compile for all passes except those that R1 differentiates twice", rare=True,
+        action="store_true")
+    add("--help-all", "all flags, with the rare ones", action="help")
+    return parser
 
 
-# What --resume may change; data and data_root only in where the same images are
+# What --resume may change; data and data_root only to where the same images are
 RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "data", "data_root")
 
 
-def resolve(parser, method, presets, recipes, default_backbone, argv, style_flags=()):
-    """Parse argv: explicit flag > --recipe > presets > default.
+def holds(condition, values):
+    """Whether values have what a condition asks for: flag=value, or flag=(one, another)."""
+    return all(values.get(k) in (v if isinstance(v, tuple) else (v,)) for k, v in condition.items())
 
-    presets, recipes: dicts of dicts of flag values.  A preset is named by the backbone and by values of flags that have
-    choices, in any order, and by the data after "on"; it counts where all of these hold, and later ones refine earlier
-    ones.  default_backbone(data name) -> str.  style_flags: the method's own flags that are for stylegan alone.  With
-    --resume the run's own args.json stands in for all of these.
-    -> Namespace with `method`, and `resume` a path or "".  Raises `Error` where an explicit flag contradicts the run.
+
+def flag(name):
+    """"grow_kimg" -> "--grow-kimg"."""
+    return f"--{name.replace('_', '-')}"
+
+
+def look_up(table, values, given):
+    """-> values completed by the rows of a method's table, and a dict of which are whose: paper, code, ours.
+
+    table: (condition, settings, ...) each; later rows refine earlier ones, and none changes what is given.
     """
-    names, given = vars(parser.parse_args([])), explicit(parser, argv)
-    if empty := [name for name, value in given.items() if value == ""]:
-        raise Error(f"--{empty[0].replace('_', '-')} is empty (a variable that is not set?); leave it out, or fill it")
-    style = {"fmap_base", "grow_kimg", "start_resolution", *style_flags}
+    values, source = {**values, **given}, {}
+    for condition, *rows in table:
+        for row in rows if holds(condition, values) else ():
+            new = {k: v for k, v in row.items() if k not in given}
+            values.update(new)
+            source.update(dict.fromkeys(new, type(row).__name__.lower()))
+    return values, source
 
-    if given.get("resume"):
-        run = Path(given.pop("resume"))
+
+def resolve(parser, method, table, argv, inherit=None):
+    """argv -> Namespace of all settings: explicit flag > table, see `look_up` > the parser's default.
+
+    With --resume the run's own args.json takes the place of table and defaults.  inherit(given) -> settings of another
+    run to begin from.  Adds `method`, `source` and `resume`, a path or "".  Raises `Error` for a flag that means
+    nothing beside the others, or contradicts the run.
+    """
+    defaults, unset = vars(parser.parse_args([])), object()
+    given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(defaults, unset))))
+    given = {k: v for k, v in given.items() if v is not unset}
+    for name, value in given.items():
+        if value == "":
+            raise Error(f"{flag(name)} is empty (a variable that is not set?); leave it out, or fill it")
+    run, stored = given.pop("resume", ""), {}
+    if run:
         stored = read_args(run, method)
         if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - {*stored}:
-            raise damaged(run / "args.json", f"{min(missing)} is missing")
-        stored = {**{k: v for k, v in names.items() if stored["backbone"] == "stylegan" or k not in style},
-                  **as_flags(run, stored, parser)}
-        for key, value in given.items():
-            if key not in RESUMABLE and str(value) not in (str(stored.get(key)), "auto"):
-                raise Error(f"{run} was trained with --{key.replace('_', '-')} {stored.get(key)}, not {value}; leave "
-                            f"the flag out to resume it, or start another run with --out")
-        kept = {k: v for k, v in given.items() if k in RESUMABLE}
-        return Namespace(**{**stored, "out": str(run), **kept, "resume": str(run)})
+            raise damaged(Path(run, "args.json"), f"{min(missing)} is missing")
+        stored = as_flags(run, stored, parser)
+    elif given.get("backbone") == "auto":
+        del given["backbone"]
+    inherited = inherit(given) if inherit and not run else {}
+    values, source = look_up(table, defaults, stored or {**inherited, **given})
 
-    data = given.get("data", names["data"])
-    backbone = given.get("backbone", "auto")
-    if backbone == "auto":
-        backbone = default_backbone(data)
-    recipe = recipes.get(given.get("recipe", names.get("recipe")), {})
-    unused = set() if backbone == "stylegan" else style
-    if wrong := unused & {*given}:
-        raise Error(f"--{min(wrong).replace('_', '-')} is for --backbone stylegan; leave it out, or name that")
-    values = {**names, **recipe, **given}
-    words = {values[a.dest] for a in parser._actions if a.choices and isinstance(values[a.dest], str)}
-    backbones, = (a.choices for a in parser._actions if a.dest == "backbone")
-    words = words - {*backbones} | {backbone}               # a flag may have a value that is called like one
-    chosen = {}
-    for name, preset in presets.items():
-        choices, _, on = f" {name}".partition(" on ")
-        if words.issuperset(choices.split()) and on in ("", data):
-            chosen.update(preset)
-    values = {**names, **chosen, **recipe, **given, "backbone": backbone, "method": method}
+    useless = {a.dest: a.only for a in parser._actions if not holds(getattr(a, "only", {}), values)}
+    for name in useless.keys() & given.keys():
+        wanted = [(flag(k), " or ".join(v) if isinstance(v, tuple) else v) for k, v in useless[name].items()]
+        where = " ".join(k if v is True else f"{k} {v}" for k, v in wanted)
+        raise Error(f"{flag(name)} is for {where}; leave it out, or pass that")
+    for name, value in given.items() if run else ():
+        if name not in RESUMABLE and str(value) not in (str(stored.get(name)), "auto"):
+            raise Error(f"{run} was trained with {flag(name)} {stored.get(name)}, not {value}; leave "
+                        f"the flag out to resume it, or start another run with --out")
+    values = {k: v for k, v in values.items() if k in stored or k not in useless}
+    if run:
+        kept = {k: v for k, v in given.items() if k in RESUMABLE}
+        return Namespace(**{**values, "out": run, **kept, "resume": run})
     if "snapshot_kimg" not in given:
         values["snapshot_kimg"] = min(values["snapshot_kimg"], values["kimg"] / 4)
-    return Namespace(**{k: v for k, v in values.items() if k not in unused})
-
-
-def explicit(parser, argv):
-    """The flags that argv gives, name -> value."""
-    unset = object()
-    names = vars(parser.parse_args([]))
-    given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(names, unset))))
-    return {k: v for k, v in given.items() if v is not unset}
+    return Namespace(**values, method=method, source=source)
 
 
 def as_flags(run, stored, parser):
@@ -1171,83 +1273,86 @@ def check_resolution(args, resolutions):
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {near}")
 
 
-def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, total=None, sine=False, short=False):
-    """The `Growth` of a run; on stylegan completes args: kimg, grow_kimg, snapshot_kimg, batch, lr, batches and rates.
+def complete_levels(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, total=None):
+    """Complete what depends on the number of levels in a stylegan's args: kimg, grow_kimg, snapshot_kimg, batch, lr,
+    batches and rates.  Raises `Error` where sizes do not fit.
 
     batches: {processes: images a step over all of them at 4, 8, ... px}; rates: at 4, 8, ... px; part: thousands of
-    images of a fade in the paper; total: of its whole training, if that is not two parts more than the levels'.  Raises
-    `Error` where sizes do not fit.  sine, short: see `Growth`.
+    images of a fade in the paper; total: of its whole training, if that is not two parts more than the levels'.
     """
-    if args.backbone != "stylegan":
-        return Growth([tuple(image_shape[1:])], [args.batch], [args.lr])
-    (levels, (h, w)), first = levels_of(image_shape), STYLE_SIZES.index(args.start_resolution)
-    if first >= levels:
-        raise Error(f"--start-resolution {args.start_resolution} is above the images' {max(image_shape[1:])} px; pass "
-                    f"{max(image_shape[1:])} or less")
-    if not args.resume:
-        table = batches[max(n for n in batches if n <= world)]
-        parts = total / part if total else 2 * (levels - first) + 2
-        args.batch, args.lr = args.batch or table[levels - 1], args.lr or rates[levels - 1]
-        args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
-        args.kimg = args.kimg or args.grow_kimg * parts
-        most = max(args.batch, 1000 * args.grow_kimg / 8)       # eight steps a part, or more: for short runs, ours
-        args.batches = [max(round(min(n * args.batch / table[levels - 1], most) / world), 1) * world
-                        for n in table[:levels]]
-        args.batch = args.batches[-1]
-        args.rates = [rate * args.lr / rates[levels - 1] for rate in rates[:levels]]
-        args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
-    sizes = [(h << level, w << level) for level in range(levels)]
-    growth = Growth(sizes, args.batches, args.rates, first, 1000 * args.grow_kimg, sine, short)
-    end = growth.at(1000 * args.kimg - 1)[0]
-    if end < levels - 1 and not args.resume and int(os.environ.get("RANK", 0)) == 0:
-        print(f"with --kimg {args.kimg:g} and --grow-kimg {args.grow_kimg:g} it ends at {max(sizes[end])} px")
-    return growth
+    n, size = levels_of(image_shape)[0], max(image_shape[1:])
+    first = STYLE_SIZES.index(args.start_resolution)
+    if first >= n:
+        raise Error(f"--start-resolution {args.start_resolution} is above the images' {size} px; pass {size} or less")
+    table = batches[max(k for k in batches if k <= world)]
+    parts = total / part if total else 2 * (n - first) + 2
+    args.batch, args.lr = args.batch or table[n - 1], args.lr or rates[n - 1]
+    args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
+    args.kimg = args.kimg or args.grow_kimg * parts
+    most = max(args.batch, 1000 * args.grow_kimg / 8)       # eight steps a part, or more: for short runs, ours
+    args.batches = [max(round(min(k * args.batch / table[n - 1], most) / world), 1) * world for k in table[:n]]
+    args.batch = args.batches[-1]
+    args.rates = [rate * args.lr / rates[n - 1] for rate in rates[:n]]
+    args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
 
 
-def settle(args, images, held_out, label, named, unstated, constants="", default_split="dw"):
-    """Complete the arguments once the data are known, and print them.  A resumed run's data are compared with its own.
+def complete(args, images, held_out, label, words=(), constants=(), default_split="dw"):
+    """Complete a new run's arguments by what its data decide, and print them.
 
-    Sets label (the paper's name of the method), image_shape, train_images, image_means, versions, schedule_kimg (the
-    --kimg that schedules are laid out for, whatever --resume makes of it), what is "auto" of split, resolution and out:
-    runs/<method>[-<each word of `named`>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].  unstated: the flags
-    whose values the paper leaves open; constants: the same for what is no flag, as text.  Raises `Error` where a
-    resumed run's data are not what it was trained on.
+    label: the paper's name of the method; words: of the folder's name, between method and backbone, "" for none;
+    constants: what is no flag, as text.  Sets also image_shape, train_images, image_means, versions, schedule_kimg (the --kimg that
+    schedules are laid out for, whatever --resume makes of it), and what is "auto" of split, resolution and out:
+    runs/<method>[-<word>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].
     """
-    writer = int(os.environ.get("RANK", 0)) == 0
-    code = code_version()
-    args.data_root = str(Path(args.data_root).resolve())
-    if images.path:
-        args.data = str(images.path)
-    if args.resume:
-        if problem := images.unlike(vars(args)):
-            raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or "
-                        f"--data-root")
-        if code not in args.versions["code"]:
-            args.versions["code"] += f", {code}"
-        if writer:
-            print(f"resuming {args.resume}" + f" as {args.out}" * (args.out != args.resume)
-                  + f"; schedules stay those of {args.schedule_kimg:g} kimg" * (args.kimg > args.schedule_kimg))
-        return
     args.given = dict(split=args.split, resolution=args.resolution)
     vars(args).update(label=label, schedule_kimg=args.kimg, data_name=images.name, image_shape=list(images.shape),
                       train_images=len(images), image_means=images.means())
-    args.versions = dict(torch=str(torch.__version__), code=code)
+    args.versions = dict(torch=str(torch.__version__), code=code_version())
+    named = [args.split if args.split not in ("auto", default_split) else "",
+             args.resolution if args.resolution != "auto" else "", f"s{args.seed}" if args.seed else ""]
     if args.out == "auto":
-        parts = [args.method, *named, args.backbone, images.name]
-        parts += [args.split] * (args.split not in ("auto", default_split))
-        parts += [args.resolution] * (args.resolution != "auto") + [f"s{args.seed}"] * (args.seed != 0)
-        args.out = str(Path("runs", "-".join(parts)))
+        parts = [args.method, *words, args.backbone, images.name, *named]
+        args.out = str(Path("runs", "-".join(part for part in parts if part)))
     h, w = getattr(images, "images", images).shape[1:]                      # of tiles: of what they are cut from
     args.resolution, args.split = str(w) if w == h else f"{w}x{h}", images.split or "auto"
-    if writer:
-        skip = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
-                "image_means", "schedule_kimg", "given"}
-        shown = {k: v for k, v in vars(args).items() if k not in skip}
-        print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
-              f"{'x'.join(map(str, images.shape))}; run folder {args.out}")
-        print("\n".join(images.about(held_out)))
-        print("settings: " + "  ".join(f"{k} {v}" for k, v in shown.items() if k not in unstated))
-        print("ours, not stated in the paper: " + "  ".join([f"{k} {shown[k]}" for k in unstated] + [constants]))
+    locate(args, images)
+    if int(os.environ.get("RANK", 0)):
+        return
+    print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
+          f"{'x'.join(map(str, images.shape))}; run folder {args.out}")
+    print("\n".join(images.about(held_out)))
+    hidden = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
+              "image_means", "schedule_kimg", "given", "source"}
+    lines = {"settings": [], "of the authors' code": [], "ours, not stated in the paper": []}
+    titles = dict(zip(("paper", "code", "ours"), lines, strict=True))
+    for name in [k for k in vars(args) if k not in hidden]:
+        source = args.source.get(dict(batches="batch", rates="lr").get(name, name), "paper")
+        lines[titles.get(source, "settings")].append(f"{name} {getattr(args, name)}")
+    lines["ours, not stated in the paper"] += [*constants, f"ema half-life {EMA_HALF_LIFE:,} images"]
+    for title, shown in lines.items():
+        if shown:
+            print(f"{title}: {'  '.join(line for line in shown if line)}")
+
+
+def check_images(args, images):
+    """Raise `Error` where a resumed run's images are not those that it was trained on; note where it goes on."""
+    if problem := images.unlike(vars(args)):
+        raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or --data-root")
+    locate(args, images)
+    code = code_version()
+    if code not in args.versions["code"]:
+        args.versions["code"] += f", {code}"
+    if int(os.environ.get("RANK", 0)) == 0:
+        where = f" as {args.out}" if args.out != args.resume else ""
+        longer = f"; schedules stay those of {args.schedule_kimg:g} kimg" if args.kimg > args.schedule_kimg else ""
+        print(f"resuming {args.resume}{where}{longer}")
+
+
+def locate(args, images):
+    """Keep where the images are, in case the run is resumed elsewhere."""
+    args.data_root = str(Path(args.data_root).resolve())
+    if images.path:
+        args.data = str(images.path)
 
 
 # --------------------------------------------------------------------------------------------------- 10 The run
@@ -1339,9 +1444,7 @@ def read_args(run, method=None):
             raise damaged(path, f"{name} cannot be {args[name]!r}")
     if method not in (None, args["method"]):
         raise Error(f"{run} is a run of {args['method']}.py, not of {method}.py; use that script")
-    parser = Parser()
-    add_flags(parser, [args["backbone"]])
-    return as_flags(run, args, parser)
+    return as_flags(run, args, method_parser("", [args["backbone"]]))
 
 
 def read_checkpoint(run, args, device):
@@ -1417,6 +1520,9 @@ class Run:
             write_atomic(self.folder / "args.json", text.encode())
             for line in notes(args, device):
                 print(f"note: {line}")
+            end = max(growth.sizes[growth.at(1000 * args.kimg - 1)[0]])
+            if end < max(growth.sizes[-1]) and not args.resume:
+                print(f"with --kimg {args.kimg:g} and --grow-kimg {args.grow_kimg:g} it ends at {end} px")
 
     # -- what the loop asks
 
