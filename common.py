@@ -1185,11 +1185,11 @@ def flag(name):
 
 
 def look_up(table, values, given):
-    """-> values completed by the rows of a method's table, and a dict of which are whose: paper, code, ours.
+    """-> values completed by the rows of a method's table, and a dict of which are whose: given, paper, code, ours.
 
     table: (condition, settings, ...) each; later rows refine earlier ones, and none changes what is given.
     """
-    values, source = {**values, **given}, {}
+    values, source = {**values, **given}, dict.fromkeys(given, "given")
     for condition, *rows in table:
         for row in rows if holds(condition, values) else ():
             new = {k: v for k, v in row.items() if k not in given}
@@ -1224,7 +1224,8 @@ def resolve(parser, method, table, argv, inherit=None):
 
     useless = {a.dest: a.only for a in parser._actions if not holds(getattr(a, "only", {}), values)}
     for name in useless.keys() & given.keys():
-        wanted = [(flag(k), " or ".join(v) if isinstance(v, tuple) else v) for k, v in useless[name].items()]
+        wanted = [(flag(k), " or ".join(v) if isinstance(v, tuple) else v) for k, v in useless[name].items()
+                  if not holds({k: v}, values)]
         where = " ".join(k if v is True else f"{k} {v}" for k, v in wanted)
         raise Error(f"{flag(name)} is for {where}; leave it out, or pass that")
     for name, value in given.items() if run else ():
@@ -1300,9 +1301,9 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     """Complete a new run's arguments by what its data decide, and print them.
 
     label: the paper's name of the method; words: of the folder's name, between method and backbone, "" for none;
-    constants: what is no flag, as text.  Sets also image_shape, train_images, image_means, versions, schedule_kimg (the --kimg that
-    schedules are laid out for, whatever --resume makes of it), and what is "auto" of split, resolution and out:
-    runs/<method>[-<word>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].
+    constants: what is no flag, as text.  Sets also image_shape, train_images, image_means, versions, schedule_kimg (the
+    --kimg that schedules are laid out for, whatever --resume makes of it), and what is "auto" of split, resolution and
+    out: runs/<method>[-<word>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].
     """
     args.given = dict(split=args.split, resolution=args.resolution)
     vars(args).update(label=label, schedule_kimg=args.kimg, data_name=images.name, image_shape=list(images.shape),
@@ -1323,8 +1324,8 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     print("\n".join(images.about(held_out)))
     hidden = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
               "image_means", "schedule_kimg", "given", "source"}
-    lines = {"settings": [], "of the authors' code": [], "ours, not stated in the paper": []}
-    titles = dict(zip(("paper", "code", "ours"), lines, strict=True))
+    titles = dict(paper="settings", given="given", code="of the authors' code", ours="ours, not stated in the paper")
+    lines = {title: [] for title in titles.values()}
     for name in [k for k in vars(args) if k not in hidden]:
         source = args.source.get(dict(batches="batch", rates="lr").get(name, name), "paper")
         lines[titles.get(source, "settings")].append(f"{name} {getattr(args, name)}")

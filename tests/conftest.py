@@ -50,6 +50,15 @@ def write_streaming_script(path):
                     "if __name__ == '__main__': common.command(alae.main, data.DataError)\n")
 
 
+def draws(z, mix=None):
+    """What a step draws from, in place of `common.Draw`: codes of the function z(n), mixed by mix(w) if given."""
+    return Namespace(z=z, mix=lambda w, F: mix(w) if mix else w)
+
+
+def optimizers_of(opt):
+    return [*vars(opt).values()]
+
+
 @pytest.fixture
 def script(tmp_path, tmp_path_factory):
     """script("alae.py", "--kimg", "1") runs it in a temporary folder.  -> CompletedProcess, with text output."""

@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as nnf
-from conftest import ROOT
+from conftest import ROOT, draws, optimizers_of
 from test_alae import TWO, checkpoint_of
 from test_data import fill_zip, picture
 from test_style import assert_equal_runs, noisy
@@ -138,8 +138,20 @@ def others(form, fake):
     return torch.log1p((-fake).exp()).mean(), -(-fake).sigmoid() / len(fake)
 
 
-def sgd(*nets):
-    return [torch.optim.SGD(net.parameters(), lr=0.1) for net in nets]
+def sgd(**nets):
+    return Namespace(**{name: torch.optim.SGD(net.parameters(), lr=0.1) for name, net in nets.items()})
+
+
+def stage_1(model, opt, x, z, args, amp=nullcontext, mix=None):
+    """A step on codes z()."""
+    return lia.decoder_step((model.phi, model.g, model.c), opt, x, draws(lambda n: z(), mix), args, amp,
+                            getattr(model, "mean_w", None))
+
+
+def stage_2(model, opt, x, eps, args, amp=nullcontext, z=None):
+    """A step on codes z(), which the VAE alone draws."""
+    g = functools.partial(model.g, noise="fixed") if model.grows else model.g
+    return lia.encoder_step((model.f, g, model.c, model.phi), opt, x, eps, draws(lambda n: z()), args, amp)
 
 
 @pytest.mark.parametrize("form", ["wasserstein", "logistic"])
@@ -147,9 +159,9 @@ def test_the_decoders_step_by_hand(form):
     args, model = lia.parse_args(["--adversarial", form, "--gamma", "3"]), Linear()
     A, B, C, d = model.matrices()
     x, (z1, z2) = torch.randn(6, 5).double(), torch.randn(2, 6, 3).double()
-    draws = iter([z1, z2])      # one a step: a third raises
-    losses = lia.decoder_step(model, sgd(model.phi, model.g, model.c), x.clone(), lambda: next(draws), args)
-    assert next(draws, None) is None
+    codes = iter([z1, z2])      # one a step: a third raises
+    losses = stage_1(model, sgd(phi=model.phi, g=model.g, c=model.c), x.clone(), lambda: next(codes), args)
+    assert next(codes, None) is None
     fake = z1 @ A.T @ B.T
     L_c, s_fake, s_real = critics(form, fake @ d, x @ d)
     R1 = 3 / 2 * d @ d                                                  # the gradient of d x is d
@@ -165,10 +177,10 @@ def test_the_decoders_step_by_hand(form):
 @pytest.mark.parametrize(("norm", "critic"), [("l2", "finetune"), ("mse", "finetune"), ("l2", "frozen")])
 def test_the_encoders_step_by_hand(form, norm, critic):
     args = Namespace(beta=0.7, perceptual_norm=norm, pixel_weight=0.4, adversarial_weight=0.3, adversarial=form,
-                     gamma=3.0, critic=critic)
+                     gamma=3.0, critic=critic, inference="encoder")
     model, x = Linear(), torch.randn(6, 5).double()
     A, B, C, d = model.matrices()
-    losses = lia.encoder_step(model, sgd(model.f, model.c), x.clone(), lambda v: 3 * v, args)
+    losses = stage_2(model, sgd(f=model.f, c=model.c), x.clone(), lambda v: 3 * v, args)
     x_hat = x @ C.T @ B.T
     e = x - x_hat
     length = e.square().sum(1, keepdim=True).sqrt()
@@ -177,9 +189,9 @@ def test_the_encoders_step_by_hand(form, norm, critic):
     pull = -0.7 * (3 * e / length / 6 if norm == "l2" else 9 * 2 * e / 30) - 0.4 * 2 * e / 30
     C = C - 0.1 * B.T @ (pull + 0.3 * torch.outer(slope, d)).T @ x
     L_c, s_fake, s_real = critics(form, x_hat @ d, x @ d)               # of the x~ before f moved
-    expected = [L_rec, 0.3 * L_adv, L_c, 3 / 2 * d @ d, 0]
+    expected = [L_rec, 0.3 * L_adv, L_c, 3 / 2 * d @ d]
     if critic == "frozen":
-        expected[2:] = 0, 0, 0
+        expected[2:] = 0, 0
     else:
         d = d - 0.1 * (s_fake @ x_hat + s_real @ x + 3 * d)
     assert [v.item() for v in losses] == pytest.approx([float(v) for v in expected], rel=1e-5, abs=1e-5)
@@ -196,8 +208,8 @@ def tiny(*flags, inference="encoder"):
                       pixel_weight=0.0, adversarial_weight=1.0, critic="finetune")
     torch.manual_seed(0)
     model = lia.LIA(**lia.network_args(vars(args)))
-    phi, g, c, f = (common.adam(net, 0.001, (0.0, 0.99)) for net in (model.phi, model.g, model.c, model.f))
-    return args, model, (phi, g, c), (f, c)
+    opt = {name: common.adam(getattr(model, name), 0.001, (0.0, 0.99)) for name in ("phi", "g", "c", "f")}
+    return args, model, Namespace(phi=opt["phi"], g=opt["g"], c=opt["c"]), Namespace(f=opt["f"], c=opt["c"])
 
 
 def freeze(model):
@@ -223,13 +235,13 @@ def test_the_signs(form, monkeypatch):
         common.update(loss, *optimizers)
         signs.append((scores() - before).sign().tolist())
     monkeypatch.setattr(lia, "update", spy)
-    lia.decoder_step(model, decoder, x.clone(), lambda: z, args)
-    lia.encoder_step(model, encoder, x.clone(), lambda v: v, args)
+    stage_1(model, decoder, x.clone(), lambda: z, args)
+    stage_2(model, encoder, x.clone(), lambda v: v, args)
     assert (signs[0][:2], signs[1][:2], signs[2], signs[3][::2]) == ([1, -1], [0, 1], [0, 0, 1], [1, -1])
 
     args.gamma, c = 10, copy.deepcopy(model.c)
     squares = [torch.autograd.grad(c(v[None]).sum(), v)[0].square().sum().item() for v in x.clone().requires_grad_()]
-    _, R1, _ = lia.decoder_step(model, decoder, x.clone(), lambda: z, args)
+    _, R1, _ = stage_1(model, decoder, x.clone(), lambda: z, args)
     assert R1.item() == pytest.approx(10 / 2 * sum(squares) / 16, rel=1e-4)
 
 
@@ -246,7 +258,7 @@ def networks(keys):
 
 
 def assert_bf16_is_near(model, updates, step):
-    """step(model, optimizers, amp) -> losses.  updates: the networks that move together, in the order of optimizers.
+    """step(model, optimizers by name, amp) -> losses.  updates: the networks that move together.
 
     Over three seeds losses were up to 0.02 of 1 + |loss| off, and updates 0.23 of their norm; 1 if a gradient is lost.
     """
@@ -256,9 +268,9 @@ def assert_bf16_is_near(model, updates, step):
             p.data += 0.3 * torch.randn_like(p)
     for precision in ("fp32", "bf16"):
         after = copy.deepcopy(model)
-        optimizers = [torch.optim.SGD(getattr(after, net).parameters(), lr=1e-3) for net in nets]
+        opt = Namespace(**{net: torch.optim.SGD(getattr(after, net).parameters(), lr=1e-3) for net in nets})
         torch.manual_seed(3)                                            # random noise
-        values = step(after, optimizers, common.autocast(precision, torch.device("cpu")))
+        values = step(after, opt, common.autocast(precision, torch.device("cpu")))
         losses.append(torch.stack([v.detach() for v in values]))
         moved.append([torch.cat([(a - b).detach().flatten() for net in group.split() for a, b in zip(
             getattr(after, net).parameters(), getattr(model, net).parameters(), strict=True)]) for group in updates])
@@ -275,13 +287,13 @@ def test_bf16_steps_are_near_fp32_ones(backbone, form):
     args, model, *_ = tiny("--backbone", backbone, "--adversarial", form)
     x, zs = torch.rand(8, *args.image_shape) * 2 - 1, torch.randn(2, 8, 8)
 
-    def stage_1(model, optimizers, amp):
-        draws = iter(zs)
-        return lia.decoder_step(model, optimizers, x.clone(), lambda: next(draws), args, amp)
-    assert_bf16_is_near(model, ("phi g", "c"), stage_1)
+    def first(model, opt, amp):
+        codes = iter(zs)
+        return stage_1(model, opt, x.clone(), lambda: next(codes), args, amp)
+    assert_bf16_is_near(model, ("phi g", "c"), first)
     freeze(model)
-    assert_bf16_is_near(model, ("f", "c"), lambda model, optimizers, amp: lia.encoder_step(
-        model, optimizers, x.clone(), lambda v: lia.critic_features(model.eps, v), args, amp))
+    assert_bf16_is_near(model, ("f", "c"), lambda model, opt, amp: stage_2(
+        model, opt, x.clone(), lambda v: lia.critic_features(model.eps, v), args, amp))
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "dcgan", "stylegan"])
@@ -291,10 +303,10 @@ def test_what_each_step_moves(backbone, monkeypatch):
     moved, x = [], torch.rand(4, *args.image_shape) * 2 - 1
     changed = functools.partial(changed_by, model)
     monkeypatch.setattr(lia, "update", lambda *args: moved.append(changed(common.update, *args)))
-    names = changed(lia.decoder_step, model, decoder, x.clone(), lambda: torch.randn(4, 8), args)
+    names = changed(stage_1, model, decoder, x.clone(), lambda: torch.randn(4, 8), args)
     assert networks(names) == {"c", "phi", "g"} | ({"mean_w"} if backbone == "stylegan" else set())
     freeze(model)
-    step = functools.partial(lia.encoder_step, model, encoder, x.clone(), lambda v: lia.critic_features(model.eps, v))
+    step = functools.partial(stage_2, model, encoder, x.clone(), lambda v: lia.critic_features(model.eps, v))
     assert networks(changed(step, args)) == {"f", "c"}                  # and no statistics of g's
     args.critic = "frozen"
     assert networks(changed(step, args)) == {"f"}
@@ -322,7 +334,7 @@ def test_stage_2_is_deterministic_and_has_one_w():
     for _ in range(2):
         noisy(model)
         freeze(model)
-        step = lia.encoder_step(model, sgd(model.f, model.c), x.clone(), lambda v: v, args)
+        step = stage_2(model, sgd(f=model.f, c=model.c), x.clone(), lambda v: v, args)
         losses.append([v.item() for v in step])
     assert losses[0] == losses[1]
     model.eval()
@@ -351,8 +363,8 @@ def test_phi_is_for_the_vae_alone(inference, mapping, monkeypatch):
     for name in ("to_z", "to_w"):
         monkeypatch.setattr(model.phi, name, lambda v, name=name: calls.append(name) or phi.to_w(v), raising=False)
     monkeypatch.setattr(lia, "update", lambda loss, *opts: minimised.append(loss) or common.update(loss, *opts))
-    losses = lia.encoder_step(model, encoder, x.clone(), lambda v: v, args, rng=lambda: noise)
-    torch.testing.assert_close(losses[::4], (distance, divergence))
+    losses = stage_2(model, encoder, x.clone(), lambda v: v, args, z=lambda: noise)
+    torch.testing.assert_close(losses[::4], (distance, divergence) if inference == "vae" else (distance,))
     torch.testing.assert_close(minimised[0], distance - score + divergence)
     assert calls == ["to_w"] * (inference == "vae")
 
@@ -506,7 +518,7 @@ def test_bad_flags_of_stage_2(name, here, decoder):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--beta", "1"], "--beta is for --stage 2; leave it out, or pass --stage 2"),
+    (["--beta", "1"], "--beta is for --stage 2; leave it out, or pass that"),
     (["--nz", "7", "--nw", "7"], "of the same, even dimension, not 7 to 7"),
     (["--nz", "6", "--nw", "8"], "not 6 to 8; pass --nz and --nw alike, or --mapping mlp"),
     (["--mapping", "mlp", "--depth", "8"], "--depth is for --mapping flow"),
@@ -572,18 +584,22 @@ def test_the_official_recipe(decoder):
     ("mlp", ("layer1", "layer2", "head")), ("dcgan", ("convs.0", "convs.2", "head")),
     ("plain stylegan", ("first", "blocks.0.conv2", "head.0"))])
 def test_stage_2_keeps_what_stage_1_made(name, layers, here, decoder, monkeypatch):
-    first, step, trace, begin = decoder(name), lia.encoder_step, [], {}
+    first, step, trace, begin, model = decoder(name), lia.encoder_step, [], {}, None
 
     def files():
         return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in first.rglob("*") if p.is_file()}
 
-    def spy(model, *rest):
+    def spy(*given):
         begin.update({} if trace else copy.deepcopy(model.state_dict()))
-        losses = step(model, *rest)
+        losses = step(*given)
         gradients = [model.f.get_submodule(n).weight.grad.abs().mean() for n in layers]
         trace.append([v.item() for v in (*losses[:4], *gradients)])
         return losses
+    def broadcast(made):
+        nonlocal model
+        model = made
     monkeypatch.setattr(lia, "encoder_step", spy)
+    monkeypatch.setattr(common, "broadcast", broadcast)
     before = files()
     run("--stage", "2", "--decoder", first, "--kimg", "0.256", "--batch", "32", "--snapshot-kimg", "0.1",
         "--perceptual", "critic", "--log-gradients", "--out", "second")
@@ -668,7 +684,7 @@ def test_ffhq_as_typed(here, monkeypatch):
         picture(i, mode="RGB").save(folder / f"{i:05d}.png")
     monkeypatch.setitem(data.CUTS, "ffhq", (data.CUTS["ffhq"][0], 14, {"60-10": (12, 12), "65-5": (13, 13)}))
     assert lia.parse_args(["--stage", "1", "--data", "ffhq"]).resolution == "1024"
-    monkeypatch.setitem(lia.PRESETS, "stylegan on ffhq", dict(resolution="64"))
+    monkeypatch.setattr(lia, "SETTINGS", [*lia.SETTINGS, (dict(data="ffhq"), dict(resolution="64"))])
     run("--stage", "1", "--data", "ffhq", "--width", "64", "--kimg", "0.1", "--snapshot-kimg", "0.1")
     folder, = (here / "runs").iterdir()
     model = lia.load(folder)
@@ -721,11 +737,24 @@ def show_nothing(monkeypatch):
 
 
 def watch(monkeypatch, look, name="decoder_step", module=lia):
-    """-> a list of what look(model, optimizers, x, ...) makes of that which the loop gives to each step."""
+    """-> a list of what look(model, optimizers, x, call) makes of that which the loop gives to each step."""
     step, seen = getattr(module, name), []
     show_nothing(monkeypatch)
-    monkeypatch.setattr(module, name, lambda *given: seen.append(look(*given)) or step(*given))
+    call = calls(monkeypatch)
+    monkeypatch.setattr(module, name, lambda *given: seen.append(look(*call(given))) or step(*given))
     return seen
+
+
+def calls(monkeypatch):
+    """-> call(what a step is given) -> model, optimizers, x, and the rest by name."""
+    models = []
+    monkeypatch.setattr(common, "broadcast", models.append)
+
+    def call(given):
+        nets, opt, x, *rest = given
+        draw, args, amp, *_ = rest if isinstance(rest[0], common.Draw) else rest[1:]        # eps is before them
+        return models[-1], optimizers_of(opt), x, Namespace(nets=nets, draw=draw, args=args, amp=amp)
+    return call
 
 
 def modes(model, optimizers, *_):
@@ -749,15 +778,15 @@ def test_networks_and_optimizers_of_each_stage(here, decoder, monkeypatch):
 
 @pytest.mark.parametrize("mapping", ["flow", "mlp"])
 def test_the_mapping_learns_at_a_hundredth_of_the_rate(mapping):
-    _, model, (opt_phi, *_), _ = tiny("--mapping", mapping)
+    _, model, decoder, _ = tiny("--mapping", mapping)
     layer = (model.phi.tau[0] if mapping == "flow" else model.phi.layers)[0]
-    common.update(model.phi.to_w(torch.randn(4, 8)).sum(), opt_phi)
+    common.update(model.phi.to_w(torch.randn(4, 8)).sum(), decoder.phi)
     moved = layer(torch.zeros(1, layer.weight.shape[1]))                                # zero before
     torch.testing.assert_close(moved.abs().max(), torch.tensor(0.001 * 0.01), rtol=1e-3, atol=0)
 
 
-def autocasts(model, optimizers, x, draw_z, args, amp, *_):
-    with amp():
+def autocasts(model, optimizers, x, call):
+    with call.amp():
         return torch.is_autocast_enabled("cpu")
 
 
@@ -829,9 +858,9 @@ def test_flip(stage, flip, here, decoder, monkeypatch):
 def test_both_steps_of_stage_1_mix_styles(monkeypatch):
     args, model, decoder, _ = tiny("--backbone", "stylegan")
     phi, seen, zs = copy.deepcopy(model.phi), [], torch.randn(2, 4, 8)
-    draws = iter(zs)
+    codes = iter(zs)
     model.g.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    lia.decoder_step(model, decoder, torch.rand(4, 1, 8, 8), lambda: next(draws), args, mix=lambda w: 2 * w + 1)
+    stage_1(model, decoder, torch.rand(4, 1, 8, 8), lambda: next(codes), args, mix=lambda w: 2 * w + 1)
     torch.testing.assert_close(seen, [2 * phi.to_w(z) + 1 for z in zs])
     torch.testing.assert_close(model.mean_w, 0.005 * phi.to_w(zs[0]).mean(0))           # of codes that are not mixed
 
@@ -870,13 +899,15 @@ def test_a_run_that_knows_no_mixing_goes_on(here):
 
 
 def test_rates_and_lengths_of_the_released_code(monkeypatch):
-    schedule, growths = common.schedule, []
+    growth_of, growths = common.growth_of, []
 
-    def stop(*args, **kwargs):
-        growths.append(schedule(*args, **kwargs))
-        assert args[0].kimg == 25_000
+    def stop(args, **kwargs):
+        args.image_shape = 3, 1024, 1024
+        growths.append(growth_of(args, **kwargs))
+        assert args.kimg == 25_000
         raise Enough
-    monkeypatch.setattr(common, "schedule", stop)
+    monkeypatch.setattr(common, "growth_of", stop)
+    monkeypatch.setattr(common, "complete", lambda *_, **__: None)
     monkeypatch.setattr(data, "load", lambda *_: (Namespace(shape=(3, 1024, 1024)), None))
     with pytest.raises(Enough):
         run("--data", "ffhq", "--device", "cpu")
@@ -910,10 +941,11 @@ def shares_of(flags, look, name, module, monkeypatch):
         seen, start = [], common.start
 
         def stop(*given):
-            seen.extend(look(*given))
+            seen.extend(look(*call(given)))
             raise Enough
         with monkeypatch.context() as m:
             show_nothing(m)
+            call = calls(m)
             m.setattr(common, "start", lambda args: (start(args)[0], rank, world))
             m.setattr(module, name, stop)
             with pytest.raises(Enough):
@@ -938,9 +970,10 @@ def noise_of(G, net, w, monkeypatch):
 
 
 def test_two_processes_share_what_stage_1_draws(here, monkeypatch):
-    def look(model, optimizers, x, draw_z, args, amp, nets, mix):
-        z = draw_z()
-        return [x, z, mix(model.phi.to_w(z)), *noise_of(model.g, nets[0], z, monkeypatch)]
+    def look(model, optimizers, x, call):
+        z = call.draw.z(len(x))
+        mixed = call.draw.mix(model.phi.to_w(z), model.phi.to_w)
+        return [x, z, mixed, *noise_of(model.g, call.nets[1], z, monkeypatch)]
     one, *two = shares_of((*EIGHT, "--flip", "on"), look, "decoder_step", lia, monkeypatch)
     assert [tuple(v.shape) for v in one] == [(8, 1, 8, 8), (8, 8), (8, 4, 8), *[(8, 1, 4, 4)] * 2, *[(8, 1, 8, 8)] * 2]
     assert all(abs(eta.mean()) < 0.5 and abs(eta.std() - 1) < 0.3 for eta in one[3:])
@@ -949,8 +982,8 @@ def test_two_processes_share_what_stage_1_draws(here, monkeypatch):
 
 def test_two_processes_share_what_stage_2_draws(here, decoder, monkeypatch):
     flags = ("--stage", "2", "--decoder", decoder("plain mlp"), "--inference", "vae", "--batch", "8", "--flip", "on")
-    one, *two = shares_of(flags, lambda model, optimizers, x, eps, args, amp, nets, rng: [x, rng()], "encoder_step",
-                          lia, monkeypatch)
+    one, *two = shares_of(flags, lambda model, optimizers, x, call: [x, call.draw.z(len(x))], "encoder_step", lia,
+                          monkeypatch)
     assert [tuple(v.shape) for v in one] == [(8, 1, 28, 28), (8, 8)]
     assert_shared(one, *two)
 
