@@ -279,7 +279,7 @@ def parse_args(argv=None):
     parser = common.method_parser(__doc__, RESOLUTIONS)
     add = parser.group("method")
     add("--recipe", "choices of the printed method, or of the released code", choices=["paper", "official"])
-    add("--gamma", "weight of R1, over 2 (Alg. 1 line 6; the paper has it open, the code 10)", type=float, metavar="W")
+    add("--gamma", "weight of R1, over 2 (Alg. 1 line 6; paper: open; code: 10)", type=float, metavar="W")
     add("--latent-loss", "reduction over w's dimensions (Alg. 1 line 14: sum)", choices=["mean", "sum"])
     add("--step3", "networks that step III moves (Alg. 1 line 15: EG; code: EGF)", choices=["EG", "EGF"])
     add("--d-act", "activation between D's layers (code: none)", choices=["lrelu", "none"])

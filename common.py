@@ -626,7 +626,7 @@ def update(loss, *optimizers):
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward(inputs=parameters)
-    average_gradients(parameters)
+    average_over_processes([p.grad for p in parameters if p.grad is not None])
     for optimizer in optimizers:
         optimizer.step()
 
@@ -770,8 +770,8 @@ def held_out(model, x, z):
 
 
 # ------------------------------------------------------------------------------------------ 7 Frozen networks
-# Trained by others; filled from the user's file, or from one that is fetched once and checked by its digest.  eval.py
-# has Inception and LPIPS, which it alone uses.
+# Pretrained networks: weights from the user's file, or a download that is checked by its digest.  eval.py has Inception
+# and LPIPS, because it alone uses them.
 
 FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
     "inception": ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -783,11 +783,11 @@ FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
 
 
 def frozen(name, file, cache, build, flag=None):
-    """build(state dict) -> network, of the weights in `file`, or fetched into `cache` where that is "".
+    """build(state dict) -> network, of the weights in `file`, or fetched into `cache` if that is "".
 
     flag: what takes a file in the caller's script, --name if not given.
     The network is in eval mode and its weights need no gradient.  It has checksum (8 digits of the file's SHA-256) and
-    official (whether they are those of `FROZEN`).  Raises `Error` where the weights are not to be had or do not fit.
+    official (whether they are those of `FROZEN`).  Raises `Error` if the weights cannot be had or do not fit.
     """
     (url, digest), flag = FROZEN[name], flag or f"--{name}"
     path = Path(file or Path(cache) / Path(url).name)
@@ -799,7 +799,7 @@ def frozen(name, file, cache, build, flag=None):
         except (OSError, RuntimeError) as e:
             raise Error(f"the {name} weights cannot be fetched ({e}); get {url} by other means and pass {flag} FILE"
                         ) from None
-    remedy = f"{flag} takes the file that is at {url}" if file else "delete it, and it is fetched anew"
+    remedy = f"{flag} takes the file that is at {url}" if file else "delete it, and it is fetched again"
     try:
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
         weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -957,9 +957,9 @@ def watch(rank, world):
 
 
 def find_device(name, local_rank=0):
-    """-> torch.device; "auto" is the GPU where there is one, and a GPU without a number that of this process.
+    """-> torch.device; "auto" is the GPU if there is one, and a GPU without a number is this process's.
 
-    Raises `Error` where it is not there.
+    Raises `Error` if it is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -1027,24 +1027,17 @@ def autocast(precision, device):
     return lambda: torch.autocast(device.type, torch.bfloat16)
 
 
-def average_gradients(parameters):
-    """Replace each gradient by its mean over processes, in one flat reduction."""
-    if not dist.is_initialized():
-        return
-    _average([p.grad for p in parameters if p.grad is not None])
-
-
 def average_buffers(module):
     """Replace the statistics of batch norm, and the mean w, by their means over processes."""
-    if not dist.is_initialized():
-        return
     moving = ("running_mean", "running_var", "mean_w")
-    if buffers := [b for name, b in module.named_buffers() if name.rpartition(".")[2] in moving]:
-        _average(buffers)
+    average_over_processes([b for name, b in module.named_buffers() if name.rpartition(".")[2] in moving])
 
 
 @torch.no_grad()
-def _average(tensors):
+def average_over_processes(tensors):
+    """Replace each tensor by its mean over processes, in one flat reduction."""
+    if not dist.is_initialized() or not tensors:
+        return
     flat = torch.cat([t.flatten() for t in tensors])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
@@ -1146,7 +1139,7 @@ def method_parser(doc, backbones, grows=None):
 
     add = parser.group("training")
     add("--kimg", "length in thousands of real images", type=positive(float), metavar="K")
-    add("--batch", "images a step, over all processes (stylegan: at the last level; lower ones take more)",
+    add("--batch", "images a step, over all processes (stylegan: at the last level)",
         type=positive(int, 65_536), metavar="N")
     add("--lr", "learning rate of Adam (stylegan: at the last level)", type=positive(float), metavar="R")
     add("--grow-kimg", "thousands of images that each level takes to fade in, and again before the next one (default: "
@@ -1159,7 +1152,7 @@ def method_parser(doc, backbones, grows=None):
     add("--out", "run folder (default: runs/METHOD-BACKBONE-DATA and what is not the default)", default="auto",
         metavar="RUN")
     add("--resume", "run to go on with", default="", metavar="RUN")
-    add("--snapshot-kimg", "thousands of images between pictures, rows of log.csv and checkpoints",
+    add("--snapshot-kimg", "thousands of images between pictures, log rows and checkpoints",
         type=positive(float), metavar="K")
     add("--device", "cpu, cuda, cuda:1 ... (default: the GPU if there is one)", default="auto")
     add("--precision", "number format of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 "
@@ -1198,6 +1191,22 @@ def look_up(table, values, given):
     return values, source
 
 
+BY_LEVEL = ("kimg", "batch", "lr", "lr_d", "snapshot_kimg")         # of stylegan, where a table has 0
+
+
+def say_defaults(parser, table, defaults):
+    """End the help of each flag that the table sets with its value, by backbone if they differ."""
+    backbones = [b for a in parser._actions if a.dest == "backbone" for b in a.choices if b != "auto"]
+    taken = [look_up(table, {**defaults, "data": ""}, dict(backbone=b))[0] for b in backbones]
+    for action in parser._actions:
+        if action.default is None and action.help != SUPPRESS:
+            values = [v[action.dest] for v in taken]
+            shown = values[:1] if len(set(values)) == 1 else [
+                f"{b} by level" if v == 0 and action.dest in BY_LEVEL else f"{b} {v}"
+                for b, v in zip(backbones, values)]
+            action.help += f" [{', '.join(map(str, shown))}]"
+
+
 def resolve(parser, method, table, argv, inherit=None):
     """argv -> Namespace of all settings: explicit flag > table, see `look_up` > the parser's default.
 
@@ -1206,6 +1215,7 @@ def resolve(parser, method, table, argv, inherit=None):
     nothing beside the others, or contradicts the run.
     """
     defaults, unset = vars(parser.parse_args([])), object()
+    say_defaults(parser, table, defaults)
     given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(defaults, unset))))
     given = {k: v for k, v in given.items() if v is not unset}
     for name, value in given.items():
@@ -1316,7 +1326,7 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
         args.out = str(Path("runs", "-".join(part for part in parts if part)))
     h, w = getattr(images, "images", images).shape[1:]                      # of tiles: of what they are cut from
     args.resolution, args.split = str(w) if w == h else f"{w}x{h}", images.split or "auto"
-    locate(args, images)
+    args.data_root, args.data = place_of(args, images)
     if int(os.environ.get("RANK", 0)):
         return
     print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
@@ -1339,7 +1349,7 @@ def check_images(args, images):
     """Raise `Error` where a resumed run's images are not those that it was trained on; note where it goes on."""
     if problem := images.unlike(vars(args)):
         raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or --data-root")
-    locate(args, images)
+    args.data_root, args.data = place_of(args, images)
     code = code_version()
     if code not in args.versions["code"]:
         args.versions["code"] += f", {code}"
@@ -1349,11 +1359,9 @@ def check_images(args, images):
         print(f"resuming {args.resume}{where}{longer}")
 
 
-def locate(args, images):
-    """Keep where the images are, in case the run is resumed elsewhere."""
-    args.data_root = str(Path(args.data_root).resolve())
-    if images.path:
-        args.data = str(images.path)
+def place_of(args, images):
+    """-> data_root and data, as a run keeps them in case it is resumed from another folder."""
+    return str(Path(args.data_root).resolve()), str(images.path or args.data)
 
 
 # --------------------------------------------------------------------------------------------------- 10 The run
@@ -1404,7 +1412,7 @@ def damaged(path, what):
 
 @contextlib.contextmanager
 def fitting(path):
-    """What goes wrong in the block, because `path` holds something that does not fit its run, as `Error`."""
+    """Turns what goes wrong in the block, because `path` does not fit its run, into an `Error`."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
@@ -1492,25 +1500,36 @@ class Run:
     MEASURES = ("mse", "recip_x", "recip_w")
 
     def __init__(self, args, state, losses, device, growth, trace=""):
-        self.args, self.state, self.losses, self.device, self.growth = args, state, losses, device, growth
-        self.trace = trace
-        self.folder = Path(args.out)                            # with --resume A --out B, goes on from A in B
+        self.args = args
+        self.state = state
+        self.losses = list(losses)
+        self.device = device
+        self.growth = growth
+        self.folder = Path(args.out)            # with --resume A --out B, goes on from A in B
         self.writer = int(os.environ.get("RANK", 0)) == 0
-        self.seen, self.seconds, self.last_snapshot = 0, 0.0, -1
-        self.sums, self.steps = [0.0] * len(losses), 0        # since the last row of log.csv
-        self.columns, self.trace_columns = (*self.HEADER, *losses, *self.MEASURES), ("kimg", *losses)
+        self.seen = 0
+        self.seconds = 0.0
+        self.last_snapshot = -1
+        self.sums = [0.0 for _ in losses]       # since the last row of log.csv
+        self.steps = 0
+        self.trace = trace
+        self.columns = {"log.csv": [*self.HEADER, *losses, *self.MEASURES], trace: ["kimg", *losses]}
         self._claim()
         if args.resume:
             self._resume(Path(args.resume))
-        self.began = time.time()
-        self.rate, self.rated = 0.0, None       # images/s, from (seen, time) at the last look at the clock
-        self.lately = 0.0, 0.0                  # images and seconds of which the rate is made
-        self.window, self.trial = None, None    # images, seconds, CPU seconds so far; threads and rate before a trial
-        self.looked, self.shown, self.drawn = self.began, self.began, 0.0
-        self.pending, self.taken = [], 0        # (seen, losses not yet fetched from the device); steps by this process
-        self.stop = False                                       # a signal asked to stop, and all processes agree
-        self.stop_wanted, self.stop_asked = 0, 0.0              # which signal, and when
-        self.asked = None                                       # which signal any process had at the last step
+        self.began = self.looked = self.shown = time.time()
+        self.drawn = 0.0
+        self.rate = 0.0                         # images/s
+        self.rated = None                       # images and time at the last look at the clock
+        self.lately = (0.0, 0.0)                # images and seconds of which the rate is made
+        self.window = None                      # images, time, CPU seconds when it began
+        self.trial = None                       # threads and rate before a trial of fewer; False: it did not help
+        self.pending = []                       # (images, losses not yet fetched from the device)
+        self.taken = 0                          # steps by this process
+        self.stop = False                       # a signal asked to stop, and all processes agree
+        self.stop_wanted = 0                    # which signal this process had,
+        self.stop_asked = 0.0                   # and when
+        self.asked = None                       # which signal any process had at the last step
         numbers = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:     # as under nohup
             numbers += [signal.SIGHUP]
@@ -1541,7 +1560,8 @@ class Run:
 
     def step(self, losses, batch):
         """Count one step of `batch` images.  losses: scalar tensors, fetched about once a second."""
-        self.seen, self.taken = self.seen + batch, self.taken + 1
+        self.seen += batch
+        self.taken += 1
         self.pending.append((self.seen, torch.stack([loss.detach().float() for loss in losses])))
         if dist.is_initialized():       # all stop at the same step, the one after; asked without waiting for the GPU
             if self.asked:
@@ -1556,11 +1576,11 @@ class Run:
         """Write a row of log.csv, pictures ({folder: (H, W, C) uint8 array}), curves.png and the checkpoint."""
         self._fetch()
         if self.writer:
-            means = [s / self.steps for s in self.sums] if self.steps else [""] * len(self.sums)
+            means = [s / self.steps if self.steps else "" for s in self.sums]
             seconds = self.seconds + time.time() - self.began
             row = [self.seen / 1000, round(seconds, 1), round(self.rate, 1) or "", lr, level, alpha,
                    round(peak_memory(self.device) / 1e9, 3), *means, *(measures[k] for k in self.MEASURES)]
-            log = self._append("log.csv", self.columns, [row])
+            log = self._append("log.csv", [row])
             for name, picture in pictures.items():
                 (self.folder / name).mkdir(exist_ok=True)
                 kimg = f"{int(self.seen / 1000):06d}" if self.args.snapshot_kimg >= 1 else f"{self.seen / 1000:010.3f}"
@@ -1568,7 +1588,8 @@ class Run:
             if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
                 curves(log, self.folder / "curves.png")
                 self.drawn = time.time()
-        self.sums, self.steps = [0.0] * len(self.losses), 0
+        self.sums = [0.0 for _ in self.losses]
+        self.steps = 0
         self.last_snapshot = self.seen
         self.save()
         self.rated = self.window = None         # do not count the time that this took
@@ -1599,59 +1620,61 @@ class Run:
             dist.barrier()                      # the others wait for process 0's checkpoint
             dist.destroy_process_group()
         if self.writer:
-            seconds = self.seconds + time.time() - self.began
-            print("\n" * sys.stdout.isatty() + f"{'stopped' if self.stop else 'done'}: {self.seen / 1000:g} kimg in "
-                  f"{duration(seconds)}; " + (f"go on with --resume {self.folder}" if self.stop else
-                                              f"python eval.py metrics {self.folder}"), flush=True)
+            word, then = ("stopped", "go on with --resume") if self.stop else ("done", "python eval.py metrics")
+            seconds = duration(self.seconds + time.time() - self.began)
+            self._say(f"{word}: {self.seen / 1000:g} kimg in {seconds}; {then} {self.folder}")
         if self.stop:
             raise KeyboardInterrupt
 
     # -- inside
 
     def _claim(self):
-        """Make the folder this process's for as long as it lives: first lock it, then see what is in it."""
-        problem = ""
-        if self.writer:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.folder / ".lock", "a+")
-            try:
-                import fcntl
-                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                self.lock.seek(0)
-                problem = (f"{self.folder} is in use by {self.lock.read() or 'another process'}; wait for its end, or "
-                           f"stop it, and --resume {self.folder}; or name another folder by --out")
-            except (ImportError, OSError):
-                pass                            # Windows, or a disk without locks
-            if not problem:
-                self.lock.truncate(0)
-                self.lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-                self.lock.flush()
-                if self.args.out == self.args.resume:
-                    for part in self.folder.glob("*.*.part"):       # of a process that was killed while it wrote
-                        part.unlink()
-                elif any((self.folder / name).exists() for name in ("args.json", "checkpoint.pt", "log.csv")):
-                    problem = (f"{self.folder} already holds a run; go on with it by --resume {self.folder}, "
-                               f"or name another folder by --out")
+        """Make the folder this process's for as long as it lives.  Raises `Error` in every process if it is taken."""
+        problem = [self._occupied() if self.writer else ""]
         if dist.is_initialized():
-            share = [problem]
-            dist.broadcast_object_list(share)
-            if share[0] and not self.writer:
+            dist.broadcast_object_list(problem)
+            if problem[0] and not self.writer:
                 sys.exit(2)                     # process 0 says why
-        if problem:
-            raise Error(problem)
+        if problem[0]:
+            raise Error(problem[0])
+
+    def _occupied(self):
+        """Lock the folder, then see what is in it.  -> who has it or what it holds, and what to do, or ""."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.folder / ".lock", "a+")
+        try:
+            import fcntl
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            self.lock.seek(0)
+            return (f"{self.folder} is in use by {self.lock.read() or 'another process'}; wait for its end, or stop "
+                    f"it, and --resume {self.folder}; or name another folder by --out")
+        except (ImportError, OSError):
+            pass                                # Windows, or a disk without locks
+        self.lock.truncate(0)
+        self.lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self.lock.flush()
+        if self.args.out == self.args.resume:
+            for part in self.folder.glob("*.*.part"):       # of a process that was killed while it wrote
+                part.unlink()
+        elif any((self.folder / name).exists() for name in ("args.json", "checkpoint.pt", "log.csv")):
+            return (f"{self.folder} already holds a run; go on with it by --resume {self.folder}, or name another "
+                    f"folder by --out")
+        return ""
 
     def _on_signal(self, number, frame):
         if not self.stop_wanted:
-            self.stop_wanted, self.stop_asked = number, time.time()
-        elif time.time() - self.stop_asked > 2:     # asked again, not told twice: do not wait for the step
+            self.stop_wanted = number
+            self.stop_asked = time.time()
+        elif time.time() - self.stop_asked > 2:     # a second Ctrl-C stops at once
             raise KeyboardInterrupt
         self.stop = self.stop or not dist.is_initialized()     # several processes agree in step
 
     def _resume(self, source):
         """Read source's checkpoint, and bring to this folder the rows of its log.csv up to there."""
+        tables = [name for name in self.columns if name and self.writer]
         if not (source / "checkpoint.pt").exists():     # stopped before the first one: begin again
-            for name in {"log.csv", self.trace} - {""} if self.writer else ():
+            for name in tables:
                 (self.folder / name).unlink(missing_ok=True)
             return
         checkpoint = read_checkpoint(source, vars(self.args), self.device)
@@ -1664,21 +1687,22 @@ class Run:
                 raise ValueError(f"{len(self.sums)} losses for {', '.join(self.losses)}")
         if self.seen - max(getattr(self.args, "batches", [self.args.batch])) >= self.args.kimg * 1000:
             raise Error(f"{source} has shown {self.seen / 1000:g} kimg already; pass a longer --kimg, or none")
-        for name in ("log.csv", self.trace):
-            if not self.writer or not (source / name).is_file():
+        for name in tables:
+            if not (source / name).is_file():
                 continue
-            columns = list(self.columns if name == "log.csv" else self.trace_columns)
+            columns = self.columns[name]
             try:
                 with open(source / name, newline="", encoding="utf-8") as f:
-                    header, *rows = csv.reader(f)
-                if header != columns:
+                    rows = list(csv.reader(f))
+                if rows[0] != columns:
                     raise ValueError
-                rows = [row for row in rows if len(row) == len(header) and float(row[0]) * 1000 <= self.seen + 0.5]
-            except (ValueError, csv.Error):
+                rows = [row for row in rows[1:] if len(row) == len(columns)]
+                rows = [row for row in rows if float(row[0]) * 1000 <= self.seen + 0.5]
+            except (ValueError, IndexError, csv.Error):
                 raise Error(f"{source / name} does not hold this run's rows; put back a copy, or move it away, and a "
                             f"new one begins") from None
             text = io.StringIO()
-            csv.writer(text).writerows([header, *rows])
+            csv.writer(text).writerows([columns, *rows])
             write_atomic(self.folder / name, text.getvalue().encode())
 
     def _take(self, target, value, seen):
@@ -1694,11 +1718,12 @@ class Run:
         except RuntimeError:                # the state of another kind of device
             target.manual_seed(self.args.seed + seen)
 
-    def _append(self, name, columns, rows):
+    def _append(self, name, rows):
         path = self.folder / name
-        new = not path.exists()
+        if not path.exists():
+            rows = [self.columns[name], *rows]
         with open(path, "a", newline="") as f:
-            csv.writer(f).writerows([columns] * new + rows)
+            csv.writer(f).writerows(rows)
             f.flush()
             os.fsync(f.fileno())
         return path
@@ -1715,8 +1740,7 @@ class Run:
             raise Error(f"{self.losses[i]} is {values[step, i].item()} at {seen[step] / 1000:g} kimg; the checkpoint "
                         f"of {self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
         if self.trace and self.writer:
-            self._append(self.trace, self.trace_columns,
-                         [[n / 1000, *row] for n, row in zip(seen, values.tolist(), strict=True)])
+            self._append(self.trace, [[n / 1000, *row] for n, row in zip(seen, values.tolist(), strict=True)])
         for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
             self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
         self.steps += len(values)
@@ -1730,39 +1754,43 @@ class Run:
         program the MLP falls to a sixth of its speed, with one thread to a half.  OMP_NUM_THREADS settles the number.
         """
         threads = torch.get_num_threads()
-        one = threads == 1 and not self.trial
-        if self.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or one or self.trial is False:
+        if self.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or self.trial is False:
             return
-        now = self.seen, time.time(), time.process_time()
-        if not self.window:
-            self.window = now
+        if threads == 1 and not self.trial:
             return
-        images, seconds, busy = (b - a for a, b in zip(self.window, now, strict=True))
-        if seconds < 5:
+        now = (self.seen, time.time(), time.process_time())
+        images, seconds, busy = [b - a for a, b in zip(self.window or now, now, strict=True)]
+        if self.window and seconds < 5:
             return
-        self.window = now
-        rate, cores = images / seconds, busy / seconds
+        began, self.window = self.window, now
+        if not began:
+            return
         if self.trial:
-            (before, rate_before), self.trial = self.trial, None
-            if rate < rate_before:
-                self.trial = False              # something else slows it, such as reading images
+            before, rate_before = self.trial
+            faster = images / seconds / rate_before
+            self.trial = None
+            if faster < 1:                      # something else slows it, such as reading images
+                self.trial = False
                 torch.set_num_threads(before)
             elif self.writer:
-                print("\n" * sys.stdout.isatty() + f"note: this machine is busy, so {threads} of {before} threads go on"
-                      f", {rate / rate_before:.1f} times as fast; OMP_NUM_THREADS sets their number", flush=True)
-        elif cores < 0.7 * threads:
-            self.trial = threads, rate
-            torch.set_num_threads(max(round(cores), 1))
+                self._say(f"note: this machine is busy, so {threads} of {before} threads go on, {faster:.1f} times as "
+                          f"fast; OMP_NUM_THREADS sets their number")
+        elif busy / seconds < 0.7 * threads:
+            self.trial = (threads, images / seconds)
+            torch.set_num_threads(max(round(busy / seconds), 1))
+
+    def _say(self, line):
+        """Print a line below the progress line."""
+        print(("\n" if sys.stdout.isatty() else "") + line, flush=True)
 
     def _look(self):
         """Once a second: fetch the losses, measure the rate; print the line, without a terminal every half minute."""
         self._fetch()
-        now = time.time()
-        self.looked = now
+        now = self.looked = time.time()
         if self.rated:
-            images, seconds = self.seen - self.rated[0], now - self.rated[1]
+            seconds = now - self.rated[1]
             kept = math.exp(-seconds / 30)          # what is 30 s old counts 1/e
-            self.lately = self.lately[0] * kept + images, self.lately[1] * kept + seconds
+            self.lately = self.lately[0] * kept + self.seen - self.rated[0], self.lately[1] * kept + seconds
             self.rate = self.lately[0] / max(self.lately[1], 1e-9)
         self.rated = (self.seen, now)
         self._spare_threads()
@@ -1771,10 +1799,10 @@ class Run:
             left = (self.args.kimg * 1000 - self.seen) / max(self.rate, 1e-9)
             line = f"{self.seen / 1000:.1f} of {self.args.kimg:g} kimg  " + "  ".join(
                 f"{name} {value:.3f}" for name, value in zip(self.losses, self.recent, strict=True))
-            level, alpha, *_ = self.growth.at(self.seen)
+            level, alpha, _, _ = self.growth.at(self.seen)
             last = level == len(self.growth.sizes) - 1          # an image takes longer at the levels above
             if len(self.growth.sizes) > 1:
-                line += f"  {max(self.growth.sizes[level])} px" + f", alpha {alpha:.2f}" * (alpha < 1)
+                line += f"  {max(self.growth.sizes[level])} px" + (f", alpha {alpha:.2f}" if alpha < 1 else "")
             if self.rate > 0:
                 rate = f"{self.rate:,.0f}" if self.rate >= 100 else f"{self.rate:.3g}"
                 line += f"  {rate} images/s  {'' if last else 'at least '}{duration(left)} left"
