@@ -143,21 +143,23 @@ def take_style(y):
 class StyleEncoder(common.Growing):
     """E of StyleALAE: x at the top level -> w (N, nw), a sum of linear maps of the styles of all layers.   (fig. 2)
 
-    layers: "paper", or "released", whose from-RGB has its leaky ReLU twice and each C_i a bias.
+    C_i has run-time gain 1, as StyleGAN's style maps.  layers: "paper", or "released", whose from-RGB has its leaky
+    ReLU twice and each C_i a bias.
     """
 
     def __init__(self, image_shape, nw, width, fmap_base, layers):
         super().__init__(image_shape, width, fmap_base)
-        c, self.slope = self.channels, 0.04 if layers == "released" else 0.2
+        c = self.channels
+        self.slope = 0.04 if layers == "released" else 0.2
         self.from_rgb = nn.ModuleList(EqualConv2d(image_shape[0], n, 1, gain=math.sqrt(2)) for n in c)
-        self.blocks = nn.ModuleList(
-            EncoderBlock(c[i], c[max(i - 1, 0)], self.size(i)) for i in range(self.levels))
+        self.blocks = nn.ModuleList(EncoderBlock(c[i], c[max(i - 1, 0)], self.size(i)) for i in range(self.levels))
         self.C = nn.ModuleList(EqualLinear(2 * n, nw, gain=1, bias=layers == "released")
                                for i in range(self.levels) for n in (c[i], c[max(i - 1, 0)]))
 
     def styles(self, x):
         """-> [mu(y_i); sigma(y_i)], (N, 2C_i), of the layers from level 0 up."""
-        styles, y = [], nnf.leaky_relu(self.from_rgb[self.top](x), self.slope)
+        y = nnf.leaky_relu(self.from_rgb[self.top](x), self.slope)
+        styles = []
         for i in range(self.top, -1, -1):
             y, style1, style2 = self.blocks[i](y)
             if self.fades and i == self.top:
@@ -237,10 +239,9 @@ class ALAE(nn.Module):
         return self.show(self.G(w, noise) if self.grows else self.G(w))
 
     def encode(self, x):
-        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1].
+        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1].  Raises ValueError if x is not that.
 
-        While a level of stylegan fades in, x is blended as real images are in training, even if G made it.  Raises
-        ValueError if x is not that.
+        While a level of stylegan fades in, x is blended as real images are in training, even if G made it.
         """
         common.check_input(x, self.image_shape)
         return self.E(self.see(x))
@@ -257,7 +258,8 @@ RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZ
 STYLE, LSUN = dict(backbone="stylegan"), ("lsun-bedroom", "lsun-cat", "lsun-car")
 SETTINGS = [  # later rows refine earlier ones; the paper's are of sections 6 and 7
     (dict(), dict(recipe="paper", backbone="stylegan"),
-        PAPER(step3="EG", d_act="lrelu"), CODE(latent_loss="mean"), OURS(gamma=1.0, kimg=1000, snapshot_kimg=25)),
+        PAPER(step3="EG", d_act="lrelu"), CODE(latent_loss="mean"),
+        OURS(gamma=1.0, kimg=1000, snapshot_kimg=25)),          # gamma was chosen on MNIST
     (dict(data=("mnist", "mnist-mini")), PAPER(backbone="mlp")),
     (dict(data="cifar10"), dict(backbone="dcgan")),
     (dict(backbone="mlp"), PAPER(nz=50, nw=50, batch=128, lr=0.002), OURS(kimg=6000, snapshot_kimg=100)),
@@ -268,7 +270,8 @@ SETTINGS = [  # later rows refine earlier ones; the paper's are of sections 6 an
         snapshot_kimg=0.0, mixing=0.9, fade="linear", adam_state="kept", layers="paper", flip="off")),
     (STYLE | dict(data="celeba"), OURS(resolution="128", nz=256, nw=256)),
     (STYLE | dict(data="celeba-hq"), PAPER(resolution="256")),
-    (STYLE | dict(data="ffhq"), PAPER(resolution="1024", kimg=0.0, grow_kimg=0.0)),      # 10 million, see section 7.2
+    # 10 million images: 500,000 to fade a level in, and as many more; code: --grow-kimg 480
+    (STYLE | dict(data="ffhq"), PAPER(resolution="1024", kimg=0.0, grow_kimg=0.0)),
     (STYLE | dict(data=LSUN), PAPER(resolution="256"), OURS(fmap_base=4096)),
     (dict(recipe="official"), CODE(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0, fade="sine",
         adam_state="fresh", layers="released", flip="on")),
@@ -287,8 +290,7 @@ def parse_args(argv=None):
         type=common.fraction, metavar="P")
     add("--fade", "growth of alpha (code: half a wave of a sine)", only=STYLE, choices=["linear", "sine"])
     add("--adam-state", "state of Adam at a new level (code: fresh)", only=STYLE, choices=["kept", "fresh"])
-    add("--layers", "gains, slope and biases at E's and G's ends (code: released)", only=STYLE,
-        choices=["paper", "released"])
+    add("--layers", "gains, slope, biases of E's and G's ends", only=STYLE, choices=["paper", "released"])
     add("--flip", "mirroring of half of the images (code: on)", only=STYLE, choices=["off", "on"])
     return common.resolve(parser, "alae", SETTINGS, argv)
 
@@ -359,8 +361,8 @@ def main(argv=None):
 
 def network_args(args):
     """The keyword arguments of `ALAE` among a run's arguments."""
-    return {k: args[k] for k in ("backbone", "image_shape", "nz", "nw", "width", "d_act", "fmap_base", "layers")
-            if k in args}
+    names = ("backbone", "image_shape", "nz", "nw", "width", "d_act", "fmap_base", "layers")
+    return {k: args[k] for k in names if k in args}
 
 
 def load(run, device="cpu", weights="ema"):

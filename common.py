@@ -2,14 +2,14 @@
 
     1  Layers        EqualLinear, EqualConv2d, EqualConvTranspose2d, pixel_norm, Mapping
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
-    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth, the schedule
+    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth, growth_of: the schedule
     4  Losses        softplus, r1
-    5  Weights       adam, update, set_rate, ema_update, compiled
-    6  Held out      check_images, fixed_inputs, reconstruct, held_out
+    5  Weights       adam, update, set_rate, Draw, plain, compiled, average
+    6  Held out      check_input, fixed_inputs, reconstruct, held_out
     7  Frozen        frozen, VGG
-    8  Processes     start, notes, join, watch, rank_zero_first, generator, seed_noise, broadcast,
-                     autocast, average_gradients, average_buffers
-    9  Flags         Parser, positive, fraction, add_flags, resolve, as_flags, check_resolution, schedule, settle
+    8  Processes     start, notes, join, watch, rank_zero_first, generator, seed_noise, broadcast, autocast,
+                     average_buffers
+    9  Flags         PAPER, CODE, OURS, Parser, method_parser, resolve, check_resolution, complete, check_images
     10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
     11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
     12 Errors        Error, command
@@ -342,8 +342,8 @@ def upscale(x, factor=2):
 
 
 class Blur(torch.autograd.Function):
-    """The 3x3 binomial filter (1 2 1) / 4 in both directions.  Its own gradient, for it is symmetric.  Said so, because
-    convolution's second derivative, of which R1's gradient is made, goes through the channels one by one."""
+    """The 3x3 binomial filter (1 2 1) / 4 in both directions.  Symmetric, so it is its own
+    gradient.  Written out because autograd's double backward of a depthwise convolution is slow."""
 
     @staticmethod
     def forward(ctx, x):
@@ -1212,7 +1212,7 @@ def resolve(parser, method, table, argv, inherit=None):
 
     With --resume the run's own args.json takes the place of table and defaults.  inherit(given) -> settings of another
     run to begin from.  Adds `method`, `source` and `resume`, a path or "".  Raises `Error` for a flag that means
-    nothing beside the others, or contradicts the run.
+    nothing with the others, or contradicts the run.
     """
     defaults, unset = vars(parser.parse_args([])), object()
     say_defaults(parser, table, defaults)
@@ -1252,7 +1252,7 @@ def resolve(parser, method, table, argv, inherit=None):
 
 
 def as_flags(run, stored, parser):
-    """The values of run's args.json, those of flags as the command line would have them.  Raises `Error`."""
+    """The values of run's args.json, flags as the command line would have them.  Raises `Error`."""
     out = dict(stored)
     for action in parser._actions:
         name, value = action.dest, stored.get(action.dest, action.default)
@@ -1421,7 +1421,7 @@ def fitting(path):
         raise damaged(path, f"does not fit ({type(e).__name__}: {' '.join(str(e).split())[:200]})") from None
 
 
-FITS = {  # what args.json has besides flags, and how to tell that it is as a run wrote it
+FITS = {  # what args.json has besides flags, and whether it is as a run wrote it
     "method": lambda value, args: value.isidentifier(),
     "backbone": lambda value, args: isinstance(value, str),
     "image_shape": lambda value, args: len(value) == 3 and all(type(n) is int and n > 0 for n in value),
@@ -1457,7 +1457,7 @@ def read_args(run, method=None):
 
 
 def read_checkpoint(run, args, device):
-    """checkpoint.pt of a run, on `device`.  Raises `Error` if it is missing, broken, or that of other settings."""
+    """checkpoint.pt of a run, on `device`.  Raises `Error` if it is missing, broken, or of other settings."""
     path = Path(run) / "checkpoint.pt"
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)

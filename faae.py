@@ -85,6 +85,7 @@ def gaussian_kl(z):
 def faae(nets, opt, x, draw, amp, h):
     """F-AAE (eq. 4): min_{G,E} max_D  log D(x) + log(1 - D(G(z))) + alpha ||z - E(G(z))||,  alpha = W_re / W_adv.
 
+    The print swaps the indices of E and G.
     Both steps of G share one Adam state, which divides by the size of both gradients: two would undo the weights.
     """
     G, E, D = nets
@@ -441,12 +442,14 @@ class PairDiscriminator(nn.Module):
 
 def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192, d_norm="off"):
     """-> G, E, D for images of image_shape (C, H, W); D is None where the objective has none."""
-    judges, n_code = JUDGES.get(objective), 2 * nz if objective == "ali" else nz
-    pixels, hidden, norms = math.prod(image_shape), max(1024 // width, 1), (False, d_norm == "on")
-    D = None
+    judges, D = JUDGES.get(objective), None
+    n_code = 2 * nz if objective == "ali" else nz
+    pixels = math.prod(image_shape)
+    hidden = max(1024 // width, 1)
+    norms = (False, d_norm == "on")
     if backbone == "mlp":
         G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
-        E = MLP(pixels, n_code, hidden, (False, objective != "age"))
+        E = MLP(pixels, n_code, hidden, (False, objective != "age"))        # AGE's has no batch norm here: ours
         if judges:
             D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden, norms)
         trunk = nn.Flatten()
@@ -586,7 +589,8 @@ weights.__name__, below_one.__name__ = "weight, or two with a comma between", "n
 
 def parse_args(argv=None):
     parser = common.method_parser(__doc__, RESOLUTIONS)
-    add, positive = parser.group("method"), common.positive(float)
+    add = parser.group("method")
+    positive = common.positive(float)
     add("--objective", "member of the family (see the top of faae.py)", choices=STEPS)
     add("--reencode-weight", "W_re, weight of reciprocity; of two, the first is for the first third (ImageNet: 30,100)",
         only=dict(objective=("faae", "aae", "age", "jlr")), type=weights, metavar="W[,W]")
@@ -690,9 +694,7 @@ def main(argv=None):
     batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
     draw = common.Draw(model, rng, rank, world)
-    G, E, D = model.G, model.E, model.D
-    if args.compile:
-        G, E, D = common.compiled(G, E, D)
+    G, E, D = common.compiled(model.G, model.E, model.D) if args.compile else (model.G, model.E, model.D)
     nets = draw.noisy(G), E, D
     fixed_x, fixed_z = common.fixed_inputs(model, held_out, args.seed, device)
 

@@ -43,8 +43,8 @@ BETAS = dict(mlp=(0.5, 0.999), dcgan=(0.0, 0.99), biggan=(0.0, 0.999), stylegan=
 
 # ------------------------------------------------------------------------------------------------- section 3.2
 # The variants.  x: real images, half the batch; z: codes of the prior for the rest; mover: "D", or "MG" for M and G.
-# -> fakes, their scores, and the terms beside the GAN's.  Targets (w, w_R, the first w~) get no gradient, because w
-# could shrink to nothing; printed, M is trained on them too.
+# -> fakes, their scores, and the other terms than the GAN's.  Targets (w, w_R, the first w~) get no gradient, because
+# w could shrink to nothing; as printed, M is trained on them too.
 
 def naive(nets, x, z, args, amp, mover):
     """Section 4.4: codes of generated images alone.  x is empty, and z the whole batch."""
@@ -84,17 +84,17 @@ def full(nets, x, z, args, amp, mover):
     with amp():
         of_fake = D(fake)
     L_w = squared(w_all.detach(), of_fake.code)                             # eq. 3, first term
-    f_x, f_fake = of_x.features, of_fake.features[len(z):]
+    f_fake = of_fake.features[len(z):]
     with amp():
         if mover == "D":                # f is D's trunk with its weights held, or they would shrink the features
             held = {name: p.detach() for name, p in D.named_parameters()}
-            f_x, f_fake = f_x.detach(), functional_call(D, held, (fake[len(z):],)).features
-        again = D(G(of_fake.code)).code
-    f_x, f_fake = f_x.float(), f_fake.float()
+            f_fake = functional_call(D, held, (fake[len(z):],)).features
+        again = D(G(of_fake.code)).code                                     # the second cycle
+    f_x = of_x.features.detach() if mover == "D" else of_x.features
     if args.fm == "paired":
-        L_fm = (f_x - f_fake).square().mean()                               # eq. 2 as the prose has it, of each image
+        L_fm = squared(f_x, f_fake)                                         # eq. 2 as the prose has it, of each image
     else:
-        L_fm = torch.linalg.vector_norm(f_x.mean(0) - f_fake.mean(0))       # eq. 2 as printed, of means
+        L_fm = torch.linalg.vector_norm(f_x.float().mean(0) - f_fake.float().mean(0))       # eq. 2 as printed, of means
     L_cycle = squared(of_fake.code.detach(), again)     # third term, w~ less D(G(w~)); the print has w~ less w~, or 0
     L_MMD = mmd(w, of_x.code)                                               # fourth term
     return fake, of_fake.score, dict(L_w=L_w, L_fm=L_fm, L_cycle=L_cycle, L_MMD=L_MMD)
@@ -104,15 +104,17 @@ VARIANTS = dict(full=full, augmented=augmented, naive=naive)
 
 
 def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
-    """One iteration of eq. 3 on real images x (B, C, H, W), a leaf: D's step, then that of M and G.
+    """One iteration of eq. 3 on real images x (B, C, H, W), a leaf: D's step, then M's and G's.
 
     nets: M, G, D.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16 passes.  mean_w:
     running mean of w, moved in place.  -> L_D, R1's term, L_G, the variant's terms in D's step; means over the batch.
     """
     M, _, D = nets
-    terms_of, hinge = VARIANTS[args.variant], args.gan_loss == "hinge"
+    terms_of = VARIANTS[args.variant]
+    hinge = args.gan_loss == "hinge"
     half = 0 if args.variant == "naive" else len(x) // 2
-    real, n = x[:half].detach(), len(x) - half
+    real = x[:half].detach()
+    n = len(x) - half
 
     # max over D of L_GAN, min over D of the rest
     fake, _, terms = terms_of(nets, real, draw.z(n), args, amp, "D")
@@ -134,21 +136,23 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                            # eq. 1, non-saturating
     update(L_G + weighted(again, args), opt.M, opt.G)                                       # eq. 3
 
-    return L_D, R1, L_G, *terms.values()
+    return [L_D, R1, L_G] + list(terms.values())
 
 
 def squared(a, b):
-    """|| a - b ||^2 / nw, a mean over the batch, in fp32.  Summed over nw, G would hide codes in speckle."""
+    """|| a - b ||^2 over dimensions, a mean over the batch, in fp32.  As a sum, G would hide codes in speckle."""
     return (a.float() - b.float()).square().mean()
 
 
 def mmd(a, b):
     """Unbiased squared maximum mean discrepancy of two sets of codes (N, d), (M, d), in fp32; it may be negative.
 
-    N, M > 1.  The kernel is a mean of exp(- |a - b|^2 / (s m)), m the median squared distance of all pairs, held, and s
-    of BANDWIDTHS.   (section 3.2)
+    N, M > 1, of each process's own batch.  The kernel, "an RBF kernel" in the paper, is a mean of
+    exp(- |a - b|^2 / (s m)), m the median squared distance of all pairs, held, and s of BANDWIDTHS.   (section 3.2)
     """
-    n, m, both = len(a), len(b), torch.cat([a, b]).float()
+    n = len(a)
+    m = len(b)
+    both = torch.cat([a, b]).float()
     squares = both.square().sum(1)
     d = (squares[:, None] + squares - 2 * both @ both.T).clamp(min=0)       # [N+M,N+M]
     pairs = d.detach().flatten()[1:].view(n + m - 1, n + m + 1)[:, :-1]     # all but the diagonal
@@ -255,7 +259,8 @@ class BigGANDiscriminator(nn.Module):
         n = max(256 // width, 1)
         self.blocks = nn.Sequential(DownBlock(image_shape[0], n, True, first=True), DownBlock(n, n, True),
                                     DownBlock(n, n, False), DownBlock(n, n, False))
-        self.score, self.code = sn(nn.Linear(n, 1)), nn.Linear(n * 64, n_out - 1)
+        self.score = sn(nn.Linear(n, 1))
+        self.code = nn.Linear(n * 64, n_out - 1)        # without spectral norm, which would tie its size to the score's
         nn.init.normal_(self.code.weight, std=0.02)
         nn.init.zeros_(self.code.bias)
 
@@ -268,7 +273,7 @@ class BigGANDiscriminator(nn.Module):
 
 @torch.no_grad()
 def normalise(average, rounds=5):
-    """Find the largest singular values of averaged weights anew, by power iterations from the averaged vectors."""
+    """Find the largest singular values of averaged weights again, by power iterations from the averaged vectors."""
     for module in average.modules():
         if isinstance(module, ParametrizationList):
             module.train()
@@ -394,7 +399,7 @@ def parse_args(argv=None):
     add("--variant", "model: eq. 3, or one of section 4.4", choices=LABELS)
     add("--gan-loss", "form of eq. 1", choices=["logistic", "hinge"])
     add("--gamma", "weight of R1, over 2", type=float, metavar="W")
-    add("--lr-d", "learning rate of D (0: that of the others)", type=common.positive(float), metavar="R")
+    add("--lr-d", "learning rate of D (0: the others')", type=common.positive(float), metavar="R")
     add("--w-weight", "weight of || w - D(G(w)) ||^2, over w and w_R (eq. 3)", type=float, metavar="W")
     add("--fm-weight", "weight of feature matching (eq. 2)", only=FULL, type=float, metavar="W")
     add("--cycle-weight", "weight of the second cycle (eq. 3)", only=FULL, type=float, metavar="W")
@@ -457,7 +462,7 @@ def main(argv=None):
 
     # What training changes, and so what a checkpoint holds
     state = dict(model=model, ema=ema, opt_M=opt.M, opt_G=opt.G, opt_D=opt.D, rng=rng)
-    names = ["L_D", "R1", "L_G", *(WEIGHTS if args.variant == "full" else ["L_w"])]
+    names = ["L_D", "R1", "L_G"] + (list(WEIGHTS) if args.variant == "full" else ["L_w"])
     run = common.Run(args, state, names, device, growth)
     batches = data.batches(whole, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)

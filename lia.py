@@ -87,7 +87,7 @@ def move_critic(c, opt_c, fake, x, args, amp):
 
 
 def critic_loss(fake, real, form):
-    """Eq. 6 without R1, which c minimises: scores of x~ less those of x, or the logistic loss in its place."""
+    """Eq. 6 without R1, which c minimises: scores of x~ less scores of x, or the logistic loss in its place."""
     if form == "logistic":
         return softplus(fake) + softplus(-real)
     return fake.float().mean() - real.float().mean()
@@ -124,7 +124,7 @@ def encoder_step(nets, opt, x, eps, draw, args, amp=nullcontext):
     update(L_rec + L_adv + divergence, opt.f)                                               # eq. 8; its min is over f
 
     if args.critic == "finetune":           # the game of section 3.2, as in the code; by the asterisk c is frozen
-        L_c, R1 = move_critic(c, opt.c, x_hat.detach(), x, args, amp)                       # eq. 6, x~ = g(f(x))
+        L_c, R1 = move_critic(c, opt.c, x_hat.detach(), x, args, amp)       # eq. 6, x~ = g(f(x)) from before f moved
     return (L_rec, L_adv, L_c, R1, divergence) if args.inference == "vae" else (L_rec, L_adv, L_c, R1)
 
 
@@ -301,6 +301,7 @@ def critic_features(c, x):
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 STYLE, STAGE_1, STAGE_2 = dict(backbone="stylegan"), dict(stage="1"), dict(stage="2")
 LSUN = ("lsun-bedroom", "lsun-cat", "lsun-car")
+# LSUN: the first 100,000 images, where the paper ranks that many of the first 500,000
 SPLITS = {"ffhq": "65-5", **dict.fromkeys(LSUN, "100k")}
 SETTINGS = [  # later rows refine earlier ones
     (dict(), dict(recipe="paper", stage="1", backbone="stylegan"),
@@ -339,12 +340,14 @@ AGAIN = ("data", "data_root", "recipe", "adversarial", "gamma")
 
 def parse_args(argv=None):
     parser = common.method_parser(__doc__, RESOLUTIONS, grows=STAGE_1 | STYLE)
-    add, flow = parser.group("method"), dict(mapping="flow")
+    add = parser.group("method")
+    flow = dict(mapping="flow")
     add("--recipe", "choices of the printed method, or of the released code", choices=["paper", "official"])
     add("--stage", "1: decoder and critic (section 3.1); 2: encoder (3.2)", choices=["1", "2"])
     add("--mapping", "map from z to w: invertible (eq. 10) or StyleGAN's (eq. 9)", choices=["flow", "mlp"])
-    add("--coupling", "couplings of the invertible network (eqs. 3, 4)", only=flow, choices=["additive", "affine"])
-    add("--depth", "number of couplings (paper: \"layer number 8\"; code: 4 of 2 layers)", only=flow,
+    add("--coupling", "couplings of the invertible network (eqs. 3, 4)", only=flow, rare=True,
+        choices=["additive", "affine"])
+    add("--depth", "number of couplings (paper: \"layer number 8\"; code: 4 of 2 layers)", only=flow, rare=True,
         type=common.positive(int), metavar="N")
     add("--adversarial", "form of eq. 6 (paper: wasserstein; code: logistic)", choices=["wasserstein", "logistic"])
     add("--gamma", "weight of R1, over 2 (eq. 6)", type=float, metavar="W")
@@ -361,7 +364,7 @@ def parse_args(argv=None):
         only=STAGE_2 | dict(inference="vae"), type=float, metavar="W")
     add("--perceptual", "eps of eq. 5: VGG-16 conv4_3 (FILE: its weights), stage 1's critic's features, or pixels",
         only=STAGE_2, metavar="vgg16|critic|pixel|FILE")
-    add("--perceptual-norm", "norm of eq. 5 (code: mse, the mean square)", only=STAGE_2, choices=["l2", "mse"])
+    add("--perceptual-norm", "norm of eq. 5 (code: mse)", only=STAGE_2, rare=True, choices=["l2", "mse"])
     add("--beta", "weight of the perceptual loss (eq. 8: 0.001 with vgg16; code: 5e-5 with mse)", only=STAGE_2,
         type=float, metavar="W")
     add("--pixel-weight", "weight of the mean squared error (code: 1)", only=STAGE_2, type=float, metavar="W")
@@ -396,7 +399,7 @@ def inherit(parser, given):
         if key in given and key not in AGAIN and str(given[key]) != str(stored.get(key)):
             raise Error(f"the decoder {run} has {common.flag(key)} {stored.get(key)}, not {given[key]}; leave the flag "
                         f"out, or train another decoder")
-    stored.update(stored["given"])              # "auto" where it was, so that the run's folder is named likewise
+    stored.update(stored["given"])              # "auto" where it was, so that the run's folder has the same name
     if "recipe" in given:
         stored.pop("adversarial", None)
     return {key: stored[key] for key in INHERITED if key in stored}
