@@ -84,10 +84,7 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
 # ---------------------------------------------------------------------------------------------------- networks
 
 class LatentDiscriminator(nn.Module):
-    """D: w (N, nw) -> logit (N, 1), three layers of w's width (section 5).
-
-    act: "lrelu" between them as in the paper; "none" as in the code, which makes it affine.
-    """
+    """D: w (N, nw) -> logit (N, 1), three layers of w's width (section 5).  act "none" makes it affine, as in the code."""
 
     def __init__(self, nw, act):
         super().__init__()
@@ -132,10 +129,7 @@ class EncoderBlock(nn.Module):
 
 
 def take_style(y):
-    """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm.   (section 5)
-
-    sigma has a floor, which the code's has not: its gradient is infinite where a channel is constant.
-    """
+    """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm; sigma has a floor, ours.   (section 5)"""
     y, mu, sigma = common.moments(y)
     return torch.cat([mu, sigma], 1).flatten(1), y * (1 / sigma).to(y.dtype)
 
@@ -330,9 +324,7 @@ def main(argv=None):
     batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
     draw = common.Draw(model, rng, rank, world, getattr(args, "mixing", 0.0))
-    F, G, E, D = model.children()
-    if args.compile:
-        F, G, E, D = common.compiled(F, G, E, D)
+    F, G, E, D = common.compiled(model.F, model.G, model.E, model.D) if args.compile else model.children()
     nets = F, draw.noisy(G), E, D
     fixed_x, fixed_z = common.fixed_inputs(ema, held_out, args.seed, device)
 

@@ -467,9 +467,7 @@ def main(argv=None):
     batches = data.batches(whole, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
     draw = common.Draw(model, rng, rank, world)
-    M, G, D = model.children()
-    if args.compile:
-        M, G, D = common.compiled(M, G, D)
+    M, G, D = common.compiled(model.M, model.G, model.D) if args.compile else model.children()
     nets = M, draw.noisy(G), D
     fixed_x, fixed_z = common.fixed_inputs(ema, held_out, args.seed, device)
 
