@@ -84,7 +84,7 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
 # ---------------------------------------------------------------------------------------------------- networks
 
 class LatentDiscriminator(nn.Module):
-    """D: w (N, nw) -> logit (N, 1), three layers of w's width (section 5).  act "none" makes it affine, as in the code."""
+    """D: w (N, nw) -> logit (N, 1), three layers of w's width (section 5).  act "none", as in the code: affine."""
 
     def __init__(self, nw, act):
         super().__init__()
@@ -129,7 +129,7 @@ class EncoderBlock(nn.Module):
 
 
 def take_style(y):
-    """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm; sigma has a floor, ours.   (section 5)"""
+    """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm.  sigma has a floor.   (section 5)"""
     y, mu, sigma = common.moments(y)
     return torch.cat([mu, sigma], 1).flatten(1), y * (1 / sigma).to(y.dtype)
 

@@ -30,6 +30,7 @@ import sys
 import threading
 import time
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -546,16 +547,20 @@ BATCHES = {8: (512, 256, 128, 64, 32, 32, 32, 32, 32), 4: (512, 256, 128, 64, 32
 RATES = (0.0015,) * 6 + (0.002, 0.003, 0.003)
 
 
+@dataclass
 class Growth:
     """The schedule of a run: images seen -> level, alpha, batch and learning rate.   (ProGAN 3)
 
-    Level `first` lasts 2 `part` images (with `short` one), each one above it `part` while it fades in and `part` more;
-    the last goes on.  sizes (H, W), batches, rates: one a level.  sine: alpha follows half a wave in place of a line.
+    Level `first` lasts 2 `part` images less `skipped`, each one above it `part` while it fades in and `part` more; the
+    last goes on.  sizes (H, W), batches, rates: one a level.  sine: alpha follows half a wave in place of a line.
     """
-
-    def __init__(self, sizes, batches, rates, first=0, part=math.inf, sine=False, short=False):
-        self.sizes, self.batches, self.rates = sizes, batches, rates
-        self.first, self.part, self.sine, self.skipped = first, part, sine, part if short else 0
+    sizes: list
+    batches: list
+    rates: list
+    first: int = 0
+    part: float = math.inf
+    sine: bool = False
+    skipped: float = 0
 
     def at(self, seen):
         """-> level, alpha, batch, learning rate."""
@@ -578,13 +583,16 @@ class Growth:
 
 
 def growth_of(args, sine=False, short=False):
-    """The `Growth` of a run, from its arguments alone; of one level unless `complete_levels` gave it more."""
+    """The `Growth` of a run, from its arguments alone; of one level unless `complete_levels` gave it more.
+
+    sine: see `Growth`.  short: the first level lasts one part.
+    """
     if not hasattr(args, "batches"):
         return Growth([tuple(args.image_shape[1:])], [args.batch], [args.lr])
     n, (h, w) = levels_of(args.image_shape)
     sizes = [(h << level, w << level) for level in range(n)]
-    return Growth(sizes, args.batches, args.rates, STYLE_SIZES.index(args.start_resolution), 1000 * args.grow_kimg,
-                  sine, short)
+    first, part = STYLE_SIZES.index(args.start_resolution), 1000 * args.grow_kimg
+    return Growth(sizes, args.batches, args.rates, first, part, sine, skipped=part if short else 0)
 
 
 # ---------------------------------------------------------------------------------------------------- 4 Losses
@@ -1215,7 +1223,8 @@ def resolve(parser, method, table, argv, inherit=None):
     nothing with the others, or contradicts the run.
     """
     defaults, unset = vars(parser.parse_args([])), object()
-    say_defaults(parser, table, defaults)
+    if {"-h", "--help", "--help-all"} & set(sys.argv if argv is None else argv):
+        say_defaults(parser, table, defaults)
     given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(defaults, unset))))
     given = {k: v for k, v in given.items() if v is not unset}
     for name, value in given.items():

@@ -369,6 +369,13 @@ def test_phi_is_for_the_vae_alone(inference, mapping, monkeypatch):
     assert calls == ["to_w"] * (inference == "vae")
 
 
+def test_the_vae_of_a_mapping_between_two_dimensions():
+    """f gives mean and log variance of z, whatever w's dimension."""
+    model = lia.LIA("vae", backbone="mlp", image_shape=(1, 28, 28), nz=6, nw=8, width=16, mapping="mlp").eval()
+    x = torch.rand(3, 1, 28, 28)
+    assert (model.f(x).shape, model.encode(x).shape) == ((3, 12), (3, 8))
+
+
 def test_images_that_encoders_do_not_take_are_one_line():
     _, model, _, _ = tiny()
     for x, given in ((PIL.Image.new("L", (28, 28)), "Image"), (np.zeros((1, 1, 28, 28)), "ndarray"),
