@@ -35,8 +35,8 @@ from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
-# How often a thread of torch's looks for work before it sleeps.  By default it looks for so long that next to another
-# busy program the others wait for it: a step took 14 times as long
+# How often a torch thread looks for work before it sleeps.  By default it looks so long that, next to another busy
+# program, the other threads wait for it: a step took 14 times as long
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import torch
@@ -46,7 +46,7 @@ from torch import nn
 
 
 class Error(Exception):
-    """Something that the user can put right: what was wrong and what to do, in one line.  `command` prints it."""
+    """A mistake that the user can correct: what was wrong and what to do, in one line.  `command` prints it."""
 
 
 # ---------------------------------------------------------------------------------------------------- 1 Layers
@@ -312,8 +312,7 @@ class Growing(nn.Module):
         return self.base[0] << level, self.base[1] << level
 
     def fit(self, x):
-        """Images of any larger size as this network is to see them (real ones, in training): averaged down to its top
-        level, and blended with their down- and up-scaled version as far as that is not faded in.   (ProGAN 3)"""
+        """Resizes real images to the top level, blended as the fade requires.   (ProGAN 3)"""
         if x.shape[2:] != self.size():
             x = nnf.avg_pool2d(x, x.shape[2] // self.size()[0])
         return self.fade(upscale(nnf.avg_pool2d(x, 2)), x) if self.fades else x
@@ -668,7 +667,7 @@ class Draw:
         """Codes w (n, nw) of the mapping F with the styles of others mixed in, on stylegan; see `mix_styles`."""
         if self.G is None:
             return w
-        draw = self.uniform(len(w), 2)
+        draw = self.uniform(len(w), 2)      # before z: another order would be another run
         return mix_styles(w, F(self.z(len(w))), self.G.top, self.mixing, draw)
 
     def noisy(self, G):
@@ -717,7 +716,8 @@ EMA_EVERY = 1024            # images between its moves: at each step they would 
 def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
     """Move a weight average after the step of `batch` images that began at `seen`, if it is due.  -> whether it was
 
-    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its level began, if less.
+    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its level began, if that
+    is less (ours; papers are silent).
     """
     every = batch if each_step else max(batch, EMA_EVERY)
     due = seen % every < batch
@@ -729,7 +729,7 @@ def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
 # -------------------------------------------------------------------------------------------------- 6 Held out
 
 def check_input(x, shape):
-    """Raise ValueError, in one line, if x is not float images (N, *shape), which encoders take."""
+    """Raise ValueError, in one line, unless x is float images (N, *shape), as encoders take them."""
     tensor = isinstance(x, torch.Tensor)
     if not tensor or not x.is_floating_point() or tuple(x.shape[1:]) != tuple(shape):
         given = f"{x.dtype} {tuple(x.shape)}" if tensor else type(x).__name__
@@ -744,7 +744,7 @@ def few(image_shape):
 
 @torch.no_grad()
 def reconstruct(model, x):
-    """G(E(x)) clipped to [-1, 1], as it would be shown; errors of reconstructions are taken of this."""
+    """G(E(x)) clipped to [-1, 1], as it is shown; all reconstruction errors are computed from this."""
     parts = x.split(few(x.shape[1:]))
     return torch.cat([model.generate(model.encode(part), noise="fixed") for part in parts]).clamp(-1, 1)
 
@@ -752,7 +752,7 @@ def reconstruct(model, x):
 def fixed_inputs(model, images, seed, device):
     """x and z of every snapshot: the first held-out images, float, and codes (None without a prior).
 
-    1,000 of them up to 64 px, fewer where images are larger.
+    1,000 of them up to 64 px, fewer of larger images.
     """
     n = max(min(1000, 2**22 // math.prod(model.image_shape[1:])), 16)
     x = to_float(images.take(range(min(len(images), n))).to(device))
@@ -763,8 +763,8 @@ def fixed_inputs(model, images, seed, device):
 def held_out(model, x, z):
     """How well a model inverts images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) that it was not trained on.
 
-    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|,
-    which is "" where z is None (a model without a prior); all are "" of a model without an encoder.
+    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|.
+    recip_w is "" if z is None (a model without a prior), and all are "" for a model without an encoder.
     """
     if not hasattr(model, "encode"):
         return dict.fromkeys(Run.MEASURES, "")
@@ -865,8 +865,7 @@ class VGG(nn.Module):
 def start(args):
     """Join the other processes of `torchrun`, if any, and seed.  -> device, rank, world.
 
-    Sets args.precision where it is "auto".  Raises `Error` for a device that is not there or a batch that does not
-    divide.
+    Sets args.precision if it is "auto".  Raises `Error` for a missing device or a batch that does not divide.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if wrong := [n for n in getattr(args, "batches", None) or [args.batch] if n % world]:
@@ -887,7 +886,7 @@ def start(args):
 
 
 class Unread:
-    """A run's standard output and error: a run goes on, unseen, when their reader has gone (`| head`, a terminal)."""
+    """A run's standard output and error: the run goes on when their reader has gone (`| head`, a closed terminal)."""
 
     def __init__(self, stream):
         self.stream = stream.stream if isinstance(stream, Unread) else stream
@@ -904,14 +903,14 @@ class Unread:
 
 
 def has_bf16(device):
-    """Whether a device multiplies in bf16 itself: not a GPU that emulates it, nor a CPU with AVX2 alone."""
+    """Whether a device multiplies in bf16 itself; a GPU may emulate it, and a CPU with AVX2 alone does."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def notes(args, device):
-    """Lines on what makes a run slow on its device."""
+    """Yields a line for each thing that makes a run slow on its device."""
     here = "GPU" if device.type == "cuda" else "CPU"
     if here == "CPU" and args.backbone == "stylegan" and args.width < 4:
         yield f"on a CPU a step of stylegan at --width {args.width} takes minutes; --width 8 or more suits one"
@@ -924,9 +923,8 @@ def notes(args, device):
 def join(name):
     """Join the other processes of `torchrun`, if any.  -> device, rank, world.  name: as for `find_device`.
 
-    One process a GPU (NCCL), or several on the CPU (gloo).  Processes may wait for each other as long as it takes; one
-    that no longer lives ends the job, see `watch`.  fp32 is fp32 from here on, not TF32.  Raises `Error` for a device
-    that is not there.
+    One process a GPU (NCCL), or several on the CPU (gloo).  Processes wait for each other as long as it takes; if one
+    dies, the job ends, see `watch`.  fp32 is fp32 from here on, not TF32.  Raises `Error` for a missing device.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = find_device(name, int(os.environ.get("LOCAL_RANK", 0)))
@@ -942,18 +940,21 @@ def join(name):
 
 
 def watch(rank, world):
-    """End this process with one line if the next one of its job, on any machine, has not lived for WATCH_SECONDS.
+    """End this process with one line if the next one of its job, on any machine, has been dead for WATCH_SECONDS.
 
-    Each counts up in the job's store; a frozen process does not, a slow or waiting one does.  Rounds are counted, not
-    seconds, so that a whole job may be paused and go on.
+    Each counts up in the job's store, also a slow or waiting one, but not a frozen one.  Rounds are counted, not
+    seconds, so that a whole job can be paused and go on.
     """
-    patience, following, last, rounds = float(os.environ.get("WATCH_SECONDS", 20)), (rank + 1) % world, 0, 0
+    patience = float(os.environ.get("WATCH_SECONDS", 20))
+    following = (rank + 1) % world
+    last = rounds = 0
     try:
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         while dist.is_initialized() and rounds < 2 * patience:
             store.add(f"alive/{rank}", 1)
             count = store.add(f"alive/{following}", 0)
-            last, rounds = count, rounds + 1 if count == last else 0
+            rounds = rounds + 1 if count == last else 0
+            last = count
             time.sleep(0.5)
     except (RuntimeError, KeyError, ValueError):    # the store has gone, and the job with it
         return
@@ -983,8 +984,8 @@ def find_device(name, local_rank=0):
 
 
 def keep_memory():
-    """Have glibc keep freed memory rather than give it back to the kernel, which must clear each page that it lends
-    again: 5% (fp32) to 13% (bf16) of a step of the MLP.  Elsewhere nothing happens."""
+    """Have glibc keep freed memory.  The kernel would clear each page that it lends again: 5% (fp32) to 13% (bf16) of a
+    step of the MLP.  Without glibc nothing happens."""
     import ctypes
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -994,7 +995,7 @@ def keep_memory():
 
 @contextlib.contextmanager
 def rank_zero_first():
-    """Process 0 runs the block before the others, so that what it downloads is there for them; or what it raises."""
+    """Process 0 runs the block before the others, so that they find what it downloads; or it raises its error first."""
     first = int(os.environ.get("RANK", 0)) == 0
     if dist.is_initialized() and not first:
         dist.barrier()
@@ -1006,18 +1007,20 @@ def rank_zero_first():
 
 
 def generator(device, seed, use, block=0):
-    """A torch.Generator on device for one use of a run's seed: "training", "pictures" or "evaluation", so that no two
-    uses (nor the initialisation, which has the seed itself) draw the same numbers; nor do two blocks of one use."""
+    """A torch.Generator on device for one use of a run's seed: "training", "pictures" or "evaluation".
+
+    No two uses or blocks draw the same numbers; the initialisation has the seed itself.
+    """
     return torch.Generator(device).manual_seed(_seed(seed, use, block))
 
 
 def _seed(seed, use, block):
-    """Below 2^32 for usual seeds: of more, the CPU's generator sees the lowest 32 bits."""
+    """Below 2^32 for usual seeds, because the CPU's generator sees only the lowest 32 bits."""
     return 1_000_003 * (seed + 1) + 10 * block + ("training", "pictures", "evaluation", "noise").index(use) + 1
 
 
 def seed_noise(seed, block):
-    """Seed what G draws its noise from (torch's own generators) for one block of images."""
+    """Seed torch's own generators, from which G draws its noise, for one block of images."""
     torch.manual_seed(_seed(seed, "noise", block))
 
 
@@ -1029,7 +1032,7 @@ def broadcast(module):
 
 
 def autocast(precision, device):
-    """-> a function that gives the context of a forward pass: bf16 autocast, or nothing for "fp32"."""
+    """-> a function that returns the context of a forward pass: bf16 autocast, or nothing for "fp32"."""
     if precision == "fp32":
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
@@ -1376,9 +1379,9 @@ def place_of(args, images):
 # --------------------------------------------------------------------------------------------------- 10 The run
 
 def write_atomic(path, data):
-    """Write bytes so that `path`, or what it links to, holds either all of them or what it held before.
+    """Write bytes so that `path`, or its target if it is a link, holds all of them or what it held before.
 
-    A device or pipe gets them as they come.
+    A device or pipe gets them directly.
     """
     if (path.exists() and not path.is_file()) or path.parent == Path("/dev"):
         with open(path, "ab") as f:
@@ -1415,7 +1418,7 @@ def code_version():
 
 
 def damaged(path, what):
-    """-> the `Error` of a file that is not as a run wrote it."""
+    """-> the `Error` for a file that was changed since a run wrote it."""
     return Error(f"{path}: {what}; put back a copy of the file, or train again in another folder")
 
 
@@ -1861,7 +1864,7 @@ def grid(x, columns):
 
 
 def pairs(x, y, columns=16):
-    """A picture of rows of x (N, C, H, W), each over the same row of y; what does not fill a row is left out."""
+    """A picture of rows of x (N, C, H, W), each above the same row of y; an incomplete last row is left out."""
     columns = min(columns, len(x))
     n = len(x) // columns * columns
     rows = [row for pair in zip(x[:n].split(columns), y[:n].split(columns)) for row in pair]
@@ -1870,10 +1873,9 @@ def pairs(x, y, columns=16):
 
 @torch.no_grad()
 def snapshot_pictures(model, x, z):
-    """-> samples from z (none where z is None), and reconstructions of x under their originals (none without an
-    encoder), for `Run.snapshot`.
+    """-> samples from z, unless it is None, and reconstructions of x under their originals, if there is an encoder.
 
-    64 samples and 32 pairs up to 256 px, fewer where images are larger.
+    For `Run.snapshot`.  64 samples and 32 pairs up to 256 px, fewer of larger images.
     """
     columns, pictures = max(min(8, 2048 // x.shape[3]), 2), {}
     if hasattr(model, "encode"):
