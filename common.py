@@ -1233,8 +1233,10 @@ def resolve(parser, method, table, argv, inherit=None):
     for name, value in given.items():
         if value == "":
             raise Error(f"{flag(name)} is empty (a variable that is not set?); leave it out, or fill it")
-    run, stored = given.pop("resume", ""), {}
+    run = given.pop("resume", "")
+    stored = {}
     if run:
+        run = str(Path(run))
         stored = read_args(run, method)
         if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - {*stored}:
             raise damaged(Path(run, "args.json"), f"{min(missing)} is missing")
