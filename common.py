@@ -1247,7 +1247,7 @@ def resolve(parser, method, table, argv, inherit=None):
     values, source = look_up(table, defaults, stored or {**inherited, **given})
 
     useless = {a.dest: a.only for a in parser._actions if not holds(getattr(a, "only", {}), values)}
-    for name in useless.keys() & given.keys():
+    for name in sorted(useless.keys() & given.keys()):
         wanted = [(flag(k), " or ".join(v) if isinstance(v, tuple) else v) for k, v in useless[name].items()
                   if not holds({k: v}, values)]
         where = " ".join(k if v is True else f"{k} {v}" for k, v in wanted)
