@@ -53,7 +53,7 @@ class Trunk(nn.Module):
 
     def forward(self, x):
         out = self.head(self.f(x))
-        return out[:, 1:], out[:, :1], self.f(x)
+        return invgan.Judged(out[:, 1:], out[:, :1], self.f(x))
 
 
 class Linear(nn.Module):
