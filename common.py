@@ -1269,8 +1269,11 @@ def as_flags(run, stored, parser):
     """The values of run's args.json, flags as the command line would have them.  Raises `Error`."""
     out = dict(stored)
     for action in parser._actions:
-        name, value = action.dest, stored.get(action.dest, action.default)
+        name = action.dest
+        value = stored.get(name, action.default)
         try:
+            if value is None and name in stored:
+                raise ValueError
             if value != action.default and action.type:
                 out[name] = value = action.type(str(value))
             if value != action.default and (value is not True if action.nargs == 0 else value not in (
