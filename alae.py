@@ -12,45 +12,12 @@
     w  (B, nw)       latent code                      G  w -> x  generator
     x  (B, C, H, W)  image in [-1, 1]                 E  x -> w  encoder
                                                       D  w -> logit, the discriminator's second half: D o E judges x
-Algorithm 1 is `train_step`; the encoder of section 5 is `StyleEncoder`.
-
-Differences from the paper (P) and from the released code (C), and what restores them:
-    R1's gradient         P prints that it is taken with respect to theta_E, theta_D; the penalty that it cites, and C,
-                          take it with respect to x.  So do we; there is no flag for the other.
-    squared norm, line 14 P sums over w's dimensions, C averages.  Ours averages: a sum makes step III so strong that
-                          E(x) shrinks and its features get worse.                              --latent-loss sum
-    step III moves F?     P no, C yes (F is reached through G).  Ours follows P.                --step3 EGF
-    D                     P an MLP; in C its layers have no activation between, so it is affine. Ours follows P.
-                                                                                                --d-act none
-    gamma                 P leaves it open, C has 10.  Ours is 1, chosen on MNIST.              --gamma 10
-    f = softplus          P's eq. 1 with this f would reward the wrong side; Algorithm 1 is right and is what we follow.
-    F's depth for MNIST   P leaves it open; 6 as in C.  Leaky ReLU 0.2 also after the last layer of F and of E: as in C.
-    G of mlp              P leaves its last activation open, and C has none.  Ours is a sigmoid, as BiGAN's on the same
-                          digits: a linear end leaves speckle.                                      --g-end linear
-    learning rate of F, D P leaves it open; 0.1 of the others', as in C.
-    weight averages       P is silent; pictures use averaged weights with a half-life of 10,000 images, as in C, or a
-                          fifth of the images since the run or its last level began, if less.
-    dcgan                 is ours, with its batch and learning rate: not in the paper.
-StyleALAE (P leaves open what it does not state; batch and learning rate of each level are C's):
-    gamma                 10, as in C.
-    length                P: 500,000 images to fade a level in and as many more; then 1 million at 1024 px; 10 million
-                          in all.  So the first level, with nothing to fade in, has 1 million, and the last has 2.  By
-                          its epochs it would be 8.8 million.  Ours is the first; other lengths are shared out likewise.
-                          C has 16 epochs of 60,000 images a level, half of them to fade.         --grow-kimg 480
-    style mixing          P trains with it; C in steps I and II, for 0.9 of the batches, with one cut each.  Ours
-                          likewise, for 0.9 of the images, each with its own cut, as StyleGAN.    --mixing P
-    deviations in E       sqrt(variance + 1e-8); C has no floor, and no finite gradient where a channel is constant.
-    fading                alpha grows linearly, in C by half a wave of a sine.              --fade sine
-    Adam's state          is kept at a new level, in C it begins anew.                      --adam-state fresh
-    layers                as in StyleGAN, and C_i of eq. 9 as printed; in C to-RGB has gain 0.03, from-RGB its leaky
-                          ReLU twice, and each C_i a bias.                                  --layers released
-    mirror images         P is silent.  Ours are off; C's are on.                           --flip on
-    C_i of eq. 9          run-time gain 1, as StyleGAN's style maps.
-    mean w                is moved once an iteration, by step I's codes; in C whenever G is run.
-`--recipe official` takes all of C's choices that have a flag here at once, but its lengths (StyleALAE's on stylegan).
+Algorithm 1 is `train_step`; the encoder of section 5 is `StyleEncoder`.  Where we differ from the paper or from the
+released code, the line says so, with the flag that restores the other; the whole list is in .github/alae.md.
 """
 import copy
 import math
+from argparse import Namespace
 from contextlib import nullcontext
 
 import common  # before torch, whose threads wait as it says
@@ -61,35 +28,63 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import (
-    DCGANEncoder,
-    DCGANGenerator,
-    DownConv,
-    EqualConv2d,
-    EqualLinear,
-    Mapping,
-    MLPEncoder,
-    MLPGenerator,
-    StyleGenerator,
-    adam,
-    blur,
-    lrelu,
-    moments,
-    r1,
-    softplus,
-    update,
-)
+from common import CODE, OURS, PAPER, EqualConv2d, EqualLinear, adam, lrelu, plain, r1, softplus, update
 
 BETAS = (0.0, 0.99)         # Adam's beta_1, beta_2 (section 6)
-F_DEPTH = dict(mlp=6, dcgan=6, stylegan=8)      # layers of F (StyleALAE: section 5)
-MEAN_W = 0.995              # what the running mean of w keeps at a step
-LR_MUL = 0.1                # learning rate of F and D, relative to the others'
+F_DEPTH = dict(mlp=6, dcgan=6, stylegan=8)      # layers of F (StyleALAE: section 5; the others as in the code)
+LR_MUL = 0.1                # learning rate of F and D, relative to the others' (as in the code; the paper has none)
+MEAN_W = 0.995              # what the running mean of w keeps at a step; the code moves it whenever G is run
+
+
+# ------------------------------------------------------------------------------------------------- Algorithm 1
+
+def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
+    """One iteration on real images x (B, C, H, W), a leaf in E's range.
+
+    nets: F, G, E, D.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16 passes.  mean_w:
+    running mean of w, moved in place.  -> L_ED, R1's term, L_FG, L_EG; all are means over the batch.
+    """
+    F, G, E, D = nets
+    B = len(x)
+
+    # Step I: E and D tell real from fake (Alg. 1, lines 3-7; x is line 4)
+    with amp(), torch.no_grad():
+        w = F(draw.z(B))                                                                    # line 5
+        fake = G(draw.mix(w, F))            # style mixing in steps I and II, as in the code; the paper has it open
+    with amp():
+        fake_score = D(E(fake))
+        real_score = plain(D)(plain(E)(x.requires_grad_()))     # never compiled: R1 differentiates it twice
+    R1 = args.gamma / 2 * r1(real_score, x)     # gradient with respect to x, as in the code; the paper prints theta
+    L_ED = softplus(fake_score) + softplus(-real_score)                                     # line 6; eq. 1's signs err
+    update(L_ED + R1, opt.E, opt.D)                                                         # line 7
+    if mean_w is not None:
+        mean_w.lerp_(w.float().mean(0), 1 - MEAN_W)
+
+    # Step II: F and G fool them (lines 8-11)
+    with amp():
+        L_FG = softplus(-D(E(G(draw.mix(F(draw.z(B)), F)))))                                # lines 9, 10
+    update(L_FG, opt.F, opt.G)                                                              # line 11
+
+    # Step III: E inverts G in latent space (lines 12-15)
+    with amp():
+        with torch.set_grad_enabled(args.step3 == "EGF"):
+            w = F(draw.z(B))                                                                # line 13
+        error = w.detach().float() - E(G(w)).float()
+    L_EG = error.square().sum(1).mean()                                                     # line 14, eq. 8
+    if args.latent_loss == "mean":          # as in the code: a sum makes step III so strong that E(x) shrinks
+        L_EG = L_EG / args.nw
+    if args.step3 == "EG":
+        update(L_EG, opt.E, opt.G)                                                          # line 15
+    else:
+        update(L_EG, opt.E, opt.G, opt.F)   # the code: F is reached through G
+
+    return L_ED, R1, L_FG, L_EG
 
 
 # ---------------------------------------------------------------------------------------------------- networks
 
 class LatentDiscriminator(nn.Module):
-    """D: w (N, nw) -> logit (N, 1), three layers of w's width (section 5).  act "none" makes it affine."""
+    """D: w (N, nw) -> logit (N, 1), three layers of w's width (section 5).  act "none", as in the code: affine."""
 
     def __init__(self, nw, act):
         super().__init__()
@@ -104,7 +99,7 @@ class LatentDiscriminator(nn.Module):
 
 
 class Encoder(nn.Module):
-    """E: x -> w (N, nw): a backbone's encoder and the leaky ReLU that F's output has too."""
+    """E: x -> w (N, nw): a backbone's encoder, and the leaky ReLU that F's output has too (as in the code)."""
 
     def __init__(self, net):
         super().__init__()
@@ -125,42 +120,47 @@ class EncoderBlock(nn.Module):
     def __init__(self, c_in, c_out, size):
         super().__init__()
         self.conv = EqualConv2d(c_in, c_in, 3, gain=math.sqrt(2), padding=1)
-        self.down = DownConv(c_in, c_out, math.sqrt(2), fused=min(size) >= common.FUSED_FROM)
+        self.down = common.DownConv(c_in, c_out, math.sqrt(2), fused=min(size) >= common.FUSED_FROM)
 
     def forward(self, x):
         style1, x = take_style(lrelu(self.conv(x)))
-        style2, x = take_style(lrelu(self.down(blur(x))))
+        style2, x = take_style(lrelu(self.down(common.blur(x))))
         return x, style1, style2
 
 
 def take_style(y):
-    """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm.   (section 5)"""
-    y, mu, sigma = moments(y)
+    """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm.  sigma has a floor.   (section 5)"""
+    y, mu, sigma = common.moments(y)
     return torch.cat([mu, sigma], 1).flatten(1), y * (1 / sigma).to(y.dtype)
 
 
 class StyleEncoder(common.Growing):
-    """E of StyleALAE: x at the top level -> w (N, nw), a sum of linear maps of the styles of all layers.   (fig. 2)"""
+    """E of StyleALAE: x at the top level -> w (N, nw), a sum of linear maps of the styles of all layers.   (fig. 2)
+
+    C_i has run-time gain 1, as StyleGAN's style maps.  layers: "paper", or "released", whose from-RGB has its leaky
+    ReLU twice and each C_i a bias.
+    """
 
     def __init__(self, image_shape, nw, width, fmap_base, layers):
         super().__init__(image_shape, width, fmap_base)
-        c, self.slope = self.channels, 0.04 if layers == "released" else 0.2
+        c = self.channels
+        self.slope = 0.04 if layers == "released" else 0.2
         self.from_rgb = nn.ModuleList(EqualConv2d(image_shape[0], n, 1, gain=math.sqrt(2)) for n in c)
-        self.blocks = nn.ModuleList(
-            EncoderBlock(c[i], c[max(i - 1, 0)], self.size(i)) for i in range(self.levels))
+        self.blocks = nn.ModuleList(EncoderBlock(c[i], c[max(i - 1, 0)], self.size(i)) for i in range(self.levels))
         self.C = nn.ModuleList(EqualLinear(2 * n, nw, gain=1, bias=layers == "released")
                                for i in range(self.levels) for n in (c[i], c[max(i - 1, 0)]))
 
     def styles(self, x):
         """-> [mu(y_i); sigma(y_i)], (N, 2C_i), of the layers from level 0 up."""
-        out, y = [], nnf.leaky_relu(self.from_rgb[self.top](x), self.slope)
+        y = nnf.leaky_relu(self.from_rgb[self.top](x), self.slope)
+        styles = []
         for i in range(self.top, -1, -1):
-            y, *pair = self.blocks[i](y)
+            y, style1, style2 = self.blocks[i](y)
             if self.fades and i == self.top:
                 small = nnf.leaky_relu(self.from_rgb[i - 1](nnf.avg_pool2d(x, 2)), self.slope)
                 y = self.fade(small, y)
-            out = pair + out
-        return out
+            styles = [style1, style2] + styles
+        return styles
 
     def features(self, x):
         """-> w (N, nw), and the styles that it is made of, (N, n)."""
@@ -176,40 +176,48 @@ class StyleEncoder(common.Growing):
 
 def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end):
     """-> F, G, E, D for images of image_shape (C, H, W)."""
-    F = Mapping(nz, nw, F_DEPTH[backbone], LR_MUL)
+    F = common.Mapping(nz, nw, F_DEPTH[backbone], LR_MUL)
     D = LatentDiscriminator(nw, d_act)
     if backbone == "mlp":
-        G = MLPGenerator(nw, image_shape, width, common.squash if g_end == "sigmoid" else None)
-        E = MLPEncoder(image_shape, nw, width)
+        # the paper has G's end open, and the code's is linear, which leaves speckle; BiGAN's is a sigmoid
+        G = common.MLPGenerator(nw, image_shape, width, common.squash if g_end == "sigmoid" else None)
+        E = Encoder(common.MLPEncoder(image_shape, nw, width))
     elif backbone == "dcgan":
-        G, E = DCGANGenerator(nw, image_shape, width), DCGANEncoder(image_shape, nw, width)
+        G = common.DCGANGenerator(nw, image_shape, width)
+        E = Encoder(common.DCGANEncoder(image_shape, nw, width))
     elif backbone == "stylegan":
-        G = StyleGenerator(nw, image_shape, width, fmap_base, rgb_gain=0.03 if layers == "released" else 1.0)
-        return F, G, StyleEncoder(image_shape, nw, width, fmap_base, layers), D
-    return F, G, Encoder(E), D
+        G = common.StyleGenerator(nw, image_shape, width, fmap_base, rgb_gain=0.03 if layers == "released" else 1.0)
+        E = StyleEncoder(image_shape, nw, width, fmap_base, layers)
+    return F, G, E, D
 
+
+# ------------------------------------------------------------------------------------------------------- model
 
 class ALAE(nn.Module):
     """The four networks, and what `eval.py` asks of any model (eval mode)."""
 
     def __init__(self, backbone, image_shape, nz, nw, width, d_act, fmap_base=8192, layers="paper", g_end="linear"):
         super().__init__()
-        self.F, self.G, self.E, self.D = build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers,
-                                                        g_end)
+        self.F, self.G, self.E, self.D = build_networks(
+            backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end)
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nw, 1
-        self.unit_range = backbone == "mlp"     # its networks, and so its R1, work on pixels in [0, 1], as in C
+        self.unit_range = backbone == "mlp"     # its networks, and so its R1, work on pixels in [0, 1], as in the code
         self.grows = backbone == "stylegan"
         if self.grows:
             self.num_layers = self.G.num_layers
             self.register_buffer("mean_w", torch.zeros(nw))
 
-    def inward(self, x):
-        """Images in [-1, 1] -> in the range of E's input and G's output, and as a growing E sees them."""
-        return (x + 1) / 2 if self.unit_range else self.E.fit(x) if self.grows else x
+    def see(self, x):
+        """Images in [-1, 1] -> as E sees them: in its range, and at the level of a growing one."""
+        if self.unit_range:
+            return (x + 1) / 2
+        return self.E.fit(x) if self.grows else x
 
-    def outward(self, x):
-        """Back again; images of a level below the last are enlarged to image_shape."""
-        return x * 2 - 1 if self.unit_range else self.G.full(x) if self.grows else x
+    def show(self, x):
+        """Back again: what G made -> images in [-1, 1] of image_shape."""
+        if self.unit_range:
+            return x * 2 - 1
+        return self.G.full(x) if self.grows else x
 
     def prior(self, n, generator):
         """z (n, nz) ~ N(0, I), on the generator's device."""
@@ -224,174 +232,112 @@ class ALAE(nn.Module):
 
         noise: "random", "fixed" or "none"; mlp and dcgan have none.
         """
-        return self.outward(self.G(w, noise) if self.grows else self.G(w))
+        return self.show(self.G(w, noise) if self.grows else self.G(w))
 
     def encode(self, x):
-        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1].
+        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1].  Raises ValueError if x is not that.
 
-        While a level of stylegan fades in, x is blended as real images are in training, even if G made it.  Raises
-        ValueError if x is not that.
+        While a level of stylegan fades in, x is blended as real images are in training, even if G made it.
         """
-        common.check_images(x, self.image_shape)
-        return self.E(self.inward(x))
+        common.check_input(x, self.image_shape)
+        return self.E(self.see(x))
 
     def features(self, x):
         """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1] (section 7.1); raises as `encode`."""
-        common.check_images(x, self.image_shape)
-        return self.E.features(self.inward(x))
+        common.check_input(x, self.image_shape)
+        return self.E.features(self.see(x))
 
 
-# ----------------------------------------------------------------------------------------------------- settings
+# ---------------------------------------------------------------------------------------------------- settings
 
-PRESETS = {  # the paper's settings where it states them: batch, lr, sizes (sections 6, 7.1); the rest is ours
-    "mlp":               dict(nz=50, nw=50, batch=128, lr=0.002, gamma=1.0, kimg=6000, snapshot_kimg=100),
-    "mlp on mnist-mini": dict(kimg=400, snapshot_kimg=10),
-    "dcgan":             dict(nz=128, nw=128, batch=32, lr=0.006, gamma=1.0, kimg=1000, snapshot_kimg=25),
-    # 0: by level and number of processes, see common.schedule
-    "stylegan":               dict(nz=512, nw=512, batch=0, lr=0.0, gamma=10.0, kimg=0.0, snapshot_kimg=0.0),
-    "stylegan on celeba":     dict(resolution="128", nz=256, nw=256),
-    "stylegan on celeba-hq":  dict(resolution="256"),
-    "stylegan on ffhq":       dict(resolution="1024"),
-    **{f"stylegan on lsun-{name}": dict(resolution="256", fmap_base=4096) for name in ("bedroom", "cat", "car")},
-}
-RECIPES = {
-    "paper":    {},
-    "official": dict(latent_loss="mean", step3="EGF", d_act="none", g_end="linear", gamma=10.0, fade="sine",
-                     adam_state="fresh", layers="released", flip="on"),
-}
-STYLE_FLAGS = ("fade", "adam_state", "layers", "flip", "mixing")
-UNSTATED = {"mlp": ("gamma", "g_end", "kimg"), "dcgan": ("gamma", "kimg", "batch", "lr", "nz", "nw"),
-            "stylegan": ("gamma", "kimg", "grow_kimg", "batches", "rates", "nz", "nw", "fmap_base", *STYLE_FLAGS)}
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
+STYLE, LSUN = dict(backbone="stylegan"), ("lsun-bedroom", "lsun-cat", "lsun-car")
+SETTINGS = [  # later rows refine earlier ones; the paper's are of sections 6 and 7
+    (dict(), dict(recipe="paper", backbone="stylegan"),
+        PAPER(step3="EG", d_act="lrelu"), CODE(latent_loss="mean"),
+        OURS(gamma=1.0, kimg=1000, snapshot_kimg=25)),          # gamma was chosen on MNIST
+    (dict(data=("mnist", "mnist-mini")), PAPER(backbone="mlp")),
+    (dict(data="cifar10"), dict(backbone="dcgan")),
+    (dict(backbone="mlp"), PAPER(nz=50, nw=50, batch=128, lr=0.002),
+        OURS(g_end="sigmoid", kimg=6000, snapshot_kimg=100)),
+    (dict(backbone="mlp", data="mnist-mini"), OURS(kimg=400, snapshot_kimg=10)),
+    (dict(backbone="dcgan"), OURS(nz=128, nw=128, batch=32, lr=0.006)),
+    # 0: by level and number of processes, see common.complete_levels
+    (STYLE, CODE(nz=512, nw=512, batch=0, lr=0.0, gamma=10.0), OURS(fmap_base=8192, kimg=0.0, grow_kimg=0.0,
+        snapshot_kimg=0.0, mixing=0.9, fade="linear", adam_state="kept", layers="paper", flip="off")),
+    (STYLE | dict(data="celeba"), OURS(resolution="128", nz=256, nw=256)),
+    (STYLE | dict(data="celeba-hq"), PAPER(resolution="256")),
+    # 10 million images: 500,000 to fade a level in, and as many more; code: --grow-kimg 480
+    (STYLE | dict(data="ffhq"), PAPER(resolution="1024", kimg=0.0, grow_kimg=0.0)),
+    (STYLE | dict(data=LSUN), PAPER(resolution="256"), OURS(fmap_base=4096)),
+    (dict(recipe="official", backbone="mlp"), CODE(g_end="linear")),
+    (dict(recipe="official"), CODE(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0, fade="sine",
+        adam_state="fresh", layers="released", flip="on")),
+]
 
 
 def parse_args(argv=None):
-    parser = common.Parser(__doc__)
-    common.add_flags(parser, backbones=RESOLUTIONS)
-    add = parser.add_argument
-    add("--recipe", default="paper", choices=RECIPES,
-        help="the printed method (but for line 14's mean, see the differences), or the released code's choices")
-    add("--gamma", type=float, default=1.0, help="weight of R1, over 2 (Alg. 1 line 6; not stated; released code 10)")
-    add("--latent-loss", default="mean", choices=["mean", "sum"], help="over w's dimensions (Alg. 1 line 14: sum)")
-    add("--step3", default="EG", choices=["EG", "EGF"], help="networks that step III moves (Alg. 1 line 15: EG)")
-    add("--d-act", default="lrelu", choices=["lrelu", "none"], help="activation between D's layers")
-    add("--g-end", default="sigmoid", choices=["sigmoid", "linear"],
-        help="mlp: last activation of G (not stated; released code: linear)")
-    add("--fade", default="linear", choices=["linear", "sine"], help="stylegan: how alpha grows (released code: sine)")
-    add("--adam-state", default="kept", choices=["kept", "fresh"],
-        help="stylegan: what becomes of it at a new level (released code: fresh)")
-    add("--layers", default="paper", choices=["paper", "released"], help="stylegan: see the differences")
-    add("--flip", default="off", choices=["off", "on"], help="stylegan: mirror half of the images (released code: on)")
-    add("--mixing", type=common.fraction, default=0.9, metavar="P",
-        help="stylegan: share of images that mix the styles of two codes (StyleGAN 0.9)")
-    return common.resolve(parser, "alae", PRESETS, RECIPES, default_backbone, argv, STYLE_FLAGS, {"g_end": "linear"})
+    parser = common.method_parser(__doc__, RESOLUTIONS)
+    add = parser.group("method")
+    add("--recipe", "choices of the printed method, or of the released code", choices=["paper", "official"])
+    add("--gamma", "weight of R1, over 2 (Alg. 1 line 6; paper: open; code: 10)", type=float, metavar="W")
+    add("--latent-loss", "reduction over w's dimensions (Alg. 1 line 14: sum)", choices=["mean", "sum"])
+    add("--step3", "networks that step III moves (Alg. 1 line 15: EG; code: EGF)", choices=["EG", "EGF"])
+    add("--d-act", "activation between D's layers (code: none)", choices=["lrelu", "none"])
+    add("--g-end", "last activation of G (code: linear)", only=dict(backbone="mlp"), choices=["sigmoid", "linear"])
+    add("--mixing", "share of images that mix the styles of two codes (StyleGAN 0.9; code: of batches)", only=STYLE,
+        type=common.fraction, metavar="P")
+    add("--fade", "growth of alpha (code: half a wave of a sine)", only=STYLE, choices=["linear", "sine"])
+    add("--adam-state", "state of Adam at a new level (code: fresh)", only=STYLE, choices=["kept", "fresh"])
+    add("--layers", "gains, slope, biases of E's and G's ends", only=STYLE, choices=["paper", "released"])
+    add("--flip", "mirroring of half of the images (code: on)", only=STYLE, choices=["off", "on"])
+    return common.resolve(parser, "alae", SETTINGS, argv, formerly=dict(g_end="linear"))
 
 
-def unstated(args):
-    """The settings of a run that are ours: the paper leaves them open (lengths: it has those of FFHQ alone)."""
-    stated = {*RECIPES[args.recipe]}
-    if args.backbone == "stylegan" and (args.data, args.kimg, args.grow_kimg) == ("ffhq", 10_000, 500):
-        stated |= {"kimg", "grow_kimg"}
-    return [name for name in UNSTATED[args.backbone] if name not in stated]
-
-
-def default_backbone(name):
-    return {"mnist": "mlp", "mnist-mini": "mlp", "cifar10": "dcgan"}.get(name, "stylegan")
-
-
-# ----------------------------------------------------------------------------------------------------- training
-
-def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None, mix=lambda w: w):
-    """One iteration of Algorithm 1 on real images x (B, C, H, W), a leaf in E's range.
-
-    draw_z() -> z (B, nz), fresh at each call.  amp: context of bf16 passes.  nets: F, G, E, D for the passes that are
-    differentiated once, compiled, or with noise.  mix: style mixing of w with other codes, in steps I and II.
-    -> L_ED without R1's term, R1's term, L_FG, L_EG; all are means over the batch.
-    """
-    F, G, E, D = nets or (model.F, model.G, model.E, model.D)
-    opt_F, opt_G, opt_E, opt_D = optimizers
-
-    # Step I: E and D tell real from fake (Alg. 1, lines 3-7; x is line 4)
-    with amp(), torch.no_grad():
-        w = F(draw_z())                                                                     # line 5
-        fake = G(mix(w))
-    with amp():
-        fake_score = D(E(fake))
-        real_score = model.D(model.E(x.requires_grad_()))       # never compiled: R1 differentiates it twice
-    R1 = args.gamma / 2 * r1(real_score, x)
-    L_ED = softplus(fake_score) + softplus(-real_score) + R1                                # line 6
-    update(L_ED, opt_E, opt_D)                                                              # line 7
-    if hasattr(model, "mean_w"):
-        model.mean_w.lerp_(w.float().mean(0), 1 - MEAN_W)
-
-    # Step II: F and G fool them (lines 8-11)
-    with amp():
-        L_FG = softplus(-D(E(G(mix(F(draw_z()))))))                                         # lines 9, 10
-    update(L_FG, opt_F, opt_G)                                                              # line 11
-
-    # Step III: E inverts G in latent space (lines 12-15)
-    with amp():
-        with torch.set_grad_enabled(args.step3 == "EGF"):
-            w = F(draw_z())                                                                 # line 13
-        error = w.detach().float() - E(G(w)).float()                                        # line 14, eq. 8
-    L_EG = error.square().sum(1).mean() / (args.nw if args.latent_loss == "mean" else 1)
-    update(L_EG, *((opt_E, opt_G) if args.step3 == "EG" else (opt_E, opt_G, opt_F)))        # line 15
-
-    return L_ED - R1, R1, L_FG, L_EG
-
+# -------------------------------------------------------------------------------------------------------- main
 
 def main(argv=None):
     args = parse_args(argv)
     common.check_resolution(args, RESOLUTIONS)
     device, rank, world = common.start(args)
-
     with common.rank_zero_first():
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
                                      RESOLUTIONS[args.backbone])
     grows = args.backbone == "stylegan"
-    growth = common.schedule(args, images.shape, world, sine=grows and args.fade == "sine")
-    common.settle(args, images, held_out, label="StyleALAE" if grows else "ALAE",
-                  named=[args.recipe] * (args.recipe != "paper"), unstated=unstated(args),
-                  constants=f"F depth {F_DEPTH[args.backbone]}  lr of F and D x{LR_MUL}  ema half-life "
-                            f"{common.EMA_HALF_LIFE:,} images" + f"  mean w {MEAN_W}" * grows)
+    if args.resume:
+        common.check_images(args, images)
+    else:
+        if grows:
+            common.complete_levels(args, images.shape, world)
+        common.complete(args, images, held_out, label="StyleALAE" if grows else "ALAE",
+                        words=["" if args.recipe == "paper" else args.recipe],
+                        constants=[f"F depth {F_DEPTH[args.backbone]}", f"lr of F and D x{LR_MUL}",
+                                   f"mean w {MEAN_W}" if grows else ""])
+    growth = common.growth_of(args, sine=grows and args.fade == "sine")
+
     model = ALAE(**network_args(vars(args))).to(device)
-    if grows or device.type == "cuda":  # dcgan too: what tensor cores take
+    if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizers = opt_F, opt_G, opt_E, opt_D = [
-        adam(network, args.lr, BETAS) for network in (model.F, model.G, model.E, model.D)]
+    opt = Namespace(**{name: adam(net, args.lr, BETAS) for name, net in model.named_children()})
     rng = common.generator(device, args.seed, "training")
 
     # What training changes, and so what a checkpoint holds
-    state = dict(model=model, ema=ema, opt_F=opt_F, opt_G=opt_G, opt_E=opt_E, opt_D=opt_D, rng=rng)
+    state = dict(model=model, ema=ema, opt_F=opt.F, opt_G=opt.G, opt_E=opt.E, opt_D=opt.D, rng=rng)
     run = common.Run(args, state, losses=("L_ED", "R1", "L_FG", "L_EG"), device=device, growth=growth)
     batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
-    F, G, E, D = model.F, model.G, model.E, model.D
-    if args.compile:
-        F, G, E, D = common.compiled(F, G, E, D)
+    draw = common.Draw(model, rng, rank, world, getattr(args, "mixing", 0.0))
+    F, G, E, D = common.compiled(model.F, model.G, model.E, model.D) if args.compile else model.children()
+    nets = F, draw.noisy(G), E, D
     fixed_x, fixed_z = common.fixed_inputs(ema, held_out, args.seed, device)
 
-    # All processes draw for the whole batch, and take their share
-    def draw_z():
-        return model.prior(batch, rng)[rank::world]
-
-    def mix(w):
-        if not grows:
-            return w
-        draw = torch.rand(batch, 2, generator=rng, device=device)[rank::world]
-        return common.mix_styles(w, F(draw_z()), model.G.top, args.mixing, draw)
-
-    def noisy_G(w):
-        return G(w, [eta[rank::world].clone() for eta in model.G.draw_noise(batch, rng)])  # a view would keep the rest
-
-    nets = F, noisy_G if grows else G, E, D
     while True:
         level, alpha, batch, lr = growth.at(run.seen)
-        common.set_rate(lr, *optimizers)
+        common.set_rate(lr, opt.F, opt.G, opt.E, opt.D)
         if common.grow(level, alpha, model, ema) and args.adam_state == "fresh":
-            for optimizer in optimizers:
+            for optimizer in vars(opt).values():
                 optimizer.state.clear()
         if run.snapshot_due:
             run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z),
@@ -400,20 +346,20 @@ def main(argv=None):
             break
         x = common.to_float(next(batches))
         if grows and args.flip == "on":
-            x = common.mirror(x, torch.rand(batch, generator=rng, device=device)[rank::world])
-        losses = train_step(model, optimizers, model.inward(x), draw_z, args, amp, nets, mix)
+            x = common.mirror(x, draw.uniform(len(x)))
+        losses = train_step(nets, opt, model.see(x), draw, args, amp, getattr(model, "mean_w", None))
         common.average_buffers(model)
         common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
         run.step(losses, batch)
     run.finish()
 
 
-# ------------------------------------------------------------------------------------------------ trained model
+# -------------------------------------------------------------------------------------------------------- load
 
 def network_args(args):
     """The keyword arguments of `ALAE` among a run's arguments."""
-    return {k: args[k] for k in ("backbone", "image_shape", "nz", "nw", "width", "d_act", "fmap_base", "layers",
-                                 "g_end") if k in args}
+    names = ("backbone", "image_shape", "nz", "nw", "width", "d_act", "fmap_base", "layers", "g_end")
+    return {k: args[k] for k in names if k in args}
 
 
 def load(run, device="cpu", weights="ema"):

@@ -2,14 +2,14 @@
 
     1  Layers        EqualLinear, EqualConv2d, EqualConvTranspose2d, pixel_norm, Mapping
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
-    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth, the schedule
+    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth, growth_of: the schedule
     4  Losses        softplus, r1
-    5  Weights       adam, update, set_rate, ema_update, compiled
-    6  Held out      check_images, fixed_inputs, reconstruct, held_out
+    5  Weights       adam, update, set_rate, Draw, plain, compiled, average
+    6  Held out      check_input, fixed_inputs, reconstruct, held_out
     7  Frozen        frozen, VGG
-    8  Processes     start, notes, join, watch, rank_zero_first, generator, seed_noise, broadcast,
-                     autocast, average_gradients, average_buffers
-    9  Flags         Parser, positive, fraction, add_flags, resolve, as_flags, check_resolution, schedule, settle
+    8  Processes     start, notes, join, watch, rank_zero_first, generator, seed_noise, broadcast, autocast,
+                     average_buffers
+    9  Flags         PAPER, CODE, OURS, Parser, method_parser, resolve, check_resolution, complete, check_images
     10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
     11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
     12 Errors        Error, command
@@ -30,13 +30,14 @@ import subprocess
 import sys
 import threading
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
-# How often a thread of torch's looks for work before it sleeps.  By default it looks for so long that next to another
-# busy program the others wait for it: a step took 14 times as long
+# How often a torch thread looks for work before it sleeps.  By default it looks so long that, next to another busy
+# program, the other threads wait for it: a step took 14 times as long
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import torch
@@ -46,7 +47,7 @@ from torch import nn
 
 
 class Error(Exception):
-    """Something that the user can put right: what was wrong and what to do, in one line.  `command` prints it."""
+    """A mistake that the user can correct: what was wrong and what to do, in one line.  `command` prints it."""
 
 
 # ---------------------------------------------------------------------------------------------------- 1 Layers
@@ -319,8 +320,7 @@ class Growing(nn.Module):
         return self.base[0] << level, self.base[1] << level
 
     def fit(self, x):
-        """Images of any larger size as this network is to see them (real ones, in training): averaged down to its top
-        level, and blended with their down- and up-scaled version as far as that is not faded in.   (ProGAN 3)"""
+        """Resizes real images to the top level, blended as the fade requires.   (ProGAN 3)"""
         if x.shape[2:] != self.size():
             x = nnf.avg_pool2d(x, x.shape[2] // self.size()[0])
         return self.fade(upscale(nnf.avg_pool2d(x, 2)), x) if self.fades else x
@@ -350,8 +350,8 @@ def upscale(x, factor=2):
 
 
 class Blur(torch.autograd.Function):
-    """The 3x3 binomial filter (1 2 1) / 4 in both directions.  Its own gradient, for it is symmetric.  Said so, because
-    convolution's second derivative, of which R1's gradient is made, goes through the channels one by one."""
+    """The 3x3 binomial filter (1 2 1) / 4 in both directions.  Symmetric, so it is its own
+    gradient.  Written out because autograd's double backward of a depthwise convolution is slow."""
 
     @staticmethod
     def forward(ctx, x):
@@ -555,16 +555,20 @@ BATCHES = {8: (512, 256, 128, 64, 32, 32, 32, 32, 32), 4: (512, 256, 128, 64, 32
 RATES = (0.0015,) * 6 + (0.002, 0.003, 0.003)
 
 
+@dataclass
 class Growth:
     """The schedule of a run: images seen -> level, alpha, batch and learning rate.   (ProGAN 3)
 
-    Level `first` lasts 2 `part` images (with `short` one), each one above it `part` while it fades in and `part` more;
-    the last goes on.  sizes (H, W), batches, rates: one a level.  sine: alpha follows half a wave in place of a line.
+    Level `first` lasts 2 `part` images less `skipped`, each one above it `part` while it fades in and `part` more; the
+    last goes on.  sizes (H, W), batches, rates: one a level.  sine: alpha follows half a wave in place of a line.
     """
-
-    def __init__(self, sizes, batches, rates, first=0, part=math.inf, sine=False, short=False):
-        self.sizes, self.batches, self.rates = sizes, batches, rates
-        self.first, self.part, self.sine, self.skipped = first, part, sine, part if short else 0
+    sizes: list
+    batches: list
+    rates: list
+    first: int = 0
+    part: float = math.inf
+    sine: bool = False
+    skipped: float = 0
 
     def at(self, seen):
         """-> level, alpha, batch, learning rate."""
@@ -584,6 +588,19 @@ class Growth:
         """-> batch and size of the next images, for `data.batches`."""
         level, _, batch, _ = self.at(seen)
         return batch, self.sizes[level]
+
+
+def growth_of(args, sine=False, short=False):
+    """The `Growth` of a run, from its arguments alone; of one level unless `complete_levels` gave it more.
+
+    sine: see `Growth`.  short: the first level lasts one part.
+    """
+    if not hasattr(args, "batches"):
+        return Growth([tuple(args.image_shape[1:])], [args.batch], [args.lr])
+    n, (h, w) = levels_of(args.image_shape)
+    sizes = [(h << level, w << level) for level in range(n)]
+    first, part = STYLE_SIZES.index(args.start_resolution), 1000 * args.grow_kimg
+    return Growth(sizes, args.batches, args.rates, first, part, sine, skipped=part if short else 0)
 
 
 # ---------------------------------------------------------------------------------------------------- 4 Losses
@@ -625,7 +642,7 @@ def update(loss, *optimizers):
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward(inputs=parameters)
-    average_gradients(parameters)
+    average_over_processes([p.grad for p in parameters if p.grad is not None])
     for optimizer in optimizers:
         optimizer.step()
 
@@ -634,6 +651,54 @@ def set_rate(lr, *optimizers):
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr
+
+
+class Draw:
+    """What the steps of a run draw: for the whole batch in every process, of which each takes its share.
+
+    model: whose prior it is, and on stylegan whose generator.  mixing: share of images that mix two codes' styles.
+    """
+
+    def __init__(self, model, rng, rank=0, world=1, mixing=0.0):
+        self.model, self.rng, self.mixing = model, rng, mixing
+        self.share, self.world = slice(rank, None, world), world
+        self.G = next((m for m in model.modules() if isinstance(m, StyleGenerator)), None)
+
+    def z(self, n):
+        """Codes of the prior, (n, nz)."""
+        return self.model.prior(n * self.world, self.rng)[self.share]
+
+    def uniform(self, n, *size):
+        """U(0, 1), (n, *size)."""
+        return torch.rand(n * self.world, *size, generator=self.rng, device=self.rng.device)[self.share]
+
+    def mix(self, w, F):
+        """Codes w (n, nw) of the mapping F with the styles of others mixed in, on stylegan; see `mix_styles`."""
+        if self.G is None:
+            return w
+        draw = self.uniform(len(w), 2)      # before z: another order would be another run
+        return mix_styles(w, F(self.z(len(w))), self.G.top, self.mixing, draw)
+
+    def noisy(self, G):
+        """G, whose noise in training is drawn here if it has any."""
+        return G if self.G is None else NoisyGenerator(G, self)
+
+
+class NoisyGenerator:
+    """w -> x of a StyleGAN generator, compiled or not, with the noise of a `Draw`."""
+
+    def __init__(self, G, draw):
+        self.G, self.draw = G, draw
+
+    def __call__(self, w):
+        draw = self.draw
+        noise = draw.G.draw_noise(len(w) * draw.world, draw.rng)
+        return self.G(w, [eta[draw.share].clone() for eta in noise])        # a view would keep the rest in memory
+
+
+def plain(net):
+    """The network behind a compiled one."""
+    return getattr(net, "_orig_mod", net)
 
 
 def compiled(*networks):
@@ -660,7 +725,8 @@ EMA_EVERY = 1024            # images between its moves: at each step they would 
 def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
     """Move a weight average after the step of `batch` images that began at `seen`, if it is due.  -> whether it was
 
-    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its level began, if less.
+    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its level began, if that
+    is less (ours; papers are silent).
     """
     every = batch if each_step else max(batch, EMA_EVERY)
     due = seen % every < batch
@@ -671,8 +737,8 @@ def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
 
 # -------------------------------------------------------------------------------------------------- 6 Held out
 
-def check_images(x, shape):
-    """Raise ValueError, in one line, if x is not float images (N, *shape), which encoders take."""
+def check_input(x, shape):
+    """Raise ValueError, in one line, unless x is float images (N, *shape), as encoders take them."""
     tensor = isinstance(x, torch.Tensor)
     if not tensor or not x.is_floating_point() or tuple(x.shape[1:]) != tuple(shape):
         given = f"{x.dtype} {tuple(x.shape)}" if tensor else type(x).__name__
@@ -687,7 +753,7 @@ def few(image_shape):
 
 @torch.no_grad()
 def reconstruct(model, x):
-    """G(E(x)) clipped to [-1, 1], as it would be shown; errors of reconstructions are taken of this."""
+    """G(E(x)) clipped to [-1, 1], as it is shown; all reconstruction errors are computed from this."""
     parts = x.split(few(x.shape[1:]))
     return torch.cat([model.generate(model.encode(part), noise="fixed") for part in parts]).clamp(-1, 1)
 
@@ -695,7 +761,7 @@ def reconstruct(model, x):
 def fixed_inputs(model, images, seed, device):
     """x and z of every snapshot: the first held-out images, float, and codes (None without a prior).
 
-    1,000 of them up to 64 px, fewer where images are larger.
+    1,000 of them up to 64 px, fewer of larger images.
     """
     n = max(min(1000, 2**22 // math.prod(model.image_shape[1:])), 16)
     x = to_float(images.take(range(min(len(images), n))).to(device))
@@ -706,8 +772,8 @@ def fixed_inputs(model, images, seed, device):
 def held_out(model, x, z):
     """How well a model inverts images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) that it was not trained on.
 
-    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|,
-    which is "" where z is None (a model without a prior); all are "" of a model without an encoder.
+    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|.
+    recip_w is "" if z is None (a model without a prior), and all are "" for a model without an encoder.
     """
     if not hasattr(model, "encode"):
         return dict.fromkeys(Run.MEASURES, "")
@@ -721,8 +787,8 @@ def held_out(model, x, z):
 
 
 # ------------------------------------------------------------------------------------------ 7 Frozen networks
-# Trained by others; filled from the user's file, or from one that is fetched once and checked by its digest.  eval.py
-# has Inception and LPIPS, which it alone uses.
+# Pretrained networks: weights from the user's file, or a download that is checked by its digest.  eval.py has Inception
+# and LPIPS, because it alone uses them.
 
 FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
     "inception": ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -734,11 +800,11 @@ FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
 
 
 def frozen(name, file, cache, build, flag=None):
-    """build(state dict) -> network, of the weights in `file`, or fetched into `cache` where that is "".
+    """build(state dict) -> network, of the weights in `file`, or fetched into `cache` if that is "".
 
     flag: what takes a file in the caller's script, --name if not given.
     The network is in eval mode and its weights need no gradient.  It has checksum (8 digits of the file's SHA-256) and
-    official (whether they are those of `FROZEN`).  Raises `Error` where the weights are not to be had or do not fit.
+    official (whether they are those of `FROZEN`).  Raises `Error` if the weights cannot be had or do not fit.
     """
     (url, digest), flag = FROZEN[name], flag or f"--{name}"
     path = Path(file or Path(cache) / Path(url).name)
@@ -750,7 +816,7 @@ def frozen(name, file, cache, build, flag=None):
         except (OSError, RuntimeError) as e:
             raise Error(f"the {name} weights cannot be fetched ({e}); get {url} by other means and pass {flag} FILE"
                         ) from None
-    remedy = f"{flag} takes the file that is at {url}" if file else "delete it, and it is fetched anew"
+    remedy = f"{flag} takes the file that is at {url}" if file else "delete it, and it is fetched again"
     try:
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
         weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -808,8 +874,7 @@ class VGG(nn.Module):
 def start(args):
     """Join the other processes of `torchrun`, if any, and seed.  -> device, rank, world.
 
-    Sets args.precision where it is "auto".  Raises `Error` for a device that is not there or a batch that does not
-    divide.
+    Sets args.precision if it is "auto".  Raises `Error` for a missing device or a batch that does not divide.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if wrong := [n for n in getattr(args, "batches", None) or [args.batch] if n % world]:
@@ -830,7 +895,7 @@ def start(args):
 
 
 class Unread:
-    """A run's standard output and error: a run goes on, unseen, when their reader has gone (`| head`, a terminal)."""
+    """A run's standard output and error: the run goes on when their reader has gone (`| head`, a closed terminal)."""
 
     def __init__(self, stream):
         self.stream = stream.stream if isinstance(stream, Unread) else stream
@@ -847,14 +912,14 @@ class Unread:
 
 
 def has_bf16(device):
-    """Whether a device multiplies in bf16 itself: not a GPU that emulates it, nor a CPU with AVX2 alone."""
+    """Whether a device multiplies in bf16 itself; a GPU may emulate it, and a CPU with AVX2 alone does."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def notes(args, device):
-    """Lines on what makes a run slow on its device."""
+    """Yields a line for each thing that makes a run slow on its device."""
     here = "GPU" if device.type == "cuda" else "CPU"
     if here == "CPU" and args.backbone == "stylegan" and args.width < 4:
         yield f"on a CPU a step of stylegan at --width {args.width} takes minutes; --width 8 or more suits one"
@@ -867,9 +932,8 @@ def notes(args, device):
 def join(name):
     """Join the other processes of `torchrun`, if any.  -> device, rank, world.  name: as for `find_device`.
 
-    One process a GPU (NCCL), or several on the CPU (gloo).  Processes may wait for each other as long as it takes; one
-    that no longer lives ends the job, see `watch`.  fp32 is fp32 from here on, not TF32.  Raises `Error` for a device
-    that is not there.
+    One process a GPU (NCCL), or several on the CPU (gloo).  Processes wait for each other as long as it takes; if one
+    dies, the job ends, see `watch`.  fp32 is fp32 from here on, not TF32.  Raises `Error` for a missing device.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = find_device(name, int(os.environ.get("LOCAL_RANK", 0)))
@@ -888,18 +952,21 @@ def join(name):
 
 
 def watch(rank, world, ended):
-    """End this process with one line if the next one of its job, on any machine, has not lived for WATCH_SECONDS.
+    """End this process with one line if the next one of its job, on any machine, has been dead for WATCH_SECONDS.
 
-    Each counts up in the job's store; a frozen process does not, a slow or waiting one does.  Rounds are counted, not
-    seconds, so that a whole job may be paused and go on.
+    Each counts up in the job's store, also a slow or waiting one, but not a frozen one.  Rounds are counted, not
+    seconds, so that a whole job can be paused and go on.
     """
-    patience, following, last, rounds = float(os.environ.get("WATCH_SECONDS", 20)), (rank + 1) % world, 0, 0
+    patience = float(os.environ.get("WATCH_SECONDS", 20))
+    following = (rank + 1) % world
+    last = rounds = 0
     try:
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         while dist.is_initialized() and not ended.wait(0.5) and rounds < 2 * patience:
             store.add(f"alive/{rank}", 1)
             count = store.add(f"alive/{following}", 0)
-            last, rounds = count, rounds + 1 if count == last else 0
+            rounds = rounds + 1 if count == last else 0
+            last = count
     except (RuntimeError, KeyError, ValueError):    # the store has gone, and the job with it
         return
     if dist.is_initialized() and not ended.is_set():
@@ -910,9 +977,9 @@ def watch(rank, world, ended):
 
 
 def find_device(name, local_rank=0):
-    """-> torch.device; "auto" is the GPU where there is one, and a GPU without a number that of this process.
+    """-> torch.device; "auto" is the GPU if there is one, and a GPU without a number is this process's.
 
-    Raises `Error` where it is not there.
+    Raises `Error` if it is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -928,8 +995,8 @@ def find_device(name, local_rank=0):
 
 
 def keep_memory():
-    """Have glibc keep freed memory rather than give it back to the kernel, which must clear each page that it lends
-    again: 5% (fp32) to 13% (bf16) of a step of the MLP.  Elsewhere nothing happens."""
+    """Have glibc keep freed memory.  The kernel would clear each page that it lends again: 5% (fp32) to 13% (bf16) of a
+    step of the MLP.  Without glibc nothing happens."""
     import ctypes
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -939,7 +1006,7 @@ def keep_memory():
 
 @contextlib.contextmanager
 def rank_zero_first():
-    """Process 0 runs the block before the others, so that what it downloads is there for them; or what it raises."""
+    """Process 0 runs the block before the others, so that they find what it downloads; or it raises its error first."""
     first = int(os.environ.get("RANK", 0)) == 0
     if dist.is_initialized() and not first:
         dist.barrier()
@@ -951,18 +1018,20 @@ def rank_zero_first():
 
 
 def generator(device, seed, use, block=0):
-    """A torch.Generator on device for one use of a run's seed: "training", "pictures" or "evaluation", so that no two
-    uses (nor the initialisation, which has the seed itself) draw the same numbers; nor do two blocks of one use."""
+    """A torch.Generator on device for one use of a run's seed: "training", "pictures" or "evaluation".
+
+    No two uses or blocks draw the same numbers; the initialisation has the seed itself.
+    """
     return torch.Generator(device).manual_seed(_seed(seed, use, block))
 
 
 def _seed(seed, use, block):
-    """Below 2^32 for usual seeds: of more, the CPU's generator sees the lowest 32 bits."""
+    """Below 2^32 for usual seeds, because the CPU's generator sees only the lowest 32 bits."""
     return 1_000_003 * (seed + 1) + 10 * block + ("training", "pictures", "evaluation", "noise").index(use) + 1
 
 
 def seed_noise(seed, block):
-    """Seed what G draws its noise from (torch's own generators) for one block of images."""
+    """Seed torch's own generators, from which G draws its noise, for one block of images."""
     torch.manual_seed(_seed(seed, "noise", block))
 
 
@@ -974,30 +1043,23 @@ def broadcast(module):
 
 
 def autocast(precision, device):
-    """-> a function that gives the context of a forward pass: bf16 autocast, or nothing for "fp32"."""
+    """-> a function that returns the context of a forward pass: bf16 autocast, or nothing for "fp32"."""
     if precision == "fp32":
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
 
 
-def average_gradients(parameters):
-    """Replace each gradient by its mean over processes, in one flat reduction."""
-    if not dist.is_initialized():
-        return
-    _average([p.grad for p in parameters if p.grad is not None])
-
-
 def average_buffers(module):
     """Replace the statistics of batch norm, and the mean w, by their means over processes."""
-    if not dist.is_initialized():
-        return
     moving = ("running_mean", "running_var", "mean_w")
-    if buffers := [b for name, b in module.named_buffers() if name.rpartition(".")[2] in moving]:
-        _average(buffers)
+    average_over_processes([b for name, b in module.named_buffers() if name.rpartition(".")[2] in moving])
 
 
 @torch.no_grad()
-def _average(tensors):
+def average_over_processes(tensors):
+    """Replace each tensor by its mean over processes, in one flat reduction."""
+    if not dist.is_initialized() or not tensors:
+        return
     flat = torch.cat([t.flatten() for t in tensors])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
@@ -1007,11 +1069,35 @@ def _average(tensors):
 
 # ----------------------------------------------------------------------------------------------------- 9 Flags
 
+class PAPER(dict):
+    """Settings that the method's paper states."""
+
+
+class CODE(dict):
+    """Settings that its authors' code has and the paper leaves open."""
+
+
+class OURS(dict):
+    """Settings that are ours, because neither has them."""
+
+
 class Parser(ArgumentParser):
-    """argparse with whole flag names only and one `error:` line."""
+    """argparse with whole flag names only and one `error:` line.  `group` gives flags the means to say what they are
+    for, and keeps those marked rare out of --help, for --help-all."""
 
     def __init__(self, doc=None, **kwargs):
-        super().__init__(description=doc, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+        super().__init__(description=doc, allow_abbrev=False, formatter_class=lambda prog: RawDescriptionHelpFormatter(
+            prog, max_help_position=32, width=120), **kwargs)
+
+    def group(self, title):
+        """-> add(name, ...), as add_argument, into a group of --help.  only: values of other flags, the condition (see
+        `holds`) under which the flag means something."""
+        group, everything = self.add_argument_group(title), "--help-all" in sys.argv
+
+        def add(name, help, only=None, rare=False, **kwargs):
+            text = SUPPRESS if rare and not everything else help
+            group.add_argument(name, help=text, **kwargs).only = only or {}
+        return add
 
     def error(self, message):
         self.exit(2, f"error: {message}; `python {self.prog} --help` lists the flags\n")
@@ -1024,7 +1110,7 @@ def positive(kind, most=math.inf):
         if not 0 < value <= most or value == math.inf:
             raise ValueError
         return value
-    parse.__name__ = f"positive {kind.__name__}" + f" up to {most:,}" * (most < math.inf)       # in argparse's message
+    parse.__name__ = f"positive {kind.__name__}" + ("" if most == math.inf else f" up to {most:,}")     # in the message
     return parse
 
 
@@ -1044,117 +1130,161 @@ def seed(text):
     return value
 
 
-def add_flags(parser, backbones):
-    """The flags that all four scripts share."""
-    parser.epilog = "Defaults depend on the backbone and the data (PRESETS); every run prints the values that it takes."
-    add = parser.add_argument
-    add("--data", default="mnist-mini", metavar="NAME|PATH", help="a set's name, or a folder or zip of images")
-    add("--data-root", default="data", metavar="DIR", help="where named sets lie (and are downloaded to)")
-    add("--resolution", default="auto", metavar="N|WxH", help="image size in pixels, cropped to that aspect")
-    add("--split", default="auto", help="which of the papers' cuts, where they differ (mnist: dw, sw; celeba: "
-        "official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, 100k)")
-    add("--workers", type=int, choices=range(65), metavar="N", default=2,
-        help="processes that read images, for sets too large for memory (0: none)")
-    add("--skip-bad", action="store_true", help="leave out images that cannot be read, and say how many (in a set too "
-        "large for memory the next image takes the place of such a one, and each is named)")
-    add("--backbone", default="auto", choices=["auto", *backbones], help="networks; chosen by the data if not given")
-    add("--width", type=positive(int), default=1,
-        help="divides all channel counts: at 2 the networks are half as wide")
-    add("--fmap-base", type=positive(int), default=8192,
-        help="stylegan: channels at 4 * 2^l px are fmap_base / 2^(l+1), 512 at most, over width")
-    add("--nz", type=positive(int), default=50, help="dimensions of z")
-    add("--nw", type=positive(int), default=50, help="dimensions of w")
-    add("--kimg", type=positive(float), default=1000, help="length of training in thousands of real images shown")
-    add("--grow-kimg", type=positive(float), default=0.0, help="stylegan: thousands of images that each level takes to "
-        "fade in, and as many again before the next one (default: --kimg in the paper's proportions)")
-    add("--start-resolution", type=positive(int), default=4, choices=STYLE_SIZES, metavar="N",
-        help="stylegan: size of the larger side to grow from (the final one: no growing)")
-    add("--batch", type=positive(int, 65_536), default=128,
-        help="images a step, over all processes (stylegan: at the last level; lower ones take more in proportion)")
-    add("--lr", type=positive(float), default=0.002,
-        help="learning rate of Adam (stylegan: at the last level; lower ones keep their proportion to it)")
-    add("--seed", type=seed, default=0, help="of weights, codes and the order of images")
-    add("--device", default="auto", help="cpu, cuda, cuda:1 ...; the GPU if there is one")
-    add("--precision", default="auto", choices=["auto", "fp32", "bf16"],
-        help="type of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 is not TF32); "
-        "weights, losses, R1's norm are fp32")
-    add("--compile", action="store_true", help="torch.compile the passes, but those that R1 differentiates twice")
-    add("--out", default="auto", metavar="RUN", help="the run folder (auto: runs/METHOD-BACKBONE-DATA, "
-        "with the objective, split, resolution, seed, ... that is not the default)")
-    add("--resume", default="", metavar="RUN", help="go on with this run")
-    add("--snapshot-kimg", type=positive(float), default=50, help="pictures, a row of log.csv and a checkpoint "
-        "every so many thousand images (four or more a run, if not given)")
+def method_parser(doc, backbones, grows=None):
+    """-> a `Parser` with the flags that all four scripts share.  doc: of the script; its first line heads --help.
+
+    backbones: their names.  grows: when a run grows through levels, by default whenever it is a stylegan.
+    """
+    script = Path(sys.argv[0]).name
+    parser = Parser(doc.partition("\n")[0], usage=f"python {script} [--flag value] ...")
+    style, grows = dict(backbone="stylegan"), grows or dict(backbone="stylegan")
+    parser.epilog = "Every run prints its settings, and which of them are the paper's."
+
+    add = parser.group("data")
+    add("--data", "set name (see README), or folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
+    add("--data-root", "folder of named sets, which are downloaded to it", default="data", metavar="DIR")
+    add("--resolution", "image size in pixels, cropped to that aspect", default="auto", metavar="N|WxH")
+    add("--split", "cut where papers differ (mnist: dw, sw; celeba: official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, "
+        "100k)", rare=True, default="auto")
+    add("--workers", "processes that read images, for sets too large for memory (0: none)", rare=True, type=int,
+        choices=range(65), metavar="N", default=2)
+    add("--skip-bad", "images that cannot be read are left out and counted (in a set too large for memory the next "
+        "image takes the place of each, and each is named)", rare=True, action="store_true")
+
+    add = parser.group("networks")
+    add("--backbone", "networks (default: by the data)", default="auto", choices=["auto", *backbones])
+    add("--width", "divisor of all channel counts: 2 halves them", default=1, type=positive(int), metavar="K")
+    add("--fmap-base", "stylegan: channels at 4 * 2^l px are this / 2^(l+1), at most 512, over --width", only=style,
+        rare=True, type=positive(int), default=8192, metavar="N")
+    add("--nz", "dimensions of z", type=positive(int), metavar="N")
+    add("--nw", "dimensions of w", type=positive(int), metavar="N")
+
+    add = parser.group("training")
+    add("--kimg", "length in thousands of real images", type=positive(float), metavar="K")
+    add("--batch", "images a step, over all processes (stylegan: at the last level)",
+        type=positive(int, 65_536), metavar="N")
+    add("--lr", "learning rate of Adam (stylegan: at the last level)", type=positive(float), metavar="R")
+    add("--grow-kimg", "thousands of images that each level takes to fade in, and again before the next one (default: "
+        "--kimg in the paper's proportions)", only=grows, rare=True, type=positive(float), default=0.0, metavar="K")
+    add("--start-resolution", "size of the larger side to grow from (the final one: no growing)", only=grows, rare=True,
+        type=positive(int), default=4, choices=STYLE_SIZES, metavar="N")
+    add("--seed", "random seed of weights, codes and image order", default=0, type=seed, metavar="S")
+
+    add = parser.group("run")
+    add("--out", "run folder (default: runs/METHOD-BACKBONE-DATA and what is not the default)", default="auto",
+        metavar="RUN")
+    add("--resume", "run to go on with", default="", metavar="RUN")
+    add("--snapshot-kimg", "thousands of images between pictures, log rows and checkpoints",
+        type=positive(float), metavar="K")
+    add("--device", "cpu, cuda, cuda:1 ... (default: the GPU if there is one)", default="auto")
+    add("--precision", "number format of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 "
+        "is not TF32)", rare=True, default="auto", choices=["auto", "fp32", "bf16"])
+    add("--compile", "torch.compile for all passes except those that R1 differentiates twice", rare=True,
+        action="store_true")
+    add("--help-all", "all flags, with the rare ones", action="help")
+    return parser
 
 
-# What --resume may change; data and data_root only in where the same images are
+# What --resume may change; data and data_root only to where the same images are
 RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "data", "data_root")
 
 
-def resolve(parser, method, presets, recipes, default_backbone, argv, style_flags=(), formerly=()):
-    """Parse argv: explicit flag > --recipe > presets > default.
+def holds(condition, values):
+    """Whether values have what a condition asks for: flag=value, or flag=(one, another)."""
+    return all(values.get(k) in (v if isinstance(v, tuple) else (v,)) for k, v in condition.items())
 
-    presets, recipes: dicts of dicts of flag values.  A preset is named by the backbone and by values of flags that have
-    choices, in any order, and by the data after "on"; it counts where all of these hold, and later ones refine earlier
-    ones.  default_backbone(data name) -> str.  style_flags: the method's own flags that are for stylegan alone.  With
-    --resume the run's own args.json stands in for all of these; formerly: flag -> what runs did before it existed.
-    -> Namespace with `method`, and `resume` a path or "".  Raises `Error` where an explicit flag contradicts the run.
+
+def flag(name):
+    """"grow_kimg" -> "--grow-kimg"."""
+    return f"--{name.replace('_', '-')}"
+
+
+def look_up(table, values, given):
+    """-> values completed by the rows of a method's table, and a dict of which are whose: given, paper, code, ours.
+
+    table: (condition, settings, ...) each; later rows refine earlier ones, and none changes what is given.
     """
-    names, given = vars(parser.parse_args([])), explicit(parser, argv)
-    if empty := [name for name, value in given.items() if value == ""]:
-        raise Error(f"--{empty[0].replace('_', '-')} is empty (a variable that is not set?); leave it out, or fill it")
-    style = {"fmap_base", "grow_kimg", "start_resolution", *style_flags}
+    values, source = {**values, **given}, dict.fromkeys(given, "given")
+    for condition, *rows in table:
+        for row in rows if holds(condition, values) else ():
+            new = {k: v for k, v in row.items() if k not in given}
+            values.update(new)
+            source.update(dict.fromkeys(new, type(row).__name__.lower()))
+    return values, source
 
-    if given.get("resume"):
-        run = Path(given.pop("resume"))
+
+BY_LEVEL = ("kimg", "batch", "lr", "lr_d", "snapshot_kimg")         # of stylegan, where a table has 0
+
+
+def say_defaults(parser, table, defaults):
+    """End the help of each flag that the table sets with its value, by backbone if they differ."""
+    backbones = [b for a in parser._actions if a.dest == "backbone" for b in a.choices if b != "auto"]
+    taken = [look_up(table, {**defaults, "data": ""}, dict(backbone=b))[0] for b in backbones]
+    for action in parser._actions:
+        if action.default is None and action.help != SUPPRESS:
+            values = [v[action.dest] for v in taken]
+            shown = values[:1] if len(set(values)) == 1 else [
+                f"{b} by level" if v == 0 and action.dest in BY_LEVEL else f"{b} {v}"
+                for b, v in zip(backbones, values)]
+            action.help += f" [{', '.join(map(str, shown))}]"
+
+
+def resolve(parser, method, table, argv, inherit=None, formerly=None):
+    """argv -> Namespace of all settings: explicit flag > table, see `look_up` > the parser's default.
+
+    With --resume the run's own args.json takes the place of table and defaults.  inherit(given) -> settings of another
+    run to begin from.  formerly: settings of runs from before their flags.  Adds `method`, `source` and `resume`, a
+    path or "".  Raises `Error` for a flag that means nothing with the others, or contradicts the run.
+    """
+    defaults, unset = vars(parser.parse_args([])), object()
+    if {"-h", "--help", "--help-all"} & set(sys.argv if argv is None else argv):
+        say_defaults(parser, table, defaults)
+    given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(defaults, unset))))
+    given = {k: v for k, v in given.items() if v is not unset}
+    for name, value in given.items():
+        if value == "":
+            raise Error(f"{flag(name)} is empty (a variable that is not set?); leave it out, or fill it")
+    run = given.pop("resume", "")
+    stored = {}
+    if run:
+        run = str(Path(run))
         stored = read_args(run, method)
         if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - {*stored}:
-            raise damaged(run / "args.json", f"{min(missing)} is missing")
-        known = {k: v for k, v in names.items() if stored["backbone"] == "stylegan" or k not in style}
-        stored = {**known, **dict(formerly), **as_flags(run, stored, parser)}
-        for key, value in given.items():
-            if key not in RESUMABLE and str(value) not in (str(stored.get(key)), "auto"):
-                raise Error(f"{run} was trained with --{key.replace('_', '-')} {stored.get(key)}, not {value}; leave "
-                            f"the flag out to resume it, or start another run with --out")
-        kept = {k: v for k, v in given.items() if k in RESUMABLE}
-        return Namespace(**{**stored, "out": str(run), **kept, "resume": str(run)})
+            raise damaged(Path(run, "args.json"), f"{min(missing)} is missing")
+        stored = {**(formerly or {}), **as_flags(run, stored, parser)}
+    elif given.get("backbone") == "auto":
+        del given["backbone"]
+    inherited = inherit(given) if inherit and not run else {}
+    values, source = look_up(table, defaults, stored or {**inherited, **given})
 
-    data = given.get("data", names["data"])
-    backbone = given.get("backbone", "auto")
-    if backbone == "auto":
-        backbone = default_backbone(data)
-    recipe = recipes.get(given.get("recipe", names.get("recipe")), {})
-    unused = set() if backbone == "stylegan" else style
-    if wrong := unused & {*given}:
-        raise Error(f"--{min(wrong).replace('_', '-')} is for --backbone stylegan; leave it out, or name that")
-    values = {**names, **recipe, **given}
-    words = {values[a.dest] for a in parser._actions if a.choices and isinstance(values[a.dest], str)}
-    backbones, = (a.choices for a in parser._actions if a.dest == "backbone")
-    words = words - {*backbones} | {backbone}               # a flag may have a value that is called like one
-    chosen = {}
-    for name, preset in presets.items():
-        choices, _, on = f" {name}".partition(" on ")
-        if words.issuperset(choices.split()) and on in ("", data):
-            chosen.update(preset)
-    values = {**names, **chosen, **recipe, **given, "backbone": backbone, "method": method}
+    useless = {a.dest: a.only for a in parser._actions if not holds(getattr(a, "only", {}), values)}
+    for name in sorted(useless.keys() & given.keys()):
+        wanted = [(flag(k), " or ".join(v) if isinstance(v, tuple) else v) for k, v in useless[name].items()
+                  if not holds({k: v}, values)]
+        where = " ".join(k if v is True else f"{k} {v}" for k, v in wanted)
+        raise Error(f"{flag(name)} is for {where}; leave it out, or pass that")
+    for name, value in given.items() if run else ():
+        if name not in RESUMABLE and str(value) not in (str(stored.get(name)), "auto"):
+            raise Error(f"{run} was trained with {flag(name)} {stored.get(name)}, not {value}; leave "
+                        f"the flag out to resume it, or start another run with --out")
+    values = {k: v for k, v in values.items() if k in stored or k not in useless}
+    if run:
+        kept = {k: v for k, v in given.items() if k in RESUMABLE}
+        return Namespace(**{**values, "out": run, **kept, "resume": run})
     if "snapshot_kimg" not in given:
         values["snapshot_kimg"] = min(values["snapshot_kimg"], values["kimg"] / 4)
-    return Namespace(**{k: v for k, v in values.items() if k not in unused})
-
-
-def explicit(parser, argv):
-    """The flags that argv gives, name -> value."""
-    unset = object()
-    names = vars(parser.parse_args([]))
-    given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(names, unset))))
-    return {k: v for k, v in given.items() if v is not unset}
+    return Namespace(**values, method=method, source=source)
 
 
 def as_flags(run, stored, parser):
-    """The values of run's args.json, those of flags as the command line would have them.  Raises `Error`."""
+    """The values of run's args.json, flags as the command line would have them.  Raises `Error`."""
     out = dict(stored)
     for action in parser._actions:
-        name, value = action.dest, stored.get(action.dest, action.default)
+        name = action.dest
+        value = stored.get(name, action.default)
         try:
+            if value is None and name in stored:
+                raise ValueError
             if value != action.default and action.type:
                 out[name] = value = action.type(str(value))
             if value != action.default and (value is not True if action.nargs == 0 else value not in (
@@ -1182,91 +1312,92 @@ def check_resolution(args, resolutions):
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {near}")
 
 
-def schedule(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, total=None, sine=False, short=False):
-    """The `Growth` of a run; on stylegan completes args: kimg, grow_kimg, snapshot_kimg, batch, lr, batches and rates.
+def complete_levels(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, total=None):
+    """Complete what depends on the number of levels in a stylegan's args: kimg, grow_kimg, snapshot_kimg, batch, lr,
+    batches and rates.  Raises `Error` where sizes do not fit.
 
     batches: {processes: images a step over all of them at 4, 8, ... px}; rates: at 4, 8, ... px; part: thousands of
-    images of a fade in the paper; total: of its whole training, if that is not two parts more than the levels'.  Raises
-    `Error` where sizes do not fit.  sine, short: see `Growth`.
+    images of a fade in the paper; total: of its whole training, if that is not two parts more than the levels'.
     """
-    if args.backbone != "stylegan":
-        return Growth([tuple(image_shape[1:])], [args.batch], [args.lr])
-    (levels, (h, w)), first = levels_of(image_shape), STYLE_SIZES.index(args.start_resolution)
-    if first >= levels:
-        raise Error(f"--start-resolution {args.start_resolution} is above the images' {max(image_shape[1:])} px; pass "
-                    f"{max(image_shape[1:])} or less")
-    if not args.resume:
-        table = batches[max(n for n in batches if n <= world)]
-        parts = total / part if total else 2 * (levels - first) + 2
-        args.batch, args.lr = args.batch or table[levels - 1], args.lr or rates[levels - 1]
-        args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
-        args.kimg = args.kimg or args.grow_kimg * parts
-        most = max(args.batch, 1000 * args.grow_kimg / 8)       # eight steps a part, or more: for short runs, ours
-        args.batches = [max(round(min(n * args.batch / table[levels - 1], most) / world), 1) * world
-                        for n in table[:levels]]
-        args.batch = args.batches[-1]
-        args.rates = [rate * args.lr / rates[levels - 1] for rate in rates[:levels]]
-        args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
-    sizes = [(h << level, w << level) for level in range(levels)]
-    growth = Growth(sizes, args.batches, args.rates, first, 1000 * args.grow_kimg, sine, short)
-    end = growth.at(1000 * args.kimg - 1)[0]
-    if end < levels - 1 and not args.resume and int(os.environ.get("RANK", 0)) == 0:
-        print(f"with --kimg {args.kimg:g} and --grow-kimg {args.grow_kimg:g} it ends at {max(sizes[end])} px")
-    return growth
+    n, size = levels_of(image_shape)[0], max(image_shape[1:])
+    first = STYLE_SIZES.index(args.start_resolution)
+    if first >= n:
+        raise Error(f"--start-resolution {args.start_resolution} is above the images' {size} px; pass {size} or less")
+    table = batches[max(k for k in batches if k <= world)]
+    parts = total / part if total else 2 * (n - first) + 2
+    args.batch, args.lr = args.batch or table[n - 1], args.lr or rates[n - 1]
+    args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
+    args.kimg = args.kimg or args.grow_kimg * parts
+    most = max(args.batch, 1000 * args.grow_kimg / 8)       # eight steps a part, or more: for short runs, ours
+    args.batches = [max(round(min(k * args.batch / table[n - 1], most) / world), 1) * world for k in table[:n]]
+    args.batch = args.batches[-1]
+    args.rates = [rate * args.lr / rates[n - 1] for rate in rates[:n]]
+    args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
 
 
-def settle(args, images, held_out, label, named, unstated, constants="", default_split="dw"):
-    """Complete the arguments once the data are known, and print them.  A resumed run's data are compared with its own.
+def complete(args, images, held_out, label, words=(), constants=(), default_split="dw"):
+    """Complete a new run's arguments by what its data decide, and print them.
 
-    Sets label (the paper's name of the method), image_shape, train_images, image_means, versions, schedule_kimg (the
-    --kimg that schedules are laid out for, whatever --resume makes of it), what is "auto" of split, resolution and out:
-    runs/<method>[-<each word of `named`>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].  unstated: the flags
-    whose values the paper leaves open; constants: the same for what is no flag, as text.  Raises `Error` where a
-    resumed run's data are not what it was trained on.
+    label: the paper's name of the method; words: of the folder's name, between method and backbone, "" for none;
+    constants: what is no flag, as text.  Sets also image_shape, train_images, image_means, versions, schedule_kimg (the
+    --kimg that schedules are laid out for, whatever --resume makes of it), and what is "auto" of split, resolution and
+    out: runs/<method>[-<word>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].
     """
-    writer = int(os.environ.get("RANK", 0)) == 0
-    code = code_version()
-    args.data_root = str(Path(args.data_root).resolve())
-    if images.path:
-        args.data = str(images.path)
-    if args.resume:
-        if problem := images.unlike(vars(args)):
-            raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or "
-                        f"--data-root")
-        if code not in args.versions["code"]:
-            args.versions["code"] += f", {code}"
-        if writer:
-            print(f"resuming {args.resume}" + f" as {args.out}" * (args.out != args.resume)
-                  + f"; schedules stay those of {args.schedule_kimg:g} kimg" * (args.kimg > args.schedule_kimg))
-        return
     args.given = dict(split=args.split, resolution=args.resolution)
     vars(args).update(label=label, schedule_kimg=args.kimg, data_name=images.name, image_shape=list(images.shape),
                       train_images=len(images), image_means=images.means())
-    args.versions = dict(torch=str(torch.__version__), code=code)
+    args.versions = dict(torch=str(torch.__version__), code=code_version())
+    named = [args.split if args.split not in ("auto", default_split) else "",
+             args.resolution if args.resolution != "auto" else "", f"s{args.seed}" if args.seed else ""]
     if args.out == "auto":
-        parts = [args.method, *named, args.backbone, images.name]
-        parts += [args.split] * (args.split not in ("auto", default_split))
-        parts += [args.resolution] * (args.resolution != "auto") + [f"s{args.seed}"] * (args.seed != 0)
-        args.out = str(Path("runs", "-".join(parts)))
+        parts = [args.method, *words, args.backbone, images.name, *named]
+        args.out = str(Path("runs", "-".join(part for part in parts if part)))
     h, w = getattr(images, "images", images).shape[1:]                      # of tiles: of what they are cut from
     args.resolution, args.split = str(w) if w == h else f"{w}x{h}", images.split or "auto"
-    if writer:
-        skip = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
-                "image_means", "schedule_kimg", "given"}
-        shown = {k: v for k, v in vars(args).items() if k not in skip}
-        print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
-              f"{'x'.join(map(str, images.shape))}; run folder {args.out}")
-        print("\n".join(images.about(held_out)))
-        print("settings: " + "  ".join(f"{k} {v}" for k, v in shown.items() if k not in unstated))
-        print("ours, not stated in the paper: " + "  ".join([f"{k} {shown[k]}" for k in unstated] + [constants]))
+    args.data_root, args.data = place_of(args, images)
+    if int(os.environ.get("RANK", 0)):
+        return
+    print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
+          f"{'x'.join(map(str, images.shape))}; run folder {args.out}")
+    print("\n".join(images.about(held_out)))
+    hidden = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
+              "image_means", "schedule_kimg", "given", "source"}
+    titles = dict(paper="settings", given="given", code="of the authors' code", ours="ours, not stated in the paper")
+    lines = {title: [] for title in titles.values()}
+    for name in [k for k in vars(args) if k not in hidden]:
+        source = args.source.get(dict(batches="batch", rates="lr").get(name, name), "paper")
+        lines[titles.get(source, "settings")].append(f"{name} {getattr(args, name)}")
+    lines["ours, not stated in the paper"] += [*constants, f"ema half-life {EMA_HALF_LIFE:,} images"]
+    for title, shown in lines.items():
+        if shown:
+            print(f"{title}: {'  '.join(line for line in shown if line)}")
+
+
+def check_images(args, images):
+    """Raise `Error` where a resumed run's images are not those that it was trained on; note where it goes on."""
+    if problem := images.unlike(vars(args)):
+        raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or --data-root")
+    args.data_root, args.data = place_of(args, images)
+    code = code_version()
+    if code not in args.versions["code"]:
+        args.versions["code"] += f", {code}"
+    if int(os.environ.get("RANK", 0)) == 0:
+        where = f" as {args.out}" if args.out != args.resume else ""
+        longer = f"; schedules stay those of {args.schedule_kimg:g} kimg" if args.kimg > args.schedule_kimg else ""
+        print(f"resuming {args.resume}{where}{longer}")
+
+
+def place_of(args, images):
+    """-> data_root and data, as a run keeps them in case it is resumed from another folder."""
+    return str(Path(args.data_root).resolve()), str(images.path or args.data)
 
 
 # --------------------------------------------------------------------------------------------------- 10 The run
 
 def write_atomic(path, data):
-    """Write bytes so that `path`, or what it links to, holds either all of them or what it held before.
+    """Write bytes so that `path`, or its target if it is a link, holds all of them or what it held before.
 
-    A device or pipe gets them as they come.
+    A device or pipe gets them directly.
     """
     if (path.exists() and not path.is_file()) or path.parent == Path("/dev"):
         with open(path, "ab") as f:
@@ -1303,13 +1434,13 @@ def code_version():
 
 
 def damaged(path, what):
-    """-> the `Error` of a file that is not as a run wrote it."""
+    """-> the `Error` for a file that was changed since a run wrote it."""
     return Error(f"{path}: {what}; put back a copy of the file, or train again in another folder")
 
 
 @contextlib.contextmanager
 def fitting(path):
-    """What goes wrong in the block, because `path` holds something that does not fit its run, as `Error`."""
+    """Turns what goes wrong in the block, because `path` does not fit its run, into an `Error`."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
@@ -1318,7 +1449,7 @@ def fitting(path):
         raise damaged(path, f"does not fit ({type(e).__name__}: {' '.join(str(e).split())[:200]})") from None
 
 
-FITS = {  # what args.json has besides flags, and how to tell that it is as a run wrote it
+FITS = {  # what args.json has besides flags, and whether it is as a run wrote it
     "method": lambda value, args: value.isidentifier(),
     "backbone": lambda value, args: isinstance(value, str),
     "image_shape": lambda value, args: len(value) == 3 and all(type(n) is int and n > 0 for n in value),
@@ -1350,13 +1481,11 @@ def read_args(run, method=None):
             raise damaged(path, f"{name} cannot be {args[name]!r}")
     if method not in (None, args["method"]):
         raise Error(f"{run} is a run of {args['method']}.py, not of {method}.py; use that script")
-    parser = Parser()
-    add_flags(parser, [args["backbone"]])
-    return as_flags(run, args, parser)
+    return as_flags(run, args, method_parser("", [args["backbone"]]))
 
 
 def read_checkpoint(run, args, device):
-    """checkpoint.pt of a run, on `device`.  Raises `Error` if it is missing, broken, or that of other settings."""
+    """checkpoint.pt of a run, on `device`.  Raises `Error` if it is missing, broken, or of other settings."""
     path = Path(run) / "checkpoint.pt"
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
@@ -1399,25 +1528,36 @@ class Run:
     MEASURES = ("mse", "recip_x", "recip_w")
 
     def __init__(self, args, state, losses, device, growth, trace=""):
-        self.args, self.state, self.losses, self.device, self.growth = args, state, losses, device, growth
-        self.trace = trace
-        self.folder = Path(args.out)                            # with --resume A --out B, goes on from A in B
+        self.args = args
+        self.state = state
+        self.losses = list(losses)
+        self.device = device
+        self.growth = growth
+        self.folder = Path(args.out)            # with --resume A --out B, goes on from A in B
         self.writer = int(os.environ.get("RANK", 0)) == 0
-        self.seen, self.seconds, self.last_snapshot = 0, 0.0, -1
-        self.sums, self.steps = [0.0] * len(losses), 0        # since the last row of log.csv
-        self.columns, self.trace_columns = (*self.HEADER, *losses, *self.MEASURES), ("kimg", *losses)
+        self.seen = 0
+        self.seconds = 0.0
+        self.last_snapshot = -1
+        self.sums = [0.0 for _ in losses]       # since the last row of log.csv
+        self.steps = 0
+        self.trace = trace
+        self.columns = {"log.csv": [*self.HEADER, *losses, *self.MEASURES], trace: ["kimg", *losses]}
         self._claim()
         if args.resume:
             self._resume(Path(args.resume))
-        self.began = time.time()
-        self.rate, self.rated = 0.0, None       # images/s, from (seen, time) at the last look at the clock
-        self.lately = 0.0, 0.0                  # images and seconds of which the rate is made
-        self.window, self.trial = None, None    # images, seconds, CPU seconds so far; threads and rate before a trial
-        self.looked, self.shown, self.drawn = self.began, self.began, 0.0
-        self.pending, self.taken = [], 0        # (seen, losses not yet fetched from the device); steps by this process
-        self.stop = False                                       # a signal asked to stop, and all processes agree
-        self.stop_wanted, self.stop_asked = 0, 0.0              # which signal, and when
-        self.asked = None                                       # which signal any process had at the last step
+        self.began = self.looked = self.shown = time.time()
+        self.drawn = 0.0
+        self.rate = 0.0                         # images/s
+        self.rated = None                       # images and time at the last look at the clock
+        self.lately = (0.0, 0.0)                # images and seconds of which the rate is made
+        self.window = None                      # images, time, CPU seconds when it began
+        self.trial = None                       # threads and rate before a trial of fewer; False: it did not help
+        self.pending = []                       # (images, losses not yet fetched from the device)
+        self.taken = 0                          # steps by this process
+        self.stop = False                       # a signal asked to stop, and all processes agree
+        self.stop_wanted = 0                    # which signal this process had,
+        self.stop_asked = 0.0                   # and when
+        self.asked = None                       # which signal any process had at the last step
         numbers = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:     # as under nohup
             numbers += [signal.SIGHUP]
@@ -1428,6 +1568,9 @@ class Run:
             write_atomic(self.folder / "args.json", text.encode())
             for line in notes(args, device):
                 print(f"note: {line}")
+            end = max(growth.sizes[growth.at(1000 * args.kimg - 1)[0]])
+            if end < max(growth.sizes[-1]) and not args.resume:
+                print(f"with --kimg {args.kimg:g} and --grow-kimg {args.grow_kimg:g} it ends at {end} px")
 
     # -- what the loop asks
 
@@ -1445,7 +1588,8 @@ class Run:
 
     def step(self, losses, batch):
         """Count one step of `batch` images.  losses: scalar tensors, fetched about once a second."""
-        self.seen, self.taken = self.seen + batch, self.taken + 1
+        self.seen += batch
+        self.taken += 1
         self.pending.append((self.seen, torch.stack([loss.detach().float() for loss in losses])))
         if dist.is_initialized():       # all stop at the same step, the one after; asked without waiting for the GPU
             if self.asked:
@@ -1460,11 +1604,11 @@ class Run:
         """Write a row of log.csv, pictures ({folder: (H, W, C) uint8 array}), curves.png and the checkpoint."""
         self._fetch()
         if self.writer:
-            means = [s / self.steps for s in self.sums] if self.steps else [""] * len(self.sums)
+            means = [s / self.steps if self.steps else "" for s in self.sums]
             seconds = self.seconds + time.time() - self.began
             row = [self.seen / 1000, round(seconds, 1), round(self.rate, 1) or "", lr, level, alpha,
                    round(peak_memory(self.device) / 1e9, 3), *means, *(measures[k] for k in self.MEASURES)]
-            log = self._append("log.csv", self.columns, [row])
+            log = self._append("log.csv", [row])
             for name, picture in pictures.items():
                 (self.folder / name).mkdir(exist_ok=True)
                 kimg = f"{int(self.seen / 1000):06d}" if self.args.snapshot_kimg >= 1 else f"{self.seen / 1000:010.3f}"
@@ -1472,7 +1616,8 @@ class Run:
             if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
                 curves(log, self.folder / "curves.png")
                 self.drawn = time.time()
-        self.sums, self.steps = [0.0] * len(self.losses), 0
+        self.sums = [0.0 for _ in self.losses]
+        self.steps = 0
         self.last_snapshot = self.seen
         self.save()
         self.rated = self.window = None         # do not count the time that this took
@@ -1503,59 +1648,61 @@ class Run:
             dist.barrier()                      # the others wait for process 0's checkpoint
             dist.destroy_process_group()
         if self.writer:
-            seconds = self.seconds + time.time() - self.began
-            print("\n" * sys.stdout.isatty() + f"{'stopped' if self.stop else 'done'}: {self.seen / 1000:g} kimg in "
-                  f"{duration(seconds)}; " + (f"go on with --resume {self.folder}" if self.stop else
-                                              f"python eval.py metrics {self.folder}"), flush=True)
+            word, then = ("stopped", "go on with --resume") if self.stop else ("done", "python eval.py metrics")
+            seconds = duration(self.seconds + time.time() - self.began)
+            self._say(f"{word}: {self.seen / 1000:g} kimg in {seconds}; {then} {self.folder}")
         if self.stop:
             raise KeyboardInterrupt
 
     # -- inside
 
     def _claim(self):
-        """Make the folder this process's for as long as it lives: first lock it, then see what is in it."""
-        problem = ""
-        if self.writer:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.folder / ".lock", "a+")
-            try:
-                import fcntl
-                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                self.lock.seek(0)
-                problem = (f"{self.folder} is in use by {self.lock.read() or 'another process'}; wait for its end, or "
-                           f"stop it, and --resume {self.folder}; or name another folder by --out")
-            except (ImportError, OSError):
-                pass                            # Windows, or a disk without locks
-            if not problem:
-                self.lock.truncate(0)
-                self.lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-                self.lock.flush()
-                if self.args.out == self.args.resume:
-                    for part in self.folder.glob("*.*.part"):       # of a process that was killed while it wrote
-                        part.unlink()
-                elif any((self.folder / name).exists() for name in ("args.json", "checkpoint.pt", "log.csv")):
-                    problem = (f"{self.folder} already holds a run; go on with it by --resume {self.folder}, "
-                               f"or name another folder by --out")
+        """Make the folder this process's for as long as it lives.  Raises `Error` in every process if it is taken."""
+        problem = [self._occupied() if self.writer else ""]
         if dist.is_initialized():
-            share = [problem]
-            dist.broadcast_object_list(share)
-            if share[0] and not self.writer:
+            dist.broadcast_object_list(problem)
+            if problem[0] and not self.writer:
                 sys.exit(2)                     # process 0 says why
-        if problem:
-            raise Error(problem)
+        if problem[0]:
+            raise Error(problem[0])
+
+    def _occupied(self):
+        """Lock the folder, then see what is in it.  -> who has it or what it holds, and what to do, or ""."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.folder / ".lock", "a+")
+        try:
+            import fcntl
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            self.lock.seek(0)
+            return (f"{self.folder} is in use by {self.lock.read() or 'another process'}; wait for its end, or stop "
+                    f"it, and --resume {self.folder}; or name another folder by --out")
+        except (ImportError, OSError):
+            pass                                # Windows, or a disk without locks
+        self.lock.truncate(0)
+        self.lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self.lock.flush()
+        if self.args.out == self.args.resume:
+            for part in self.folder.glob("*.*.part"):       # of a process that was killed while it wrote
+                part.unlink()
+        elif any((self.folder / name).exists() for name in ("args.json", "checkpoint.pt", "log.csv")):
+            return (f"{self.folder} already holds a run; go on with it by --resume {self.folder}, or name another "
+                    f"folder by --out")
+        return ""
 
     def _on_signal(self, number, frame):
         if not self.stop_wanted:
-            self.stop_wanted, self.stop_asked = number, time.time()
-        elif time.time() - self.stop_asked > 2:     # asked again, not told twice: do not wait for the step
+            self.stop_wanted = number
+            self.stop_asked = time.time()
+        elif time.time() - self.stop_asked > 2:     # a second Ctrl-C stops at once
             raise KeyboardInterrupt
         self.stop = self.stop or not dist.is_initialized()     # several processes agree in step
 
     def _resume(self, source):
         """Read source's checkpoint, and bring to this folder the rows of its log.csv up to there."""
+        tables = [name for name in self.columns if name and self.writer]
         if not (source / "checkpoint.pt").exists():     # stopped before the first one: begin again
-            for name in {"log.csv", self.trace} - {""} if self.writer else ():
+            for name in tables:
                 (self.folder / name).unlink(missing_ok=True)
             return
         checkpoint = read_checkpoint(source, vars(self.args), self.device)
@@ -1568,21 +1715,22 @@ class Run:
                 raise ValueError(f"{len(self.sums)} losses for {', '.join(self.losses)}")
         if self.seen - max(getattr(self.args, "batches", [self.args.batch])) >= self.args.kimg * 1000:
             raise Error(f"{source} has shown {self.seen / 1000:g} kimg already; pass a longer --kimg, or none")
-        for name in ("log.csv", self.trace):
-            if not self.writer or not (source / name).is_file():
+        for name in tables:
+            if not (source / name).is_file():
                 continue
-            columns = list(self.columns if name == "log.csv" else self.trace_columns)
+            columns = self.columns[name]
             try:
                 with open(source / name, newline="", encoding="utf-8") as f:
-                    header, *rows = csv.reader(f)
-                if header != columns:
+                    rows = list(csv.reader(f))
+                if rows[0] != columns:
                     raise ValueError
-                rows = [row for row in rows if len(row) == len(header) and float(row[0]) * 1000 <= self.seen + 0.5]
-            except (ValueError, csv.Error):
+                rows = [row for row in rows[1:] if len(row) == len(columns)]
+                rows = [row for row in rows if float(row[0]) * 1000 <= self.seen + 0.5]
+            except (ValueError, IndexError, csv.Error):
                 raise Error(f"{source / name} does not hold this run's rows; put back a copy, or move it away, and a "
                             f"new one begins") from None
             text = io.StringIO()
-            csv.writer(text).writerows([header, *rows])
+            csv.writer(text).writerows([columns, *rows])
             write_atomic(self.folder / name, text.getvalue().encode())
 
     def _take(self, target, value, seen):
@@ -1600,11 +1748,12 @@ class Run:
         except RuntimeError:                # the state of another kind of device
             target.manual_seed(self.args.seed + seen)
 
-    def _append(self, name, columns, rows):
+    def _append(self, name, rows):
         path = self.folder / name
-        new = not path.exists()
+        if not path.exists():
+            rows = [self.columns[name], *rows]
         with open(path, "a", newline="") as f:
-            csv.writer(f).writerows([columns] * new + rows)
+            csv.writer(f).writerows(rows)
             f.flush()
             os.fsync(f.fileno())
         return path
@@ -1621,8 +1770,7 @@ class Run:
             raise Error(f"{self.losses[i]} is {values[step, i].item()} at {seen[step] / 1000:g} kimg; the checkpoint "
                         f"of {self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
         if self.trace and self.writer:
-            self._append(self.trace, self.trace_columns,
-                         [[n / 1000, *row] for n, row in zip(seen, values.tolist(), strict=True)])
+            self._append(self.trace, [[n / 1000, *row] for n, row in zip(seen, values.tolist(), strict=True)])
         for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
             self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
         self.steps += len(values)
@@ -1636,39 +1784,43 @@ class Run:
         program the MLP falls to a sixth of its speed, with one thread to a half.  OMP_NUM_THREADS settles the number.
         """
         threads = torch.get_num_threads()
-        one = threads == 1 and not self.trial
-        if self.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or one or self.trial is False:
+        if self.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or self.trial is False:
             return
-        now = self.seen, time.time(), time.process_time()
-        if not self.window:
-            self.window = now
+        if threads == 1 and not self.trial:
             return
-        images, seconds, busy = (b - a for a, b in zip(self.window, now, strict=True))
-        if seconds < 5:
+        now = (self.seen, time.time(), time.process_time())
+        images, seconds, busy = [b - a for a, b in zip(self.window or now, now, strict=True)]
+        if self.window and seconds < 5:
             return
-        self.window = now
-        rate, cores = images / seconds, busy / seconds
+        began, self.window = self.window, now
+        if not began:
+            return
         if self.trial:
-            (before, rate_before), self.trial = self.trial, None
-            if rate < rate_before:
-                self.trial = False              # something else slows it, such as reading images
+            before, rate_before = self.trial
+            faster = images / seconds / rate_before
+            self.trial = None
+            if faster < 1:                      # something else slows it, such as reading images
+                self.trial = False
                 torch.set_num_threads(before)
             elif self.writer:
-                print("\n" * sys.stdout.isatty() + f"note: this machine is busy, so {threads} of {before} threads go on"
-                      f", {rate / rate_before:.1f} times as fast; OMP_NUM_THREADS sets their number", flush=True)
-        elif cores < 0.7 * threads:
-            self.trial = threads, rate
-            torch.set_num_threads(max(round(cores), 1))
+                self._say(f"note: this machine is busy, so {threads} of {before} threads go on, {faster:.1f} times as "
+                          f"fast; OMP_NUM_THREADS sets their number")
+        elif busy / seconds < 0.7 * threads:
+            self.trial = (threads, images / seconds)
+            torch.set_num_threads(max(round(busy / seconds), 1))
+
+    def _say(self, line):
+        """Print a line below the progress line."""
+        print(("\n" if sys.stdout.isatty() else "") + line, flush=True)
 
     def _look(self):
         """Once a second: fetch the losses, measure the rate; print the line, without a terminal every half minute."""
         self._fetch()
-        now = time.time()
-        self.looked = now
+        now = self.looked = time.time()
         if self.rated:
-            images, seconds = self.seen - self.rated[0], now - self.rated[1]
+            seconds = now - self.rated[1]
             kept = math.exp(-seconds / 30)          # what is 30 s old counts 1/e
-            self.lately = self.lately[0] * kept + images, self.lately[1] * kept + seconds
+            self.lately = self.lately[0] * kept + self.seen - self.rated[0], self.lately[1] * kept + seconds
             self.rate = self.lately[0] / max(self.lately[1], 1e-9)
         self.rated = (self.seen, now)
         self._spare_threads()
@@ -1677,10 +1829,10 @@ class Run:
             left = (self.args.kimg * 1000 - self.seen) / max(self.rate, 1e-9)
             line = f"{self.seen / 1000:.1f} of {self.args.kimg:g} kimg  " + "  ".join(
                 f"{name} {value:.3f}" for name, value in zip(self.losses, self.recent, strict=True))
-            level, alpha, *_ = self.growth.at(self.seen)
+            level, alpha, _, _ = self.growth.at(self.seen)
             last = level == len(self.growth.sizes) - 1          # an image takes longer at the levels above
             if len(self.growth.sizes) > 1:
-                line += f"  {max(self.growth.sizes[level])} px" + f", alpha {alpha:.2f}" * (alpha < 1)
+                line += f"  {max(self.growth.sizes[level])} px" + (f", alpha {alpha:.2f}" if alpha < 1 else "")
             if self.rate > 0:
                 rate = f"{self.rate:,.0f}" if self.rate >= 100 else f"{self.rate:.3g}"
                 line += f"  {rate} images/s  {'' if last else 'at least '}{duration(left)} left"
@@ -1730,7 +1882,7 @@ def grid(x, columns):
 
 
 def pairs(x, y, columns=16):
-    """A picture of rows of x (N, C, H, W), each over the same row of y; what does not fill a row is left out."""
+    """A picture of rows of x (N, C, H, W), each above the same row of y; an incomplete last row is left out."""
     columns = min(columns, len(x))
     n = len(x) // columns * columns
     rows = [row for pair in zip(x[:n].split(columns), y[:n].split(columns)) for row in pair]
@@ -1739,10 +1891,9 @@ def pairs(x, y, columns=16):
 
 @torch.no_grad()
 def snapshot_pictures(model, x, z):
-    """-> samples from z (none where z is None), and reconstructions of x under their originals (none without an
-    encoder), for `Run.snapshot`.
+    """-> samples from z, unless it is None, and reconstructions of x under their originals, if there is an encoder.
 
-    64 samples and 32 pairs up to 256 px, fewer where images are larger.
+    For `Run.snapshot`.  64 samples and 32 pairs up to 256 px, fewer of larger images.
     """
     columns, pictures = max(min(8, 2048 // x.shape[3]), 2), {}
     if hasattr(model, "encode"):

@@ -12,9 +12,7 @@ and the other papers compare with, over plain networks E, G, D.
     z  (B, nz)       prior sample            G  z -> x  generator
     x  (B, C, H, W)  image, in [0, 1] here   E  x -> z  encoder (the code is called z too: there is no mapping network)
                                              D  x, z or a pair (x, z) -> logit; -log D is softplus(-D) of it, averaged
-
-The family, each by a function of its name next to its equation, in the terms of table 1 of the ALAE paper (what is
-marked * is not in it, and placed by us: with a norm of z - E(G(z)) as divergence, as in its rows of VEEGAN and ALAE):
+The family in the terms of table 1 of the ALAE paper; what is marked * is not in it, and placed by us:
 
     --objective     (a) data        (b) latent              (c) reciprocity    prior of z        source
     faae *          adversarial     imposed/divergence      latent             unit sphere       F-AAE eq. 4
@@ -26,43 +24,8 @@ marked * is not in it, and placed by us: with a norm of z - E(G(z)) as divergenc
     jlr *           adversarial     imposed/divergence      latent             U(-1, 1)          BiGAN's; ALAE table 2
     ae-l1, ae-l2 *  similarity      free                    data               none              ALAE table 2
 
-Differences from the papers, and what restores them:
-    eq. 4                 prints E_theta(G_phi(z)); the indices are swapped.
-    norm of eq. 4         printed as an unsquared norm, and called a mean square error in section 5.  Ours is the
-                          latter, as d of eq. 2 too: beside 100 times the norm the adversarial term counts for nothing,
-                          D always wins and all samples look alike.                                       --reenc l2
-    steps of G            phases 1 and 3 share one Adam state, which divides by the size of both gradients; two states
-                          would undo the weights.  --joint takes both terms, of one z, in one step after D's.  But
-                          for mlp, E's output is divided by sqrt(nz): it begins as long as z, and no large first errors
-                          linger.
-    log(1 - D)            who confuses D (G; AAE's E; BiGAN's and ALI's G and E) minimises -log D of the swapped label
-                          instead, as is usual; "maximally confuse" leaves it open.
-    rates, decay 1e-4     E has G's rate.  The decay is read as Keras has it, lr / (1 + 1e-4 t) after t steps.
-                                                                                         --decay-kind weight | none
-    codes                 E's output is not normalised in F-AAE's training; where a code is decoded (reconstructions,
-                          morphs: eq. 5) G reads its direction.  AAE's G does so in training too, so that what is
-                          decoded is what was trained; its D sees E's output as it is.
-    networks              section 3.2 gives the order of layers; kernels, widths (256, 128, 64, ... channels), slope,
-                          initialisation (Glorot's) and the batch are ours.  On dcgan the whole family has these.
-    batch norm            D has none, except bigan's on mlp: a score must not depend on its batch mates.  On dcgan, for
-                          the same reason, E has none where D scores its code with x (bigan, ali).  age keeps it
-                          there, as published.
-    BiGAN's MLPs          have batch norm (without gain and bias) in G, E and D.  bigan's D on mlp sees real and
-                          generated pairs in one batch: in two, G learns nothing on MNIST.            --d-norm off
-                          lr and jlr have none in D.  None in E's and D's first hidden layer, N(0, 0.02) weights: ours.
-    lr, jlr, ae-l2        squared l2 norm, summed over dimensions: ours.  jlr's published 0.25 weighs it for G and E.
-    age                   the released code puts a variance where its formula has a deviation; ours is the closed form,
-                          of codes scaled by sqrt(nz), which have unit variance if uniform on the sphere.  W_fake is 1
-                          and G takes 2 steps, on CelebA 3, as published; on mlp W_fake is 0.5: with 1, codes of images
-                          bunch on MNIST (KL_x 1.3, not 0.2, at 500 kimg).               --fake-weight 1 --g-steps N
-                          W_x is of pixels in [0, 1]; mean z E(G(z)) is over dimensions too, a cosine / nz, hence the
-                          published 1000.  E has no batch norm on mlp; in E's step G has that of its running
-                          statistics, with which G(E(x)) is seen later.
-    weight averages       ours, for pictures: of a half-life of 10,000 images, or a twentieth of those shown (since the
-                          last level began), if less.
-    stylegan              is ours: StyleGAN's synthesis, fed with z and ended by a sigmoid, its discriminator for D and,
-                          without minibatch stddev, E; batches and rates of each level as in alae.py.
-Settings are published for faae, aae on dcgan and for bigan, lr, jlr, ae-l1, ae-l2 on mlp; a run prints which are ours.
+Where we differ from a paper, the line says so, with the flag that restores the other; the whole list is in
+.github/faae.md.
 """
 import copy
 import math
@@ -77,16 +40,267 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import Error, StyleCritic, adam, softplus, update
+from common import OURS, PAPER, Error, adam, softplus, update
 
 BETA_2 = 0.999              # of Adam
 SLOPE = 0.2                 # of leaky ReLU
 
 
+# ---------------------------------------------------------------------------------------------------- the family
+# Each function is one iteration on real images x (B, C, H, W) in [0, 1].  nets: G, E, D; opt: an Adam of each, by name;
+# draw: a `common.Draw`; amp: context of bf16 passes; h: W_re and W_adv, the weights of reciprocity and of the
+# adversarial term, d, a distance, AGE's W_fake and G_steps.  -> losses, unweighted, as LOSSES names them.  Who confuses
+# D minimises -log D of the swapped label in place of log(1 - D), which the papers leave open.
+
+def l2(a, b):
+    """E ||a - b||_2, not squared.   (F-AAE eq. 4, as printed)"""
+    return (a.float() - b.float()).flatten(1).norm(dim=1).mean()
+
+
+def mse(a, b):
+    """E (a - b)^2, a mean over dimensions too.   (F-AAE section 5)
+
+    The default as d of eqs. 2 and 4: next to 100 times the norm the adversarial term counts for nothing, D always wins,
+    and all samples look alike.
+    """
+    return (a.float() - b.float()).square().mean()
+
+
+def squared(a, b):
+    """E ||a - b||_2^2, summed over dimensions: ours for lr, jlr and ae-l2, whose papers leave it open."""
+    return (a.float() - b.float()).square().flatten(1).sum(1).mean()
+
+
+def gaussian_kl(z):
+    """KL(N(m, s^2) || N(0, 1)), m and s^2 the moments of each dimension of sqrt(nz) z over the batch; mean over
+    dimensions.   (AGE, on the sphere)
+
+    The closed form; AGE's released code puts a variance where its formula has a deviation.
+    """
+    z = z.float() * z.shape[1]**0.5
+    m, var = z.mean(0), z.var(0, correction=0)
+    return (m.square() + var - 1 - var.log()).mean() / 2
+
+
+def faae(nets, opt, x, draw, amp, h):
+    """F-AAE (eq. 4): min_{G,E} max_D  log D(x) + log(1 - D(G(z))) + alpha ||z - E(G(z))||,  alpha = W_re / W_adv.
+
+    The print swaps the indices of E and G.
+    Both steps of G share one Adam state, which divides by the size of both gradients: two would undo the weights.
+    """
+    G, E, D = nets
+    # Re-encoding phase: G and E bring the code back (section 3.1)
+    with amp():
+        z = draw.z(len(x))
+        L_re = h.d(z, E(G(z)))
+    update(h.W_re * L_re, opt.G, opt.E)
+
+    # Regularisation phase: D tells real from generated ...
+    with amp():
+        with torch.no_grad():
+            fake = G(draw.z(len(x)))
+        L_D = softplus(-D(x)) + softplus(D(fake))
+    update(L_D, opt.D)
+
+    # ... and G confuses it
+    with amp():
+        L_G = softplus(-D(G(draw.z(len(x)))))
+    update(h.W_adv * L_G, opt.G)
+    return L_re, L_D, L_G
+
+
+def aae(nets, opt, x, draw, amp, h):
+    """AAE (eq. 2): min_{G,E} max_D  log D(z) + log(1 - D(E(x))) + d(x, G(E(x)))."""
+    G, E, D = nets
+    # Reconstruction: G and E bring the image back
+    with amp():
+        L_rec = h.d(x, G(unit(E(x))))       # the direction of a code, as it is decoded later; D sees all of it
+    update(h.W_re * L_rec, opt.G, opt.E)
+
+    # D tells codes of the prior from codes of images ...
+    with amp():
+        with torch.no_grad():
+            code = E(x)
+        L_D = softplus(-D(draw.z(len(x)))) + softplus(D(code))
+    update(L_D, opt.D)
+
+    # ... and E confuses it
+    with amp():
+        L_E = softplus(-D(E(x)))
+    update(h.W_adv * L_E, opt.E)
+    return L_rec, L_D, L_E
+
+
+def bigan(nets, opt, x, draw, amp, h):
+    """BiGAN (eq. 3): min_{G,E} max_D  log D(x, E(x)) + log(1 - D(G(z), z))."""
+    G, E, D = nets
+    # D tells (x, E(x)) from (G(z), z), in one batch, which its batch norm (--d-norm on) then cannot tell apart
+    with amp():
+        with torch.no_grad():
+            z = draw.z(len(x))
+            fake, code = G(z), E(x)
+        real_score, fake_score = D(torch.cat([x, fake]), torch.cat([code, z])).chunk(2)
+        L_D = softplus(-real_score) + softplus(fake_score)
+    update(L_D, opt.D)
+
+    # G and E confuse it, each with the other's label
+    with amp():
+        z = draw.z(len(x))
+        real_score, fake_score = D(torch.cat([x, G(z)]), torch.cat([E(x), z])).chunk(2)
+        L_GE = softplus(real_score) + softplus(-fake_score)
+    update(L_GE, opt.G, opt.E)
+    return L_D, L_GE
+
+
+def ali(nets, opt, x, draw, amp, h):
+    """ALI: BiGAN's game with z ~ q(z|x) = N(mean, exp(log_var)), reparameterised by a draw of the prior N(0, I)."""
+    G, E, D = nets
+    # D tells (x, z ~ q(z|x)) from (G(z), z)
+    with amp():
+        with torch.no_grad():
+            z = draw.z(len(x))
+            mean, log_var = E(x)
+            fake, code = G(z), mean + (log_var / 2).exp() * draw.z(len(x))
+        L_D = softplus(-D(x, code)) + softplus(D(fake, z))
+    update(L_D, opt.D)
+
+    # G and E confuse it, each with the other's label
+    with amp():
+        z = draw.z(len(x))
+        mean, log_var = E(x)
+        code = mean + (log_var / 2).exp() * draw.z(len(x))                  # the prior's draw is the noise, N(0, I)
+        L_GE = softplus(D(x, code)) + softplus(-D(G(z), z))
+    update(L_GE, opt.G, opt.E)
+    return L_D, L_GE
+
+
+def age(nets, opt, x, draw, amp, h, W_x=10):
+    """AGE: E min KL(E(x)) - W_fake KL(E(G(z))) + W_x |x - G(E(x))|;  G min KL(E(G(z))) + W_re (2 - mean z E(G(z))).
+
+    W_x is of pixels in [0, 1]; mean z E(G(z)) is over dimensions too, a cosine / nz, hence the published W_re of 1000.
+    """
+    G, E, _ = nets
+    # E tells real from generated by how their codes are spread, and keeps what G needs
+    with amp():
+        with torch.no_grad():
+            fake = G(draw.z(len(x)))
+        code = E(x)
+        L_x = (x - G.eval()(code).float()).abs().mean()     # by running statistics, as it is seen later
+        G.train()
+        KL_x, KL_fake = gaussian_kl(code), gaussian_kl(E(fake))
+    update(KL_x - h.W_fake * KL_fake + W_x * L_x, opt.E)
+
+    # G spreads the codes of its images as the prior's, each at its place
+    for _ in range(h.G_steps):
+        with amp():
+            z = draw.z(len(x))
+            code = E(G(z))
+            KL_G, L_z = gaussian_kl(code), 2 - (z * code).mean()
+        update(KL_G + h.W_re * L_z, opt.G)
+    return KL_x, KL_fake, L_x, KL_G, L_z
+
+
+def lr(nets, opt, x, draw, amp, h):
+    """Latent regressor: a GAN (eq. 1), and E alone min ||z - E(G(z))||_2^2."""
+    G, E, D = nets
+    # D tells real from generated
+    with amp():
+        with torch.no_grad():
+            fake = G(draw.z(len(x)))
+        L_D = softplus(-D(x)) + softplus(D(fake))
+    update(L_D, opt.D)
+
+    # G confuses it
+    with amp():
+        L_G = softplus(-D(G(draw.z(len(x)))))
+    update(L_G, opt.G)
+
+    # E brings the code back
+    with amp():
+        z = draw.z(len(x))
+        with torch.no_grad():
+            fake = G(z)
+        L_re = squared(z, E(fake))
+    update(L_re, opt.E)
+    return L_re, L_D, L_G
+
+
+def jlr(nets, opt, x, draw, amp, h):
+    """Joint latent regressor: a GAN (eq. 1), and G and E min W_re ||z - E(G(z))||_2^2.  F-AAE's --joint, of its d."""
+    G, E, D = nets
+    # D tells real from generated
+    with amp():
+        with torch.no_grad():
+            fake = G(draw.z(len(x)))
+        L_D = softplus(-D(x)) + softplus(D(fake))
+    update(L_D, opt.D)
+
+    # G confuses it, and G and E bring the code back
+    with amp():
+        z = draw.z(len(x))
+        fake = G(z)
+        L_re, L_G = h.d(z, E(fake)), softplus(-D(fake))
+    update(h.W_re * L_re + h.W_adv * L_G, opt.G, opt.E)
+    return L_re, L_D, L_G
+
+
+def ae_l1(nets, opt, x, draw, amp, h):
+    """Autoencoder: min_{G,E} ||x - G(E(x))||_1."""
+    G, E, _ = nets
+    with amp():
+        L = (x - G(E(x)).float()).abs().flatten(1).sum(1).mean()
+    update(L, opt.G, opt.E)
+    return L,
+
+
+def ae_l2(nets, opt, x, draw, amp, h):
+    """Autoencoder: min_{G,E} ||x - G(E(x))||_2^2."""
+    G, E, _ = nets
+    with amp():
+        L = squared(x, G(E(x)))
+    update(L, opt.G, opt.E)
+    return L,
+
+
+def sphere(n, nz, generator):
+    """z (n, nz), uniform on the unit sphere: a normal vector over its length.   (F-AAE 3.1)"""
+    return unit(normal(n, nz, generator))
+
+
+def uniform(n, nz, generator):
+    """z (n, nz) ~ U(-1, 1).   (BiGAN)"""
+    return torch.rand(n, nz, generator=generator, device=generator.device) * 2 - 1
+
+
+def normal(n, nz, generator):
+    """z (n, nz) ~ N(0, I).   (ALI)"""
+    return torch.randn(n, nz, generator=generator, device=generator.device)
+
+
+def unit(z):
+    """Each row over its length: onto the unit sphere."""
+    return z / z.float().norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+STEPS = {"faae": faae, "aae": aae, "bigan": bigan, "ali": ali, "age": age, "lr": lr, "jlr": jlr, "ae-l1": ae_l1,
+         "ae-l2": ae_l2}
+LOSSES = {"faae": ("L_re", "L_D", "L_G"), "aae": ("L_rec", "L_D", "L_E"), "bigan": ("L_D", "L_GE"),
+          "ali": ("L_D", "L_GE"), "age": ("KL_x", "KL_fake", "L_x", "KL_G", "L_z"), "lr": ("L_re", "L_D", "L_G"),
+          "jlr": ("L_re", "L_D", "L_G"), "ae-l1": ("L",), "ae-l2": ("L",)}
+LABELS = {"faae": "F-AAE", "aae": "AAE", "bigan": "BiGAN", "ali": "ALI", "age": "AGE", "lr": "LR", "jlr": "JLR",
+          "ae-l1": "AE l1", "ae-l2": "AE l2"}
+PRIORS = {"faae": sphere, "aae": sphere, "age": sphere, "bigan": uniform, "lr": uniform, "jlr": uniform, "ali": normal}
+JUDGES = {"faae": "x", "lr": "x", "jlr": "x", "aae": "z", "bigan": "x, z", "ali": "x, z"}       # D's input
+DISTANCES = {"l2": l2, "mse": mse}
+
+
 # ---------------------------------------------------------------------------------------------------- networks
 
 class MLP(nn.Module):
-    """n_in - hidden - hidden - n_out; batch norm without gain and bias where `norms` says so.   (BiGAN on MNIST)"""
+    """n_in - hidden - hidden - n_out; batch norm without gain and bias where `norms` says so.   (BiGAN on MNIST)
+
+    N(0, 0.02) weights are ours, as is that E's and D's first hidden layer has no norm.
+    """
 
     def __init__(self, n_in, n_out, hidden, norms=(False, False), slope=SLOPE):
         super().__init__()
@@ -122,7 +336,7 @@ def glorot(layer):
 
 class ConvGenerator(nn.Module):
     """z -> x in [0, 1]: a dense layer to 4x4, then [upsample x2, conv 3x3] blocks, batch norm and leaky ReLU after
-    each; a last convolution and a sigmoid.   (F-AAE 3.2)"""
+    each; a last convolution and a sigmoid.   (F-AAE 3.2, which leaves kernels, widths, slope and weights to us)"""
 
     def __init__(self, nz, image_shape, width):
         super().__init__()
@@ -161,7 +375,8 @@ class ConvTrunk(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """x -> (N, n_out): E, and without batch norm D.   (F-AAE 3.2)"""
+    """x -> (N, n_out): E, and D without batch norm, as E if D scores its code: a score must not see its batch mates.
+    (F-AAE 3.2)"""
 
     def __init__(self, image_shape, n_out, width, norm):
         super().__init__()
@@ -225,19 +440,16 @@ class PairDiscriminator(nn.Module):
         return self.net(torch.cat([self.trunk(x), z], 1))
 
 
-def unit(z):
-    """Each row over its length: onto the unit sphere."""
-    return z / z.float().norm(dim=-1, keepdim=True).clamp(min=1e-12)
-
-
 def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192, d_norm="off"):
     """-> G, E, D for images of image_shape (C, H, W); D is None where the objective has none."""
-    judges, n_code = JUDGES.get(objective), 2 * nz if objective == "ali" else nz
-    pixels, hidden, norms = math.prod(image_shape), max(1024 // width, 1), (False, d_norm == "on")
-    D = None
+    judges, D = JUDGES.get(objective), None
+    n_code = 2 * nz if objective == "ali" else nz
+    pixels = math.prod(image_shape)
+    hidden = max(1024 // width, 1)
+    norms = (False, d_norm == "on")
     if backbone == "mlp":
         G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
-        E = MLP(pixels, n_code, hidden, (False, objective != "age"))
+        E = MLP(pixels, n_code, hidden, (False, objective != "age"))        # AGE's has no batch norm here: ours
         if judges:
             D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden, norms)
         trunk = nn.Flatten()
@@ -248,38 +460,17 @@ def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192, 
             D = ConvNet(image_shape, 1, width, norm=False)
         elif judges:
             D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else MLP(trunk.n_out + nz, 1, hidden, norms)
-    elif backbone == "stylegan":
-        G, E = StyleImages(nz, image_shape, width, fmap_base), StyleCritic(image_shape, nz, width, fmap_base, 0)
-        D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else StyleCritic(image_shape, 1, width, fmap_base)
+    elif backbone == "stylegan":                # ours; E is without minibatch deviation
+        G, E = StyleImages(nz, image_shape, width, fmap_base), common.StyleCritic(image_shape, nz, width, fmap_base, 0)
+        D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else common.StyleCritic(image_shape, 1, width, fmap_base)
     if judges == "x, z":
         D = PairDiscriminator(trunk, D)
-    scale = nz**-0.5 if backbone != "mlp" and PRIORS.get(objective) is sphere else 1.0     # begins as long as z
+    scale = nz**-0.5 if backbone != "mlp" and PRIORS.get(objective) is sphere else 1.0     # codes begin with z's norm
     E = {"ali": GaussianEncoder, "age": SphereEncoder}.get(objective, Encoder)(E, scale)
     return G, E, D
 
 
-# ------------------------------------------------------------------------------------------------------ priors
-
-def sphere(n, nz, generator):
-    """z (n, nz), uniform on the unit sphere: a normal vector over its length.   (F-AAE 3.1)"""
-    return unit(normal(n, nz, generator))
-
-
-def uniform(n, nz, generator):
-    """z (n, nz) ~ U(-1, 1).   (BiGAN)"""
-    return torch.rand(n, nz, generator=generator, device=generator.device) * 2 - 1
-
-
-def normal(n, nz, generator):
-    """z (n, nz) ~ N(0, I).   (ALI)"""
-    return torch.randn(n, nz, generator=generator, device=generator.device)
-
-
-LABELS = {"faae": "F-AAE", "aae": "AAE", "bigan": "BiGAN", "ali": "ALI", "age": "AGE", "lr": "LR", "jlr": "JLR",
-          "ae-l1": "AE l1", "ae-l2": "AE l2"}
-PRIORS = {"faae": sphere, "aae": sphere, "age": sphere, "bigan": uniform, "lr": uniform, "jlr": uniform, "ali": normal}
-JUDGES = {"faae": "x", "lr": "x", "jlr": "x", "aae": "z", "bigan": "x, z", "ali": "x, z"}       # D's input
-
+# ------------------------------------------------------------------------------------------------------- model
 
 class Autoencoder(nn.Module):
     """G, E, D, and what `eval.py` asks of any model (eval mode).  The family has no mapping: w is z."""
@@ -292,24 +483,35 @@ class Autoencoder(nn.Module):
         if self.grows:
             self.num_layers = self.G.num_layers
 
-    def generate(self, w, noise="fixed"):
-        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or, on stylegan, (N, num_layers, nw); of w's direction where
-        the prior is a sphere (F-AAE eq. 5).  noise: "random", "fixed" or "none", on stylegan."""
-        w = unit(w) if self.sample is sphere else w
-        return (self.G.full(self.G(w, noise)) if self.grows else self.G(w)) * 2 - 1
-
     def fit(self, x):
-        """Images as growing networks see them; others see them as they are."""
+        """Images in [0, 1] at the level of growing networks."""
         return self.G.fit(x) if self.grows else x
 
+    def see(self, x):
+        """Images in [-1, 1] -> as E sees them: in [0, 1], and at its level."""
+        return self.fit((x + 1) / 2)
+
+    def show(self, x):
+        """What G made -> images in [-1, 1] of image_shape."""
+        return (self.G.full(x) if self.grows else x) * 2 - 1
+
+    def generate(self, w, noise="fixed"):
+        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or, on stylegan, (N, num_layers, nw).
+
+        Of w's direction where the prior is a sphere (F-AAE eq. 5), because E's output is not normalised in training.
+        noise: "random", "fixed" or "none", on stylegan.
+        """
+        w = unit(w) if self.sample is sphere else w
+        return self.show(self.G(w, noise) if self.grows else self.G(w))
+
     def encode(self, x):
-        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1], not normalised (but AGE's); ALI's mean."""
+        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1], not normalised, except AGE's; ALI's mean."""
         return self.features(x)[0]
 
     def features(self, x):
         """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1].  Raises ValueError if x is not."""
-        common.check_images(x, self.image_shape)
-        return self.E.features(self.fit((x + 1) / 2))
+        common.check_input(x, self.image_shape)
+        return self.E.features(self.see(x))
 
 
 class GenerativeAutoencoder(Autoencoder):
@@ -324,244 +526,47 @@ class GenerativeAutoencoder(Autoencoder):
         return z
 
 
-# ---------------------------------------------------------------------------------------------------- the family
-# Each function is one iteration on real images x (B, C, H, W) in [0, 1].  net: G, E, D; opt: an Adam each;
-# draw_z() -> z (B, nz), fresh at each call; amp: context of bf16 passes; h: W_re and W_adv, the weights of reciprocity
-# and of the adversarial term, d, a distance, AGE's W_fake and G_steps.  -> losses, unweighted, as LOSSES names them.
+# ---------------------------------------------------------------------------------------------------- settings
 
-def l2(a, b):
-    """E ||a - b||_2, not squared.   (F-AAE eq. 4)"""
-    return (a.float() - b.float()).flatten(1).norm(dim=1).mean()
-
-
-def mse(a, b):
-    """E (a - b)^2, a mean over dimensions too.   (F-AAE section 5)"""
-    return (a.float() - b.float()).square().mean()
-
-
-def squared(a, b):
-    """E ||a - b||_2^2."""
-    return (a.float() - b.float()).square().flatten(1).sum(1).mean()
-
-
-def gaussian_kl(z):
-    """KL(N(m, s^2) || N(0, 1)), m and s^2 the moments of each dimension of sqrt(nz) z over the batch; mean over
-    dimensions.   (AGE, on the sphere)"""
-    z = z.float() * z.shape[1]**0.5
-    m, var = z.mean(0), z.var(0, correction=0)
-    return (m.square() + var - 1 - var.log()).mean() / 2
-
-
-def faae(net, opt, x, draw_z, amp, h):
-    """F-AAE (eq. 4): min_{G,E} max_D  log D(x) + log(1 - D(G(z))) + alpha ||z - E(G(z))||,  alpha = W_re / W_adv."""
-    # Re-encoding phase: G and E bring the code back (section 3.1)
-    with amp():
-        z = draw_z()
-        L_re = h.d(z, net.E(net.G(z)))
-    update(h.W_re * L_re, opt.G, opt.E)
-
-    # Regularisation phase: D tells real from generated ...
-    with amp():
-        with torch.no_grad():
-            fake = net.G(draw_z())
-        L_D = softplus(-net.D(x)) + softplus(net.D(fake))
-    update(L_D, opt.D)
-
-    # ... and G confuses it
-    with amp():
-        L_G = softplus(-net.D(net.G(draw_z())))
-    update(h.W_adv * L_G, opt.G)
-    return L_re, L_D, L_G
-
-
-def aae(net, opt, x, draw_z, amp, h):
-    """AAE (eq. 2): min_{G,E} max_D  log D(z) + log(1 - D(E(x))) + d(x, G(E(x)))."""
-    # Reconstruction: G and E bring the image back
-    with amp():
-        L_rec = h.d(x, net.G(unit(net.E(x))))
-    update(h.W_re * L_rec, opt.G, opt.E)
-
-    # D tells codes of the prior from codes of images ...
-    with amp():
-        with torch.no_grad():
-            code = net.E(x)
-        L_D = softplus(-net.D(draw_z())) + softplus(net.D(code))
-    update(L_D, opt.D)
-
-    # ... and E confuses it
-    with amp():
-        L_E = softplus(-net.D(net.E(x)))
-    update(h.W_adv * L_E, opt.E)
-    return L_rec, L_D, L_E
-
-
-def bigan(net, opt, x, draw_z, amp, h):
-    """BiGAN (eq. 3): min_{G,E} max_D  log D(x, E(x)) + log(1 - D(G(z), z))."""
-    # D tells (x, E(x)) from (G(z), z), in one batch, which its batch norm (--d-norm on) then cannot tell apart
-    with amp():
-        with torch.no_grad():
-            z = draw_z()
-            fake, code = net.G(z), net.E(x)
-        real_score, fake_score = net.D(torch.cat([x, fake]), torch.cat([code, z])).chunk(2)
-        L_D = softplus(-real_score) + softplus(fake_score)
-    update(L_D, opt.D)
-
-    # G and E confuse it, each with the other's label
-    with amp():
-        z = draw_z()
-        real_score, fake_score = net.D(torch.cat([x, net.G(z)]), torch.cat([net.E(x), z])).chunk(2)
-        L_GE = softplus(real_score) + softplus(-fake_score)
-    update(L_GE, opt.G, opt.E)
-    return L_D, L_GE
-
-
-def ali(net, opt, x, draw_z, amp, h):
-    """ALI: BiGAN's game with z ~ q(z|x) = N(mean, exp(log_var)), reparameterised by a draw of the prior N(0, I)."""
-    # D tells (x, z ~ q(z|x)) from (G(z), z)
-    with amp():
-        with torch.no_grad():
-            z = draw_z()
-            mean, log_var = net.E(x)
-            fake, code = net.G(z), mean + (log_var / 2).exp() * draw_z()
-        L_D = softplus(-net.D(x, code)) + softplus(net.D(fake, z))
-    update(L_D, opt.D)
-
-    # G and E confuse it, each with the other's label
-    with amp():
-        z = draw_z()
-        mean, log_var = net.E(x)
-        code = mean + (log_var / 2).exp() * draw_z()                        # the prior's draw is the noise, N(0, I)
-        L_GE = softplus(net.D(x, code)) + softplus(-net.D(net.G(z), z))
-    update(L_GE, opt.G, opt.E)
-    return L_D, L_GE
-
-
-def age(net, opt, x, draw_z, amp, h, W_x=10):
-    """AGE: E min KL(E(x)) - W_fake KL(E(G(z))) + W_x |x - G(E(x))|;  G min KL(E(G(z))) + W_re (2 - mean z E(G(z)))."""
-    # E tells real from generated by how their codes are spread, and keeps what G needs
-    with amp():
-        with torch.no_grad():
-            fake = net.G(draw_z())
-        code = net.E(x)
-        L_x = (x - net.G.eval()(code).float()).abs().mean()
-        net.G.train()
-        KL_x, KL_fake = gaussian_kl(code), gaussian_kl(net.E(fake))
-    update(KL_x - h.W_fake * KL_fake + W_x * L_x, opt.E)
-
-    # G spreads the codes of its images as the prior's, each at its place
-    for _ in range(h.G_steps):
-        with amp():
-            z = draw_z()
-            code = net.E(net.G(z))
-            KL_G, L_z = gaussian_kl(code), 2 - (z * code).mean()
-        update(KL_G + h.W_re * L_z, opt.G)
-    return KL_x, KL_fake, L_x, KL_G, L_z
-
-
-def lr(net, opt, x, draw_z, amp, h):
-    """Latent regressor: a GAN (eq. 1), and E alone min ||z - E(G(z))||_2^2."""
-    # D tells real from generated
-    with amp():
-        with torch.no_grad():
-            fake = net.G(draw_z())
-        L_D = softplus(-net.D(x)) + softplus(net.D(fake))
-    update(L_D, opt.D)
-
-    # G confuses it
-    with amp():
-        L_G = softplus(-net.D(net.G(draw_z())))
-    update(L_G, opt.G)
-
-    # E brings the code back
-    with amp():
-        z = draw_z()
-        with torch.no_grad():
-            fake = net.G(z)
-        L_re = squared(z, net.E(fake))
-    update(L_re, opt.E)
-    return L_re, L_D, L_G
-
-
-def jlr(net, opt, x, draw_z, amp, h):
-    """Joint latent regressor: a GAN (eq. 1), and G and E min W_re ||z - E(G(z))||_2^2.  F-AAE's --joint, of its d."""
-    # D tells real from generated
-    with amp():
-        with torch.no_grad():
-            fake = net.G(draw_z())
-        L_D = softplus(-net.D(x)) + softplus(net.D(fake))
-    update(L_D, opt.D)
-
-    # G confuses it, and G and E bring the code back
-    with amp():
-        z = draw_z()
-        fake = net.G(z)
-        L_re, L_G = h.d(z, net.E(fake)), softplus(-net.D(fake))
-    update(h.W_re * L_re + h.W_adv * L_G, opt.G, opt.E)
-    return L_re, L_D, L_G
-
-
-def ae_l1(net, opt, x, draw_z, amp, h):
-    """Autoencoder: min_{G,E} ||x - G(E(x))||_1."""
-    with amp():
-        L = (x - net.G(net.E(x)).float()).abs().flatten(1).sum(1).mean()
-    update(L, opt.G, opt.E)
-    return L,
-
-
-def ae_l2(net, opt, x, draw_z, amp, h):
-    """Autoencoder: min_{G,E} ||x - G(E(x))||_2^2."""
-    with amp():
-        L = squared(x, net.G(net.E(x)))
-    update(L, opt.G, opt.E)
-    return L,
-
-
-STEPS = {"faae": faae, "aae": aae, "bigan": bigan, "ali": ali, "age": age, "lr": lr, "jlr": jlr, "ae-l1": ae_l1,
-         "ae-l2": ae_l2}
-LOSSES = {"faae": ("L_re", "L_D", "L_G"), "aae": ("L_rec", "L_D", "L_E"), "bigan": ("L_D", "L_GE"),
-          "ali": ("L_D", "L_GE"), "age": ("KL_x", "KL_fake", "L_x", "KL_G", "L_z"), "lr": ("L_re", "L_D", "L_G"),
-          "jlr": ("L_re", "L_D", "L_G"), "ae-l1": ("L",), "ae-l2": ("L",)}
-DISTANCES = {"l2": l2, "mse": mse}
-
-
-# ----------------------------------------------------------------------------------------------------- settings
-
-PRESETS = {  # later rows refine earlier ones
-    # F-AAE section 4.1: 50 epochs of CIFAR-10 and of CelebA, 600 of ImageNet, of which a tenth is held out
-    "dcgan":             dict(nz=256, batch=32, lr=3e-4, lr_d=1e-3, beta1=0.9, decay=1e-4, decay_kind="inverse",
-                              reencode_weight="100", adversarial_weight=0.1, kimg=2500, snapshot_kimg=50),
-    "on celeba":         dict(split="5-1"),
-    "dcgan on celeba":   dict(kimg=50 * 168.832),
-    "dcgan on imagenet": dict(resolution="64", reencode_weight="30,100", kimg=600 * 1153.05, snapshot_kimg=1000),
-    # BiGAN on permutation-invariant MNIST: 400 epochs
-    "mlp":               dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, decay_kind="weight",
-                              lr_final=0.01, kimg=24_000, snapshot_kimg=500),
-    "mlp on mnist-mini": dict(kimg=400, snapshot_kimg=20),
-    # Ours
-    "mlp faae":          dict(reencode_weight="10"),
-    **{f"dcgan {name}":  dict(batch=64, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")
-       for name in ("bigan", "ali", "age", "lr", "jlr")},
-    # 0: by level, see common.schedule
-    "stylegan":          dict(nz=512, batch=0, lr=0.0, lr_d=0.0, beta1=0.0, kimg=0.0, snapshot_kimg=0.0),
-    # As published
-    "mlp bigan":         dict(d_norm="on"),
-    "age":               dict(reencode_weight="1000"),
-    "age dcgan":         dict(fake_weight=1.0),
-    "age on celeba":     dict(g_steps=3),
-    "age on imagenet":   dict(reencode_weight="2000"),
-    "jlr":               dict(reencode_weight="0.25"),
-}
-F_AAE, BIGAN = "nz lr lr_d decay reencode_weight adversarial_weight", "nz batch lr lr_d beta1 decay decay_kind lr_final"
-# What a paper states; a run prints the rest as ours
-STATED = {"dcgan faae": F_AAE, "dcgan aae": F_AAE, "mlp bigan": BIGAN + " d_norm", "mlp lr": BIGAN, "mlp ae-l1": BIGAN,
-          "mlp ae-l2": BIGAN, "mlp jlr": BIGAN + " reencode_weight", "dcgan jlr": "reencode_weight",
-          "mlp age": "reencode_weight", "dcgan age": "batch lr beta1 reencode_weight fake_weight g_steps"}
-SETTINGS = (*BIGAN.split(), *"kimg reencode_weight adversarial_weight reenc fake_weight g_steps d_norm".split(),
-            "batches", "rates")
-USED_BY = {"reencode_weight": ("faae", "aae", "age", "jlr"), "adversarial_weight": ("faae", "aae"),
-           "reenc": ("faae", "aae"), "joint": ("faae",), "lr_d": tuple(JUDGES), "fake_weight": ("age",),
-           "g_steps": ("age",), "d_norm": ("bigan",)}
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
+MLPS, CONVS, STYLE = dict(backbone="mlp"), dict(backbone="dcgan"), dict(backbone="stylegan")
+# Settings of F-AAE's section 4.1; E has G's rate.  The decay is read as Keras has it: lr / (1 + 1e-4 t) after t steps
+SECTION_4 = CONVS | dict(objective=("faae", "aae"))
+F_AAE = dict(nz=256, lr=3e-4, lr_d=1e-3, decay=1e-4, reencode_weight="100", adversarial_weight=0.1)
+# Those of BiGAN on permutation-invariant MNIST
+MNIST = MLPS | dict(objective=("bigan", "lr", "jlr", "ae-l1", "ae-l2"))
+BIGAN = dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, decay_kind="weight", lr_final=0.01)
+SETTINGS = [  # later rows refine earlier ones
+    (dict(), dict(objective="faae", backbone="dcgan", nw=0), PAPER(reencode_weight="100", adversarial_weight=0.1),
+        OURS(reenc="mse", fake_weight=0.5, g_steps=2, d_norm="off", beta1=0.9, lr_final=1.0)),
+    (dict(data=("mnist", "mnist-mini")), dict(backbone="mlp")),
+    (CONVS, OURS(batch=32, decay_kind="inverse", kimg=2500, snapshot_kimg=50, **F_AAE)),
+    (SECTION_4, PAPER(**F_AAE)),
+    (SECTION_4 | dict(data="cifar10"), PAPER(kimg=50 * 50)),            # 50 epochs
+    (dict(data="celeba"), PAPER(split="5-1")),
+    (CONVS | dict(data="celeba"), OURS(kimg=50 * 168.832)),
+    (SECTION_4 | dict(data="celeba", split="5-1"), PAPER(kimg=50 * 168.832)),
+    (CONVS | dict(data="imagenet"), OURS(reencode_weight="30,100", kimg=600 * 1153.05), PAPER(resolution="64"),
+        OURS(snapshot_kimg=1000)),
+    (SECTION_4 | dict(data="imagenet", split="auto"), PAPER(reencode_weight="30,100", kimg=600 * 1153.05)),
+    (MLPS, OURS(kimg=24_000, snapshot_kimg=500, reencode_weight="100", adversarial_weight=0.1, **BIGAN)),
+    (MNIST, PAPER(**BIGAN)),
+    (MNIST | dict(data="mnist", split=("auto", "dw")), PAPER(kimg=400 * 60)),
+    (MLPS | dict(data="mnist-mini"), OURS(kimg=400, snapshot_kimg=20)),
+    (MLPS | dict(objective="faae"), OURS(reencode_weight="10")),
+    (CONVS | dict(objective=("bigan", "ali", "age", "lr", "jlr")),
+        OURS(batch=64, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")),
+    # 0: by level, see common.complete_levels
+    (STYLE, OURS(nz=512, fmap_base=8192, batch=0, lr=0.0, lr_d=0.0, beta1=0.0, decay=0.0, decay_kind="none", kimg=0.0,
+        grow_kimg=0.0, snapshot_kimg=0.0, reencode_weight="100", adversarial_weight=0.1)),
+    # As published by others than F-AAE
+    (MLPS | dict(objective="bigan"), PAPER(d_norm="on")),               # in two batches G learns nothing on MNIST
+    (dict(objective="age"), PAPER(reencode_weight="1000")),
+    (CONVS | dict(objective="age"), PAPER(fake_weight=1.0, g_steps=2, batch=64, lr=2e-4, beta1=0.5)),
+    (dict(objective="age", data="celeba"), PAPER(g_steps=3)),
+    (dict(objective="age", data="imagenet"), PAPER(reencode_weight="2000")),
+    (dict(objective="jlr"), PAPER(reencode_weight="0.25")),             # weighs it for both G and E here
+]
 
 
 def weights(text):
@@ -583,45 +588,38 @@ weights.__name__, below_one.__name__ = "weight, or two with a comma between", "n
 
 
 def parse_args(argv=None):
-    parser = common.Parser(__doc__)
-    common.add_flags(parser, backbones=RESOLUTIONS)
-    parser.set_defaults(nw=0)
-    add = parser.add_argument
-    add("--objective", default="faae", choices=STEPS, help="what is trained: see the table above")
-    add("--reencode-weight", type=weights, default="100", metavar="W[,W]", help="W_re, weight of reciprocity (faae "
-        "and aae 100, faae on mlp 10; jlr 0.25; age 1000); of two, the first is for the first third (ImageNet: 30,100)")
-    add("--adversarial-weight", type=common.positive(float), default=0.1, metavar="W",
-        help="W_adv, weight of G's (aae: E's) adversarial term")
-    add("--reenc", default="mse", choices=DISTANCES, help="d of faae and aae: norm (eq. 4) or mean square error")
-    add("--joint", action="store_true", help="faae: both terms of G in one step")
-    add("--fake-weight", type=common.positive(float), default=0.5, metavar="W",
-        help="age: W_fake, weight of the divergence of E(G(z)) in E's step (dcgan, as the released code: 1; mlp: 0.5)")
-    add("--g-steps", type=common.positive(int), default=2, help="age: steps of G per one of E (code 2, CelebA 3)")
-    add("--d-norm", default="off", choices=["off", "on"], help="bigan: batch norm in D's MLP (BiGAN on MNIST: on)")
-    add("--lr-d", type=common.positive(float), default=1e-3, help="learning rate of D; --lr is G's and E's")
-    add("--beta1", type=below_one, default=0.9, help="of Adam")
-    add("--decay", type=below_one, default=0.0, help="see --decay-kind (section 4.1: 1e-4)")
-    add("--decay-kind", default="none", choices=["inverse", "weight", "none"],
-        help="lr / (1 + decay t) after t steps, or decay times the weights added to their gradients")
-    add("--lr-final", type=common.positive(float), default=1.0,
-        help="the second half of training brings the learning rates down to this share, exponentially (BiGAN: 0.01)")
-
-    given = common.explicit(parser, argv)
-    run = given.get("resume") and common.read_args(given["resume"], "faae")
-    objective = run["objective"] if run else given.get("objective", "faae")
-    for flag, objectives in USED_BY.items():
-        if flag in given and objective not in objectives:
-            raise Error(f"--{flag.replace('_', '-')} is for {', '.join(objectives)}; {objective} has nothing that it "
-                        f"could set: leave it out")
-    args = common.resolve(parser, "faae", PRESETS, {}, default_backbone, argv)
-    for flag, objectives in USED_BY.items():
-        if objective not in objectives:
-            delattr(args, flag)
-    if args.backbone == "stylegan" and objective not in ("faae", "aae"):
-        raise Error(f"--backbone stylegan is for --objective faae or aae; take another backbone for {objective}")
+    parser = common.method_parser(__doc__, RESOLUTIONS)
+    add = parser.group("method")
+    positive = common.positive(float)
+    add("--objective", "member of the family (see the top of faae.py)", choices=STEPS)
+    add("--reencode-weight", "W_re, weight of reciprocity; of two, the first is for the first third (ImageNet: 30,100)",
+        only=dict(objective=("faae", "aae", "age", "jlr")), type=weights, metavar="W[,W]")
+    add("--adversarial-weight", "W_adv, weight of G's (aae: E's) adversarial term (section 4.1: 0.1)",
+        only=dict(objective=("faae", "aae")), type=positive, metavar="W")
+    add("--reenc", "d of eqs. 2 and 4: norm as printed, or mean square error", only=dict(objective=("faae", "aae")),
+        choices=DISTANCES)
+    add("--joint", "one step of G down both of its terms, after D's", only=dict(objective="faae"), action="store_true")
+    add("--lr-d", "learning rate of D; --lr is G's and E's", only=dict(objective=tuple(JUDGES)), type=positive,
+        metavar="R")
+    add("--beta1", "beta_1 of Adam", type=below_one, metavar="B")
+    add("--decay", "amount of what --decay-kind says (section 4.1: 1e-4)", type=below_one, metavar="D")
+    add("--decay-kind", "decay of the rate, lr / (1 + decay t) after t steps, or of the weights by their gradients",
+        choices=["inverse", "weight", "none"])
+    add("--lr-final", "share of the learning rates to which the second half of training falls (BiGAN: 0.01)",
+        type=positive, metavar="S")
+    add("--fake-weight", "W_fake of AGE, weight of E(G(z))'s divergence in E's step (code: 1; on mlp codes then bunch)",
+        only=dict(objective="age"), rare=True, type=positive, metavar="W")
+    add("--g-steps", "steps of AGE's G for one of E (code: 2, on CelebA 3)", only=dict(objective="age"), rare=True,
+        type=common.positive(int), metavar="N")
+    add("--d-norm", "batch norm in D's MLP (BiGAN on MNIST: on)", only=dict(objective="bigan"), rare=True,
+        choices=["off", "on"])
+    args = common.resolve(parser, "faae", SETTINGS, argv)
+    if args.backbone == "stylegan" and args.objective not in ("faae", "aae"):
+        raise Error(f"--backbone stylegan is for --objective faae or aae; take another backbone for {args.objective}")
     if args.nw not in (0, args.nz):
         raise Error(f"--nw {args.nw} differs from nz {args.nz}, but here z is the code itself: leave --nw out")
     args.nw = args.nz
+    given = [name for name in ("decay", "decay_kind") if not args.resume and args.source.get(name) == "given"]
     if "decay" in given and args.decay_kind == "none":
         raise Error(f"--decay {args.decay} says how much, not how: add --decay-kind inverse or weight")
     if "decay_kind" in given and args.decay_kind != "none" and not args.decay:
@@ -629,11 +627,7 @@ def parse_args(argv=None):
     return args
 
 
-def default_backbone(name):
-    return "mlp" if name in ("mnist", "mnist-mini") else "dcgan"
-
-
-# ----------------------------------------------------------------------------------------------------- training
+# -------------------------------------------------------------------------------------------------------- main
 
 def make_optimizers(model, args):
     """-> Namespace of an Adam a network: G, E, D."""
@@ -657,16 +651,6 @@ def hyper(args, seen):
                      W_fake=getattr(args, "fake_weight", 0.0), G_steps=getattr(args, "g_steps", 0))
 
 
-def unstated(args):
-    """The settings of a run that no paper gives."""
-    stated = STATED.get(f"{args.backbone} {args.objective}", "").split()
-    preset = {**PRESETS[args.backbone], **PRESETS.get(f"{args.backbone} on {args.data}", {})}
-    published = f"{args.backbone} {args.data}" in ("mlp mnist", "dcgan cifar10", "dcgan celeba", "dcgan imagenet")
-    if published and "nz" in stated and args.split in ("auto", "dw", "5-1") and args.kimg == preset["kimg"]:
-        stated.append("kimg")
-    return [s for s in SETTINGS if s not in stated and hasattr(args, s)]
-
-
 def main(argv=None):
     args = parse_args(argv)
     common.check_resolution(args, RESOLUTIONS)
@@ -675,19 +659,28 @@ def main(argv=None):
         raise Error(f"--batch {args.batch} leaves a process {args.batch // world} image(s), and batch norm needs 2; "
                     f"pass --batch {2 * world} or more")
 
+    grows = args.backbone == "stylegan"
+    sizes = RESOLUTIONS[args.backbone]
     with common.rank_zero_first():
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
-                                     RESOLUTIONS[args.backbone][:None if args.backbone == "stylegan" else 1])
-    growth = common.schedule(args, images.shape, world)
-    if hasattr(args, "lr_d"):
-        args.lr_d = args.lr_d or args.lr
-    common.settle(args, images, held_out, label=LABELS[args.objective],
-                  named=[args.objective] * (args.objective != "faae"), unstated=unstated(args),
-                  default_split="5-1" if args.data == "celeba" else "dw",
-                  constants=f"beta2 {BETA_2}  leaky ReLU {SLOPE}  ema half-life {common.EMA_HALF_LIFE:,} images" + (
-                      f"  channels {channels(images.shape[1], args.width)}" if args.backbone == "dcgan" else ""))
+                                     sizes if grows else sizes[:1])
+    if args.resume:
+        common.check_images(args, images)
+    else:
+        if grows:
+            common.complete_levels(args, images.shape, world)
+        if hasattr(args, "lr_d"):
+            args.lr_d = args.lr_d or args.lr
+        widths = channels(images.shape[1], args.width)
+        common.complete(args, images, held_out, label=LABELS[args.objective],
+                        words=["" if args.objective == "faae" else args.objective],
+                        default_split="5-1" if args.data == "celeba" else "dw",
+                        constants=[f"beta2 {BETA_2}", f"leaky ReLU {SLOPE}",
+                                   f"channels {widths}" if args.backbone == "dcgan" else ""])
+    growth = common.growth_of(args)
+
     model = make_model(vars(args)).to(device)
-    if model.grows or device.type == "cuda":  # dcgan too: what tensor cores take
+    if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
@@ -700,17 +693,11 @@ def main(argv=None):
     run = common.Run(args, state, losses=LOSSES[args.objective], device=device, growth=growth)
     batches = data.batches(images, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
+    draw = common.Draw(model, rng, rank, world)
     G, E, D = common.compiled(model.G, model.E, model.D) if args.compile else (model.G, model.E, model.D)
+    nets = draw.noisy(G), E, D
     fixed_x, fixed_z = common.fixed_inputs(model, held_out, args.seed, device)
 
-    # All processes draw for the whole batch, and take their share
-    def draw_z():
-        return model.prior(batch, rng)[rank::world]
-
-    def noisy_G(z):
-        return G(z, [eta[rank::world].clone() for eta in model.G.draw_noise(batch, rng)])  # a view would keep the rest
-
-    net = Namespace(G=noisy_G if model.grows else G, E=E, D=D) if model.grows or args.compile else model
     while True:
         level, alpha, batch, lr = growth.at(run.seen)
         common.grow(level, alpha, model, ema)
@@ -723,7 +710,7 @@ def main(argv=None):
         for name, optimizer in vars(opt).items():
             common.set_rate(share * (args.lr_d * (lr / args.lr) if name == "D" else lr), optimizer)
         x = model.fit(next(batches).float() / 255)
-        losses = step(net, opt, x, draw_z, amp, hyper(args, run.seen))
+        losses = step(nets, opt, x, draw, amp, hyper(args, run.seen))
         common.average_buffers(model)
         # Short at first, or batch norm's first statistics would linger
         common.average(ema, model, run.seen, batch, growth.since(run.seen), share=20)
@@ -731,7 +718,7 @@ def main(argv=None):
     run.finish()
 
 
-# ------------------------------------------------------------------------------------------------ trained model
+# -------------------------------------------------------------------------------------------------------- load
 
 def make_model(args):
     """The untrained model of a run's arguments."""

@@ -10,42 +10,16 @@
 
     z  (B, nz)       prior sample, N(0, I)            M  z -> w  mapping network
     w  (B, nw)       latent code                      G  w -> x  generator
-    x  (B, C, H, W)  image in [-1, 1]                 D  x -> w~, c  discriminator: one trunk, a code and a score
-    w_R              w~ of real images                f  x -> features, D's trunk
-Section 3.2 is `terms`, which both steps share, and `train_step`.
-
-Differences from the paper (P), which leaves open all weights, optimisers, rates, widths and lengths: these are ours.
-At the right, flags for the other reading.
-    eq. 1                 M and G take the non-saturating form.                          --gan-loss hinge
-    third term of eq. 3   P prints || w~ - w~ ||^2, which is 0.  By the end of section 3.2 the cycle is run once more:
-                          ours is || w~ - D(G(w~)) ||^2, the first w~ being held.
-    L_fm, eq. 2           P's expectation within the norm compares means only, which the prose says that it does not;
-                          ours is the mean square of each image's features less its reconstruction's.  --fm batchmean
-    f in L_fm             is D's trunk as it stands: its weights are held there, or they would shrink the features.
-    pixels                have no term of their own; P calls L_fm a "pixel space" loss, and it is one of features.
-    || M(z) - w~ ||^2     is squared in all variants (P: or of any p), and divided by w's dimensions, as the cycle's:
-                          summed, it outweighs the GAN's loss, and G hides codes in speckle that D reads.  P minimises
-                          over M too, which could shrink w; ours holds M(z) as a target, and w_R likewise.
-    R1                    steadies dcgan too (--gamma); P does not name it.
-    eqs. 1, 3: L_GAN      is over z alone, as printed, with as many codes from the prior as there are real images; w_R
-                          is half as many, in the other terms alone.  Section 3.2's "half the mini batch" can be read
-                          otherwise: half of each, and all of G(w # w_R) fakes.        --gan-codes both
-    D                     P's may have batch norm; ours has none, and no minibatch deviation: a score and a code must
-                          not depend on the rest of the batch.  biggan's code is linear in all of f, without spectral
-                          norm, which would tie its size to the score's.
-    G's batch norm        is fed w # w_R together, and by the second cycle.
-    MMD                   P: "an RBF kernel".  Ours: three, of 1/4, 1 and 4 times the median squared distance; unbiased.
-                          It, batch norm and --fm batchmean see each process's own batch.
-    naive, augmented      M and G minimise the code's loss too, as eq. 5's and section 4.4's brackets have it; section
-                          3.2's sentence has D alone.  w_R is held in augmented.
-    StyleGAN              P cites StyleGAN2 and StyleGAN alike; ours is StyleGAN (2019), at a fixed size, without style
-                          mixing, which has no one w to infer.                           --grow
-    weight averages       P is silent; half-life 10,000 images, or a fifth of those since the run or its level began, if
-                          less.
-    mlp                   is ours.
+    x  (B, C, H, W)  image in [-1, 1]                 D  x -> code w~, score c, features f: one trunk and two heads
+    w_R              w~ of real images
+Section 3.2 is `train_step` and eq. 3 is `full`; section 4.4 compares it with `augmented` and `naive`.  The paper leaves
+open all weights, optimisers, rates, widths and lengths.  Where we differ from it, the line says so; the whole list,
+with the flags that restore the other reading, is in .github/invgan.md.
 """
 import copy
+from argparse import Namespace
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import common  # before torch, whose threads wait as it says
 
@@ -58,25 +32,151 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
 import data
-from common import (
-    DCGANEncoder,
-    DCGANGenerator,
-    Error,
-    Mapping,
-    MLPEncoder,
-    MLPGenerator,
-    StyleCritic,
-    StyleGenerator,
-    adam,
-    r1,
-    softplus,
-    update,
-)
+from common import OURS, PAPER, Error, adam, plain, r1, softplus, update
 
 M_DEPTH = dict(mlp=2, dcgan=2, biggan=2, stylegan=8)        # layers of M (section 3.1)
 LR_MUL = 0.01               # learning rate of M, relative to G's
 BANDWIDTHS = (0.25, 1, 4)   # of MMD's kernels, times the median squared distance
 MEAN_W = 0.995              # stylegan: what the running mean of w keeps at a step
+BETAS = dict(mlp=(0.5, 0.999), dcgan=(0.0, 0.99), biggan=(0.0, 0.999), stylegan=(0.0, 0.99))
+
+
+# ------------------------------------------------------------------------------------------------- section 3.2
+
+def target(w, args):
+    """A code that others are to meet, held: w could shrink to nothing.  As printed, M and D move it too."""
+    return w.detach() if args.targets == "held" else w
+
+
+# The variants.  x: real images, half the batch; z: noise of the prior; mover: "D", or "MG" for M and G.
+# -> fakes, those of z first, their scores, and the other terms than the GAN's.
+
+def naive(nets, x, z, args, amp, mover):
+    """Section 4.4: codes of generated images alone.  x is empty, and z the whole batch."""
+    M, G, D = nets
+    with torch.set_grad_enabled(mover == "MG"), amp():
+        w = M(z)
+        fake = G(w)
+    with amp():
+        of_fake = D(fake)
+    L_w = squared(target(w, args), of_fake.code)                              # M and G minimise it too, as eq. 5 says
+    return fake, of_fake.score, dict(L_w=L_w)
+
+
+def augmented(nets, x, z, args, amp, mover):
+    """Section 4.4: G and D also see codes of real images, w # w_R, through which no gradient goes."""
+    M, G, D = nets
+    with torch.no_grad(), amp():        # an amp of its own: older torch reuses weights that it cast without gradient
+        w_R = D(x).code
+    with torch.set_grad_enabled(mover == "MG"), amp():
+        w_all = torch.cat([M(z).to(w_R.dtype), w_R])                        # w # w_R
+        fake = G(w_all)
+    with amp():
+        of_fake = D(fake)
+    L_w = squared(target(w_all, args), of_fake.code)                          # eq. 5
+    return fake, of_fake.score, dict(L_w=L_w)
+
+
+def full(nets, x, z, args, amp, mover):
+    """Eq. 3: the same, D learns by w_R, and features, a second cycle and MMD are compared.  Pixels have no term."""
+    M, G, D = nets
+    with torch.set_grad_enabled(mover == "D"), amp():
+        of_x = D(x)                                                         # P(W|x), all at D(x)
+    with amp():
+        w = M(z)
+        w_all = torch.cat([w.to(of_x.code.dtype), of_x.code])               # w # w_R; one forward: batch norm sees both
+        fake = G(w_all)
+    with amp():
+        of_fake = D(fake)
+    L_w = squared(target(w_all, args), of_fake.code)                          # eq. 3, first term
+    f_fake = of_fake.features[len(z):]
+    with amp():
+        holds_f = mover == "D" and args.targets == "held"
+        if holds_f:                     # f is D's trunk with its weights held, or they would shrink the features
+            held = {name: p.detach() for name, p in D.named_parameters()}
+            f_fake = functional_call(D, held, (fake[len(z):],)).features
+        again = D(G(of_fake.code)).code                                     # the second cycle
+    f_x = of_x.features.detach() if holds_f else of_x.features
+    if args.fm == "paired":
+        L_fm = squared(f_x, f_fake)                                         # eq. 2 as the prose has it, of each image
+    else:
+        L_fm = torch.linalg.vector_norm(f_x.float().mean(0) - f_fake.float().mean(0))       # eq. 2 as printed, of means
+    L_cycle = squared(target(of_fake.code, args), again)    # eq. 3, third term: w~ less D(G(w~)), printed as w~ - w~
+    L_MMD = mmd(w, of_x.code)                                               # eq. 3, fourth term
+    return fake, of_fake.score, dict(L_w=L_w, L_fm=L_fm, L_cycle=L_cycle, L_MMD=L_MMD)
+
+
+VARIANTS = dict(full=full, augmented=augmented, naive=naive)
+
+
+def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
+    """One iteration of eq. 3 on real images x (B, C, H, W), a leaf: D's step, then M's and G's.
+
+    nets: M, G, D.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16 passes.  mean_w:
+    running mean of w, moved in place.  -> L_D, R1's term, L_G, the variant's terms in D's step; means over the batch.
+    """
+    M, _, D = nets
+    terms_of = VARIANTS[args.variant]
+    hinge = args.gan_loss == "hinge"
+    half = 0 if args.variant == "naive" else len(x) // 2
+    real = x[:half].detach()
+    n = judged = len(x)                 # L_GAN is over z alone, as printed, with as many codes as real images
+    if args.gan_codes == "both":        # "half the mini batch" (section 3.2): half of each, and all of G(w # w_R)
+        n = len(x) - half
+
+    # max over D of L_GAN, min over D of the rest
+    fake, _, terms = terms_of(nets, real, draw.z(n), args, amp, "D")
+    with amp():
+        c_fake = D(fake[:judged].detach()).score
+        c_real = plain(D)(x.requires_grad_() if args.gamma else x).score    # never compiled: R1 differentiates it twice
+    R1 = args.gamma / 2 * r1(c_real, x) if args.gamma else torch.zeros((), device=x.device)     # steadies dcgan too
+    if hinge:
+        L_D = torch.relu(1 + c_fake.float()).mean() + torch.relu(1 - c_real.float()).mean()
+    else:
+        L_D = softplus(c_fake) + softplus(-c_real)                                          # eq. 1
+    update(L_D + R1 + weighted(terms, args), opt.D)                                         # eq. 3
+    if mean_w is not None:
+        with torch.no_grad():
+            mean_w.lerp_(plain(M)(draw.z(len(x))).float().mean(0), 1 - MEAN_W)
+
+    # min over M and G
+    _, score, again = terms_of(nets, real, draw.z(n), args, amp, "MG")
+    c_fake = score[:judged]
+    L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                            # eq. 1, non-saturating
+    update(L_G + weighted(again, args), opt.M, opt.G)                                       # eq. 3
+
+    return [L_D, R1, L_G] + list(terms.values())
+
+
+def squared(a, b):
+    """|| a - b ||^2 over dimensions, a mean over the batch, in fp32.  As a sum, G would hide codes in speckle."""
+    return (a.float() - b.float()).square().mean()
+
+
+def mmd(a, b):
+    """Unbiased squared maximum mean discrepancy of two sets of codes (N, d), (M, d), in fp32; it may be negative.
+
+    N, M > 1, of each process's own batch.  The kernel, "an RBF kernel" in the paper, is a mean of
+    exp(- |a - b|^2 / (s m)), m the median squared distance of all pairs, held, and s of BANDWIDTHS.   (section 3.2)
+    """
+    n = len(a)
+    m = len(b)
+    both = torch.cat([a, b]).float()
+    squares = both.square().sum(1)
+    d = (squares[:, None] + squares - 2 * both @ both.T).clamp(min=0)       # [N+M,N+M]
+    pairs = d.detach().flatten()[1:].view(n + m - 1, n + m + 1)[:, :-1]     # all but the diagonal
+    median = pairs.median().clamp(min=1e-12)
+    k = sum(torch.exp(-d / (s * median)) for s in BANDWIDTHS) / len(BANDWIDTHS)
+    k = k - k.diag().diag()
+    return k[:n, :n].sum() / (n * (n - 1)) + k[n:, n:].sum() / (m * (m - 1)) - 2 * k[:n, n:].mean()
+
+
+WEIGHTS = dict(L_w="w_weight", L_fm="fm_weight", L_cycle="cycle_weight", L_MMD="mmd_weight")
+
+
+def weighted(terms, args):
+    """The sum of terms, each times its flag."""
+    return sum(getattr(args, WEIGHTS[name]) * term for name, term in terms.items())
 
 
 # ---------------------------------------------------------------------------------------------------- networks
@@ -168,7 +268,8 @@ class BigGANDiscriminator(nn.Module):
         n = max(256 // width, 1)
         self.blocks = nn.Sequential(DownBlock(image_shape[0], n, True, first=True), DownBlock(n, n, True),
                                     DownBlock(n, n, False), DownBlock(n, n, False))
-        self.score, self.code = sn(nn.Linear(n, 1)), nn.Linear(n * 64, n_out - 1)
+        self.score = sn(nn.Linear(n, 1))
+        self.code = nn.Linear(n * 64, n_out - 1)        # without spectral norm, which would tie its size to the score's
         nn.init.normal_(self.code.weight, std=0.02)
         nn.init.zeros_(self.code.bias)
 
@@ -181,7 +282,7 @@ class BigGANDiscriminator(nn.Module):
 
 @torch.no_grad()
 def normalise(average, rounds=5):
-    """Find the largest singular values of averaged weights anew, by power iterations from the averaged vectors."""
+    """Find the largest singular values of averaged weights again, by power iterations from the averaged vectors."""
     for module in average.modules():
         if isinstance(module, ParametrizationList):
             module.train()
@@ -190,8 +291,18 @@ def normalise(average, rounds=5):
             module.eval()
 
 
+class Judged(NamedTuple):
+    """What D says of images: the code w~ (N, nw), the score c (N, 1), and f(x), the trunk's features (N, n)."""
+    code: torch.Tensor
+    score: torch.Tensor
+    features: torch.Tensor
+
+
 class Discriminator(nn.Module):
-    """D: x -> the code w~ (N, nw), the score c (N, 1) and f(x), the trunk's features (N, n).   (section 3.1)"""
+    """D: x -> `Judged`.   (section 3.1)
+
+    Without batch norm and minibatch deviation, which the paper may have: a code must not depend on its batch mates.
+    """
 
     def __init__(self, net):
         super().__init__()
@@ -200,23 +311,25 @@ class Discriminator(nn.Module):
     def forward(self, x):
         f = self.net.trunk(x)
         out = self.net.head(f)
-        return out[:, 1:], out[:, :1], f
+        return Judged(code=out[:, 1:], score=out[:, :1], features=f)
 
 
 def build_networks(backbone, image_shape, nz, nw, width, fmap_base):
     """-> M, G, D for images of image_shape (C, H, W)."""
-    M = Mapping(nz, nw, M_DEPTH[backbone], LR_MUL)
+    M = common.Mapping(nz, nw, M_DEPTH[backbone], LR_MUL)
     if backbone == "mlp":
-        G, D = MLPGenerator(nw, image_shape, width), MLPEncoder(image_shape, 1 + nw, width)
+        G, D = common.MLPGenerator(nw, image_shape, width), common.MLPEncoder(image_shape, 1 + nw, width)
     elif backbone == "dcgan":
-        G, D = DCGANGenerator(nw, image_shape, width), DCGANEncoder(image_shape, 1 + nw, width)
+        G, D = common.DCGANGenerator(nw, image_shape, width), common.DCGANEncoder(image_shape, 1 + nw, width)
     elif backbone == "biggan":
         G, D = BigGANGenerator(nw, image_shape, width), BigGANDiscriminator(image_shape, 1 + nw, width)
-    elif backbone == "stylegan":
-        G = StyleGenerator(nw, image_shape, width, fmap_base)
-        D = StyleCritic(image_shape, 1 + nw, width, fmap_base, std_group=0)
+    elif backbone == "stylegan":                # StyleGAN (2019); the paper cites StyleGAN2 and StyleGAN alike
+        G = common.StyleGenerator(nw, image_shape, width, fmap_base)
+        D = common.StyleCritic(image_shape, 1 + nw, width, fmap_base, std_group=0)
     return M, G, Discriminator(D)
 
+
+# ------------------------------------------------------------------------------------------------------- model
 
 class InvGAN(nn.Module):
     """The three networks, and what `eval.py` asks of any model (eval mode)."""
@@ -229,6 +342,14 @@ class InvGAN(nn.Module):
         if self.grows:
             self.num_layers = self.G.num_layers
             self.register_buffer("mean_w", torch.zeros(nw))
+
+    def see(self, x):
+        """Images in [-1, 1] -> as D sees them: at the level of a growing one."""
+        return self.D.net.fit(x) if self.grows else x
+
+    def show(self, x):
+        """What G made -> images of image_shape."""
+        return self.G.full(x) if self.grows else x
 
     def prior(self, n, generator):
         """z (n, nz) ~ N(0, I), on the generator's device."""
@@ -243,7 +364,7 @@ class InvGAN(nn.Module):
 
         noise: "random", "fixed" or "none"; only stylegan has any.
         """
-        return self.G.full(self.G(w, noise)) if self.grows else self.G(w)
+        return self.show(self.G(w, noise) if self.grows else self.G(w))
 
     def encode(self, x):
         """The code of D(x), (N, nw), of x (N, C, H, W) in [-1, 1]."""
@@ -251,184 +372,64 @@ class InvGAN(nn.Module):
 
     def features(self, x):
         """-> short (N, nw), the code, and long (N, n), f(x), of x (N, C, H, W) in [-1, 1]."""
-        common.check_images(x, self.image_shape)
-        code, _, f = self.D(self.D.net.fit(x) if self.grows else x)
-        return code, f
+        common.check_input(x, self.image_shape)
+        out = self.D(self.see(x))
+        return out.code, out.features
 
 
-# ------------------------------------------------------------------------------------------------------ losses
+# ---------------------------------------------------------------------------------------------------- settings
 
-def mmd(a, b):
-    """Unbiased squared maximum mean discrepancy of two sets of codes (N, d), (M, d), in fp32; it may be negative.
-
-    N, M > 1.  The kernel is a mean of exp(- |a - b|^2 / (s m)), m the median squared distance of all pairs, held, and s
-    of BANDWIDTHS.   (section 3.2)
-    """
-    n, m, both = len(a), len(b), torch.cat([a, b]).float()
-    squares = both.square().sum(1)
-    d = (squares[:, None] + squares - 2 * both @ both.T).clamp(min=0)       # [N+M,N+M]
-    pairs = d.detach().flatten()[1:].view(n + m - 1, n + m + 1)[:, :-1]     # all but the diagonal
-    median = pairs.median().clamp(min=1e-12)
-    k = sum(torch.exp(-d / (s * median)) for s in BANDWIDTHS) / len(BANDWIDTHS)
-    k = k - k.diag().diag()
-    return k[:n, :n].sum() / (n * (n - 1)) + k[n:, n:].sum() / (m * (m - 1)) - 2 * k[:n, n:].mean()
-
-
-def squared(a, b):
-    """|| a - b ||^2 / nw, a mean over the batch, in fp32."""
-    return (a.float() - b.float()).square().mean()
-
-
-def terms(nets, x, z, args, amp, hold_w=True, hold_f=True, teach_D=True):
-    """The batch of eq. 3 and its terms beside the GAN's.
-
-    nets: M, G, D.  x: the real images that w_R is made of, half the batch (none for naive).  hold_w, hold_f: whether
-    the targets (w and w_R, and w~ in the second cycle), and f's weights, get no gradient (ours; False: as printed).
-    teach_D: whether gradients are wanted at D's weights, or else at M's and G's; only full's go through D(x) and G.
-    -> the fakes G(w # w_R), the prior's first, their scores, L_w, L_fm, L_cycle, L_MMD (0 if a variant lacks one).
-    """
-    M, G, D = nets
-    zero = torch.zeros((), device=z.device)
-    L_fm = L_cycle = L_mmd = zero
-    full = args.variant == "full"
-    if args.variant != "naive":
-        # under an amp of its own, because older torch reuses weights that autocast has cast without gradient
-        with torch.set_grad_enabled(full and teach_D), amp():
-            w_R, _, f_x = D(x)                                              # P(W|x), all at D(x) (section 3.2)
-    with torch.set_grad_enabled(full or not teach_D), amp():
-        w_all = w = M(z)
-        if args.variant != "naive":
-            w_all = torch.cat([w.to(w_R.dtype), w_R])                       # w # w_R
-        fake = G(w_all)                                                     # one forward: batch norm sees both halves
-    with amp():
-        code, score, f = D(fake)
-    L_w = squared(w_all.detach() if hold_w else w_all, code)                        # eq. 3, first term; eq. 5
-    if full:
-        f_fake = f[len(z):]
-        with amp():
-            if hold_f and teach_D:
-                held = {name: p.detach() for name, p in D.named_parameters()}
-                f_x, f_fake = f_x.detach(), functional_call(D, held, (fake[len(z):],))[2]
-            again = D(G(code))[0]
-        f_x, f_fake = f_x.float(), f_fake.float()
-        if args.fm == "paired":
-            L_fm = (f_x - f_fake).square().mean()                                           # eq. 2, for each image
-        else:
-            L_fm = torch.linalg.vector_norm(f_x.mean(0) - f_fake.mean(0))                   # eq. 2, as printed
-        L_cycle = squared(code.detach() if hold_w else code, again)                         # eq. 3, third term
-        L_mmd = mmd(w, w_R)                                                                 # eq. 3, fourth term
-    return fake, score, (L_w, L_fm, L_cycle, L_mmd)
-
-
-def weighted(parts, args):
-    weights = args.w_weight, args.fm_weight, args.cycle_weight, args.mmd_weight
-    return sum(weight * part for weight, part in zip(weights, parts, strict=True))
-
-
-def train_step(model, optimizers, x, draw_z, args, amp=nullcontext, nets=None, hold_w=True, hold_f=True):
-    """One iteration of eq. 3 on real images x (B, C, H, W), a leaf: D's step, then that of M and G.
-
-    draw_z(n) -> z (n, nz).  amp: context of bf16 passes.  nets: M, G, D for the passes that are differentiated once.
-    hold_w, hold_f: see `terms`.
-    -> L_D, R1's term, L_G, and L_w, L_fm, L_cycle, L_MMD as of D's step; means over the batch.
-    """
-    nets, (opt_M, opt_G, opt_D) = nets or (model.M, model.G, model.D), optimizers
-    half = 0 if args.variant == "naive" else len(x) // 2
-    real = x[:half].detach()
-    n = len(x) if args.gan_codes == "prior" else len(x) - half              # codes of the prior, M(z)
-    judged = slice(n if args.gan_codes == "prior" else None)                # fakes of L_GAN
-    hinge = args.gan_loss == "hinge"
-
-    # max over D of L_GAN, min over D of the rest
-    fake, _, parts = terms(nets, real, draw_z(n), args, amp, hold_w, hold_f)
-    with amp():
-        c_fake = nets[2](fake[judged].detach())[1]
-        c_real = model.D(x.requires_grad_() if args.gamma else x)[1]        # never compiled: R1 differentiates it twice
-    R1 = args.gamma / 2 * r1(c_real, x) if args.gamma else torch.zeros((), device=x.device)
-    if hinge:
-        L_D = torch.relu(1 + c_fake.float()).mean() + torch.relu(1 - c_real.float()).mean()
-    else:
-        L_D = softplus(c_fake) + softplus(-c_real)                                          # eq. 1
-    update(L_D + R1 + weighted(parts, args), opt_D)                                         # eq. 3
-
-    # min over M and G
-    if hasattr(model, "mean_w"):
-        with torch.no_grad():
-            model.mean_w.lerp_(model.M(draw_z(len(x))).float().mean(0), 1 - MEAN_W)
-    _, scores, again = terms(nets, real, draw_z(n), args, amp, hold_w, teach_D=False)
-    c_fake = scores[judged]
-    L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                            # eq. 1, non-saturating
-    update(L_G + weighted(again, args), opt_M, opt_G)                                       # eq. 3
-
-    return L_D, R1, L_G, *parts
-
-
-# ----------------------------------------------------------------------------------------------------- settings
-
-PRESETS = {  # ours: the paper states none
-    "mlp":                  dict(nz=50, nw=50, batch=128, lr=0.002, kimg=2000, snapshot_kimg=100),
-    "mlp on mnist-mini":    dict(kimg=400, snapshot_kimg=10),
-    "dcgan":                dict(nz=64, nw=64, batch=32, lr=0.002, gamma=1.0, kimg=1000, snapshot_kimg=25),
-    "dcgan on mnist":       dict(kimg=1200),
-    "dcgan on mnist-mini":  dict(kimg=60, snapshot_kimg=5),
-    "biggan":               dict(nz=128, nw=128, batch=32, lr=0.001, lr_d=0.002, fm_weight=100.0, kimg=5000,
-                                snapshot_kimg=100),
-    "biggan on imagenet":   dict(patches=32, resolution="128"),
-    "stylegan":             dict(nz=512, nw=512, batch=32, lr=0.0015, gamma=10.0, kimg=10_000, snapshot_kimg=250),
-    "stylegan on celeba":   dict(resolution="128"),
-    "stylegan on ffhq":     dict(resolution="128"),
-    "on ffhq":              dict(split="65-5"),
-}
-BETAS = dict(mlp=(0.5, 0.999), dcgan=(0.0, 0.99), biggan=(0.0, 0.999), stylegan=(0.0, 0.99))
-LABELS = dict(full="InvGAN", augmented="InvGAN augmented", naive="InvGAN naive")
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES, "biggan": [32]}
+LABELS = dict(full="InvGAN", augmented="InvGAN augmented", naive="InvGAN naive")
+STYLE, FULL = dict(backbone="stylegan"), dict(variant="full")
+SETTINGS = [  # later rows refine earlier ones
+    (dict(), dict(backbone="stylegan"), PAPER(variant="full", gan_loss="logistic", gan_codes="prior"),
+        OURS(targets="held", gamma=0.0, lr_d=0.0, w_weight=1.0, fm_weight=1.0, cycle_weight=1.0, mmd_weight=1.0,
+             fm="paired")),
+    (dict(data=("mnist", "mnist-mini", "cifar10")), dict(backbone="dcgan")),
+    (dict(data="imagenet"), dict(backbone="biggan")),
+    (dict(backbone="mlp"), OURS(nz=50, nw=50, batch=128, lr=0.002, kimg=2000, snapshot_kimg=100)),
+    (dict(backbone="mlp", data="mnist-mini"), OURS(kimg=400, snapshot_kimg=10)),
+    (dict(backbone="dcgan"), OURS(nz=64, nw=64, batch=32, lr=0.002, gamma=1.0, kimg=1000, snapshot_kimg=25)),
+    (dict(backbone="dcgan", data="mnist"), OURS(kimg=1200)),
+    (dict(backbone="dcgan", data="mnist-mini"), OURS(kimg=60, snapshot_kimg=5)),
+    (dict(backbone="biggan"),
+        OURS(nz=128, nw=128, batch=32, lr=0.001, lr_d=0.002, fm_weight=100.0, kimg=5000, snapshot_kimg=100)),
+    (dict(backbone="biggan", data="imagenet"), PAPER(patches=32), OURS(resolution="128")),
+    (STYLE, OURS(nz=512, nw=512, fmap_base=8192, batch=32, lr=0.0015, gamma=10.0, kimg=10_000, snapshot_kimg=250,
+        grow_kimg=0.0)),
+    (STYLE | dict(data=("celeba", "ffhq")), PAPER(resolution="128")),
+    (dict(data="ffhq"), PAPER(split="65-5")),
+]
 
 
 def parse_args(argv=None):
-    parser = common.Parser(__doc__)
-    common.add_flags(parser, backbones=RESOLUTIONS)
-    add = parser.add_argument
-    add("--variant", default="full", choices=LABELS, help="eq. 3, or the models of section 4.4")
-    add("--gan-loss", default="logistic", choices=["logistic", "hinge"], help="form of eq. 1")
-    add("--gan-codes", default="prior", choices=["prior", "both"],
-        help="codes whose images L_GAN judges: M(z), or M(z) and w_R, half of each (eqs. 1, 3)")
-    add("--gamma", type=float, default=0.0, help="weight of R1, over 2 (dcgan: 1; stylegan: 10)")
-    add("--lr-d", type=common.positive(float), default=0.0, help="learning rate of D (default: --lr; biggan: 0.002)")
-    add("--w-weight", type=float, default=1.0, help="of || w - D(G(w)) ||^2, over w and w_R (eq. 3)")
-    add("--fm-weight", type=float, default=1.0, help="of feature matching (eq. 2; biggan: 100)")
-    add("--cycle-weight", type=float, default=1.0, help="of the second cycle (eq. 3)")
-    add("--mmd-weight", type=float, default=1.0, help="of MMD between w and w_R (eq. 3)")
-    add("--fm", default="paired", choices=["paired", "batchmean"], help="feature matching of each image, or as printed")
-    add("--patches", type=common.positive(int), default=0, metavar="N",
-        help="train on random N x N patches (biggan: 32)")
-    add("--grow", action="store_true", help="stylegan: grow from --start-resolution")
-    given = common.explicit(parser, argv)
-    for needed, flags in ((("grow", True), ("grow_kimg", "start_resolution")),
-                          (("variant", "full"), ("fm", "fm_weight", "cycle_weight", "mmd_weight"))):
-        name, value = needed
-        if not given.get("resume") and given.get(name, parser.get_default(name)) != value and {*flags} & {*given}:
-            flag = min({*flags} & {*given}).replace("_", "-")
-            raise Error(f"--{flag} is for --{name}{'' if value is True else f' {value}'}; leave it out, or pass that")
-    args = common.resolve(parser, "invgan", PRESETS, {}, default_backbone, argv, ("grow",), {"gan_codes": "both"})
+    parser = common.method_parser(__doc__, RESOLUTIONS, grows=dict(grow=True))
+    add = parser.group("method")
+    add("--variant", "model: eq. 3, or one of section 4.4", choices=LABELS)
+    add("--gan-loss", "form of eq. 1", choices=["logistic", "hinge"])
+    add("--gan-codes", "codes whose images L_GAN judges: M(z), or M(z) and w_R, half of each (eqs. 1, 3)",
+        choices=["prior", "both"])
+    add("--targets", "codes and features that others are to meet: held, or moving as printed (eqs. 2, 3, 5)",
+        choices=["held", "moving"])
+    add("--gamma", "weight of R1, over 2", type=float, metavar="W")
+    add("--lr-d", "learning rate of D (0: the others')", type=common.positive(float), metavar="R")
+    add("--w-weight", "weight of || w - D(G(w)) ||^2, over w and w_R (eq. 3)", type=float, metavar="W")
+    add("--fm-weight", "weight of feature matching (eq. 2)", only=FULL, type=float, metavar="W")
+    add("--cycle-weight", "weight of the second cycle (eq. 3)", only=FULL, type=float, metavar="W")
+    add("--mmd-weight", "weight of MMD between w and w_R (eq. 3)", only=FULL, type=float, metavar="W")
+    add("--fm", "feature matching of each image, or of means as printed", only=FULL, choices=["paired", "batchmean"])
+    add("--patches", "side of random patches to train on (section 4.3)", type=common.positive(int), default=0,
+        metavar="N")
+    add("--grow", "growing from --start-resolution (default: at the full size)", only=STYLE, action="store_true")
+    args = common.resolve(parser, "invgan", SETTINGS, argv, formerly=dict(gan_codes="both", targets="held"))
     if args.patches and (args.patches not in RESOLUTIONS[args.backbone] or getattr(args, "grow", False)):
         sizes = " or ".join(map(str, RESOLUTIONS[args.backbone]))
         raise Error(f"{args.backbone} trains on patches of {sizes} px, without --grow; not {args.patches}")
     return args
 
 
-def default_backbone(name):
-    return {"mnist": "dcgan", "mnist-mini": "dcgan", "cifar10": "dcgan", "imagenet": "biggan"}.get(name, "stylegan")
-
-
-def unstated(args):
-    """The settings of a run that are ours: all but the variant and the form of its loss."""
-    skip = {"data", "data_root", "split", "resolution", "workers", "skip_bad", "backbone", "device", "precision",
-            "compile", "out", "resume", "seed", "variant", "gan_loss", "method", "snapshot_kimg", "patches", "width",
-            "grow", "start_resolution"}
-    return [name for name in vars(args) if name not in skip]
-
-
-# ----------------------------------------------------------------------------------------------------- training
+# -------------------------------------------------------------------------------------------------------- main
 
 def main(argv=None):
     args = parse_args(argv)
@@ -446,47 +447,48 @@ def main(argv=None):
     images = whole
     if args.patches:
         images, held_out = data.Tiles(whole, args.patches), data.Tiles(held_out, args.patches)
-    if getattr(args, "grow", False):
-        growth = common.schedule(args, images.shape, world)
+    grows = getattr(args, "grow", False)        # never with style mixing, which has no one w to infer
+    if args.resume:
+        common.check_images(args, images)
+    else:
+        if grows:
+            common.complete_levels(args, images.shape, world)
+        words = [args.variant, args.gan_loss, getattr(args, "fm", "paired"), f"patches{args.patches}"]
+        common.complete(args, images, held_out, label=LABELS[args.variant],
+                        words=[word for word in words if word not in ("full", "logistic", "paired", "patches0")],
+                        constants=[f"M depth {M_DEPTH[args.backbone]}", f"lr of M x{LR_MUL}",
+                                   f"Adam {BETAS[args.backbone]}", f"MMD's bandwidths {BANDWIDTHS}",
+                                   f"mean w {MEAN_W}" if args.backbone == "stylegan" else ""])
+    if grows:
+        growth = common.growth_of(args)
     else:
         n = common.levels_of(images.shape)[0] if args.backbone == "stylegan" else 1
         growth = common.Growth([whole.shape[1:]] * n, [args.batch] * n, [args.lr] * n, first=n - 1)
-    common.settle(args, images, held_out, label=LABELS[args.variant], unstated=unstated(args),
-                  named=[args.variant] * (args.variant != "full") + [args.gan_loss] * (args.gan_loss != "logistic")
-                  + [args.fm] * (args.fm != "paired") + [f"patches{args.patches}"] * bool(args.patches),
-                  constants=f"M depth {M_DEPTH[args.backbone]}  lr of M x{LR_MUL}  Adam {BETAS[args.backbone]}  "
-                  f"MMD's bandwidths {BANDWIDTHS}  ema half-life {common.EMA_HALF_LIFE:,} images"
-                  + f"  mean w {MEAN_W}" * (args.backbone == "stylegan"))
+
     model = InvGAN(**network_args(vars(args))).to(device)
     if args.backbone != "mlp":
         model.to(memory_format=torch.channels_last)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizers = opt_M, opt_G, opt_D = [adam(network, lr, BETAS[args.backbone]) for network, lr in (
-        (model.M, args.lr), (model.G, args.lr), (model.D, args.lr_d))]
+    opt = Namespace(**{name: adam(net, args.lr_d if name == "D" else args.lr, BETAS[args.backbone])
+                       for name, net in model.named_children()})
     rng = common.generator(device, args.seed, "training")
 
     # What training changes, and so what a checkpoint holds
-    state = dict(model=model, ema=ema, opt_M=opt_M, opt_G=opt_G, opt_D=opt_D, rng=rng)
-    names = ["L_D", "R1", "L_G", "L_w"] + ["L_fm", "L_cycle", "L_MMD"] * (args.variant == "full")
+    state = dict(model=model, ema=ema, opt_M=opt.M, opt_G=opt.G, opt_D=opt.D, rng=rng)
+    names = ["L_D", "R1", "L_G"] + (list(WEIGHTS) if args.variant == "full" else ["L_w"])
     run = common.Run(args, state, names, device, growth)
     batches = data.batches(whole, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
     amp = common.autocast(args.precision, device)
-    M, G, D = common.compiled(model.M, model.G, model.D) if args.compile else (model.M, model.G, model.D)
+    draw = common.Draw(model, rng, rank, world)
+    M, G, D = common.compiled(model.M, model.G, model.D) if args.compile else model.children()
+    nets = M, draw.noisy(G), D
     fixed_x, fixed_z = common.fixed_inputs(ema, held_out, args.seed, device)
 
-    # All processes draw for the whole batch, and take their share
-    def draw_z(n):
-        return model.prior(n * world, rng)[rank::world]
-
-    def noisy_G(w):
-        return G(w, [eta[rank::world].clone() for eta in model.G.draw_noise(len(w) * world, rng)])
-
-    nets = M, noisy_G if model.grows else G, D
     while True:
         level, alpha, batch, lr = growth.at(run.seen)
-        common.set_rate(lr, opt_M, opt_G)
-        common.set_rate(lr * args.lr_d / args.lr, opt_D)
+        common.set_rate(lr, opt.M, opt.G)
+        common.set_rate(lr * args.lr_d / args.lr, opt.D)
         common.grow(level, alpha, model, ema)
         if run.snapshot_due:
             run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z),
@@ -495,13 +497,13 @@ def main(argv=None):
             break
         x = next(batches)
         if args.patches:
-            x = random_patches(x, args.patches, torch.rand(batch, 2, generator=rng, device=device)[rank::world])
-        x = common.to_float(x)
-        losses = train_step(model, optimizers, model.D.net.fit(x) if model.grows else x, draw_z, args, amp, nets)
+            x = random_patches(x, args.patches, draw.uniform(len(x), 2))
+        x = model.see(common.to_float(x))
+        losses = train_step(nets, opt, x, draw, args, amp, getattr(model, "mean_w", None))
         common.average_buffers(model)
         if common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=model.grows):
             normalise(ema)
-        run.step(losses[:len(names)], batch)
+        run.step(losses, batch)
     run.finish()
 
 
@@ -514,7 +516,7 @@ def random_patches(x, size, draw):
     return x[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
-# ------------------------------------------------------------------------------------------------ trained model
+# -------------------------------------------------------------------------------------------------------- load
 
 def network_args(args):
     """The keyword arguments of `InvGAN` among a run's arguments."""

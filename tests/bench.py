@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -49,32 +50,26 @@ def make_step(flags, device):
         if model.grows:
             args.lr = common.RATES[-1]
             model.to(memory_format=torch.channels_last)
-        optimizers = [common.adam(net, args.lr, alae.BETAS) for net in (model.F, model.G, model.E, model.D)]
+        opt = Namespace(**{name: common.adam(net, args.lr, alae.BETAS) for name, net in model.named_children()})
     else:
         model = faae.make_model(vars(args)).to(device)
-        optimizers = faae.make_optimizers(model, args)
+        opt = faae.make_optimizers(model, args)
         args.schedule_kimg = args.kimg
     ema = copy.deepcopy(model)
     rng = torch.Generator(device).manual_seed(0)
     amp = common.autocast(args.precision, device)
     images = torch.randint(256, (4096, *args.image_shape), dtype=torch.uint8, device=device)
 
-    calls = itertools.count()
-
-    def mix(w):
-        if not model.grows:
-            return w
-        draw = torch.rand(args.batch, 2, generator=rng, device=device)
-        return common.mix_styles(w, model.F(model.prior(args.batch, rng)), model.G.top, args.mixing, draw)
+    calls, draw = itertools.count(), common.Draw(model, rng, mixing=getattr(args, "mixing", 0.0))
+    nets = [model.F, model.G, model.E, model.D] if method is alae else [model.G, model.E, model.D]
 
     def step():
         x = images[torch.randint(4096, (args.batch,), device=device)]
         if method is alae:
-            x = model.inward(common.to_float(x))
-            alae.train_step(model, optimizers, x, lambda: model.prior(args.batch, rng), args, amp, mix=mix)
+            x = model.see(common.to_float(x))
+            alae.train_step(nets, opt, x, draw, args, amp, getattr(model, "mean_w", None))
         else:
-            faae.STEPS[args.objective](model, optimizers, x.float() / 255, lambda: model.prior(args.batch, rng), amp,
-                                       faae.hyper(args, 0))
+            faae.STEPS[args.objective](nets, opt, x.float() / 255, draw, amp, faae.hyper(args, 0))
         every = args.batch if args.backbone == "stylegan" else common.EMA_EVERY
         if next(calls) * args.batch % every < args.batch:
             common.ema_update(ema, model, 0.99)

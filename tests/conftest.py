@@ -77,6 +77,15 @@ def write_streaming_script(path):
                     "if __name__ == '__main__': common.command(alae.main, data.DataError)\n")
 
 
+def draws(z, mix=None):
+    """What a step draws from, in place of `common.Draw`: codes of the function z(n), mixed by mix(w) if given."""
+    return Namespace(z=z, mix=lambda w, F: mix(w) if mix else w)
+
+
+def optimizers_of(opt):
+    return [*vars(opt).values()]
+
+
 @pytest.fixture
 def script(tmp_path, tmp_path_factory):
     """script("alae.py", "--kimg", "1") runs it in a temporary folder.  -> CompletedProcess, with text output."""
@@ -252,13 +261,14 @@ SHAPES = {"mlp": (1, 28, 28), "dcgan": (1, 32, 32), "biggan": (1, 32, 32), "styl
 
 
 def tiny(method, *flags, lr=0.001, **more):
-    """Narrow networks of alae, lia or invgan.  more: further arguments.  -> args, model, an Adam for each network"""
+    """Narrow networks of alae, lia or invgan.  more: further arguments.  -> args, model, an Adam for each network, by name"""
     args = method.parse_args(["--nz", "8", "--nw", "8", "--width", "16", *flags])
     vars(args).update({"image_shape": SHAPES[args.backbone], **more})
     torch.manual_seed(0)
     model = {"alae": "ALAE", "lia": "LIA", "invgan": "InvGAN"}[method.__name__]
     model = getattr(method, model)(**method.network_args(vars(args)))
-    return args, model, [common.adam(network, lr, (0.0, 0.99)) for network in model.children()]
+    opt = {name: common.adam(net, lr, (0.0, 0.99)) for name, net in model.named_children()}
+    return args, model, Namespace(**opt)
 
 
 def noisy(module):
@@ -283,7 +293,7 @@ def networks(keys):
 
 
 def assert_bf16_is_near(model, updates, step):
-    """step(model, optimizers, amp) -> losses.  updates: the networks that move together, in the order of optimizers.
+    """step(model, optimizers by name, amp) -> losses.  updates: the networks that move together.
 
     Over three seeds losses were up to 0.02 of 1 + |loss| off, and updates 0.23 of their norm; 1 if a gradient is lost.
     """
@@ -293,9 +303,9 @@ def assert_bf16_is_near(model, updates, step):
             p.data += 0.3 * torch.randn_like(p)
     for precision in ("fp32", "bf16"):
         after = copy.deepcopy(model)
-        optimizers = [torch.optim.SGD(getattr(after, net).parameters(), lr=1e-3) for net in nets]
+        opt = Namespace(**{net: torch.optim.SGD(getattr(after, net).parameters(), lr=1e-3) for net in nets})
         torch.manual_seed(3)                                            # random noise
-        values = step(after, optimizers, common.autocast(precision, torch.device("cpu")))
+        values = step(after, opt, common.autocast(precision, torch.device("cpu")))
         losses.append(torch.stack([v.detach() for v in values]))
         moved.append([torch.cat([(a - b).detach().flatten() for net in group.split() for a, b in zip(
             getattr(after, net).parameters(), getattr(model, net).parameters(), strict=True)]) for group in updates])
@@ -319,11 +329,24 @@ def show_nothing(monkeypatch):
 
 
 def watch(monkeypatch, look, module, name):
-    """-> a list of what look(model, optimizers, x, ...) makes of that which the loop gives to each step."""
+    """-> a list of what look(model, optimizers, x, call) makes of that which the loop gives to each step."""
     step, seen = getattr(module, name), []
     show_nothing(monkeypatch)
-    monkeypatch.setattr(module, name, lambda *given: seen.append(look(*given)) or step(*given))
+    call = calls(monkeypatch)
+    monkeypatch.setattr(module, name, lambda *given: seen.append(look(*call(given))) or step(*given))
     return seen
+
+
+def calls(monkeypatch):
+    """-> call(what a step is given) -> model, optimizers, x, and the rest by name."""
+    models = []
+    monkeypatch.setattr(common, "broadcast", models.append)
+
+    def call(given):
+        nets, opt, x, *rest = given
+        draw, args, amp, *_ = rest if isinstance(rest[0], common.Draw) else rest[1:]        # eps is before them
+        return models[-1], optimizers_of(opt), x, Namespace(nets=nets, draw=draw, args=args, amp=amp)
+    return call
 
 
 def modes(model, optimizers, *_):
@@ -334,8 +357,8 @@ def modes(model, optimizers, *_):
             {name for name, net in model.named_children() if any(p.requires_grad for p in net.parameters())})
 
 
-def autocasts(model, optimizers, x, draw_z, args, amp, *_):
-    with amp():
+def autocasts(model, optimizers, x, call):
+    with call.amp():
         return torch.is_autocast_enabled("cpu")
 
 
@@ -378,10 +401,11 @@ def shares_of(flags, look, name, module, monkeypatch):
         seen, start = [], common.start
 
         def stop(*given):
-            seen.extend(look(*given))
+            seen.extend(look(*call(given)))
             raise Enough
         with monkeypatch.context() as m:
             show_nothing(m)
+            call = calls(m)
             m.setattr(common, "start", lambda args: (start(args)[0], rank, world))
             m.setattr(module, name, stop)
             with pytest.raises(Enough):

@@ -16,6 +16,7 @@ from conftest import (
     assert_equal_runs,
     assert_two_are_one,
     checkpoint_of,
+    draws,
     fill_zip,
     in_double,
     log_of,
@@ -93,10 +94,10 @@ def test_algorithm_1_by_hand(flags):
     zs = [torch.randn(6, 3, dtype=torch.float64) for _ in range(3)]
     nets = (model.F, model.G, model.E, model.D)
     A, B, C, d = (net.weight.detach().numpy().copy() for net in nets)
-    draws = iter(zs)        # three draws, one a step: a fourth raises
-    optimizers = [common.adam(net, 0.01, alae.BETAS) for net in nets]
-    losses = alae.train_step(model, optimizers, x.clone(), lambda: next(draws), args)
-    assert next(draws, None) is None
+    codes = iter(zs)        # three draws, one a step: a fourth raises
+    opt = Namespace(**{name: common.adam(net, 0.01, alae.BETAS) for name, net in zip("FGED", nets, strict=True)})
+    losses = alae.train_step(nets, opt, x.clone(), draws(lambda n: next(codes)), args)
+    assert next(codes, None) is None
     expected, after = by_hand(A, B, C, d[0], x.numpy(), [z.numpy() for z in zs], args.gamma, 0.01, args.latent_loss,
                               args.step3 == "EGF")
     assert [float(v.detach()) for v in losses] == pytest.approx(expected, rel=1e-5)       # losses are taken in fp32
@@ -107,7 +108,7 @@ def test_algorithm_1_by_hand(flags):
 @pytest.mark.parametrize("backbone", ["mlp", "dcgan"])
 @pytest.mark.parametrize(("step3", "third"), [("EG", "GE"), ("EGF", "FGE")])
 def test_each_step_moves_what_it_names(backbone, step3, third, monkeypatch):
-    args, model, optimizers = tiny(alae, "--backbone", backbone)
+    args, model, opt = tiny(alae, "--backbone", backbone)
     args.step3 = step3
     moved = []
 
@@ -120,7 +121,8 @@ def test_each_step_moves_what_it_names(backbone, step3, third, monkeypatch):
         assert whole == {n[0] for n in changed}         # all of a network or nothing
         moved.append("".join(net for net in "FGED" if net in whole))
     monkeypatch.setattr(alae, "update", spy)
-    alae.train_step(model, optimizers, torch.rand(4, *args.image_shape), lambda: torch.randn(4, 8), args)
+    nets, x = (model.F, model.G, model.E, model.D), torch.rand(4, *args.image_shape)
+    alae.train_step(nets, opt, x, draws(lambda n: torch.randn(n, 8)), args)
     assert moved == ["ED", "FG", third]
 
 
@@ -188,9 +190,9 @@ def test_the_models_interface():
     short, long = model.features(x)
     assert torch.equal(short, model.encode(x))
     assert long.shape == (3, 64)
-    black, white = model.inward(torch.tensor(-1.0)), model.inward(torch.tensor(1.0))
+    black, white = model.see(torch.tensor(-1.0)), model.see(torch.tensor(1.0))
     assert (black, white) == (0, 1)                     # the MLP works on pixels in [0, 1]
-    assert model.outward(black) == -1
+    assert model.show(black) == -1
     assert not tiny(alae, "--backbone", "dcgan")[1].unit_range
 
 
@@ -230,14 +232,14 @@ def test_an_old_run_keeps_its_linear_generator(here):
 
 def train(steps, precision="fp32", fast=None):
     """-> model, losses (steps, 4), after so many steps of a narrow MLP on the bundled digits, batch 64."""
-    args, model, optimizers = tiny(alae, "--nz", "16", "--nw", "16", "--width", "4", lr=0.002)
+    args, model, opt = tiny(alae, "--nz", "16", "--nw", "16", "--width", "4", lr=0.002)
     images, rng, cpu = data.load("mnist-mini")[0], torch.Generator().manual_seed(0), torch.device("cpu")
-    nets = fast and [fast(net) for net in (model.F, model.G, model.E, model.D)]
+    nets = [fast(net) if fast else net for net in (model.F, model.G, model.E, model.D)]
     losses = []
     for _, x in zip(range(steps), data.batches(images, 64, 0, 0, cpu), strict=False):
         losses.append(torch.stack([v.detach() for v in alae.train_step(
-            model, optimizers, model.inward(common.to_float(x)), lambda: model.prior(64, rng), args,
-            common.autocast(precision, cpu), nets)]))
+            nets, opt, model.see(common.to_float(x)), draws(lambda n: model.prior(n, rng)), args,
+            common.autocast(precision, cpu))]))
     return model, losses and torch.stack(losses)
 
 

@@ -11,6 +11,9 @@ from torch import nn
 
 import alae
 import common
+import faae
+import invgan
+import lia
 
 
 @pytest.mark.parametrize("lr_mul", [1.0, 0.1])
@@ -186,15 +189,20 @@ def test_pixels_round_trip():
 
 
 def resolve(*flags):
-    return common.resolve(PARSER(), "alae", {"mlp": {"lr": 0.1, "kimg": 10.0}, "mlp on digits": {"kimg": 5.0}},
-                          {"paper": {}, "official": {"kimg": 7.0, "gamma": 10.0}}, lambda name: "mlp", list(flags))
+    table = [
+        (dict(), dict(recipe="paper", backbone="mlp", snapshot_kimg=50), common.PAPER(nz=50, nw=50, batch=128)),
+        (dict(backbone="mlp"), common.OURS(lr=0.1, kimg=10.0, gamma=1.0)),
+        (dict(backbone="mlp", data=("digits", "letters")), common.PAPER(kimg=5.0)),
+        (dict(recipe="official"), common.CODE(kimg=7.0, gamma=10.0))]
+    return common.resolve(PARSER(), "alae", table, list(flags))
 
 
 def PARSER():
-    parser = common.Parser()
-    common.add_flags(parser, ["mlp"])
-    parser.add_argument("--recipe", default="paper")
-    parser.add_argument("--gamma", type=float, default=1.0)
+    parser = common.method_parser("", ["mlp"])
+    add = parser.group("method")
+    add("--recipe", "choices")
+    add("--gamma", "weight", type=float)
+    add("--digits", "only there", only=dict(data="digits", recipe=("paper", "official")), default=3)
     return parser
 
 
@@ -205,6 +213,25 @@ def test_precedence_of_flags():
     assert resolve("--data", "digits", "--recipe", "official", "--kimg", "3").kimg == 3
     assert (resolve().lr, resolve().gamma, resolve("--recipe", "official").gamma) == (0.1, 1.0, 10.0)
     assert None not in vars(resolve()).values()
+
+
+def test_where_a_setting_comes_from():
+    def sources(*flags):
+        args = resolve(*flags)
+        return [args.source.get(name) for name in ("kimg", "gamma", "batch", "width")]
+    assert sources() == ["ours", "ours", "paper", None]
+    assert sources("--data", "letters") == ["paper", "ours", "paper", None]
+    assert sources("--recipe", "official", "--width", "2") == ["code", "code", "paper", "given"]
+
+
+def test_a_flag_is_refused_where_it_means_nothing():
+    assert resolve("--data", "digits", "--digits", "4").digits == "4"
+    assert not hasattr(resolve("--data", "letters"), "digits")
+    for flags, where in ((("--data", "letters"), "--data digits"),
+                         (("--recipe", "none"), "--data digits --recipe paper or official")):
+        with pytest.raises(common.Error) as e:
+            resolve(*flags, "--digits", "4")
+        assert str(e.value) == f"--digits is for {where}; leave it out, or pass that"
 
 
 def test_flags_are_not_abbreviated(capsys):
@@ -232,10 +259,11 @@ def test_numbers_are_checked(flags, capsys):
 
 def test_every_preset_key_is_a_flag():
     flags = set(vars(alae.parse_args(["--backbone", "stylegan"])))
-    for table in (alae.PRESETS, alae.RECIPES):
-        for name, values in table.items():
-            assert set(values) <= flags, name
-    assert set().union(*alae.UNSTATED.values()) <= flags | {"batches", "rates"}       # which common.schedule adds
+    for condition, *rows in alae.SETTINGS:
+        assert set().union(condition, *rows) <= flags, condition
+    for method in (alae, lia, invgan, faae):
+        for backbone in method.RESOLUTIONS:
+            assert None not in vars(method.parse_args(["--backbone", backbone])).values()
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

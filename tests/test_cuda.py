@@ -3,10 +3,12 @@
 The first part needs no GPU: networks of fake tensors, which have a device, a shape and a precision but no values, show
 which maps CUDA's own autocast makes in fp32.  The rest runs where there is a GPU and is skipped elsewhere.
 """
+from argparse import Namespace
 from collections import Counter
 
 import pytest
 import torch
+from conftest import draws
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -68,7 +70,7 @@ def images(n=4, size=64):
 
 NETWORKS = {
     "alae stylegan": lambda: (alae.ALAE("stylegan", (3, 64, 64), 64, 64, 4, "lrelu"),
-                              lambda m: (m.G(torch.randn(4, 64)), m.E(m.inward(images())))),
+                              lambda m: (m.G(torch.randn(4, 64)), m.E(m.see(images())))),
     "alae dcgan": lambda: (alae.ALAE("dcgan", (3, 64, 64), 64, 64, 1, "lrelu"),
                            lambda m: (m.G(torch.randn(4, 64)), m.E(images()))),
     "lia stylegan": lambda: (lia.LIA("encoder", "pixel", backbone="stylegan", image_shape=(3, 64, 64), nz=64, nw=64,
@@ -114,7 +116,7 @@ def make(method, flags, device):
         model = faae.make_model(vars(args)).to(device)
         opt = faae.make_optimizers(model, args)
         return model, lambda x, draw, amp: faae.STEPS[args.objective](
-            model, opt, model.fit((x + 1) / 2), lambda: draw(args.nz, len(x)), amp, faae.hyper(args, 0))
+            (model.G, model.E, model.D), opt, model.see(x), draws(lambda n: draw(args.nz, n)), amp, faae.hyper(args, 0))
     if method is alae:
         model, names, step = alae.ALAE(**alae.network_args(vars(args))), "FGED", alae.train_step
     elif method is lia:
@@ -123,10 +125,10 @@ def make(method, flags, device):
     else:
         model, names, step = invgan.InvGAN(**invgan.network_args(vars(args))), "MGD", invgan.train_step
     model.to(device)
-    optimizers = [common.adam(getattr(model, name), 0.001, (0.0, 0.99)) for name in names]
-    see = model.inward if method is alae else model.c.fit if method is lia and model.grows else lambda x: x
-    return model, lambda x, draw, amp: step(model, optimizers, see(x), lambda n=None: draw(args.nz, n or len(x)), args,
-                                            amp)
+    nets = [getattr(model, name) for name in names]
+    opt = Namespace(**{name: common.adam(net, 0.001, (0.0, 0.99)) for name, net in zip(names, nets, strict=True)})
+    return model, lambda x, draw, amp: step(
+        nets, opt, model.see(x), draws(lambda n: draw(args.nz, n)), args, amp, getattr(model, "mean_w", None))
 
 
 def three_steps(method, flags, device, precision, n=8):

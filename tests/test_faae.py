@@ -3,11 +3,12 @@ import json
 import math
 from argparse import Namespace
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TWO, log_of
+from conftest import ROOT, TWO, draws, log_of
 from PIL import Image
 from torch import nn
 from torch.distributions import Normal, kl_divergence
@@ -159,12 +160,12 @@ def test_an_iteration_by_hand(case):
     objective = case.split()[0]
     model, rate = tiny_model(objective, "norm" in case), 1e-3
     torch.manual_seed(2)
-    x, draws = torch.randn(N, NX, dtype=torch.float64), torch.randn(4, N, NZ, dtype=torch.float64)
+    x, codes = torch.randn(N, NX, dtype=torch.float64), torch.randn(4, N, NZ, dtype=torch.float64)
     if faae.PRIORS.get(objective) is faae.sphere:
-        draws = nn.functional.normalize(draws, dim=2)
+        codes = nn.functional.normalize(codes, dim=2)
     nets = dict(zip("GED", (model.G, model.E, model.D), strict=True))
     matrices = [next(net.parameters()).detach().numpy().copy() if net else np.zeros((1, 1)) for net in nets.values()]
-    z = iter(draws.numpy())
+    z = iter(codes.numpy())
     plan, places = phases(case, x.numpy(), z)
     unused = len(list(z))
     values = []
@@ -181,8 +182,8 @@ def test_an_iteration_by_hand(case):
     args.schedule_kimg = 1
     h = faae.hyper(args, 0)
     step = faae.jlr if "joint" in case else faae.STEPS[objective]
-    taken = iter(draws)
-    losses = step(model, opt, x, lambda: next(taken), nullcontext, h)
+    taken = iter(codes)
+    losses = step((model.G, model.E, model.D), opt, x, draws(lambda n: next(taken)), nullcontext, h)
     assert len(list(taken)) == unused           # as many draws, fresh ones
     assert len(losses) == len(faae.LOSSES[objective])
     for i, value in zip(places, values, strict=True):
@@ -198,8 +199,8 @@ def test_the_losses_of_jlr():
     torch.manual_seed(3)
     x, z = torch.randn(N, NX, dtype=torch.float64), torch.randn(2, N, NZ, dtype=torch.float64)
     opt = Namespace(**{n: torch.optim.SGD(net.parameters(), 0.0) for n, net in model.named_children()})
-    draws = iter(z)
-    L_re, L_D, L_G = faae.jlr(model, opt, x, lambda: next(draws), nullcontext,
+    codes = iter(z)
+    L_re, L_D, L_G = faae.jlr((model.G, model.E, model.D), opt, x, draws(lambda n: next(codes)), nullcontext,
                               Namespace(W_re=0.25, W_adv=1.0, d=faae.squared))
     fake, second = model.G(z[0]).detach(), model.G(z[1]).detach()
     expected = [((z[1] - model.E(second))**2).sum(1).mean().item(),
@@ -214,9 +215,9 @@ def test_the_losses_of_age():
     x, z = torch.randn(N, NX, dtype=torch.float64), nn.functional.normalize(torch.randn(3, N, NZ).double(), dim=2)
     before = copy.deepcopy(model)
     opt = Namespace(G=torch.optim.SGD(model.G.parameters(), 0.0), E=torch.optim.SGD(model.E.parameters(), 0.0))
-    draws = iter(z)
-    KL_x, KL_fake, L_x, KL_G, L_z = faae.age(model, opt, x, lambda: next(draws), nullcontext,
-                                               Namespace(W_re=1000.0, W_fake=0.5, G_steps=2))
+    codes = iter(z)
+    KL_x, KL_fake, L_x, KL_G, L_z = faae.age((model.G, model.E, None), opt, x, draws(lambda n: next(codes)),
+                                             nullcontext, Namespace(W_re=1000.0, W_fake=0.5, G_steps=2))
 
     def code(x):
         return on_sphere(before.E.net(x).detach().numpy())
@@ -232,7 +233,8 @@ def test_ages_encoder_learns_of_g_as_it_is_used():
     seen = []
     norm = next(m for m in model.G.modules() if isinstance(m, nn.BatchNorm1d))
     norm.register_forward_hook(lambda m, inputs, out: seen.append(m.training))
-    faae.age(model, opt, torch.rand(8, 1, 28, 28), lambda: faae.sphere(8, 8, torch.default_generator), nullcontext,
+    draw = draws(lambda n: faae.sphere(n, 8, torch.default_generator))
+    faae.age((model.G, model.E, None), opt, torch.rand(8, 1, 28, 28), draw, nullcontext,
              Namespace(W_re=1000.0, W_fake=0.5, G_steps=2))
     assert seen == [True, False, True, True]        # fakes, G(E(x)), two steps of G
     assert model.training
@@ -280,7 +282,8 @@ def test_each_phase_moves_what_it_names(objective, backbone, monkeypatch):
     monkeypatch.setattr(faae, "update", spy)
     rng = torch.Generator().manual_seed(0)
     x = torch.rand(16, *args.image_shape)
-    losses = faae.STEPS[objective](model, opt, x, lambda: model.prior(16, rng), nullcontext, faae.hyper(args, 0))
+    losses = faae.STEPS[objective]((model.G, model.E, model.D), opt, x, draws(lambda n: model.prior(n, rng)),
+                                   nullcontext, faae.hyper(args, 0))
     assert moved == MOVES[objective]
     assert all(v.isfinite() for v in losses)
 
@@ -409,7 +412,8 @@ def test_the_papers_settings():
             a.adversarial_weight, a.reenc, a.kimg) == (
         "faae", "dcgan", 256, 3e-4, 1e-3, 1e-4, "inverse", "100", 0.1, "mse", 50 * 50)
     b = faae.parse_args(["--data", "cifar10", "--objective", "aae"])
-    assert {k: v for k, v in vars(b).items() if v != vars(a).get(k)} == {"objective": "aae"}   # the same parameters
+    assert {k: v for k, v in vars(b).items() if v != vars(a).get(k)} == {                      # the same parameters
+        "objective": "aae", "source": {**a.source, "objective": "given"}}
     for objective in ("bigan", "lr", "jlr", "ae-l1", "ae-l2"):
         m = faae.parse_args(["--data", "mnist", "--objective", objective])
         assert (m.backbone, m.nz, m.batch, m.lr, m.beta1, m.decay, m.decay_kind, m.lr_final, m.kimg) == (
@@ -424,8 +428,9 @@ def test_the_papers_settings():
     assert faae.parse_args(["--data", "imagenet", "--objective", "age"]).reencode_weight == "2000"
     assert faae.parse_args(["--data", "celeba"]).kimg == pytest.approx(50 * 202_599 * 5 / 6 / 1000, rel=1e-4)
     assert faae.parse_args(["--data", "imagenet"]).kimg == pytest.approx(600 * 1_281_167 * 0.9 / 1000, rel=1e-4)
-    for name, preset in faae.PRESETS.items():
-        assert set(preset) <= set(vars(common.resolve(parser(), "faae", {"mlp": {}}, {}, lambda d: "mlp", []))), name
+    flags = {action.dest for action in parser()._actions}
+    for condition, *rows in faae.SETTINGS:
+        assert set().union(condition, *rows) <= flags, condition
 
 
 def test_a_preset_is_chosen_by_what_it_names_alone():
@@ -439,21 +444,23 @@ def test_a_preset_is_chosen_by_what_it_names_alone():
 
 
 def test_what_is_printed_as_ours():
-    def ours(*flags):
-        return set(faae.unstated(faae.parse_args(flags)))
-    everything = set(faae.SETTINGS) - {"batches", "rates", "fake_weight", "g_steps", "d_norm"}  # stylegan's, others'
-    assert ours() == everything                                                     # F-AAE on mlp
+    def said(source, *flags):
+        args = faae.parse_args(flags)
+        return {name for name in vars(args) if args.source.get(name) == source} - {"snapshot_kimg"}
+    ours = partial(said, "ours")
+    assert ours() == {"nz", "batch", "lr", "lr_d", "beta1", "decay", "decay_kind", "lr_final", "kimg",
+                      "reencode_weight", "adversarial_weight", "reenc"}                                # F-AAE on mlp
     assert ours("--data", "cifar10") == {"batch", "beta1", "decay_kind", "lr_final", "reenc"}
-    assert "kimg" in ours("--data", "cifar10", "--kimg", "250")
+    assert "kimg" in said("given", "--data", "cifar10", "--kimg", "250")
     assert ours("--data", "mnist", "--objective", "bigan") == set()
-    assert ours("--data", "mnist", "--objective", "jlr", "--kimg", "4000") == {"kimg"}
+    assert ours("--data", "mnist", "--objective", "jlr", "--kimg", "4000") == set()
     assert "reencode_weight" not in ours("--objective", "age")
     assert "kimg" in ours("--data", "mnist", "--objective", "bigan", "--split", "sw")      # fewer images an epoch
     assert "kimg" not in ours("--data", "celeba") | ours("--data", "imagenet")
-    assert "kimg" in ours("--data", "few", "--backbone", "dcgan", "--kimg", "2500")
+    assert "kimg" in ours("--data", "few", "--backbone", "dcgan")
     assert "fake_weight" in ours("--objective", "age")
     assert not {"fake_weight", "g_steps"} & ours("--objective", "age", "--data", "celeba")
-    assert "kimg" in ours("--data", "mnist", "--backbone", "dcgan", "--kimg", "24000")     # BiGAN's length, not F-AAE's
+    assert "kimg" in ours("--data", "mnist", "--backbone", "dcgan")                        # BiGAN's length, not F-AAE's
     assert "kimg" in ours("--data", "celeba", "--split", "official")
 
 
@@ -548,8 +555,8 @@ def test_what_the_loop_gives_its_step(flags, here, monkeypatch):
     args, calls = faae.parse_args(flags), []
 
     def spied(name):
-        def step(net, opt, x, draw_z, amp, h):
-            calls.append((name, x, draw_z(), draw_z(), h))
+        def step(nets, opt, x, draw, amp, h):
+            calls.append((name, x, draw.z(len(x)), draw.z(len(x)), h))
             return [torch.zeros(())] * len(faae.LOSSES[args.objective])
         return step
     monkeypatch.setattr(faae, "STEPS", {name: spied(name) for name in faae.STEPS})
@@ -571,10 +578,10 @@ def test_rates_and_average_in_the_loop(here, monkeypatch):
     """D has a rate of its own, all decay, and the average takes (1 - beta) of the new weights every 1024 images."""
     seen, want = [], {}
 
-    def step(net, opt, x, draw_z, amp, h):
+    def step(nets, opt, x, draw, amp, h):
         t = len(seen)
         seen.append([[g["lr"] for g in getattr(opt, n).param_groups] for n in "GED"])
-        for name, p in net.named_parameters():
+        for name, p in draw.model.named_parameters():
             p.data += 0.01
             if t == 0:
                 want[name] = p.data.clone()
@@ -605,7 +612,8 @@ def test_compiled_networks_agree_with_plain_ones(objective):
         rng = torch.Generator().manual_seed(0)
         torch.manual_seed(1)
         for _ in range(2):
-            losses = faae.STEPS[objective](model, opt, torch.rand(16, 1, 28, 28), lambda m=model, r=rng: m.prior(16, r),
+            draw = draws(lambda n, m=model, r=rng: m.prior(n, r))
+            losses = faae.STEPS[objective]((model.G, model.E, model.D), opt, torch.rand(16, 1, 28, 28), draw,
                                            nullcontext, faae.hyper(args, 0))
         results.append(torch.stack(losses))
         assert (len(calls) >= 3) == compiled                        # G, E and D
@@ -627,13 +635,13 @@ def test_default_run_folder(script, tmp_path):
 
 
 BAD = {
-    "joint": (("--objective", "aae", "--joint"), "--joint is for faae; aae has nothing that it could set"),
-    "weight": (("--objective", "bigan", "--reencode-weight", "3"), "is for faae, aae, age, jlr; bigan has nothing"),
-    "adversarial": (("--objective", "age", "--adversarial-weight", "3"), "is for faae, aae; age has nothing"),
-    "norm": (("--objective", "jlr", "--reenc", "mse"), "--reenc is for faae, aae; jlr"),
-    "no D": (("--objective", "ae-l2", "--lr-d", "0.1"), "ae-l2 has nothing that it could set"),
-    "fake": (("--fake-weight", "1"), "--fake-weight is for age; faae has nothing"),
-    "norm of D": (("--objective", "ali", "--d-norm", "on"), "--d-norm is for bigan; ali has nothing"),
+    "joint": (("--objective", "aae", "--joint"), "--joint is for --objective faae; leave it out, or pass that"),
+    "weight": (("--objective", "bigan", "--reencode-weight", "3"), "is for --objective faae or aae or age or jlr;"),
+    "adversarial": (("--objective", "age", "--adversarial-weight", "3"), "is for --objective faae or aae;"),
+    "norm": (("--objective", "jlr", "--reenc", "mse"), "--reenc is for --objective faae or aae;"),
+    "no D": (("--objective", "ae-l2", "--lr-d", "0.1"), "--lr-d is for --objective faae or lr or jlr or aae or"),
+    "fake": (("--fake-weight", "1"), "--fake-weight is for --objective age;"),
+    "norm of D": (("--objective", "ali", "--d-norm", "on"), "--d-norm is for --objective bigan;"),
     "nw": (("--nz", "20", "--nw", "30"), "z is the code itself"),
     "three weights": (("--reencode-weight", "1,2,3"), "--reencode-weight: invalid weight"),
     "objective": (("--objective", "gan"), "invalid choice: 'gan'"),
@@ -659,7 +667,7 @@ def test_resume_knows_the_runs_own_flags(script):
     script("faae.py", *SMALL, "--objective", "bigan", "--kimg", "0.1", "--out", "run")
     for weight in ("3", "100"):
         err = script("faae.py", "--resume", "run", "--reencode-weight", weight, code=2).stderr
-        assert "bigan has nothing that it could set" in err
+        assert "--reencode-weight is for --objective faae or aae or age or jlr; leave it out" in err
     script("faae.py", *SMALL, "--reencode-weight", "3,7", "--kimg", "0.1", "--out", "two")
     script("faae.py", "--resume", "two", "--reencode-weight", "3,7", "--kimg", "0.2")
     err = script("faae.py", "--resume", "two", "--reencode-weight", "4", code=2).stderr
@@ -680,11 +688,15 @@ def test_two_processes_share_each_draw(script, tmp_path):
         sys.path.insert(0, {str(ROOT)!r})
         import common, faae
         plain, seen = faae.faae, []
-        def spy(net, opt, x, draw_z, amp, h):
-            def draw():
-                seen.append(draw_z())
+        def spy(nets, opt, x, draw, amp, h):
+            z = common.Draw.z
+            def keep(self, n):
+                seen.append(z(self, n))
                 return seen[-1]
-            return plain(net, opt, x, draw, amp, h)
+            common.Draw.z = keep
+            losses = plain(nets, opt, x, draw, amp, h)
+            common.Draw.z = z
+            return losses
         faae.STEPS["faae"] = spy
         def main():
             faae.main()
@@ -726,7 +738,8 @@ def test_it_learns(objective):
     x_test = common.to_float(test.pixels[:500])
     h = faae.hyper(args, 0)
     for _, x in zip(range(300), data.batches(train, 64, 0, 0, cpu), strict=False):
-        faae.STEPS[objective](model, opt, x.float() / 255, lambda: model.prior(64, rng), nullcontext, h)
+        faae.STEPS[objective]((model.G, model.E, model.D), opt, x.float() / 255, draws(lambda n: model.prior(n, rng)),
+                              nullcontext, h)
     model.eval()
     if objective == "ae-l2":
         floor = (x_test - common.to_float(train.pixels).mean(0)).square().mean()

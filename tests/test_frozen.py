@@ -214,7 +214,7 @@ def test_frozen_weights(tmp_path, monkeypatch, capsys):
     with pytest.raises(common.Error, match="is not the file that is at .*; delete it"):
         get()
     (tmp_path / "cache" / "net.pth").write_bytes(b"broken")
-    with pytest.raises(common.Error, match="cannot be read as weights .*; delete it, and it is fetched anew"):
+    with pytest.raises(common.Error, match="cannot be read as weights .*; delete it, and it is fetched again"):
         get()
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import subprocess
+from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from conftest import (
     averages,
     changed_by,
     checkpoint_of,
+    draws,
     fill_zip,
     modes,
     networks,
@@ -56,7 +58,7 @@ class Trunk(nn.Module):
 
     def forward(self, x):
         out = self.head(self.f(x))
-        return out[:, 1:], out[:, :1], self.f(x)
+        return invgan.Judged(out[:, 1:], out[:, :1], self.f(x))
 
 
 class Linear(nn.Module):
@@ -85,11 +87,16 @@ def mmd_by_loop(a, b):
     return mean_kernel(apart(a)) + mean_kernel(apart(b)) - 2 * mean_kernel([(u, v) for u in a for v in b])
 
 
-def by_hand(A, B, C, H, x, z, args, printed):
-    """The fakes and L_w, L_fm, L_cycle, L_MMD; detach() is where a gradient must not go, held() where, printed, it may.
+def step(model, opt, x, z, args, amp=nullcontext):
+    """A step on codes z(n)."""
+    return invgan.train_step((model.M, model.G, model.D), opt, x, draws(z), args, amp, getattr(model, "mean_w", None))
+
+
+def by_hand(A, B, C, H, x, z, args):
+    """The fakes and L_w, L_fm, L_cycle, L_MMD; detach() is where a gradient must not go, held() where it may as printed.
     """
     def held(v):
-        return v if printed else v.detach()
+        return v.detach() if args.targets == "held" else v
 
     def code(v):
         return v @ C.T @ H[1:].T
@@ -107,25 +114,24 @@ def by_hand(A, B, C, H, x, z, args, printed):
 
 
 @pytest.mark.parametrize(("form", "codes"), [("logistic", "prior"), ("logistic", "both"), ("hinge", "prior")])
-@pytest.mark.parametrize(("variant", "fm", "printed"), [
-    ("naive", "paired", False), ("augmented", "paired", False), ("full", "paired", False), ("full", "batchmean", False),
-    ("naive", "paired", True), ("full", "paired", True)])
-def test_a_step_by_hand(variant, fm, printed, form, codes):
+@pytest.mark.parametrize(("variant", "fm", "targets"), [
+    ("naive", "paired", "held"), ("augmented", "paired", "held"), ("full", "paired", "held"),
+    ("full", "batchmean", "held"), ("naive", "paired", "moving"), ("full", "paired", "moving")])
+def test_a_step_by_hand(variant, fm, targets, form, codes):
     others = ["--fm", fm, "--fm-weight", "0.4", "--cycle-weight", "0.3", "--mmd-weight", "1.5"] * (variant == "full")
-    args = invgan.parse_args(["--variant", variant, "--gan-loss", form, "--gan-codes", codes, "--gamma", "3",
-                              "--w-weight", "0.7", *others])
+    args = invgan.parse_args(["--variant", variant, "--gan-loss", form, "--gan-codes", codes, "--targets", targets,
+                              "--gamma", "3", "--w-weight", "0.7", *others])
     model, n = Linear(), 3 if codes == "both" and variant != "naive" else 6         # all of the batch are M(z), or half
     x, zs = torch.randn(6, 5).double(), torch.randn(2, n, 3).double()
     A, B, C, H = (p.detach().clone().requires_grad_() for p in model.parameters())
-    draws = {n: iter(zs)}       # of n codes, one a step: a third raises
-    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (model.M, model.G, model.D)]
-    losses = invgan.train_step(model, optimizers, x.clone(), lambda count: next(draws[count]), args,
-                               hold_w=not printed, hold_f=not printed)
-    assert next(draws[n], None) is None
+    noise = {n: iter(zs)}       # of n codes, one a step: a third raises
+    opt = Namespace(**{name: torch.optim.SGD(net.parameters(), lr=0.1) for name, net in model.named_children()})
+    losses = step(model, opt, x.clone(), lambda count: next(noise[count]), args)
+    assert next(noise[n], None) is None
 
     def weighted(parts):
         return sum(weight * part for weight, part in zip((0.7, 0.4, 0.3, 1.5), parts, strict=True))
-    fake, parts = by_hand(A, B, C, H, x[:3], zs[0], args, printed)
+    fake, parts = by_hand(A, B, C, H, x[:3], zs[0], args)
     c_fake, c_real = fake[:6].detach() @ C.T @ H[0], x @ C.T @ H[0]
     assert len(c_fake) == len(c_real) == 6
     if form == "hinge":
@@ -135,12 +141,13 @@ def test_a_step_by_hand(variant, fm, printed, form, codes):
     R1 = 3 / 2 * (H[0] @ C).square().sum()                                          # the score's slope is C^T h
     gC, gH = torch.autograd.grad(L_D + R1 + weighted(parts), (C, H))
     C, H = C - 0.1 * gC, H - 0.1 * gH
-    fake, after = by_hand(A, B, C, H, x[:3], zs[1], args, printed)
+    fake, after = by_hand(A, B, C, H, x[:3], zs[1], args)
     c_fake = fake[:6] @ C.T @ H[0]
     L_G = -c_fake.mean() if form == "hinge" else (1 + (-c_fake).exp()).log().mean()
     gA, gB = torch.autograd.grad(L_G + weighted(after), (A, B))
     expected = [float(torch.as_tensor(v).detach()) for v in (L_D, R1, L_G, *parts)]
-    assert [v.item() for v in losses] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    own = len(expected) if variant == "full" else 4
+    assert [v.item() for v in losses] == pytest.approx(expected[:own], rel=1e-5, abs=1e-6)
     assert [v > 1e-5 for v in expected[3:6]] == [True] + [variant == "full"] * 2
     for p, value in zip(model.parameters(), (A - 0.1 * gA, B - 0.1 * gB, C, H), strict=True):
         torch.testing.assert_close(p, value, rtol=0, atol=1e-6)                     # losses are taken in fp32
@@ -165,18 +172,18 @@ def test_mmd():
 
 def small(*flags, lr=0.001):
     """-> args, model, optimizers, x (8 images)."""
-    args, model, optimizers = tiny(invgan, *flags, lr=lr)
-    return args, model, optimizers, torch.rand(8, *args.image_shape) * 2 - 1
+    args, model, opt = tiny(invgan, *flags, lr=lr)
+    return args, model, opt, torch.rand(8, *args.image_shape) * 2 - 1
 
 
 @pytest.mark.parametrize("fm_weight", ["0", "2"])
 def test_what_teaches_d(fm_weight):
     """The score sees fakes without their codes; feature matching reaches D through w_R and G, and not through f."""
-    args, model, optimizers, x = small("--backbone", "mlp", "--fm-weight", fm_weight, "--w-weight", "0",
-                                       "--cycle-weight", "0", "--mmd-weight", "0", lr=0.0)
+    args, model, opt, x = small("--backbone", "mlp", "--fm-weight", fm_weight, "--w-weight", "0",
+                               "--cycle-weight", "0", "--mmd-weight", "0", lr=0.0)
     M, G, D = (copy.deepcopy(net) for net in (model.M, model.G, model.D))
     z = torch.randn(4, 8)
-    invgan.train_step(model, optimizers, x.clone(), lambda n: z, args)              # at rate 0: gradients alone
+    step(model, opt, x.clone(), lambda n: z, args)              # at rate 0: gradients alone
     f, w_R = copy.deepcopy(D).requires_grad_(False), D(x[:4])[0]
     matching = (f(x[:4])[2] - f(G(w_R))[2]).square().mean()
     fakes = torch.cat([G(M(z)), G(w_R)]).detach()
@@ -192,7 +199,7 @@ def test_what_teaches_d(fm_weight):
 
 def test_mmd_teaches_m_and_d():
     args, model, _, x = small("--backbone", "mlp")
-    *_, L_mmd = invgan.terms((model.M, model.G, model.D), x, torch.randn(8, 8), args, nullcontext)[2]
+    L_mmd = invgan.full((model.M, model.G, model.D), x, torch.randn(8, 8), args, nullcontext, "D")[2]["L_MMD"]
     M, D, G = model.M.layers[0].weight, model.D.net, model.G.layer1.weight
     *reached, head, none = torch.autograd.grad(L_mmd, (M, D.layer1.weight, D.head.weight, G), allow_unused=True)
     assert none is None
@@ -203,10 +210,10 @@ def test_mmd_teaches_m_and_d():
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("backbone", SHAPES)
 def test_what_each_step_moves(backbone, variant, monkeypatch):
-    args, model, optimizers, x = small("--backbone", backbone, "--variant", variant)
+    args, model, opt, x = small("--backbone", backbone, "--variant", variant)
     moved, changed = [], functools.partial(changed_by, model)
     monkeypatch.setattr(invgan, "update", lambda *args: moved.append(changed(common.update, *args)))
-    names = changed(invgan.train_step, model, optimizers, x, lambda n: torch.randn(n, 8), args)
+    names = changed(step, model, opt, x, lambda n: torch.randn(n, 8), args)
     assert [networks(keys) for keys in moved] == [{"D"}, {"M", "G"}]
     assert networks(names) == {"M", "G", "D"} | ({"mean_w"} if backbone == "stylegan" else set())
     if backbone != "stylegan":                          # which has layers of levels that are not on top
@@ -219,11 +226,10 @@ def test_bf16_steps_are_near_fp32_ones(backbone, variant):
     args, model, _, x = small("--backbone", backbone, "--variant", variant)
     z = torch.randn(24, 8)
 
-    def step(model, optimizers, amp):
-        draws = iter(z)
-        return invgan.train_step(model, optimizers, x.clone(), lambda n: torch.stack(
-            [next(draws) for _ in range(n)]), args, amp)
-    assert_bf16_is_near(model, ("M G", "D"), step)
+    def of(model, opt, amp):
+        codes = iter(z)
+        return step(model, opt, x.clone(), lambda n: torch.stack([next(codes) for _ in range(n)]), args, amp)
+    assert_bf16_is_near(model, ("M G", "D"), of)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -234,7 +240,8 @@ def test_half_and_half(variant):
     norms, other, w = copy.deepcopy(G), copy.deepcopy(G), M(z)
     G.register_forward_pre_hook(lambda _, inputs: codes.append(inputs[0]))
     D.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    fake, score, _ = invgan.terms((M, G, D), x[:0] if variant == "naive" else x[:4], z, args, nullcontext)
+    real = x[:0] if variant == "naive" else x[:4]
+    fake, score, _ = invgan.VARIANTS[variant]((M, G, D), real, z, args, nullcontext, "D")
     if variant == "naive":
         assert torch.equal(codes[0], w)
         assert len(codes) == len(seen) == 1                                         # D sees fakes alone
@@ -249,12 +256,12 @@ def test_half_and_half(variant):
     ("naive", "mg DDD MGD"), ("augmented", "dmg DDD dMGD"), ("full", "DMGDDGD DD dMGDGD")])
 def test_passes_keep_a_graph_where_it_teaches(variant, passes):
     """In capitals: D's step goes through D(x), M and G in full alone, M's and G's never through D(x)."""
-    args, model, optimizers, x = small("--backbone", "dcgan", "--variant", variant)
+    args, model, opt, x = small("--backbone", "dcgan", "--variant", variant)
     seen = []
     for name in "MGD":
         getattr(model, name).register_forward_hook(lambda _, inputs, out, name=name: seen.append(
             name if (out[0] if name == "D" else out).requires_grad else name.lower()))
-    invgan.train_step(model, optimizers, x, lambda n: torch.randn(n, 8), args)
+    step(model, opt, x, lambda n: torch.randn(n, 8), args)
     assert "".join(seen) == passes.replace(" ", "")
 
 
@@ -506,9 +513,7 @@ def test_an_old_run_goes_on_with_both_kinds_of_codes(here):
 
 
 def test_stylegan_at_its_size(here, monkeypatch):
-    step, seen = invgan.train_step, []
-    monkeypatch.setattr(invgan, "train_step", lambda model, o, x, *rest: seen.append((model.G.top, *x.shape[2:]))
-                        or step(model, o, x, *rest))
+    seen = watch(monkeypatch, lambda model, _, x, call: (model.G.top, *x.shape[2:]), "train_step", invgan)
     run(*STYLE, "--resolution", 16, "--kimg", "0.016", "--out", "run")
     assert seen == [(2, 16, 16)] * 2                    # from the first step on
     model = invgan.load("run")
@@ -536,11 +541,11 @@ def test_compiled_passes_agree_with_plain_ones(backbone):
             model.G.blocks, model.D.net.blocks, size = model.G.blocks[:1], model.D.net.blocks[::2], 8
             model.D.net.blocks[0].down = False
         nets = tuple(map(fast, (model.M, model.G, model.D)))
-        optimizers = [common.adam(net, 1e-3, (0.0, 0.99)) for net in (model.M, model.G, model.D)]
+        opt = Namespace(**{name: common.adam(net, 1e-3, (0.0, 0.99)) for name, net in model.named_children()})
         args = invgan.parse_args(["--backbone", backbone, "--gamma", "1"])
         x, draw = torch.randn(8, 1, size, size), torch.Generator().manual_seed(0)
-        return [torch.stack(invgan.train_step(model, optimizers, x.clone(), lambda n: torch.randn(
-            n, 8, generator=draw), args, nets=nets)) for _ in range(3)]
+        return [torch.stack(invgan.train_step(nets, opt, x.clone(), draws(lambda n: torch.randn(
+            n, 8, generator=draw)), args)) for _ in range(3)]
     for plain, compiled in zip(losses(lambda net: net), losses(lambda net: torch.compile(net, backend="aot_eager")),
                                strict=True):
         torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-5)
@@ -640,8 +645,8 @@ def test_precision(precision, here, monkeypatch):
 
 def test_m_learns_at_a_hundredth_of_the_rate():
     for backbone in SHAPES:
-        _, model, (opt_M, *_), _ = small("--backbone", backbone)
-        common.update(model.M(torch.randn(4, 8)).sum(), opt_M)
+        _, model, opt, _ = small("--backbone", backbone)
+        common.update(model.M(torch.randn(4, 8)).sum(), opt.M)
         moved = model.M.layers[0](torch.zeros(1, 8))                                    # zero before
         torch.testing.assert_close(moved.abs().max(), torch.tensor(0.001 * 0.01), rtol=1e-3, atol=0)
 
@@ -659,9 +664,9 @@ def test_averages(backbone, here, monkeypatch):
 
 @pytest.mark.parametrize("name", ["stylegan", "patches", "dcgan"])
 def test_two_processes_share_what_is_drawn(name, here, monkeypatch):
-    def look(model, optimizers, x, draw_z, args, amp, nets):
-        z = draw_z(len(x) // 2)
-        return [x, z, *(noise_of(model.G, nets[1], z, monkeypatch) if name == "stylegan" else ())]
+    def look(model, optimizers, x, call):
+        z = call.draw.z(len(x) // 2)
+        return [x, z, *(noise_of(model.G, call.nets[1], z, monkeypatch) if name == "stylegan" else ())]
     flags = {"stylegan": (*STYLE, "--resolution", 8), "patches": (*BIGGAN, "--resolution", "64x64"),
              "dcgan": (*SMALL, "--backbone", "dcgan")}[name]
     one, *two = shares_of(flags, look, "train_step", invgan, monkeypatch)
@@ -671,15 +676,15 @@ def test_two_processes_share_what_is_drawn(name, here, monkeypatch):
 
 
 def test_the_mean_w():
-    args, model, optimizers, x = small("--backbone", "stylegan")
-    M, draws = copy.deepcopy(model.M), []
-    invgan.train_step(model, optimizers, x, lambda n: draws.append(torch.randn(n, 8)) or draws[-1], args)
-    torch.testing.assert_close(model.mean_w, 0.005 * M(draws[1]).mean(0))
+    args, model, opt, x = small("--backbone", "stylegan")
+    M, codes = copy.deepcopy(model.M), []
+    step(model, opt, x, lambda n: codes.append(torch.randn(n, 8)) or codes[-1], args)
+    torch.testing.assert_close(model.mean_w, 0.005 * M(codes[1]).mean(0))
 
 
 def test_the_rates_and_the_images_of_a_level(here, monkeypatch):
-    schedule, rates = common.schedule, []
-    monkeypatch.setattr(common, "schedule", lambda *given: schedule(*given, rates=(0.001, 0.002, 0.004)))
+    complete, rates = common.complete_levels, []
+    monkeypatch.setattr(common, "complete_levels", lambda *given: complete(*given, rates=(0.001, 0.002, 0.004)))
     seen = watch(monkeypatch, lambda model, optimizers, x, *_: rates.append(modes(model, optimizers)[0])
                  or x.detach().clone(), invgan, "train_step")
     run(*STYLE, "--resolution", 16, "--grow", "--grow-kimg", "0.008", "--start-resolution", 8, "--kimg", "0.032",

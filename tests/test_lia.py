@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from conftest import (
     averages,
     changed_by,
     checkpoint_of,
+    draws,
     fill_zip,
     modes,
     networks,
@@ -156,8 +158,20 @@ def others(form, fake):
     return torch.log1p((-fake).exp()).mean(), -(-fake).sigmoid() / len(fake)
 
 
-def sgd(*nets):
-    return [torch.optim.SGD(net.parameters(), lr=0.1) for net in nets]
+def sgd(**nets):
+    return Namespace(**{name: torch.optim.SGD(net.parameters(), lr=0.1) for name, net in nets.items()})
+
+
+def stage_1(model, opt, x, z, args, amp=nullcontext, mix=None):
+    """A step on codes z()."""
+    return lia.decoder_step((model.phi, model.g, model.c), opt, x, draws(lambda n: z(), mix), args, amp,
+                            getattr(model, "mean_w", None))
+
+
+def stage_2(model, opt, x, eps, args, amp=nullcontext, z=None):
+    """A step on codes z(), which the VAE alone draws."""
+    g = functools.partial(model.g, noise="fixed") if model.grows else model.g
+    return lia.encoder_step((model.f, g, model.c, model.phi), opt, x, eps, draws(lambda n: z()), args, amp)
 
 
 @pytest.mark.parametrize("form", ["wasserstein", "logistic"])
@@ -165,9 +179,9 @@ def test_the_decoders_step_by_hand(form):
     args, model = lia.parse_args(["--adversarial", form, "--gamma", "3"]), Linear()
     A, B, C, d = model.matrices()
     x, (z1, z2) = torch.randn(6, 5).double(), torch.randn(2, 6, 3).double()
-    draws = iter([z1, z2])      # one a step: a third raises
-    losses = lia.decoder_step(model, sgd(model.phi, model.g, model.c), x.clone(), lambda: next(draws), args)
-    assert next(draws, None) is None
+    codes = iter([z1, z2])      # one a step: a third raises
+    losses = stage_1(model, sgd(phi=model.phi, g=model.g, c=model.c), x.clone(), lambda: next(codes), args)
+    assert next(codes, None) is None
     fake = z1 @ A.T @ B.T
     L_c, s_fake, s_real = critics(form, fake @ d, x @ d)
     R1 = 3 / 2 * d @ d                                                  # the gradient of d x is d
@@ -183,10 +197,10 @@ def test_the_decoders_step_by_hand(form):
 @pytest.mark.parametrize(("norm", "critic"), [("l2", "finetune"), ("mse", "finetune"), ("l2", "frozen")])
 def test_the_encoders_step_by_hand(form, norm, critic):
     args = Namespace(beta=0.7, perceptual_norm=norm, pixel_weight=0.4, adversarial_weight=0.3, adversarial=form,
-                     gamma=3.0, critic=critic)
+                     gamma=3.0, critic=critic, inference="encoder")
     model, x = Linear(), torch.randn(6, 5).double()
     A, B, C, d = model.matrices()
-    losses = lia.encoder_step(model, sgd(model.f, model.c), x.clone(), lambda v: 3 * v, args)
+    losses = stage_2(model, sgd(f=model.f, c=model.c), x.clone(), lambda v: 3 * v, args)
     x_hat = x @ C.T @ B.T
     e = x - x_hat
     length = e.square().sum(1, keepdim=True).sqrt()
@@ -195,9 +209,9 @@ def test_the_encoders_step_by_hand(form, norm, critic):
     pull = -0.7 * (3 * e / length / 6 if norm == "l2" else 9 * 2 * e / 30) - 0.4 * 2 * e / 30
     C = C - 0.1 * B.T @ (pull + 0.3 * torch.outer(slope, d)).T @ x
     L_c, s_fake, s_real = critics(form, x_hat @ d, x @ d)               # of the x~ before f moved
-    expected = [L_rec, 0.3 * L_adv, L_c, 3 / 2 * d @ d, 0]
+    expected = [L_rec, 0.3 * L_adv, L_c, 3 / 2 * d @ d]
     if critic == "frozen":
-        expected[2:] = 0, 0, 0
+        expected[2:] = 0, 0
     else:
         d = d - 0.1 * (s_fake @ x_hat + s_real @ x + 3 * d)
     assert [v.item() for v in losses] == pytest.approx([float(v) for v in expected], rel=1e-5, abs=1e-5)
@@ -208,10 +222,10 @@ def test_the_encoders_step_by_hand(form, norm, critic):
 
 def stages(*flags, inference="encoder"):
     """-> args, model, optimizers of stage 1, of stage 2.  With f and eps in both stages, so that either could move."""
-    args, model, (g, c, f, phi, _) = tiny(
+    args, model, opt = tiny(
         lia, *flags, inference=inference, kl_weight=0.5, beta=1.0, perceptual="critic", perceptual_norm="l2",
         pixel_weight=0.0, adversarial_weight=1.0, critic="finetune")
-    return args, model, (phi, g, c), (f, c)
+    return args, model, Namespace(phi=opt.phi, g=opt.g, c=opt.c), Namespace(f=opt.f, c=opt.c)
 
 
 def freeze(model):
@@ -237,13 +251,13 @@ def test_the_signs(form, monkeypatch):
         common.update(loss, *optimizers)
         signs.append((scores() - before).sign().tolist())
     monkeypatch.setattr(lia, "update", spy)
-    lia.decoder_step(model, decoder, x.clone(), lambda: z, args)
-    lia.encoder_step(model, encoder, x.clone(), lambda v: v, args)
+    stage_1(model, decoder, x.clone(), lambda: z, args)
+    stage_2(model, encoder, x.clone(), lambda v: v, args)
     assert (signs[0][:2], signs[1][:2], signs[2], signs[3][::2]) == ([1, -1], [0, 1], [0, 0, 1], [1, -1])
 
     args.gamma, c = 10, copy.deepcopy(model.c)
     squares = [torch.autograd.grad(c(v[None]).sum(), v)[0].square().sum().item() for v in x.clone().requires_grad_()]
-    _, R1, _ = lia.decoder_step(model, decoder, x.clone(), lambda: z, args)
+    _, R1, _ = stage_1(model, decoder, x.clone(), lambda: z, args)
     assert R1.item() == pytest.approx(10 / 2 * sum(squares) / 16, rel=1e-4)
 
 
@@ -253,13 +267,13 @@ def test_bf16_steps_are_near_fp32_ones(backbone, form):
     args, model, *_ = stages("--backbone", backbone, "--adversarial", form)
     x, zs = torch.rand(8, *args.image_shape) * 2 - 1, torch.randn(2, 8, 8)
 
-    def stage_1(model, optimizers, amp):
-        draws = iter(zs)
-        return lia.decoder_step(model, optimizers, x.clone(), lambda: next(draws), args, amp)
-    assert_bf16_is_near(model, ("phi g", "c"), stage_1)
+    def first(model, opt, amp):
+        codes = iter(zs)
+        return stage_1(model, opt, x.clone(), lambda: next(codes), args, amp)
+    assert_bf16_is_near(model, ("phi g", "c"), first)
     freeze(model)
-    assert_bf16_is_near(model, ("f", "c"), lambda model, optimizers, amp: lia.encoder_step(
-        model, optimizers, x.clone(), lambda v: lia.critic_features(model.eps, v), args, amp))
+    assert_bf16_is_near(model, ("f", "c"), lambda model, opt, amp: stage_2(
+        model, opt, x.clone(), lambda v: lia.critic_features(model.eps, v), args, amp))
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "dcgan", "stylegan"])
@@ -269,10 +283,10 @@ def test_what_each_step_moves(backbone, monkeypatch):
     moved, x = [], torch.rand(4, *args.image_shape) * 2 - 1
     changed = functools.partial(changed_by, model)
     monkeypatch.setattr(lia, "update", lambda *args: moved.append(changed(common.update, *args)))
-    names = changed(lia.decoder_step, model, decoder, x.clone(), lambda: torch.randn(4, 8), args)
+    names = changed(stage_1, model, decoder, x.clone(), lambda: torch.randn(4, 8), args)
     assert networks(names) == {"c", "phi", "g"} | ({"mean_w"} if backbone == "stylegan" else set())
     freeze(model)
-    step = functools.partial(lia.encoder_step, model, encoder, x.clone(), lambda v: lia.critic_features(model.eps, v))
+    step = functools.partial(stage_2, model, encoder, x.clone(), lambda v: lia.critic_features(model.eps, v))
     assert networks(changed(step, args)) == {"f", "c"}                  # and no statistics of g's
     args.critic = "frozen"
     assert networks(changed(step, args)) == {"f"}
@@ -300,7 +314,7 @@ def test_stage_2_is_deterministic_and_has_one_w():
     for _ in range(2):
         noisy(model)
         freeze(model)
-        step = lia.encoder_step(model, sgd(model.f, model.c), x.clone(), lambda v: v, args)
+        step = stage_2(model, sgd(f=model.f, c=model.c), x.clone(), lambda v: v, args)
         losses.append([v.item() for v in step])
     assert losses[0] == losses[1]
     model.eval()
@@ -329,10 +343,17 @@ def test_phi_is_for_the_vae_alone(inference, mapping, monkeypatch):
     for name in ("to_z", "to_w"):
         monkeypatch.setattr(model.phi, name, lambda v, name=name: calls.append(name) or phi.to_w(v), raising=False)
     monkeypatch.setattr(lia, "update", lambda loss, *opts: minimised.append(loss) or common.update(loss, *opts))
-    losses = lia.encoder_step(model, encoder, x.clone(), lambda v: v, args, rng=lambda: noise)
-    torch.testing.assert_close(losses[::4], (distance, divergence))
+    losses = stage_2(model, encoder, x.clone(), lambda v: v, args, z=lambda: noise)
+    torch.testing.assert_close(losses[::4], (distance, divergence) if inference == "vae" else (distance,))
     torch.testing.assert_close(minimised[0], distance - score + divergence)
     assert calls == ["to_w"] * (inference == "vae")
+
+
+def test_the_vae_of_a_mapping_between_two_dimensions():
+    """f gives mean and log variance of z, whatever w's dimension."""
+    model = lia.LIA("vae", backbone="mlp", image_shape=(1, 28, 28), nz=6, nw=8, width=16, mapping="mlp").eval()
+    x = torch.rand(3, 1, 28, 28)
+    assert (model.f(x).shape, model.encode(x).shape) == ((3, 12), (3, 8))
 
 
 def test_images_that_encoders_do_not_take_are_one_line():
@@ -458,7 +479,7 @@ def test_bad_flags_of_stage_2(name, here, decoder):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--beta", "1"], "--beta is for --stage 2; leave it out, or pass --stage 2"),
+    (["--beta", "1"], "--beta is for --stage 2; leave it out, or pass that"),
     (["--nz", "7", "--nw", "7"], "of the same, even dimension, not 7 to 7"),
     (["--nz", "6", "--nw", "8"], "not 6 to 8; pass --nz and --nw alike, or --mapping mlp"),
     (["--mapping", "mlp", "--depth", "8"], "--depth is for --mapping flow"),
@@ -524,18 +545,22 @@ def test_the_official_recipe(decoder):
     ("mlp", ("layer1", "layer2", "head")), ("dcgan", ("convs.0", "convs.2", "head")),
     ("plain stylegan", ("first", "blocks.0.conv2", "head.0"))])
 def test_stage_2_keeps_what_stage_1_made(name, layers, here, decoder, monkeypatch):
-    first, step, trace, begin = decoder(name), lia.encoder_step, [], {}
+    first, step, trace, begin, model = decoder(name), lia.encoder_step, [], {}, None
 
     def files():
         return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in first.rglob("*") if p.is_file()}
 
-    def spy(model, *rest):
+    def spy(*given):
         begin.update({} if trace else copy.deepcopy(model.state_dict()))
-        losses = step(model, *rest)
+        losses = step(*given)
         gradients = [model.f.get_submodule(n).weight.grad.abs().mean() for n in layers]
         trace.append([v.item() for v in (*losses[:4], *gradients)])
         return losses
+    def broadcast(made):
+        nonlocal model
+        model = made
     monkeypatch.setattr(lia, "encoder_step", spy)
+    monkeypatch.setattr(common, "broadcast", broadcast)
     before = files()
     run("--stage", "2", "--decoder", first, "--kimg", "0.256", "--batch", "32", "--snapshot-kimg", "0.1",
         "--perceptual", "critic", "--log-gradients", "--out", "second")
@@ -620,7 +645,7 @@ def test_ffhq_as_typed(here, monkeypatch):
         picture(i, mode="RGB").save(folder / f"{i:05d}.png")
     monkeypatch.setitem(data.CUTS, "ffhq", (data.CUTS["ffhq"][0], 14, {"60-10": (12, 12), "65-5": (13, 13)}))
     assert lia.parse_args(["--stage", "1", "--data", "ffhq"]).resolution == "1024"
-    monkeypatch.setitem(lia.PRESETS, "stylegan on ffhq", dict(resolution="64"))
+    monkeypatch.setattr(lia, "SETTINGS", [*lia.SETTINGS, (dict(data="ffhq"), dict(resolution="64"))])
     run("--stage", "1", "--data", "ffhq", "--width", "64", "--kimg", "0.1", "--snapshot-kimg", "0.1")
     folder, = (here / "runs").iterdir()
     model = lia.load(folder)
@@ -675,9 +700,9 @@ def test_networks_and_optimizers_of_each_stage(here, decoder, monkeypatch):
 
 @pytest.mark.parametrize("mapping", ["flow", "mlp"])
 def test_the_mapping_learns_at_a_hundredth_of_the_rate(mapping):
-    _, model, (opt_phi, *_), _ = stages("--mapping", mapping)
+    _, model, decoder, _ = stages("--mapping", mapping)
     layer = (model.phi.tau[0] if mapping == "flow" else model.phi.layers)[0]
-    common.update(model.phi.to_w(torch.randn(4, 8)).sum(), opt_phi)
+    common.update(model.phi.to_w(torch.randn(4, 8)).sum(), decoder.phi)
     moved = layer(torch.zeros(1, layer.weight.shape[1]))                                # zero before
     torch.testing.assert_close(moved.abs().max(), torch.tensor(0.001 * 0.01), rtol=1e-3, atol=0)
 
@@ -717,9 +742,9 @@ def test_flip(stage, flip, here, decoder, monkeypatch):
 def test_both_steps_of_stage_1_mix_styles(monkeypatch):
     args, model, decoder, _ = stages("--backbone", "stylegan")
     phi, seen, zs = copy.deepcopy(model.phi), [], torch.randn(2, 4, 8)
-    draws = iter(zs)
+    codes = iter(zs)
     model.g.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    lia.decoder_step(model, decoder, torch.rand(4, 1, 8, 8), lambda: next(draws), args, mix=lambda w: 2 * w + 1)
+    stage_1(model, decoder, torch.rand(4, 1, 8, 8), lambda: next(codes), args, mix=lambda w: 2 * w + 1)
     torch.testing.assert_close(seen, [2 * phi.to_w(z) + 1 for z in zs])
     torch.testing.assert_close(model.mean_w, 0.005 * phi.to_w(zs[0]).mean(0))           # of codes that are not mixed
 
@@ -758,13 +783,15 @@ def test_a_run_that_knows_no_mixing_goes_on(here):
 
 
 def test_rates_and_lengths_of_the_released_code(monkeypatch):
-    schedule, growths = common.schedule, []
+    growth_of, growths = common.growth_of, []
 
-    def stop(*args, **kwargs):
-        growths.append(schedule(*args, **kwargs))
-        assert args[0].kimg == 25_000
+    def stop(args, **kwargs):
+        args.image_shape = 3, 1024, 1024
+        growths.append(growth_of(args, **kwargs))
+        assert args.kimg == 25_000
         raise Enough
-    monkeypatch.setattr(common, "schedule", stop)
+    monkeypatch.setattr(common, "growth_of", stop)
+    monkeypatch.setattr(common, "complete", lambda *_, **__: None)
     monkeypatch.setattr(data, "load", lambda *_: (Namespace(shape=(3, 1024, 1024)), None))
     with pytest.raises(Enough):
         run("--data", "ffhq", "--device", "cpu")
@@ -793,9 +820,10 @@ def test_the_rate_and_the_images_of_a_level(here, monkeypatch):
 
 
 def test_two_processes_share_what_stage_1_draws(here, monkeypatch):
-    def look(model, optimizers, x, draw_z, args, amp, nets, mix):
-        z = draw_z()
-        return [x, z, mix(model.phi.to_w(z)), *noise_of(model.g, nets[0], z, monkeypatch)]
+    def look(model, optimizers, x, call):
+        z = call.draw.z(len(x))
+        mixed = call.draw.mix(model.phi.to_w(z), model.phi.to_w)
+        return [x, z, mixed, *noise_of(model.g, call.nets[1], z, monkeypatch)]
     one, *two = shares_of((*EIGHT, "--flip", "on"), look, "decoder_step", lia, monkeypatch)
     assert [tuple(v.shape) for v in one] == [(8, 1, 8, 8), (8, 8), (8, 4, 8), *[(8, 1, 4, 4)] * 2, *[(8, 1, 8, 8)] * 2]
     assert all(abs(eta.mean()) < 0.5 and abs(eta.std() - 1) < 0.3 for eta in one[3:])
@@ -804,8 +832,8 @@ def test_two_processes_share_what_stage_1_draws(here, monkeypatch):
 
 def test_two_processes_share_what_stage_2_draws(here, decoder, monkeypatch):
     flags = ("--stage", "2", "--decoder", decoder("plain mlp"), "--inference", "vae", "--batch", "8", "--flip", "on")
-    one, *two = shares_of(flags, lambda model, optimizers, x, eps, args, amp, nets, rng: [x, rng()], "encoder_step",
-                          lia, monkeypatch)
+    one, *two = shares_of(flags, lambda model, optimizers, x, call: [x, call.draw.z(len(x))], "encoder_step", lia,
+                          monkeypatch)
     assert [tuple(v.shape) for v in one] == [(8, 1, 28, 28), (8, 8)]
     assert_shared(one, *two)
 

@@ -17,12 +17,12 @@ LEVELS = (*STYLE, "--grow-kimg", "0.6", "--kimg", "3.2", "--batch", "64")       
 def loop(tmp_path, monkeypatch):
     """loop(method, *flags, act=f) runs a method's loop in a temporary folder; in place of each step f(call) is run.
 
-    -> a call a step: model, opt (by network), x, draw_z, amp, nets, mix, and the noise that G was given.  model and
+    -> a call a step: model, opt (by network), x, draw, amp, nets, and the noise that G was given.  model and
     growth of the last run are attributes of `loop`.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(common.signal, "signal", lambda *_: None)
-    start, schedule, forward = common.start, common.schedule, common.StyleGenerator.forward
+    start, growth_of, forward = common.start, common.growth_of, common.StyleGenerator.forward
 
     def run(method, *flags, rank=0, world=1, rates=None, act=lambda call: None):
         calls, noise, run.averaged, run.shown = [], [], 0, []
@@ -34,17 +34,17 @@ def loop(tmp_path, monkeypatch):
             calls.append(Namespace(**vars(call), noise=list(noise)))
             return [torch.zeros(())] * (4 if method is alae else 3)
 
-        def alaes(model, optimizers, x, draw_z, args, amp, nets, mix):
-            return take(opt=dict(zip("FGED", optimizers, strict=True)), x=x, draw_z=draw_z, amp=amp, nets=nets, mix=mix)
+        def alaes(nets, opt, x, draw, args, amp, mean_w):
+            return take(opt=vars(opt), x=x, draw=draw, amp=amp, nets=nets)
 
-        def faaes(net, opt, x, draw_z, amp, h):
-            return take(opt=vars(opt), x=x, draw_z=draw_z, amp=amp, nets=(None, net.G, net.E, net.D), mix=lambda w: w)
+        def faaes(nets, opt, x, draw, amp, h):
+            return take(opt=vars(opt), x=x, draw=draw, amp=amp, nets=(None, *nets))
 
         def broadcast(model):
             run.model = model
 
-        def planned(args, shape, world, **kwargs):
-            run.growth = schedule(args, shape, world, **kwargs)
+        def planned(args, **kwargs):
+            run.growth = growth_of(args, **kwargs)
             run.growth.rates = rates or run.growth.rates
             return run.growth
 
@@ -61,7 +61,7 @@ def loop(tmp_path, monkeypatch):
             return dict.fromkeys(common.Run.MEASURES, "")
         monkeypatch.setattr(alae, "train_step", alaes)
         monkeypatch.setitem(faae.STEPS, "faae", faaes)
-        for name, spy in dict(broadcast=broadcast, schedule=planned, average_buffers=count,
+        for name, spy in dict(broadcast=broadcast, growth_of=planned, average_buffers=count,
                               start=lambda args: (start(args)[0], rank, world), curves=lambda *_: None,
                               held_out=show, snapshot_pictures=lambda *given: show(*given) and {}).items():
             monkeypatch.setattr(common, name, spy)
@@ -84,8 +84,8 @@ def test_each_process_takes_its_share_of_the_same_draws(method, loop):
 
     def act(call):
         F, G, *_ = call.nets
-        call.z = call.draw_z()
-        call.w = call.mix(F(call.z)) if F else call.z
+        call.z = call.draw.z(len(call.x))
+        call.w = call.draw.mix(F(call.z), F) if F else call.z
         G(call.w)
     with torch.no_grad():
         whole, *halves = (loop(method, *flags, rank=rank, world=world, act=act)
@@ -206,7 +206,7 @@ def test_mixing_is_the_share_of_images_with_two_codes(share, loop):
 
     def act(call):
         w = torch.full((64, 8), 7.0)
-        call.rows = call.mix(w)
+        call.rows = call.draw.mix(w, call.nets[0])
         assert call.rows.shape == (64, 6, 8)
         call.other = (call.rows != 7).flatten(1).any(1)
     found = torch.cat([call.other for call in loop(alae, *flags, "--mixing", str(share), act=act)]).float().mean()
@@ -217,8 +217,8 @@ def test_mixing_is_the_share_of_images_with_two_codes(share, loop):
 def test_alaes_images_and_codes(flags, low, loop):
     """Images in [0, 1] on mlp and in [-1, 1] on dcgan, in the order of the seed; z is N(0, I) and fresh; no mixing."""
     def act(call):
-        call.z, call.again = call.draw_z(), call.draw_z()
-        assert torch.equal(call.mix(call.z), call.z)
+        call.z, call.again = call.draw.z(64), call.draw.z(64)
+        assert call.draw.mix(call.z, None) is call.z
     calls = loop(alae, *flags, "--batch", "64", "--kimg", "0.64", "--seed", "3", act=act)
     images = data.load("mnist-mini", resolution="32" if low else "28")[0]
     for k, call in enumerate(calls):
@@ -244,7 +244,7 @@ def test_precision_and_compiled_passes_reach_the_step(method, loop, monkeypatch)
         F, G, E, D = call.nets
         for network in (F, G, E, D):
             if network:
-                network(call.draw_z() if network in (F, G) else call.x if network is E or method is faae else
+                network(call.draw.z(len(call.x)) if network in (F, G) else call.x if network is E or method is faae else
                         torch.zeros(len(call.x), 50))
         call.used = [name for name in "FGED" for network in used if network is getattr(call.model, name, None)]
     flags = ("--width", "64", "--batch", "32", "--kimg", "0.032")

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from conftest import draws
 
 import alae
 import common
@@ -37,13 +38,12 @@ def a_step(method, backbone, objective, amp, monkeypatch):
     monkeypatch.setattr(method, "update", update)
     x, rng = torch.rand(16, *args.image_shape), torch.Generator().manual_seed(0)
 
-    def draw_z():
-        return model.prior(16, rng)
+    nets, draw = [*model.children()], draws(lambda n: model.prior(n, rng))
     if method is alae:
-        x = model.inward(x * 2 - 1)
-        losses = alae.train_step(model, [opt[n] for n in "FGED"], x, draw_z, args, amp)
+        losses = alae.train_step(nets, Namespace(**opt), model.see(x * 2 - 1), draw, args, amp)
     else:
-        losses = faae.STEPS[objective](model, Namespace(**opt), model.fit(x), draw_z, amp, faae.hyper(args, 0))
+        nets = model.G, model.E, model.D
+        losses = faae.STEPS[objective](nets, Namespace(**opt), model.fit(x), draw, amp, faae.hyper(args, 0))
     return torch.stack([loss.detach() for loss in losses]), gradients
 
 

@@ -17,6 +17,7 @@ from conftest import (
     assert_equal_runs,
     assert_two_are_one,
     checkpoint_of,
+    draws,
     fill_zip,
     in_double,
     log_of,
@@ -296,7 +297,9 @@ def test_style_mixing():
 
 def schedule(size, world, *flags):
     args = alae.parse_args(["--backbone", "stylegan", *map(str, flags)])
-    return common.schedule(args, (3, size, size), world), args
+    args.image_shape = (3, size, size)
+    common.complete_levels(args, args.image_shape, world)
+    return common.growth_of(args), args
 
 
 @pytest.mark.parametrize(("world", "batches"), [
@@ -359,9 +362,10 @@ STYLE = ("--backbone", "stylegan", "--width", "64")
 
 
 def test_what_a_step_moves_and_mixes(monkeypatch):
-    args, model, optimizers = tiny(alae, *STYLE, image_shape=(1, 16, 16))
+    args, model, opt = tiny(alae, *STYLE, image_shape=(1, 16, 16))
+    nets = model.F, model.G, model.E, model.D
     common.grow(1, 0.5, model)
-    moved, mixes, draws = [], [], []
+    moved, mixes, codes = [], [], []
 
     def spy(loss, *opts):
         before = {k: p.detach().clone() for k, p in model.named_parameters()}
@@ -369,14 +373,14 @@ def test_what_a_step_moves_and_mixes(monkeypatch):
         moved.append({k for k, p in model.named_parameters() if not torch.equal(p, before[k])})
     monkeypatch.setattr(alae, "update", spy)
 
-    def draw_z():
-        draws.append(torch.randn(4, 8))
-        return draws[-1]
+    def z(n):
+        codes.append(torch.randn(n, 8))
+        return codes[-1]
 
     def mix(w):
         mixes.append(len(moved))
         return common.mix_styles(w, model.F(torch.randn(4, 8)), 1, 0.9, torch.rand(4, 2))
-    alae.train_step(model, optimizers, model.inward(torch.rand(4, 1, 16, 16)), draw_z, args, mix=mix)
+    alae.train_step(nets, opt, model.see(torch.rand(4, 1, 16, 16)), draws(z, mix), args, mean_w=model.mean_w)
     assert [{k[0] for k in keys} for keys in moved] == [{"E", "D"}, {"F", "G"}, {"G", "E"}]
     assert mixes == [0, 1]                                              # steps I and II
     asleep = ("G.blocks.2", "G.to_rgb.2", "E.blocks.2", "E.from_rgb.2", "E.C.4", "E.C.5")
@@ -384,19 +388,21 @@ def test_what_a_step_moves_and_mixes(monkeypatch):
     assert any(k.startswith("G.to_rgb.0") for k in moved[1])            # which fades out
     with torch.no_grad():       # 0.995 of nothing, and 0.005 of the mean F(z) of step I, by the F of that time
         F = tiny(alae, *STYLE, image_shape=(1, 16, 16))[1].F
-        torch.testing.assert_close(model.mean_w, 0.005 * F(draws[0]).mean(0))
+        torch.testing.assert_close(model.mean_w, 0.005 * F(codes[0]).mean(0))
 
 
 def test_a_style_step_agrees():
     """Channels last and compiled passes with the plain step, while a level fades in."""
     def losses(prepare=lambda model: model, compiled=False):
-        args, model, optimizers = tiny(alae, *STYLE)
+        args, model, opt = tiny(alae, *STYLE)
         common.grow(1, 0.5, prepare(model))
         nets = model.F, model.G, model.E, model.D
-        nets = [torch.compile(n, backend="aot_eager") for n in nets] if compiled else None
+        if compiled:
+            nets = [torch.compile(net, backend="aot_eager") for net in nets]
         torch.manual_seed(3)
+        draw = draws(lambda n: torch.randn(n, 8))
         return torch.stack([v.detach() for _ in range(2) for v in alae.train_step(
-            model, optimizers, torch.rand(4, 1, 8, 8), lambda: torch.randn(4, 8), args, nets=nets)])
+            nets, opt, torch.rand(4, 1, 8, 8), draw, args)])
     plain = losses()
     last = losses(prepare=lambda model: model.to(memory_format=torch.channels_last))
     torch.testing.assert_close(last, plain, rtol=1e-3, atol=1e-4)
@@ -405,20 +411,20 @@ def test_a_style_step_agrees():
 
 def test_each_level_is_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    args, model, optimizers = tiny(alae, *STYLE, image_shape=(1, 16, 16))
+    args, model, opt = tiny(alae, *STYLE, image_shape=(1, 16, 16))
     nets = common.compiled(model.F, model.G, model.E, model.D)
     compiled = []
     for level, alpha in ((0, 1.0), (1, 0.5), (1, 1.0), (2, 0.3), (2, 0.6), (2, 1.0), (2, 1.0)):
         common.grow(level, alpha, model)
-        alae.train_step(model, optimizers, model.inward(torch.rand(4, 1, 16, 16)), lambda: torch.randn(4, 8), args,
-                        nets=nets)
+        x = model.see(torch.rand(4, 1, 16, 16))
+        alae.train_step(nets, opt, x, draws(lambda n: torch.randn(n, 8)), args)
         compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     new = [b > a for a, b in pairwise([0, *compiled])]
     assert new == [True, True, True, True, False, True, False]          # none for another alpha
 
 
 def test_the_models_interface():
-    _, model, _ = tiny(alae, *STYLE, image_shape=(1, 16, 16))
+    model = tiny(alae, *STYLE, image_shape=(1, 16, 16))[1]
     model.eval()
     x, z = torch.rand(3, 1, 16, 16) * 2 - 1, torch.randn(4, 8)
     for level, alpha in ((0, 1.0), (1, 0.5), (2, 1.0)):
