@@ -261,7 +261,7 @@ SHAPES = {"mlp": (1, 28, 28), "dcgan": (1, 32, 32), "biggan": (1, 32, 32), "styl
 
 
 def tiny(method, *flags, lr=0.001, **more):
-    """Narrow networks of alae, lia or invgan.  more: further arguments.  -> args, model, an Adam for each network, by name"""
+    """Narrow networks of alae, lia or invgan.  more: further arguments.  -> args, model, Adams by name"""
     args = method.parse_args(["--nz", "8", "--nw", "8", "--width", "16", *flags])
     vars(args).update({"image_shape": SHAPES[args.backbone], **more})
     torch.manual_seed(0)

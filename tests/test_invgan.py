@@ -93,8 +93,7 @@ def step(model, opt, x, z, args, amp=nullcontext):
 
 
 def by_hand(A, B, C, H, x, z, args):
-    """The fakes and L_w, L_fm, L_cycle, L_MMD; detach() is where a gradient must not go, held() where it may as printed.
-    """
+    """The fakes and L_w, L_fm, L_cycle, L_MMD; no gradient goes through detach(), nor through held() but as printed."""
     def held(v):
         return v.detach() if args.targets == "held" else v
 
