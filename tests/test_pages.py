@@ -171,7 +171,7 @@ def test_recipes_are_written_out(method, decoder):
         starts += [["--stage", "2", "--decoder", decoder("flow")]]
     named = {*FLAG.findall(page_of(method).read_text())}
     for recipe in action.choices if action else ():
-        assert f"--recipe {recipe}" in page_of(method).read_text() or recipe == action.default
+        assert f"--recipe {recipe}" in page_of(method).read_text() or recipe == module.parse_args([]).recipe
         for start in starts:
             default, others = (vars(module.parse_args([*start, *more])) for more in ([], ["--recipe", recipe]))
             changed = {f"--{name.replace('_', '-')}" for name in others if others[name] != default.get(name)}
