@@ -579,7 +579,7 @@ def test_the_official_recipe(decoder):
                                "--perceptual", "vgg16"])
         assert (args.adversarial, args.perceptual_norm, args.beta, args.pixel_weight, args.adversarial_weight) == (
             "logistic", "mse", 5e-5, 1, 0.1)
-    linear, tanh = (noisy(lia.build_networks("stylegan", (1, 8, 8), 8, 64, 8192, rgb, None)[0])
+    linear, tanh = (noisy(lia.build_networks("stylegan", (1, 8, 8), 8, 8, 64, 8192, rgb, None)[0])
                     for rgb in ("linear", "tanh"))
     tanh.load_state_dict(linear.state_dict())
     x, y = (net(torch.ones(4, 8), "fixed") for net in (linear, tanh))
@@ -754,8 +754,8 @@ def watch(monkeypatch, look, name="decoder_step", module=lia):
 
 def calls(monkeypatch):
     """-> call(what a step is given) -> model, optimizers, x, and the rest by name."""
-    models = []
-    monkeypatch.setattr(common, "broadcast", models.append)
+    models, broadcast = [], common.broadcast
+    monkeypatch.setattr(common, "broadcast", lambda model: models.append(model) or broadcast(model))
 
     def call(given):
         nets, opt, x, *rest = given
