@@ -533,7 +533,7 @@ def test_the_official_recipe(decoder):
                                "--perceptual", "vgg16"])
         assert (args.adversarial, args.perceptual_norm, args.beta, args.pixel_weight, args.adversarial_weight) == (
             "logistic", "mse", 5e-5, 1, 0.1)
-    linear, tanh = (noisy(lia.build_networks("stylegan", (1, 8, 8), 8, 64, 8192, rgb, None)[0])
+    linear, tanh = (noisy(lia.build_networks("stylegan", (1, 8, 8), 8, 8, 64, 8192, rgb, None)[0])
                     for rgb in ("linear", "tanh"))
     tanh.load_state_dict(linear.state_dict())
     x, y = (net(torch.ones(4, 8), "fixed") for net in (linear, tanh))
