@@ -1,13 +1,13 @@
 """Metrics, tables and figures of any run of any method.
 
-    python eval.py metrics RUN...          errors, reciprocity, sharpness, Frechet distances, accuracies
+    python eval.py metrics RUN...          errors, reciprocity, sharpness, distances, accuracies
     python eval.py metrics RUN --features inception --only frechet      FID and KID
     python eval.py metrics RUN --only lpips ppl swd                     perceptual distances; SWD
     python eval.py table NAME RUN...       a paper's table next to the runs' numbers, such as alae-2
     python eval.py figure NAME RUN...      a paper's figure, by content or number: samples, lia-7
     python eval.py invert RUN [IMAGE...]   codes found by optimisation, next to the encoder's
     python eval.py boundary RUN            boundaries of labels in w, for figure manipulate
-    python eval.py compare RUN RUN...      the same images through several runs: errors and a picture
+    python eval.py compare RUN RUN...      the same images through several runs, and their errors
     python eval.py list                    all measures, tables and figures
 
 A run is the folder that a training script made.  This file knows a method only by what its `load`
@@ -42,7 +42,8 @@ from common import Error
 
 # ------------------------------------------------------------------------------------------- 1 Runs
 
-BLOCK = 250             # codes drawn together
+BLOCK = 250                     # codes drawn together
+PRIOR = ("prior", "map")        # methods of a model that has samples
 
 
 class Lacks(Error):
@@ -52,23 +53,25 @@ class Lacks(Error):
 def load_method(run, name):
     """The `load` of the method that a run names, from the file of that name."""
     try:
-        load = getattr(importlib.import_module(name), "load", None) if str(name).isidentifier() else None
+        known = str(name).isidentifier()
+        load = getattr(importlib.import_module(name), "load", None) if known else None
     except ModuleNotFoundError as e:
         if e.name != name:
             raise
         raise Error(f"{run} names the method {name!r}; there is no {name}.py here") from None
-    if load is None or [*inspect.signature(load).parameters] != ["run", "device", "weights"]:
+    if load is None or list(inspect.signature(load).parameters) != ["run", "device", "weights"]:
         raise Error(f"{run}/args.json names the method {name!r}, which is none; put back what the script wrote")
     return load
 
 
 class View:
-    """A run opened for evaluation: its args, model, image shape (C, H, W), and its set, read when used.
+    """A run opened for evaluation: its args, model, image shape (C, H, W), and its set, read on use.
     options: device, weights, data, data_root, perhaps batch; the run chooses what is empty."""
 
     def __init__(self, run, options, weights="ema"):
-        self.run, self.device, self.weights = Path(run), options.device, options.weights or weights
-        self.options, self.args = options, common.read_args(run)
+        self.run, self.args = Path(run), common.read_args(run)
+        self.options, self.device = options, options.device
+        self.weights = options.weights or weights
         load = load_method(run, self.args["method"])
         self.model = load(run, self.device, self.weights).requires_grad_(False)
         self.shape = tuple(self.args["image_shape"])
@@ -82,8 +85,9 @@ class View:
 
     @functools.cached_property
     def parts(self):
-        """(train, test), data.Images.  Raises Error or data.DataError if the set is not available."""
-        options, args, tiles = self.options, self.args, self.args.get("patches")
+        """(train, test), data.Images.  Raises Error or data.DataError without the set."""
+        options, args = self.options, self.args
+        tiles = args.get("patches")
         size = args["resolution"] if tiles else f"{self.shape[2]}x{self.shape[1]}"
         parts = data.load(options.data or args["data"], options.data_root or args["data_root"], args["split"], size,
                           args["skip_bad"])
@@ -117,14 +121,15 @@ class View:
             words.append(f"grown to {max(G.size())} px (alpha {G.alpha:.2f})")
         if "recipe" in a:
             words.append(f"recipe {a['recipe']}")
-        return ", ".join([*words, a["precision"], f"{self.model.seen / 1000:g} kimg", f"training seed {a['seed']}",
-                          f"{self.weights} weights", f"training code {a['versions']['code']}"])
+        words += [a["precision"], f"{self.model.seen / 1000:g} kimg", f"training seed {a['seed']}"]
+        return f"{', '.join(words)}, {self.weights} weights, training code {a['versions']['code']}"
 
-    def need(self, *abilities):
+    def need(self, abilities):
         """Raises Lacks unless the model has all of these methods."""
         for ability in abilities:
             if not hasattr(self.model, ability):
-                remedy = "train stage 2 on it" if self.args.get("stage") == "1" else "take another run"
+                first_stage = self.args.get("stage") == "1"
+                remedy = "train stage 2 on it" if first_stage else "take another run"
                 raise Lacks(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; {remedy}")
 
     def made(self, w):
@@ -140,16 +145,17 @@ class View:
         return common.to_float(self.part(part).take(indices).to(self.device))
 
     def codes(self, end, seed, begin=0):
-        """z (end - begin, nz): a stretch of an endless sequence from the prior, however it is cut."""
-        first = begin // BLOCK
-        z = torch.cat([self.model.prior(BLOCK, common.generator(self.device, seed, "evaluation", block))
-                       for block in range(first, -(-end // BLOCK))])
-        return z[begin - first * BLOCK:end - first * BLOCK]
+        """z (end - begin, nz): a stretch of an endless sequence from the prior, in any cuts."""
+        blocks_used = range(begin // BLOCK, -(-end // BLOCK))
+        drawn = [self.model.prior(BLOCK, common.generator(self.device, seed, "evaluation", block))
+                 for block in blocks_used]
+        return torch.cat(drawn)[begin % BLOCK:][:end - begin]
 
     @property
     def has_classes(self):
         """Whether all images of both parts have a class."""
-        return all(y is not None and y.ndim == 1 and y.min() >= 0 for y in (self.train.labels, self.test.labels))
+        return all(part.labels is not None and part.labels.ndim == 1 and part.labels.min() >= 0
+                   for part in self.parts)
 
     def features(self, part):
         """The model's (short, long) features of a whole part, on the device."""
@@ -159,12 +165,14 @@ class View:
 
 
 # --------------------------------------------------------------------------------------- 2 Counting
-# Measures keep float64 sums, not images, so memory does not grow with their number, and any number of
+# Measures keep float64 sums, not images: memory does not grow with their number, and any number of
 # processes gives the same.
 
 def progress(what, n, size, shared=True):
-    """Yields begin and end of each batch of n things, and prints how far it is.  shared: by processes."""
-    rank, world = (dist.get_rank(), dist.get_world_size()) if shared and dist.is_initialized() else (0, 1)
+    """Yields begin and end of batches of n things, and prints how far it is; processes share them."""
+    rank, world = 0, 1
+    if shared and dist.is_initialized():
+        rank, world = dist.get_rank(), dist.get_world_size()
     terminal, began = sys.stdout.isatty(), time.time()
     shown = began
     for begin in range(rank * size, n, world * size):
@@ -229,7 +237,7 @@ def code_count(view, args):
 
 
 def with_next(view, indices, begin, end):
-    """The begin-th ... end-th of these test images, one more than a batch; after the last, the first."""
+    """The begin-th ... end-th of test images, one more than a batch; the first after the last."""
     return view.images(indices[[i % len(indices) for i in range(begin, end + 1)]])
 
 
@@ -243,11 +251,13 @@ def reconstructed(view, indices):
 def training_mean(view):
     """The mean of up to 10,000 evenly spaced training images, (1, C, H, W)."""
     indices = torch.arange(0, len(view.train), math.ceil(len(view.train) / 10_000))
-    return sum(view.images(i, "train").sum(0, keepdim=True) for i in indices.split(500)) / len(indices)
+    sums = [view.images(i, "train").sum(0, keepdim=True) for i in indices.split(500)]
+    return sum(sums) / len(indices)
 
 
 def of_test(view, n):
-    return f"{'all ' if n == len(view.test) else ''}{n:,} of {len(view.test):,} test images, fixed noise"
+    every = "all " if n == len(view.test) else ""
+    return f"{every}{n:,} of {len(view.test):,} test images, fixed noise"
 
 
 def cell(value, form=".2f"):
@@ -263,27 +273,26 @@ def plain(value, n):
 
 
 PARTS = dict(train="training", test="test")
-KINDS = {"samples": "samples", "resamples": "samples reconstructed", "reconstructions": "test images reconstructed",
-         "midpoints": "midpoints of test images", "real": "test images themselves"}
+KINDS = {"samples": "samples", "resamples": "samples reconstructed",
+         "reconstructions": "test images reconstructed", "midpoints": "midpoints of test images",
+         "real": "test images themselves"}
 
 
-def available(view, *kinds):
+def available(view, kinds):
     """The kinds of pictures that the model can make.  Raises Lacks if only real ones are left."""
-    needs = dict(samples=("prior", "map"), resamples=("prior", "map", "encode"), reconstructions=("encode",),
+    needs = dict(samples=PRIOR, resamples=(*PRIOR, "encode"), reconstructions=("encode",),
                  midpoints=("encode",), real=())
     can = [kind for kind in kinds if all(hasattr(view.model, ability) for ability in needs[kind])]
     if can == ["real"]:
-        view.need("encode")
+        view.need(["encode"])
     return can
 
 
 def pictures(view, kind, args):
     """How many pictures of a kind there are, and make(begin, end) -> (N, C, H, W) in [-1, 1].
-
-    samples: of codes from the prior, with random noise.  midpoints: of the mean of a test image's code
-    and the next one's.   (InvGAN, table 1: RandFID, RandRecFID, TsRecFID, IntTsFID)
-    """
-    model, indices = view.model, test_indices(view, args)
+    midpoints: of the mean of two neighbouring test images' codes.   (InvGAN, table 1)"""
+    model = view.model
+    indices = test_indices(view, args)
 
     def samples(begin, end):
         w = model.map(view.codes(end, args.seed, begin))
@@ -300,8 +309,8 @@ def pictures(view, kind, args):
     def reconstructed_of(make):
         return lambda begin, end: common.reconstruct(model, make(begin, end))
     n = code_count(view, args) if kind in ("samples", "resamples") else len(indices)
-    return n, dict(samples=samples, resamples=reconstructed_of(samples), real=real, midpoints=midpoints,
-                   reconstructions=reconstructed_of(real))[kind]
+    return n, dict(samples=samples, resamples=reconstructed_of(samples), midpoints=midpoints,
+                   reconstructions=reconstructed_of(real), real=real)[kind]
 
 
 def each(m, name, form):
@@ -323,26 +332,25 @@ def noise_of(kinds):
 
 
 # --------------------------------------------------------------------------------------- 3 Measures
-# Each takes (view, args) and gives a Result; MEASURES, at the end, says what it needs and how it is shown.
+# Each takes (view, args) and gives a Result.  MEASURES says what it needs and how it is shown.
 
-# numbers: for --json, n among them; protocol: what they depend on besides the run; title: the distance's
-# name, FID only with the published network; notes: more lines
-Result = namedtuple("Result", "numbers protocol title notes", defaults=("", ()))
+# numbers: for --json, with n; protocol: what they depend on besides the run; title: the distance's name,
+# FID only with the published network; notes: more lines
+Result = namedtuple("Result", "numbers protocol title notes", defaults=("", []))
 
 
 def errors(view, indices):
-    """Errors of the clipped reconstructions of these test images, in [-1, 1], and two floors.  -> dict
-
-    mae_28: of the inner 28x28 pixels of padded digits.  mse_mean_image: of the training mean instead of a
-    reconstruction.  mse_wrong_pair: of it and the next image; None if there is one image.
-    """
+    """Errors of the clipped reconstructions of test images, in [-1, 1], and two floors.  -> dict
+    mae_28: of the inner 28x28 pixels of padded digits.  mse_mean_image: of the training mean instead of
+    a reconstruction.  mse_wrong_pair: of it and the next image; None if there is one image."""
     mean_image = training_mean(view)
     names = ["mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair"]
     if view.test.source == "mnist" and view.test.shape[1] == 32:
         names.append("mae_28")
     means = Means(view.device, *names)
     for x, y, after in reconstructed(view, indices):
-        mse, off = per_image((y - x).square()), (y - x).abs()
+        mse = per_image((y - x).square())
+        off = (y - x).abs()
         means.add(mse=mse, mae=per_image(off), psnr=10 * (4 / mse).log10(),
                   mae_28=per_image(off[:, :, 2:-2, 2:-2]),
                   mse_mean_image=per_image((mean_image - x).square()),
@@ -356,14 +364,6 @@ def measure_errors(view, args):
     """`errors` of the first -n test images."""
     m = errors(view, test_indices(view, args))
     return Result(m, of_test(view, m["n"]))
-
-
-def show_errors(m, _):
-    digits = f" ({m['mae_28']:.4f} without the border)" if "mae_28" in m else ""
-    return [f"MSE {m['mse']:.4f} on [-1, 1], {m['mse_255']:.1f} on [0, 255]   MAE {m['mae']:.4f}{digits}   "
-            f"PSNR {m['psnr']:.2f} dB",
-            f"floors: MSE {m['mse_mean_image']:.4f} of the training-mean image, "
-            f"{cell(m['mse_wrong_pair'], '.4f')} of reconstructions paired with the wrong originals"]
 
 
 def minimise(loss, start):
@@ -383,14 +383,13 @@ def minimise(loss, start):
 
 
 def told_apart(a, b, folds=5):
-    """How often (%) a logistic regression tells rows of a (N, d) from b (M, d) that it was not fitted to.
-
-    On standardised features: min_w,c |w|^2 / 2 + sum_i log(1 + exp(-y_i (w.x_i + c))), scikit-learn's.
-    """
-    x, right = torch.cat([a, b]).double(), 0
+    """How often (%) a logistic regression tells other rows of a (N, d) from rows of b (M, d), standardised:
+    min_w,c |w|^2 / 2 + sum_i log(1 + exp(-y_i (w.x_i + c))), as scikit-learn."""
+    x = torch.cat([a, b]).double()
     x = nnf.pad((x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-8), (0, 1), value=1.0)
     sign = torch.cat([x.new_full([len(a)], -1), x.new_ones(len(b))])
     fold = torch.cat([torch.arange(len(a)), torch.arange(len(b))]).to(x.device) % folds
+    right = 0
     for k in range(folds):
         def objective(w, x=x[fold != k], sign=sign[fold != k]):
             return w[:-1].square().sum() / 2 + nnf.softplus(-sign * (x @ w)).sum()
@@ -400,13 +399,12 @@ def told_apart(a, b, folds=5):
 
 
 def measure_latent(view, args):
-    """How far E(G(w)) is from w of the prior (ALAE 4.1), and whether w are told apart from codes of images.
-
-    recip_w: mean |E(G(w)) - w| a dimension.  norm_w: mean ||E(G(w)) - w||.  norm_w_wrong_pair: of the next w.
-    """
-    n, model = code_count(view, args), view.model
+    """How far E(G(w)) is from w of the prior (ALAE 4.1), and if w are told apart from codes of images.
+    recip_w: mean |E(G(w)) - w| a dimension.  norm_w: mean ||E(G(w)) - w||; wrong pair: to the next w."""
+    model = view.model
+    n = code_count(view, args)
     means = Means(view.device, "recip_w", "norm_w", "norm_w_wrong_pair")
-    sums = torch.zeros(2, model.nw, dtype=torch.float64, device=view.device)    # of w and its square
+    sums = torch.zeros(2, model.nw, dtype=torch.float64, device=view.device)    # of w and w^2
     for begin, end in progress("codes", n, view.batch):
         w = model.map(view.codes(end + 1, args.seed, begin))
         w, after = w[:-1], w[1:]
@@ -427,7 +425,7 @@ def measure_latent(view, args):
     for begin, end in progress("codes of the prior and of images", k, view.batch):
         both[0, begin:end] = model.map(view.codes(end, args.seed, begin))
         both[1, begin:end] = model.encode(view.images(torch.arange(begin, end)))
-    m["told_apart"] = told_apart(*add_up(both))
+    m["told_apart"] = told_apart(add_up(both[0]), add_up(both[1]))
     return Result(m, f"{how}; told apart by logistic regression, 5-fold, {k:,} of each", notes=[
         f"codes of the prior and of test images are told apart in {m['told_apart']:.1f} % (cannot be: 50.0 %, "
         f"give or take {50 / math.sqrt(2 * k):.1f})"])
@@ -440,20 +438,21 @@ def sharpness(x):
 
 
 def measure_sharpness(view, args):
-    """Mean variance of the Laplacian of samples and reconstructions, divided by the test images'."""
+    """Mean variance of the Laplacian of samples and reconstructions, over the test images'."""
     variance, n = {}, {}
-    for kind in available(view, "real", "samples", "reconstructions"):
+    for kind in available(view, ("real", "samples", "reconstructions")):
         many, make = pictures(view, kind, args)
         means = Means(view.device, "variance")
         for begin, end in progress(KINDS[kind], many, view.batch):
             means.add(variance=sharpness(make(begin, end)))
         variance[kind], n[kind] = means.result().values()
-    ratio = {f"sharpness_{kind}": v / variance["real"] for kind, v in variance.items() if kind != "real"}
+    real = variance.pop("real")
+    ratio = {f"sharpness_{kind}": v / real for kind, v in variance.items()}
     return Result(dict(ratio, n=n), f"{of_each(n)}; {noise_of(n)}")
 
 
 class Classifier(nn.Module):
-    """Tells a set's classes apart; gives features for Frechet distances.  accuracy: of the test part, %."""
+    """Tells a set's classes apart; gives features for Frechet distances.  accuracy: % of the test part."""
     d, official, batch, resize = 128, False, BLOCK, "as they are"
 
     def __init__(self, channels, classes):
@@ -494,7 +493,7 @@ class Inception(nn.Module):
         pool_differently(self.net.Mixed_7c, nnf.max_pool2d)
 
     def features(self, x, d=None):
-        """(N, d) features of x (N, 3 or 1, H, W) in [-1, 1]; d 64, 192: of the first two pooling layers."""
+        """(N, d) features of x (N, 3 or 1, H, W) in [-1, 1]; d 64, 192: of the first poolings."""
         d = d or self.d
         x = common.to_float(common.to_uint8(x)).expand(-1, 3, -1, -1)
         x = nnf.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
@@ -522,7 +521,7 @@ class PooledVGG(common.VGG):
 
 
 def extractor_of(view, args):
-    """The network of --features, whose title names the distance.  Raises Error if it is not available."""
+    """The network of --features, whose title names the distance.  Raises Error without it."""
     if args.features not in ("auto", "inception", "vgg16", name := classifier_name(view)):
         raise Error(f"{view.run}: there are no features {args.features!r}; --features can be inception, vgg16, or "
                     f"{name}, which are learnt from its own data")
@@ -531,11 +530,14 @@ def extractor_of(view, args):
     with common.rank_zero_first():
         if args.features == "inception":
             net = common.frozen("inception", args.inception, args.cache, Inception)
-            net.name, net.title = "Inception", "FID" if net.official else f"Frechet ({Path(args.inception).name})"
+            net.name = "Inception"
+            net.title = "FID" if net.official else f"Frechet ({Path(args.inception).name})"
         elif args.features == "vgg16":
             net = common.frozen("vgg", args.vgg, args.cache, PooledVGG)
             file = Path(args.vgg or common.FROZEN["vgg"][0]).name
-            net.official, net.name, net.title = False, f"VGG-16 conv5_3, {file}", f"Frechet ({file} {net.checksum})"
+            net.name = f"VGG-16 conv5_3, {file}"
+            net.title = f"Frechet ({file} {net.checksum})"
+            net.official = False
         else:
             net = classifier_of(view, args.cache)
             net.title = f"Frechet ({net.name})"
@@ -547,12 +549,14 @@ def classifier_name(view):
 
 
 def classifier_of(view, cache):
-    """The classifier of a run's data, trained once, then read from `cache`.  Raises Lacks without classes."""
+    """The classifier of a run's data, trained once, then in `cache`.  Raises Lacks without classes."""
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier; "
                     f"for distances --features inception and vgg16 need none")
-    train, name = view.train, classifier_name(view)
-    path = Path(cache) / f"classifier-{name}-{'x'.join(map(str, train.shape))}-{train.fingerprint()}.pt"
+    train = view.train
+    name = classifier_name(view)
+    shape = "x".join(map(str, train.shape))
+    path = Path(cache) / f"classifier-{name}-{shape}-{train.fingerprint()}.pt"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = Classifier(train.shape[0], int(train.labels.max()) + 1)
@@ -574,7 +578,8 @@ def _from_cache(path, device, use):
     try:
         return use(torch.load(path, map_location=device, weights_only=True))
     except Exception as e:      # damage can lead to any exception
-        raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew") from None
+        raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew"
+                    ) from None
 
 
 def _to_cache(path, value):
@@ -625,7 +630,7 @@ class Moments:
 
 
 def frechet(a, b):
-    """Frechet distance of two Gaussians, (mean (d,), covariance (d, d)), float64.   (Heusel 2017, eq. 6)
+    """Frechet distance of Gaussians, (mean (d,), covariance (d, d)), float64.   (Heusel 2017, eq. 6)
     |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2), by symmetric eigenvalues."""
     (m_a, C_a), (m_b, C_b) = a, b
     values, vectors = torch.linalg.eigh(C_a)
@@ -639,9 +644,10 @@ SUBSET = 1000           # features of a subset
 
 
 def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
-    """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, eq. 4) of features a (N, d)
-    and b (M, d).  -> mean and standard deviation over random subsets."""
-    rng, values = np.random.RandomState(seed), []
+    """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, eq. 4) of features
+    a (N, d) and b (M, d).  -> mean and standard deviation over random subsets."""
+    rng = np.random.RandomState(seed)
+    values = []
     size = min(size, len(a), len(b))
     for _ in range(subsets):
         x = a[torch.from_numpy(rng.choice(len(a), size, replace=False)).to(a.device)].double()
@@ -653,7 +659,7 @@ def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
 
 
 def features_of(view, extractor, what, n, make):
-    """`Moments` of the features of n images, make(begin, end), and up to KEPT features, evenly spaced."""
+    """`Moments` of the features of n images, make(begin, end), and up to KEPT of them, evenly spaced."""
     step = math.ceil(n / KEPT)
     moments = Moments(extractor.d, view.device)
     kept = torch.zeros(math.ceil(n / step), extractor.d, device=view.device)
@@ -670,8 +676,9 @@ def reference(view, extractor, cache, part="train"):
     """Gaussian of a whole part's features, and up to KEPT of the features; kept in `cache`."""
     images = view.part(part)
     path = Path(cache) / f"reference-{extractor.checksum}-{images.fingerprint()}.pt"
-    if add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0:   # all processes see it
-        return _from_cache(path, "cpu", lambda v: ((v["mean"], v["covariance"]), v["kept"].to(view.device)))
+    if add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0:   # all have it
+        return _from_cache(path, "cpu", lambda v: (
+            (v["mean"], v["covariance"]), v["kept"].to(view.device)))
     if len(images) < 2:
         raise Lacks(f"{view.run}: a distance needs 2 {part} images or more, and there is {len(images)}")
     moments, kept = features_of(view, extractor, f"features of the {part} part", len(images),
@@ -683,12 +690,14 @@ def reference(view, extractor, cache, part="train"):
 
 
 def measure_frechet(view, args, wanted=KINDS):
-    """Frechet and kernel distances to the training part or --reference; FID and KID by Inception."""
-    extractor, part = extractor_of(view, args), args.reference or "train"
+    """Frechet and kernel distances to the training part or --reference: FID and KID by Inception."""
+    extractor = extractor_of(view, args)
+    part = args.reference or "train"
     real, kept_real = reference(view, extractor, args.cache, part)
     fid, kid = ("fid", "kid") if extractor.official else ("frechet", "kernel")
-    m, notes, n = {"extractor": f"{extractor.name} {extractor.checksum}"}, [], {}
-    for kind in available(view, *wanted):
+    m = {"extractor": f"{extractor.name} {extractor.checksum}"}
+    n, notes = {}, []
+    for kind in available(view, wanted):
         many, make = pictures(view, kind, args)
         if many < 2:
             too_few = f"{KINDS[kind]}: a distance needs 2 or more, and this is {many}"
@@ -703,7 +712,7 @@ def measure_frechet(view, args, wanted=KINDS):
     if not n:
         raise Lacks(f"{view.run}: {too_few}")
     images = view.part(part)
-    few = min(*n.values(), len(images))
+    few = min(len(images), min(n.values()))
     if few < extractor.d:
         notes.append(f"warning: {few:,} images are too few for {extractor.d:,} features, whose covariance they do not "
                      f"fill; the kernel distance stands few images better")
@@ -719,39 +728,40 @@ def measure_frechet(view, args, wanted=KINDS):
 
 
 def show_frechet(m, title):
-    fid, kid, name = ("fid", "kid", "KID") if title == "FID" else ("frechet", "kernel", "kernel distance")
-    kernels = [f"{KINDS[kind]} {plain(m[f'{kid}_{kind}'], 4)} ({plain(m[f'{kid}_{kind}_deviation'], 2)})"
-               for kind in m["n"]]
-    return [f"{title}: {each(m, fid, '.3f')}", f"{name} (deviation over 100 subsets): " + "   ".join(kernels)]
+    official = title == "FID"
+    fid, kid = ("fid", "kid") if official else ("frechet", "kernel")
+    means = {kind: plain(m[f"{kid}_{kind}"], 4) for kind in m["n"]}
+    kernels = [f"{KINDS[kind]} {mean} ({plain(m[f'{kid}_{kind}_deviation'], 2)})" for kind, mean in means.items()]
+    return [f"{title}: {each(m, fid, '.3f')}",
+            f"{'KID' if official else 'kernel distance'} (deviation over 100 subsets): " + "   ".join(kernels)]
 
 
 def measure_flips(view, args):
     """% of reconstructions that the set's classifier takes for another class than the original."""
     with common.rank_zero_first():
         net = classifier_of(view, args.cache)
-    indices, means = test_indices(view, args), Means(view.device, "flips")
-    for begin, end in progress("test images", len(indices), view.batch):
-        x = view.images(indices[begin:end])
-        means.add(flips=net(x).argmax(1) != net(common.reconstruct(view.model, x)).argmax(1))
+    indices = test_indices(view, args)
+    means = Means(view.device, "flips")
+    for x, y, _ in reconstructed(view, indices):
+        means.add(flips=net(x).argmax(1) != net(y).argmax(1))
     m = means.result()
-    m.update(flips=100 * m["flips"], accuracy=net.accuracy.item(), extractor=f"{net.name} {net.checksum}")
+    m.update(flips=100 * m["flips"], accuracy=net.accuracy.item(),
+             extractor=f"{net.name} {net.checksum}")
     return Result(m, f"classifier {m['extractor']}; {of_test(view, m['n'])}")
 
 
 def one_nn(train, train_labels, test, test_labels):
-    """Accuracy (%) of the nearest training feature's label, Euclidean.  (N, d), (N,), (M, d), (M,)."""
+    """Accuracy (%) of the nearest training feature's label.  (N, d), (N,), (M, d), (M,)."""
     nearest = torch.cat([torch.cdist(x, train).argmin(1) for x in test.split(500)])     # for memory
     return 100 * (train_labels[nearest] == test_labels).sum().item() / len(test)
 
 
 def linear_svm(x, y, classes, C=0.02):
     """A linear SVM a class, as liblinear's: min_w |w|^2 / 2 + C sum_i max(0, 1 - y_i w.x_i)^2.
-
-    x (N, d) float, y (N,) int64 -> w (d + 1, classes); its last row is the bias, regularised too.
-    """
+    x (N, d) float, y (N,) int64 -> w (d + 1, classes); its last row is the bias, regularised too."""
     x = nnf.pad(x, (0, 1), value=1.0)
     sign = nnf.one_hot(y, classes).to(x) * 2 - 1                            # [N,classes]
-    # Solved for v = L^T w, L L^T = I + 2 C x^T x: the problem is round there; L-BFGS takes few steps
+    # Solved for v = L^T w, L L^T = I + 2 C x^T x, where the problem is round: L-BFGS takes few steps
     eye = torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
     L, failed = torch.linalg.cholesky_ex(eye + 2 * C * x.T @ x)
     if failed:                                                              # too large for fp32
@@ -776,13 +786,14 @@ ACCURACIES = ("1nn_short", "1nn_long", "svm_short", "svm_long")
 
 
 def classification(view):
-    """ACCURACIES (%) of 1-NN and linear SVM on short and long features, fitted on the training part."""
+    """ACCURACIES (%) of 1-NN and linear SVM on short and long features, fitted on training images."""
     y, y_test = view.train.labels.to(view.device), view.test.labels.to(view.device)
     result = {}
     for name, x, x_test in zip(("short", "long"), view.features("train"), view.features("test"), strict=True):
         result[f"1nn_{name}"] = one_nn(x, y, x_test, y_test)
         w = linear_svm(x, y, int(y.max()) + 1)
-        result[f"svm_{name}"] = 100 * (svm_scores(w, x_test).argmax(1) == y_test).float().mean().item()
+        right = svm_scores(w, x_test).argmax(1) == y_test
+        result[f"svm_{name}"] = 100 * right.float().mean().item()
     return result
 
 
@@ -814,7 +825,7 @@ class LPIPS(nn.Module):
 
 
 def lpips_of(view, args):
-    """LPIPS from --vgg and --lpips or fetched, with title and checksum.  Raises Error without it."""
+    """LPIPS, from --vgg and --lpips or fetched, with title and checksum.  Raises Error without it."""
     seen = min(view.shape[1:]) // (2 if args.face_crop else 1)
     if seen < 16:
         raise Lacks(f"{view.run}: LPIPS's network halves images four times; these, of {seen} px"
@@ -831,12 +842,16 @@ def lpips_of(view, args):
 
 
 def measure_lpips(view, args):
-    """LPIPS of test images to their reconstructions, to the training-mean image, and of wrong pairs."""
-    net, indices, mean_image = lpips_of(view, args), test_indices(view, args), training_mean(view)
+    """LPIPS of test images to their reconstructions, the training-mean image and wrong pairs."""
+    net = lpips_of(view, args)
+    indices = test_indices(view, args)
+    mean_image = training_mean(view)
     means = Means(view.device, "right", "mean_image", "wrong_pair")
     for x, y, after in reconstructed(view, indices):
-        means.add(right=net(y, x), mean_image=net(mean_image.expand_as(x), x), wrong_pair=net(y, after))
-    d, name = means.result(), "lpips" if net.official else "distance"
+        means.add(right=net(y, x), mean_image=net(mean_image.expand_as(x), x),
+                  wrong_pair=net(y, after))
+    d = means.result()
+    name = "lpips" if net.official else "distance"
     m = {name: d["right"], f"{name}_mean_image": d["mean_image"],
          f"{name}_wrong_pair": d["wrong_pair"] if len(indices) > 1 else None, "n": d["n"]}
     return Result(m, f"{net.checksum}{view.grey}, images as they are; {of_test(view, m['n'])}",
@@ -850,7 +865,7 @@ def show_lpips(m, title):
 
 
 def slerp(a, b, t):
-    """From a to b along the sphere, (N, d); t (N, 1).  Lengths change linearly, as suits any prior."""
+    """From a to b along the sphere, (N, d); t (N, 1).  Lengths change linearly, for any prior."""
     length = (1 - t) * a.norm(dim=1, keepdim=True) + t * b.norm(dim=1, keepdim=True)
     a, b = nnf.normalize(a, dim=1), nnf.normalize(b, dim=1)
     cos = (a * b).sum(1, keepdim=True)
@@ -871,10 +886,12 @@ PATHS = [(space, part) for space in "zw" for part in ("full", "end")]
 
 
 def measure_ppl(view, args):
-    """Perceptual path length in Z (slerp) and W (lerp), of whole paths and of ends.   (StyleGAN 4.1)"""
-    net, n = lpips_of(view, args), code_count(view, args)
+    """Perceptual path length in Z (slerp) and W (lerp), full and at ends.   (StyleGAN 4.1)"""
+    net = lpips_of(view, args)
+    n = code_count(view, args)
     name = "ppl" if net.official else "path"
-    m = {f"{name}_{space}_{part}": path_length(view, args, net, n, space, part) for space, part in PATHS}
+    m = {f"{name}_{space}_{part}": path_length(view, args, net, n, space, part)
+         for space, part in PATHS}
     crop = "of the face crop, " if args.face_crop else ""
     return Result(dict(m, n=n), (
         f"{n:,} pairs each, epsilon {EPSILON:g}, slerp in Z with lengths kept, {net.checksum}{view.grey}; "
@@ -882,14 +899,8 @@ def measure_ppl(view, args):
         f"for both ends, no truncation"), "PPL" if net.official else f"PPL by {net.title}")
 
 
-def show_ppl(m, title):
-    name = "ppl" if title == "PPL" else "path"
-    return [f"{title}: " + "   ".join(f"{space.upper()} {part} {m[f'{name}_{space}_{part}']:.2f}"
-                                      for space, part in PATHS)]
-
-
 def path_length(view, args, net, n, space, part):
-    """Distance of images EPSILON apart, over its square, along n paths (full) or at their starts (end)."""
+    """Distance of images EPSILON apart, over EPSILON^2, along n paths (full) or at starts (end)."""
     d = torch.zeros(n, dtype=torch.float64, device=view.device)
     t = torch.from_numpy(np.random.RandomState(args.seed).rand(n, 1)).to(view.device).float() * (part == "full")
     for begin, end in progress(f"pairs in {space.upper()}, {part}", n, view.batch):
@@ -905,7 +916,7 @@ def path_length(view, args, net, n, space, part):
 
 
 def as_ppl_sees(x, face_crop):
-    """Images averaged down to 256 px; face_crop takes rows 3/8 to 7/8, columns 2/8 to 6/8 of them."""
+    """Images averaged down to 256 px; face_crop takes rows 3/8 to 7/8, columns 2/8 to 6/8."""
     if face_crop:
         h, w = x.shape[2] // 8, x.shape[3] // 8
         x = x[:, :, 3 * h:7 * h, 2 * w:6 * w]
@@ -913,8 +924,9 @@ def as_ppl_sees(x, face_crop):
 
 
 def swd_levels(shape):
-    """Sizes (h, w) of the pyramid's levels for images (C, H, W), while the smaller side is 16 or more."""
-    sizes, (h, w) = [], shape[1:]
+    """Sizes (h, w) of the pyramid's levels for images (C, H, W); the smaller side is 16 or more."""
+    sizes = []
+    h, w = shape[1:]
     while min(h, w) >= 16 and not (sizes and min(sizes[-1]) < 32):
         sizes.append((h, w))
         h, w = math.ceil(h / 2), math.ceil(w / 2)
@@ -922,8 +934,8 @@ def swd_levels(shape):
 
 
 def laplacian(x, level):
-    """A level of the Laplacian pyramid of x (N, C, H, W): (N, C, H / 2^level, W / 2^level); below 32 pixels
-    the last one, which is what remains of the image itself.   (ProGAN 5)"""
+    """A level of the Laplacian pyramid of x (N, C, H, W): (N, C, H / 2^level, W / 2^level); below 32
+    pixels the last one, which is what remains of the image itself.   (ProGAN 5)"""
     taps = x.new_tensor([1.0, 4, 6, 4, 1]) / 16
     kernel = taps.outer(taps).expand(x.shape[1], 1, 5, 5)
 
@@ -939,7 +951,7 @@ def laplacian(x, level):
 
 
 def patches(x, top, left):
-    """7x7 patches of x (N, C, H, W) around rows y, columns x (N, n) -> (N n, C, 7, 7)."""
+    """7x7 patches of x (N, C, H, W) around rows `top`, columns `left`, (N, n) -> (N n, C, 7, 7)."""
     top, left = (t.to(x.device)[:, :, None, None, None] for t in (top, left))
     around = torch.arange(-3, 4, device=x.device)
     image = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1, 1)
@@ -949,7 +961,8 @@ def patches(x, top, left):
 
 def descriptors(view, what, n, make, level, size, seed):
     """128 random patches of each of n images, make(begin, end), at a level of the pyramid, (h, w) = size."""
-    rng, out = np.random.RandomState(seed), torch.zeros(128 * n, view.shape[0], 7, 7, device=view.device)
+    rng = np.random.RandomState(seed)
+    out = torch.zeros(128 * n, view.shape[0], 7, 7, device=view.device)
     top, left = (torch.from_numpy(rng.randint(3, side - 3, (n, 128))) for side in size)
     for begin, end in progress(what, n, view.batch):
         x = laplacian(common.to_uint8(make(begin, end)).float(), level)
@@ -958,13 +971,14 @@ def descriptors(view, what, n, make, level, size, seed):
 
 
 def sliced_wasserstein(a, b, rng):
-    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w), each channel first
-    standardised, in place.   (ProGAN 5)"""
+    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w), whose channels are
+    first standardised, in place.   (ProGAN 5)"""
     for t in (a, b):
         for channel in t.unbind(1):
             channel -= channel.mean()
             channel /= channel.std(correction=0).clamp(min=1e-8)         # 0 if G has collapsed
-    a, b, total = a.flatten(1), b.flatten(1), 0.0
+    a, b = a.flatten(1), b.flatten(1)
+    total = 0.0
 
     def in_order(t):        # numpy sorts several times as fast as torch on a CPU
         return t.sort(1).values if t.is_cuda else torch.from_numpy(np.sort(t.cpu().numpy(), 1))
@@ -972,48 +986,52 @@ def sliced_wasserstein(a, b, rng):
         d = rng.randn(a.shape[1], 128)
         d = torch.from_numpy(d / np.sqrt(np.square(d).sum(0))).to(a).T
         for some in d.split(16):                                         # for memory
-            total += (in_order(some @ a.T) - in_order(some @ b.T)).abs().sum(dtype=torch.float64).item()
+            off = in_order(some @ a.T) - in_order(some @ b.T)
+            total += off.abs().sum(dtype=torch.float64).item()
     return 1000 * total / (4 * 128 * len(a))
 
 
 def measure_swd(view, args):
     """SWD of reconstructions to their test images, and of samples to training images, or of both to
-    --reference.  Of at most 16,384 images, a level's patches in memory at a time.   (LIA, table 1)"""
+    --reference.  At most 16,384 images, a level's patches in memory at a time.   (LIA, table 1)"""
     sizes = swd_levels(view.shape)
     if not sizes:
         raise Lacks(f"{view.run}: the distance needs images of 16 pixels or more, and these have "
                     f"{min(view.shape[1:])}")
-    m, against, originals = {"n": {}}, [], dict(samples="train", reconstructions="test")
-    for kind in available(view, *originals):
-        (n, make), part, levels = pictures(view, kind, args), args.reference or originals[kind], {}
+    m, against = {"n": {}}, []
+    originals = dict(samples="train", reconstructions="test")
+    for kind in available(view, originals):
+        n, make = pictures(view, kind, args)
         n = min(n, 16_384)
+        part = args.reference or originals[kind]
         places = evenly(len(view.train), n) if part == "train" else test_indices(view, args)[:n]
 
         def real(begin, end, places=places, part=part):
             return view.images(places[begin:end], part)
         n = len(places)
+        levels = {}
         for level, size in enumerate(sizes):
-            sets = [descriptors(view, f"{KINDS[kind]}, patches at {size[0]} px", n, images, level, size,
-                                [args.seed, level, i]) for i, images in enumerate((real, make))]
-            levels[size[0]] = sliced_wasserstein(*sets, np.random.RandomState([args.seed, level]))
-        m[f"swd_{kind}"], m[f"swd_{kind}_levels"], m["n"][kind] = sum(levels.values()) / len(levels), levels, n
+            a, b = (descriptors(view, f"{KINDS[kind]}, patches at {size[0]} px", n, images, level, size,
+                                [args.seed, level, i]) for i, images in enumerate((real, make)))
+            levels[size[0]] = sliced_wasserstein(a, b, np.random.RandomState([args.seed, level]))
+        m[f"swd_{kind}"] = sum(levels.values()) / len(levels)
+        m[f"swd_{kind}_levels"] = levels
+        m["n"][kind] = n
         against.append(f"{n:,} {KINDS[kind]} against as many {PARTS[part]} images")
     return Result(m, f"128 patches of 7x7 an image and level, 512 directions; uint8; {', '.join(against)}; "
                      f"{noise_of(m['n'])}")
 
 
-def show_swd(m, _):
-    return ["SWD x 1,000: " + "   ".join(
-        f"{KINDS[kind]} {m[f'swd_{kind}']:.2f} ("
-        + ", ".join(f"{h} px {v:.2f}" for h, v in m[f"swd_{kind}_levels"].items()) + ")" for kind in m["n"])]
-
-
-# count(view, args) -> Result; needs: methods of the model; show(numbers, title) -> lines; alone: by --only
-# alone, because it is slow or fetches weights
+# count(view, args) -> Result; needs: methods of the model; show(numbers, title) -> lines; alone: only by
+# --only, because it is slow or fetches weights
 Measure = namedtuple("Measure", "count needs show alone", defaults=(False,))
 MEASURES = {
-    "errors": Measure(measure_errors, ("encode", "generate"), show_errors),
-    "latent": Measure(measure_latent, ("prior", "map", "encode"), lambda m, _: [
+    "errors": Measure(measure_errors, ("encode", "generate"), lambda m, _: [
+        f"MSE {m['mse']:.4f} on [-1, 1], {m['mse_255']:.1f} on [0, 255]   MAE {m['mae']:.4f}"
+        + (f" ({m['mae_28']:.4f} without the border)" if "mae_28" in m else "") + f"   PSNR {m['psnr']:.2f} dB",
+        f"floors: MSE {m['mse_mean_image']:.4f} of the training-mean image, "
+        f"{cell(m['mse_wrong_pair'], '.4f')} of reconstructions paired with the wrong originals"]),
+    "latent": Measure(measure_latent, (*PRIOR, "encode"), lambda m, _: [
         f"|E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f})   ||E(G(w)) - w|| "
         f"{m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})"]),
     "sharpness": Measure(measure_sharpness, (), lambda m, _: [
@@ -1026,8 +1044,12 @@ MEASURES = {
         f"1-NN: short features {m['1nn_short']:.2f} %   long {m['1nn_long']:.2f} %",
         f"linear SVM: short features {m['svm_short']:.2f} %   long {m['svm_long']:.2f} %"]),
     "lpips": Measure(measure_lpips, ("encode", "generate"), show_lpips, alone=True),
-    "swd": Measure(measure_swd, (), show_swd, alone=True),
-    "ppl": Measure(measure_ppl, ("prior", "map"), show_ppl, alone=True),
+    "swd": Measure(measure_swd, (), lambda m, _: ["SWD x 1,000: " + "   ".join(
+        f"{KINDS[kind]} {m[f'swd_{kind}']:.2f} ("
+        + ", ".join(f"{h} px {v:.2f}" for h, v in m[f"swd_{kind}_levels"].items()) + ")"
+        for kind in m["n"])], alone=True),
+    "ppl": Measure(measure_ppl, PRIOR, lambda m, title: [f"{title}: " + "   ".join(
+        f"{space.upper()} {part} {length:.2f}" for (space, part), length in zip(PATHS, m.values()))], alone=True),
 }
 
 
@@ -1049,7 +1071,7 @@ PAPER = {  # the papers' numbers; None where a paper gives none
     "lia-2": {  # FID of 50,000 samples to as many real images: FFHQ, LSUN cat, car, bedroom
         "StyleGAN": (6.23, 7.36, 3.09, 4.88), "LIA": (6.28, 7.08, 2.52, 4.36),
     },
-    "invgan-1": {  # FID by 500 and 50,000 images: Rand, RandRec, TsRec, IntTs; MAE; seconds an image
+    "invgan-1": {  # FID by 500, 50,000 images: Rand, RandRec, TsRec, IntTs; MAE; seconds an image
         "GHFeat, FFHQ": ((49.65, 14.59), (56.71, 23.93), (None, 13.73), (68.45, 38.01), 0.129, 0.045),
         "FFHQ Enc. (*)": ((46.82, 14.38), None, (88.48, None), None, 0.460, None),
         "FFHQ MSE opt. (*)": ((46.82, 14.38), None, (58.04, None), None, 0.106, None),
@@ -1058,13 +1080,13 @@ PAPER = {  # the papers' numbers; None where a paper gives none
         "InvGAN, StyleGAN, CelebA": ((26.63, 4.81), (24.35, 3.51), (24.37, 4.14), (32.37, 15.60), 0.150, 1.0e-3),
         "InvGAN, StyleGAN, FFHQ": ((49.14, 12.12), (44.42, 8.85), (41.14, 7.15), (49.52, 14.36), 0.255, 2.0e-3),
     },
-    "invgan-2": {  # mean average precision, deviation over 20 attributes; scored on (row), trained on
+    "invgan-2": {  # average precision, deviation over 20 attributes; scored on (row), trained on
         "originals": ((0.81, 0.15), (0.77, 0.16), (0.79, 0.15)),
         "tiles": ((0.79, 0.16), (0.80, 0.15), (0.78, 0.16)),
         "reconstructions": ((0.81, 0.15), (0.78, 0.16), (0.81, 0.14)),
     },
 }
-# InvGAN does not name its 20 of CelebA's 40 attributes; ours are those that come nearest to halving the set.
+# InvGAN does not name its 20 of CelebA's 40 attributes; ours come nearest to halving the set.
 CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Big_Nose", "Black_Hair", "Brown_Hair",
              "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "No_Beard", "Oval_Face", "Pointy_Nose",
              "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Lipstick", "Young")
@@ -1079,7 +1101,7 @@ def table_alae_2(runs, args):
         view = View(run, args, "raw")
         if view.test.source != "mnist" or view.test.split is None:
             raise Error(f"{run} was trained on {view.test.name}; table alae-2 is about --data mnist (--split dw or sw)")
-        view.need("features")
+        view.need(["features"])
         done = trials.setdefault((view.args["label"], view.test.split), [])
         other = done[0][0] if done else view
         for key, value in view.args.items():
@@ -1092,7 +1114,7 @@ def table_alae_2(runs, args):
     columns = [(split, c) for split in ("sw", "dw") for c in ACCURACIES]
     print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
     print(f"{'':24}" + "".join(f"{f'{c} {split.upper()}':>14}" for split, c in columns))
-    for label in dict.fromkeys([*PAPER["alae-2"], *(label for label, _ in trials)]):
+    for label in dict.fromkeys(list(PAPER["alae-2"]) + [label for label, _ in trials]):
         ours = [np.mean([r[c] for _, r in trials[label, split]]) if (label, split) in trials else None
                 for split, c in columns]
         for whose, cells in (("paper", PAPER["alae-2"].get(label, ())), ("ours", ours)):
@@ -1108,8 +1130,8 @@ def table_alae_2(runs, args):
 
 
 def next_to_paper(name, columns, runs, args, measure):
-    """Prints table `name`: the paper's rows, then those of the runs, measure(view) -> ({column: number},
-    protocol).  columns: the paper's, and how its numbers are written; other columns of ours follow."""
+    """Prints table `name`: the paper's rows, then the runs', measure(view) -> ({column: number},
+    protocol).  columns: the paper's, and the format of each; other columns of ours follow."""
     out, ours = {}, []
     for run in runs:
         view = View(run, args)
@@ -1120,9 +1142,10 @@ def next_to_paper(name, columns, runs, args, measure):
         print(f"  {view.title}: " + "  ".join(f"{c} {cell(v, columns.get(c, '.2f'))}" for c, v in cells.items()),
               flush=True)
     papers = [(f"{label}, paper", dict(zip(columns, cells))) for label, cells in PAPER[name].items()]
-    widths = {c: max(len(c) + 2, 16) for c in [*columns, *(c for _, cells in ours for c in cells)]}
+    heads = list(columns) + [c for _, cells in ours for c in cells]
+    widths = {c: max(len(c) + 2, 16) for c in heads}
     print(f"{'':32}" + "".join(f"{c:>{width}}" for c, width in widths.items()))
-    for label, cells in (*papers, *ours):
+    for label, cells in papers + ours:
         print(f"{label:32}" + "".join(f"{cell(cells.get(c), columns.get(c, '.2f')):>{width}}"
                                       for c, width in widths.items()))
     print(f"Evaluation code {common.code_version()}.")
@@ -1137,18 +1160,14 @@ def frechet_of(view, args, *wanted):
     return [m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted], title, f"{title}; {protocol}"
 
 
-def column(heading, title):
-    """The column of a distance: the paper's if it is an FID too, else one of its own."""
-    return heading if title == "FID" else f"{heading}, {title}"
-
-
 def table_lia_1(runs, args):
     """LIA's table 1: how well test images are reconstructed; MSE in 0.001 on [-1, 1], and on [0, 255].
-    FID of reconstructions to the training part, SWD to the test originals; --reference: both to one."""
+    FID is to the training part, SWD to the test originals; --reference: both to one."""
     def measure(view):
-        view.need("encode")
+        view.need(["encode"])
         (distance,), title, how = frechet_of(view, args, "reconstructions")
-        swd, e = measure_swd(view, args), errors(view, test_indices(view, args))
+        swd = measure_swd(view, args)
+        e = errors(view, test_indices(view, args))
         wrong = e["mse_wrong_pair"] and 1000 * e["mse_wrong_pair"]
         return {"SWD x1000": swd.numbers["swd_reconstructions"], "MSE x1000": 1000 * e["mse"],
                 "MSE, 0-255": e["mse_255"], "mean image": 1000 * e["mse_mean_image"], "wrong pairs": wrong,
@@ -1164,9 +1183,9 @@ def table_lia_1(runs, args):
 def table_lia_2(runs, args):
     """LIA's table 2: Frechet distances of samples; the paper's are FIDs of 50,000 (-n)."""
     def measure(view):
-        view.need("prior", "map")
+        view.need(PRIOR)
         (distance,), title, how = frechet_of(view, args, "samples")
-        return {column(view.train.name, title): distance}, how
+        return {view.train.name if title == "FID" else f"{view.train.name}, {title}": distance}, how
     sets = ("ffhq", "lsun-cat", "lsun-car", "lsun-bedroom")
     print("FID of samples on each set; what is no FID, or of another set, has a column of its own")
     return next_to_paper("lia-2", dict.fromkeys(sets, ".2f"), runs, args, measure)
@@ -1180,13 +1199,13 @@ def clock(view):
 
 
 def table_invgan_1(runs, args):
-    """InvGAN's table 1: MAE, seconds to encode and decode an image, and Frechet distances by 500 and by
-    50,000 (-n) samples, their reconstructions, reconstructed test images, and midpoints of these."""
-    names = {"samples": "Rand", "resamples": "RandRec", "reconstructions": "TsRec", "midpoints": "IntTs"}
+    """InvGAN's table 1: MAE, seconds to encode and decode an image, and Frechet distances by 500 and
+    by 50,000 (-n) samples, reconstructed samples, reconstructed test images and midpoints."""
+    names = dict(samples="Rand", resamples="RandRec", reconstructions="TsRec", midpoints="IntTs")
     most = args.n or 50_000
 
     def measure(view):
-        view.need("prior", "map", "encode")
+        view.need((*PRIOR, "encode"))
         by_few, by_most = (Namespace(**{**vars(args), "n": n}) for n in (500, most))
         few, _, how_few = frechet_of(view, by_few, *names)
         many, title, how = frechet_of(view, by_most, *names)
@@ -1196,7 +1215,8 @@ def table_invgan_1(runs, args):
         began = clock(view)
         common.reconstruct(view.model, x)
         seconds = (clock(view) - began) / len(x)
-        distances = {column(name, title): both for name, *both in zip(names.values(), few, many, strict=True)}
+        heads = [name if title == "FID" else f"{name}, {title}" for name in names.values()]
+        distances = {head: both for head, *both in zip(heads, few, many, strict=True)}
         return {**distances, "MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")}, (
             f"{how_few}; and {how}; MAE: {of_test(view, e['n'])}, floors (MSE) {e['mse_mean_image']:.4f} "
             f"of the mean image, {cell(e['mse_wrong_pair'], '.4f')} of wrong pairs, itself {e['mse']:.4f}; seconds: "
@@ -1243,23 +1263,24 @@ def telling(names, y, y_test):
 
 
 def table_invgan_2(runs, args):
-    """InvGAN's table 2: what classifiers see in reconstructions, by a run and by one of --patches.   (4.1)
-
-    For each class or attribute (--only) a network of torchvision (--classifier) is trained for --epochs on
-    originals and on each run's reconstructions of training images (-n), and scored on the test part's.
-    """
+    """InvGAN's table 2: what classifiers see in reconstructions by a run and one of --patches.   (4.1)
+    For each class or attribute (--only), a network of torchvision (--classifier) is trained for --epochs
+    on originals and on each run's reconstructions of -n training images, and scored on the test part's."""
     if len(runs) != 2:
         raise Error("table invgan-2 takes two runs: one of whole images, and one of --patches")
-    view, tiler = View(runs[0], args), View(runs[1], Namespace(**{**vars(args), "data": "", "data_root": ""}))
+    view = View(runs[0], args)
+    tiler = View(runs[1], Namespace(**{**vars(args), "data": "", "data_root": ""}))
     if view.args.get("patches") or not tiler.args.get("patches"):
         raise Error(f"table invgan-2 takes first a run of whole images, then one of --patches, not {' '.join(runs)}")
-    view.need("encode", "generate")
-    classifier_net(args)                                    # says now whether there is one of that name
+    view.need(("encode", "generate"))
+    classifier_net(args)                                    # raises now if there is none
     torch.backends.cudnn.allow_tf32 = True
-    names, y, y_test = attributes(view, args.only or (CELEBA_20 if view.train.source == "celeba" else ()))
+    some = CELEBA_20 if view.train.source == "celeba" else ()
+    names, y, y_test = attributes(view, args.only or some)
     made = dict(originals=lambda x: x, tiles=lambda x: through_tiles(tiler, x),
                 reconstructions=lambda x: common.reconstruct(view.model, x))
-    chosen, n_test = evenly(len(y), args.n or len(y)), len(y_test)
+    chosen = evenly(len(y), args.n or len(y))
+    n_test = len(y_test)
     seconds = 3 * len(names) * seconds_of_training(view, len(chosen), args)
     print(f"{len(names)} labels, a {args.classifier} on each of 3 sets, {args.epochs} epochs of {len(chosen):,} "
           f"images: about {common.duration(seconds)}, and "
@@ -1274,7 +1295,8 @@ def table_invgan_2(runs, args):
                 made_of[kind][begin:end] = common.to_uint8(make(x)).cpu()
         return made_of
     train, test = sets("train", chosen), sets("test", torch.arange(n_test))
-    precisions, shares = {kind: {scored: [] for scored in made} for kind in made}, {}
+    precisions = {kind: {scored: [] for scored in made} for kind in made}
+    shares = {}
     for name, target, truth in telling(names, y[chosen], y_test):
         shares[name] = truth.float().mean().item()
         for kind, x in train.items():
@@ -1295,13 +1317,14 @@ def table_invgan_2(runs, args):
         print(f"{scored + ', ours':32}" + "".join(f"{cell(v):>20}" for v in row.values()))
     print(f"Average precision, its mean and deviation over {len(shares)} labels ({', '.join(shares)}), by "
           f"{args.classifier}, {args.epochs} epochs of {len(chosen):,} images, {precision_on(view.device)}, scored on "
-          f"{n_test:,}; saying yes to all has {np.mean([*shares.values()]):.2f}; evaluation seed {args.seed}; tiles by "
-          f"{tiler.title} ({tiler.protocol}); {view.title} ({view.protocol}); evaluation code {common.code_version()}")
+          f"{n_test:,}; saying yes to all has {np.mean(list(shares.values())):.2f}; evaluation seed {args.seed}; "
+          f"tiles by {tiler.title} ({tiler.protocol}); {view.title} ({view.protocol}); evaluation code "
+          f"{common.code_version()}")
     return out
 
 
 def seconds_of_training(view, n, args):
-    """How long a classifier of n images takes, by its first steps; the rest of the table takes little."""
+    """How long a classifier of n images takes, by its first steps; the rest of the table is short."""
     x = common.to_uint8(view.images(torch.arange(min(64, len(view.train))), "train")).cpu()
 
     def train(steps):
@@ -1309,7 +1332,7 @@ def seconds_of_training(view, n, args):
         binary_classifier(x, torch.zeros(len(x)), view.device, args, steps)
         return clock(view) - began
     train(1)                                                # the first call also prepares
-    return max(train(3) - train(1), 0) / 2 * steps_of(n, args)
+    return max(train(3) - train(1), 0) / 2 * max(args.epochs * n // 64, 1)
 
 
 def classifier_net(args):
@@ -1327,10 +1350,6 @@ def precision_on(device):
     return "bf16" if device.type == "cuda" and common.has_bf16(device) else "fp32"
 
 
-def steps_of(n, args):
-    return max(args.epochs * n // 64, 1)
-
-
 def logits(net, x, device):
     """Scores of uint8 images (N, C, H, W) on any device, grey or RGB -> (N,) on `device`."""
     with common.autocast(precision_on(device), device)():
@@ -1338,10 +1357,11 @@ def logits(net, x, device):
 
 
 def binary_classifier(x, target, device, args, steps=0):
-    """A network that tells if target (N,) of uint8 images x (N, C, H, W) is 1.  Batches of 64: ours."""
-    net, target = classifier_net(args).to(device, memory_format=torch.channels_last), target.float().to(device)
+    """A network that tells if target (N,) of uint8 images (N, C, H, W) is 1.  Batches of 64: ours."""
+    net = classifier_net(args).to(device, memory_format=torch.channels_last)
+    target = target.float().to(device)
     _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(logits(net, x[i], device), target[i.to(device)]),
-        steps or steps_of(len(x), args), 64)
+        steps or max(args.epochs * len(x) // 64, 1), 64)
     return net
 
 
@@ -1350,32 +1370,32 @@ TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2, "i
 
 
 # ---------------------------------------------------------------------------------------- 5 Figures
-# A figure draws a picture (H, W, 3) uint8 of one run or several, from rows of images and lines in a space.
-# FIGURES, at the end, says what each needs and which images it takes.
+# A figure draws a picture (H, W, 3) uint8 of one run or several.  FIGURES, at the end, says what each
+# needs and which images it takes.
 
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, 18, 1))      # first, end layer; rows
 EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN's fig. 3 shows three strengths without numbers
 WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames; not in InvGAN
 
 
-def rows(*rows_of_images):
-    """Rows of images, each (N, C, H, W) in [-1, 1], N equal -> a picture."""
-    return common.grid(torch.cat([r.cpu() for r in rows_of_images]), len(rows_of_images[0]))
+def rows(images):
+    """A list of rows of images, each (N, C, H, W) in [-1, 1], N equal -> a picture."""
+    return common.grid(torch.cat([row.cpu() for row in images]), len(images[0]))
 
 
-def blocks(*rows_of_images):
+def blocks(images):
     """Rows of any length, cut into blocks of 16 columns, one below the other -> a picture."""
-    columns = min(16, len(rows_of_images[0]))
-    blank = rows_of_images[0].new_ones(-len(rows_of_images[0]) % columns, *rows_of_images[0].shape[1:])
-    cut = zip(*(torch.cat([r, blank]).split(columns) for r in rows_of_images), strict=True)
-    return rows(*(row for block in cut for row in block))
+    columns = min(16, len(images[0]))
+    blank = torch.ones_like(images[0][:1]).expand(-len(images[0]) % columns, -1, -1, -1)
+    cut = [torch.cat([row, blank]).split(columns) for row in images]
+    return rows([row for block in zip(*cut, strict=True) for row in block])
 
 
 def stack(panels):
     """Pictures, one above the other, with a white line between -> a picture."""
     width = max(p.shape[1] for p in panels)
-    padded = [np.pad(p, [(0, 4), (0, width - p.shape[1]), (0, 0)], constant_values=255) for p in panels]
-    return np.concatenate(padded)[:-4]
+    return np.concatenate([np.pad(p, [(0, 4), (0, width - p.shape[1]), (0, 0)], constant_values=255)
+                           for p in panels])[:-4]
 
 
 def line(a, b, steps):
@@ -1390,11 +1410,6 @@ def bilinear(corners, steps):
     return line(left, right, steps)
 
 
-def difference(x, y):
-    """|x - y|, from black to white."""
-    return (x - y).abs() - 1
-
-
 def tell_errors(views, x, made):
     """Prints how far each view's reconstructions of these images are, and two floors."""
     for view, y in zip(views, made, strict=True):
@@ -1406,15 +1421,16 @@ def tell_errors(views, x, made):
 
 def shared_test_images(views):
     """Where in each view's test part the images are that all have and none was trained on."""
-    first_view, parts = views[0], [view.test for view in views]
+    parts = [view.test for view in views]
     for view, part in zip(views, parts):
         if part.source != parts[0].source or part.shape != parts[0].shape:
-            raise Error(f"{first_view.run} and {view.run} have no test images in common ({parts[0].name} "
+            raise Error(f"{views[0].run} and {view.run} have no test images in common ({parts[0].name} "
                         f"{'x'.join(map(str, parts[0].shape))}, {part.name} {'x'.join(map(str, part.shape))}); "
                         f"compare runs of one data set and resolution")
-    ids = set.intersection(*(set(part.ids.tolist()) for part in parts))
-    for view in views:
-        if view.train.source == parts[0].source:
+    ids = set(parts[0].ids.tolist())
+    for view, part in zip(views, parts):
+        ids &= set(part.ids.tolist())
+        if view.train.source == part.source:
             ids -= set(view.train.ids.tolist())
     if not ids:
         raise Error(f"the runs' test parts have no image in common that none of them was trained on "
@@ -1424,12 +1440,12 @@ def shared_test_images(views):
 
 
 def real_images(views, args, choose):
-    """Real images (N, C, H, W) for all views: --images, else choose(view, shared test images) of these."""
+    """Real images (N, C, H, W) for all views: --images, else choose(view, indices) of test images."""
     if args.images:
-        c, *size = views[0].shape
-        if any(v.shape != (c, *size) for v in views):
+        shape = views[0].shape
+        if any(view.shape != shape for view in views):
             raise Error("the runs' images differ in size or colour, so they cannot share --images; draw them apart")
-        return common.to_float(data.read_images(args.images, c, size)).to(views[0].device)
+        return common.to_float(data.read_images(args.images, shape[0], shape[1:])).to(views[0].device)
     shared = shared_test_images(views)[0]
     return views[0].images(shared[choose(views[0], shared)])
 
@@ -1461,23 +1477,25 @@ def one_of_four_classes(view, indices):
 
 
 def of_any_size(views, args):
-    """A figure's images: those of --images (-n of a folder or zip) or --frames, at --resolution or the
-    first one's size; else the first -n test images of the one run, whole if it has --patches."""
-    view, *others = views
-    c, (w, h) = view.shape[0], data.parse_resolution(args.resolution) or (0, 0)
+    """A figure's images: --images (-n of a folder or zip) or --frames, at --resolution or the first
+    one's size; else the first -n test images of the one run, whole if it has --patches."""
+    view, c = views[0], views[0].shape[0]
+    w, h = data.parse_resolution(args.resolution) or (0, 0)
     if paths := [args.frames] if args.frames else args.images:
-        x = data.read_images(paths, c, (h, w) if h else None, sys.maxsize if args.frames else args.n or 4)
+        most = sys.maxsize if args.frames else args.n or 4
+        x = data.read_images(paths, c, (h, w) if h else None, most)
     elif h:
         raise Error("--resolution is of --images or --frames; name some, or leave it out")
-    elif others:
+    elif len(views) > 1:
         raise Error("several runs have no test images of one size; name some by --images")
     else:
-        x = getattr(view.test, "images", view.test).take(torch.arange(min(args.n or 4, len(view.test))))
+        whole = getattr(view.test, "images", view.test)
+        x = whole.take(torch.arange(min(args.n or 4, len(view.test))))
     return common.to_float(x).to(view.device)
 
 
 def truncate(w, mean_w, psi, layers, num_layers):
-    """w' = mean_w + psi (w - mean_w) in the first `layers`, (N, num_layers, nw).   (StyleGAN, app. B)"""
+    """mean_w + psi (w - mean_w) in the first `layers`, (N, num_layers, nw).   (StyleGAN, app. B)"""
     if w.ndim == 2:
         w = w[:, None].expand(-1, num_layers, -1)
     scale = torch.where(torch.arange(num_layers, device=w.device) < layers, psi, 1.0)
@@ -1490,7 +1508,7 @@ def draw_samples(views, _, args):
     for view in views:
         w = view.model.map(view.codes(args.n or 64, args.seed))
         if args.truncation != 1:
-            view.need("mean_w")
+            view.need(["mean_w"])
             w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
         panels.append(common.grid(view.made(w), 8 if len(views) == 1 else 16))
     return stack(panels)
@@ -1498,7 +1516,7 @@ def draw_samples(views, _, args):
 
 def draw_reconstructions(views, x, args):
     """Test images, and under each row their reconstructions (ALAE fig. 3, F-AAE figs. 5-7)."""
-    return blocks(x, *(common.reconstruct(view.model, x) for view in views))
+    return blocks([x] + [common.reconstruct(view.model, x) for view in views])
 
 
 def draw_variants(views, x, args):
@@ -1506,18 +1524,18 @@ def draw_variants(views, x, args):
     made = [common.reconstruct(view.model, x) for view in views]
     print("rows: images, then reconstructions and differences of each run")
     tell_errors(views, x, made)
-    return blocks(x, *(row for y in made for row in (y, difference(x, y))))
+    return blocks([x] + [row for y in made for row in (y, (x - y).abs() - 1)])      # -1 is black
 
 
 def draw_morph(views, x, args):
     """Decoded bilinear mixtures of the codes of four real images (F-AAE eq. 5, fig. 9)."""
     if len(x) != 4:
         raise Error(f"figure morph takes 4 images, one a corner, and {how_many(args, x)}")
-    return stack([rows(*map(view.made, bilinear(view.encoded(x), args.n or 7))) for view in views])
+    return stack([rows([view.made(w) for w in bilinear(view.encoded(x), args.n or 7)]) for view in views])
 
 
 def draw_interpolation(views, x, args):
-    """Pairs of real images joined in w, above in z if the map has an inverse (LIA figs. 6, 9, 11, 12)."""
+    """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 9, 11, 12)."""
     picture = []
     for view in views:
         w = view.encoded(x)
@@ -1528,7 +1546,7 @@ def draw_interpolation(views, x, args):
                 paths.insert(0, view.model.map(line(z[:1], z[1:], 7)[0]))
             picture += [torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]]) for path in paths]
         print(f"{view.run.name}: rows of each pair: " + ("in z, in w" if len(paths) > 1 else "in w"))
-    return rows(*picture)
+    return rows(picture)
 
 
 def joined_samples(view, w, many):
@@ -1538,7 +1556,8 @@ def joined_samples(view, w, many):
     if view.missing or view.train.labels is None or view.train.labels.ndim > 1:
         return range(0, 2 * many, 2), range(1, 2 * many, 2)
     few = torch.arange(0, len(view.train), math.ceil(len(view.train) / 5000))
-    known = torch.cat([view.model.features(view.images(i, "train"))[1] for i in few.split(view.batch)])
+    known = torch.cat([view.model.features(view.images(i, "train"))[1]
+                       for i in few.split(view.batch)])
     made = torch.cat([view.model.features(x)[1] for x in view.made(w).split(view.batch)])
     digit = view.train.labels[few][torch.cdist(made, known).argmin(1).cpu()]
     found = [(digit == c).nonzero().flatten()[:2].tolist() for c in digit.unique()]
@@ -1563,7 +1582,7 @@ def draw_traversal(views, _, args):
             jumps = torch.stack([per_image((p[1:] - p[:-1]).square()).sqrt() for p in paths])
             print(f"{view.run.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, "
                   f"the mean step {jumps.mean():.3f} (root mean square over pixels in [-1, 1], {len(paths)} pairs)")
-        panels.append(rows(*picture))
+        panels.append(rows(picture))
     return stack(panels)
 
 
@@ -1575,13 +1594,14 @@ def style_layers(view):
 
 
 def draw_mixing(views, _, args):
-    """Style mixing (ALAE fig. 9): sources on top, destinations on the left, and these with the coarse,
+    """Style mixing (ALAE fig. 9): sources on top, destinations on the left, and these with coarse,
     middle or fine styles of the sources.  Real images, or samples with --generated."""
     panels = []
     for view in views:
         used, layers = style_layers(view), view.model.num_layers
         bands = [(name, range(begin, min(end, used)), many) for name, begin, end, many in MIXED if begin < used]
-        n, m = args.n or 5, sum(many for *_, many in bands)
+        n = args.n or 5
+        m = sum(many for _, _, many in bands)
         if args.generated:
             w = view.model.map(view.codes(n + m, args.seed))
             x = view.made(w)
@@ -1592,18 +1612,19 @@ def draw_mixing(views, _, args):
                             f"{how_many(args, x)}")
             w = view.encoded(x)
         picture = [torch.cat([torch.ones_like(x[:1]), x[:n]])]
-        for destination, band in enumerate([band for _, band, many in bands for _ in range(many)], n):
+        rows_of = [band for _, band, many in bands for _ in range(many)]
+        for destination, band in enumerate(rows_of, n):
             mixed = w[destination, None, None].expand(n, layers, -1).clone()
             mixed[:, band] = w[:n, None]
             picture.append(torch.cat([x[destination][None], view.made(mixed)]))
-        panels.append(rows(*picture))
+        panels.append(rows(picture))
         print(f"{view.run.name}: rows from the second on: " + ", ".join(
             f"{many} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, many in bands))
     return stack(panels)
 
 
 def draw_styles(views, x, args):
-    """The first 0, 1, 2 ... styles of one image in another, between the two (InvGAN 4.2, figs. 2, 8)."""
+    """The first 0, 1, 2 ... styles of one image in another, between them (InvGAN figs. 2, 8)."""
     picture = []
     for view in views:
         used, layers = style_layers(view), view.model.num_layers
@@ -1612,37 +1633,39 @@ def draw_styles(views, x, args):
         w = view.encoded(x)
         picture += [torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
                     for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)]
-    return rows(*picture)
+    return rows(picture)
 
 
 def read_normal(path, view):
     """A boundary's unit normal, (nw,), from a .npy of (nw,) or (1, nw)."""
     try:
-        normal = torch.from_numpy(np.load(path, allow_pickle=False)).float().flatten().to(view.device)
+        normal = torch.from_numpy(np.load(path, allow_pickle=False)).float().flatten()
     except (OSError, ValueError) as e:
         raise Error(f"{path} is no array of numbers ({type(e).__name__}); name a .npy, such as `eval.py boundary` makes"
                     ) from None
     if len(normal) != view.model.nw or not normal.norm() > 0:
         raise Error(f"{path} holds {len(normal)} numbers, and {view.run} has codes of {view.model.nw}; take a boundary "
                     f"of this run")
-    return normal / normal.norm()
+    return (normal / normal.norm()).to(view.device)
 
 
 def draw_manipulate(views, x, args):
-    """Real images, reconstructed and moved along --boundary by -5 to 5, as in LIA's code (figs. 4, 17)."""
+    """Real images, reconstructed and moved along --boundary by -5 to 5, as LIA's code (figs. 4, 17)."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
-    picture, steps = [], torch.linspace(-5, 5, 8, device=x.device)[:, None]
+    picture = []
+    steps = torch.linspace(-5, 5, 8, device=x.device)[:, None]
     for view in views:
         w = view.encoded(x)
         for path in args.boundary:
             normal = read_normal(path, view)
-            picture += [torch.cat([x[i:i + 1], view.made(torch.cat([w[i:i + 1], w[i] + steps * normal]))])
-                        for i in range(len(x))]
+            for i in range(len(x)):
+                moved = torch.cat([w[i:i + 1], w[i] + steps * normal])
+                picture.append(torch.cat([x[i:i + 1], view.made(moved)]))
     print("columns: original, reconstruction, then the code moved by -5 ... 5 along the unit normal; blocks: "
           + ", ".join(f"{v.run.name} {Path(p).stem}" for v in views for p in args.boundary))
-    return rows(*picture)
+    return rows(picture)
 
 
 def draw_path(views, x, args):
@@ -1651,24 +1674,26 @@ def draw_path(views, x, args):
     for view in views:
         both = [optimise(view, x, space, pixel_distance, steps, lr, seed=args.seed, keep=steps_shown(steps))[2]
                 for space in ("z", "w")]
-        picture += [torch.cat([*(step[i:i + 1] for step in path), x[i:i + 1]]) for i in range(len(x)) for path in both]
+        picture += [torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both]
     print(f"columns: after {', '.join(map(str, steps_shown(steps)))} steps of Adam, lr {lr}, then the original")
-    return rows(*picture)
+    return rows(picture)
 
 
-def remade(views, *rows_of_images):
-    """Rows of images, the last made of the others, and its reconstructions (InvGAN 4.2, figs. 2, 8)."""
-    print(f"rows: {len(rows_of_images)} of what is given and made of it, then reconstructions")
-    return blocks(*rows_of_images, *(common.reconstruct(view.model, rows_of_images[-1]) for view in views))
+def remade(views, images):
+    """Rows of images, the last made of the others, and its reconstructions (InvGAN figs. 2, 8)."""
+    print(f"rows: {len(images)} of what is given and made of it, then reconstructions")
+    return blocks(images + [common.reconstruct(view.model, images[-1]) for view in views])
 
 
 def draw_inpaint(views, x, args):
     """Test images without a random square of a third of their height (ours), reconstructed."""
-    rng, side, cut = np.random.RandomState(args.seed), x.shape[2] // 3, x.clone()
+    rng = np.random.RandomState(args.seed)
+    side = x.shape[2] // 3
+    cut = x.clone()
     for image in cut:
         top, left = (rng.randint(0, length - side + 1) for length in x.shape[2:])
         image[:, top:top + side, left:left + side] = 0
-    return remade(views, x, cut)
+    return remade(views, [x, cut])
 
 
 def draw_merge(views, x, args):
@@ -1680,14 +1705,14 @@ def draw_merge(views, x, args):
         if mask.all() or not mask.any():
             raise Error(f"{args.mask} is all {'white' if mask.any() else 'black'} (what is transparent is white); make "
                         f"it white on black")
-    return remade(views, a, b, torch.where(mask, b, a))
+    return remade(views, [a, b, torch.where(mask, b, a)])
 
 
 def draw_edit(views, x, args):
     """Files that were edited by hand (--images), and their reconstructions."""
     if not args.images:
         raise Error("figure edit reconstructs what you have edited; name the files by --images")
-    return remade(views, x)
+    return remade(views, [x])
 
 
 def tile(x, size):
@@ -1702,11 +1727,11 @@ def untile(tiles, columns):
 
 def codes_of_tiles(view, x):
     """Images (N, c, H, W), grey or RGB -> the codes of their tiles, (N, n, nw)."""
-    view.need("encode", "generate")
-    (c, *shape), (h, w) = view.model.image_shape, x.shape[2:]
-    size = shape[0]
-    if shape[0] != shape[1]:
-        raise Error(f"{view.run} makes images of {shape[1]}x{shape[0]}; tiles are square, so take another run")
+    view.need(("encode", "generate"))
+    c, size, width = view.model.image_shape
+    h, w = x.shape[2:]
+    if size != width:
+        raise Error(f"{view.run} makes images of {width}x{size}; tiles are square, so take another run")
     if h % size or w % size:
         raise Error(f"images of {w}x{h} do not cut into {view.run}'s tiles of {size}; bring them to "
                     f"{max(w // size, 1) * size}x{max(h // size, 1) * size} (--images: by --resolution)")
@@ -1728,16 +1753,16 @@ def through_tiles(view, x):
 
 
 def draw_tiles(views, x, args):
-    """Images of any size, their reconstructions tile by tile, and the differences (InvGAN fig. 4)."""
+    """Images of any size, their reconstructions by tiles, and the differences (InvGAN fig. 4)."""
     print("columns: images, reconstructions, differences")
     made = [through_tiles(view, x) for view in views]
     tell_errors(views, x, made)
-    return rows(*(torch.stack(row) for y in made for row in zip(x, y, difference(x, y), strict=True)))
+    return rows([torch.stack(row) for y in made for row in zip(x, y, (x - y).abs() - 1)])
 
 
 def draw_deblur(views, x, args):
-    """De-blurring: w + a (w - w blurred) of an image at half its size, enlarged (InvGAN 4.3, fig. 3).  The
-    paper's text has the opposite sign, which blurs.  Half, bicubic, and a Gaussian of 1 pixel: ours."""
+    """De-blurring: w + a (w - w blurred) of an image halved and enlarged (InvGAN 4.3, fig. 3).  The
+    paper's text has the opposite sign, which blurs.  Half, bicubic, a Gaussian of 1 pixel: ours."""
     from torchvision.transforms.functional import gaussian_blur
     low = nnf.interpolate(nnf.avg_pool2d(x, 2), size=x.shape[2:], mode="bicubic").clamp(-1, 1)
     blurred = gaussian_blur(low, 7, 1.0)
@@ -1747,28 +1772,30 @@ def draw_deblur(views, x, args):
     picture = []
     for view in views:
         w, w_blurred = codes_of_tiles(view, low), codes_of_tiles(view, blurred)
-        columns = [x, low, *(from_tiles(view, w + a * (w - w_blurred), x) for a in (0, *EXTRAPOLATION))]
-        picture += [torch.stack(row) for row in zip(*columns, strict=True)]
-        names = ["enlarged", "reconstructed", *(f"a = {a}" for a in strengths)]
+        columns = [x, low] + [from_tiles(view, w + a * (w - w_blurred), x) for a in (0, *EXTRAPOLATION)]
+        picture += torch.stack(columns, 1)
+        names = ["enlarged", "reconstructed"] + [f"a = {a}" for a in strengths]
         print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
             f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(names, columns[1:])))
-    return rows(*picture)
+    return rows(picture)
 
 
 def between(codes, n):
-    """Codes of frames (T, ...) -> of (T - 1) n + 1, means of neighbours by a Gaussian window.   (InvGAN 4.3)"""
+    """Codes of frames (T, ...) -> of (T - 1) n + 1, by a Gaussian window over them.   (InvGAN 4.3)"""
     at = torch.arange((len(codes) - 1) * n + 1, device=codes.device)[:, None] / n
-    weights = torch.exp(-(at - torch.arange(len(codes), device=codes.device)).square() / (2 * WINDOW**2))
+    apart = at - torch.arange(len(codes), device=codes.device)
+    weights = torch.exp(-apart.square() / (2 * WINDOW**2))
     return torch.einsum("st,t...->s...", weights / weights.sum(1, keepdim=True), codes)
 
 
 def draw_frames(views, _, args):
-    """Frames of a video (--frames) by tiles, and -n times as many from means of neighbours' codes (InvGAN
-    fig. 6); also written as NAME.gif, and frame by frame into a folder NAME."""
+    """Frames of a video (--frames) by tiles, and -n times as many from means of neighbours' codes
+    (InvGAN fig. 6); also written as NAME.gif, and frame by frame into a folder NAME."""
     from PIL import Image
     if not args.frames or len(views) > 1:
         raise Error("figure frames takes one run, and --frames, a folder of images or a GIF")
-    view, times = views[0], args.n or 4
+    view = views[0]
+    times = args.n or 4
     args.out = Path(args.out or view.run / "figures" / "frames.png").with_suffix(".png")
     folder, film = args.out.with_suffix(""), args.out.with_suffix(".gif")
     if Path(args.frames).resolve() in (film.resolve(), folder.resolve()):
@@ -1784,8 +1811,8 @@ def draw_frames(views, _, args):
     film_frames = [common.grid(frame[None].cpu(), 1) for frame in many]
     for i, frame in enumerate(film_frames):
         common.save_png(folder / f"{i:04d}.png", frame)
-    start, *others = map(Image.fromarray, film_frames)
-    start.save(film, save_all=True, append_images=others, duration=80, loop=0)
+    images = [Image.fromarray(frame) for frame in film_frames]
+    images[0].save(film, save_all=True, append_images=images[1:], duration=80, loop=0)
     print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, reconstructed, and with "
           f"{times - 1} more between neighbours")
     tell_errors(views, x, [y])
@@ -1793,7 +1820,7 @@ def draw_frames(views, _, args):
 
 
 def volatility(gradients):
-    """Deviation of log mean |gradient| about its running median of 101, over the last half of a run."""
+    """Deviation of log mean |gradient| about its running median of 101, in the last half of a run."""
     g = np.log(gradients[len(gradients) // 2:])
     window = min(101, len(g) // 2 * 2 - 1)
     median = np.median(np.lib.stride_tricks.sliding_window_view(g, window), axis=1)
@@ -1807,8 +1834,8 @@ def read_gradients(view):
         raise Error(f"{view.run} has no gradients.csv; train stage 2 of lia.py with --log-gradients")
     try:
         with warnings.catch_warnings(action="ignore"):              # the error below says it
-            values = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, invalid_raise=False))
-        values = values[["kimg", "first", "middle", "last", "L_rec"]]
+            values = np.genfromtxt(path, delimiter=",", names=True, invalid_raise=False)
+        values = np.atleast_1d(values)[["kimg", "first", "middle", "last", "L_rec"]]
     except (OSError, ValueError, LookupError, TypeError, StopIteration) as e:
         raise Error(f"{path} is not what --log-gradients writes ({type(e).__name__}); train again with it") from None
     if len(values) < 3:
@@ -1830,7 +1857,7 @@ def draw_gradients(views, _, args):
             ax.set_yscale("log")
             ax.set_xlabel("kimg")
         v = {name: volatility(values[name]) for name in ("first", "middle", "last")}
-        print(f"{view.title}: volatility {np.mean([*v.values()]):.4f}   ("
+        print(f"{view.title}: volatility {np.mean(list(v.values())):.4f}   ("
               + "  ".join(f"{name} {value:.4f}" for name, value in v.items())
               + f"; {len(values):,} iterations; {view.protocol})"
               + ("   too few iterations to compare" if len(values) < 2000 else ""))
@@ -1844,7 +1871,6 @@ def draw_gradients(views, _, args):
 # draw(views, images, args) -> picture; papers: the papers' numbers; needs: abilities of the model;
 # images(views, args), or None if it takes none; flags: those for this figure alone
 Figure = namedtuple("Figure", "draw papers needs images flags", defaults=(("encode",), None, ()))
-PRIOR = ("prior", "map")
 FIGURES = {
     "samples": Figure(draw_samples, "alae-6 faae-8 lia-8", PRIOR, flags=("truncation", "truncation_layers")),
     "reconstructions": Figure(draw_reconstructions, "alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 "
@@ -1879,8 +1905,8 @@ def pixel_distance(x):
 
 
 def distance_for(view, args):
-    """x -> y -> (N,), images.  --loss pixel: mean square; vgg9: of VGG-16 conv3_3, layer 9 of the code that
-    LIA names (Keras's weights, at 256 px, over 82,890); in-domain: of pixels + 0.00005 of conv4_3."""
+    """x -> y -> (N,), images.  --loss pixel: mean square; vgg9: of VGG-16 conv3_3, layer 9 of the code
+    that LIA names (Keras's weights, 256 px, over 82,890); in-domain: of pixels + 0.00005 of conv4_3."""
     if args.loss == "pixel":
         return pixel_distance
     vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
@@ -1896,20 +1922,19 @@ def distance_for(view, args):
 
 
 def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False, seed=0, keep=()):
-    """Codes whose images are like x (N, C, H, W), each by itself, by gradient descent over z, w or w+.
-
-    Starts from a draw in z, else from the mean w.  In z, what leaves the prior's range is drawn again (stochastic
-    clipping, Lipton and Tripathi 2017).  domain: starts from E(x) and asks E to agree, + 2 mean (w - E(G(w)))^2
-    (Zhu et al. 2020).  If the prior is a sphere, every start is a draw, and codes stay on it.
-    -> the code in its space, w, and the images at the steps in `keep`.
-    """
-    model, path = view.model, []
-    view.need("prior", "map")
+    """Codes whose images are like x (N, C, H, W), each alone, by gradient descent over z, w or w+.
+    Starts from a draw in z, else from the mean w.  In z, what leaves the prior's range is drawn again
+    (stochastic clipping, Lipton and Tripathi 2017).  domain: starts from E(x) and asks E to agree,
+    + 2 mean (w - E(G(w)))^2 (Zhu et al. 2020).  On a sphere, every start is a draw, and codes stay on it.
+    -> the code in its space, w, and the images at the steps in `keep`."""
+    model = view.model
+    path = []
+    view.need(PRIOR)
     draws = view.codes(CLIP_DRAWS, seed)
     norms, limit = draws.norm(dim=1), draws.abs().max()
     sphere = bool(norms.std() < 1e-3 * norms.mean())
     if domain:
-        view.need("encode", *(["unmap"] if space == "z" else []))
+        view.need(("encode", "unmap") if space == "z" else ("encode",))
         v = model.encode(x)
         v = model.unmap(v) if space == "z" else v
     elif space == "z" or sphere:
@@ -1920,21 +1945,21 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
         v = v[:, None].expand(-1, model.num_layers, -1)
     v = v.clone().requires_grad_()
     descent = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)([v], lr=lr)
-    rng, far = common.generator(view.device, seed, "evaluation", CLIP_DRAWS), distance(x)     # draws of its own
+    rng = common.generator(view.device, seed, "evaluation", CLIP_DRAWS)         # draws of its own
+    far = distance(x)
     for step in range(steps + 1):
-        with torch.enable_grad():
-            w = model.map(v) if space == "z" else v
-            y = model.generate(w, noise="fixed")
-            if step in keep:
-                path.append(y.detach().clamp(-1, 1))
-            if step == steps:
-                return v.detach(), w.detach(), path
-            loss = far(y)                                                               # [N]
-            if domain:
-                back = model.encode(y)
-                loss = loss + 2 * per_image((w - (back[:, None] if space == "w+" else back)).square())
-            descent.zero_grad()
-            loss.sum().backward()
+        w = model.map(v) if space == "z" else v
+        y = model.generate(w, noise="fixed")
+        if step in keep:
+            path.append(y.detach().clamp(-1, 1))
+        if step == steps:
+            return v.detach(), w.detach(), path
+        loss = far(y)                                                               # [N]
+        if domain:
+            back = model.encode(y)[:, None] if space == "w+" else model.encode(y)
+            loss = loss + 2 * per_image((w - back).square())
+        descent.zero_grad()
+        loss.sum().backward()
         descent.step()
         if sphere:
             v.data *= norms.mean() / v.norm(dim=-1, keepdim=True)
@@ -1948,17 +1973,19 @@ def steps_shown(steps):
 
 
 def invert(args):
-    """Codes of images, the encoder's and by optimisation, with errors, and seconds an image with decoding.
+    """Codes of images, the encoder's and by optimisation: errors, and seconds an image with decoding.
 
-    IMAGE are files; without any, the first -n test images.  Writes a picture, and the codes NAME-SPACE.npy.
+    IMAGE are files; without any, the first -n test images.  Writes a picture and codes, NAME-SPACE.npy.
     """
     check_out(args)
-    view, domain = View(args.run, args), args.method == "in-domain"
+    view = View(args.run, args)
+    domain = args.method == "in-domain"
     if args.method == "encoder" and (args.steps or args.lr or args.save_path):
         raise Error("--steps, --lr and --save-path are for --method optimise and in-domain; leave them out")
-    steps, lr = args.steps or (100 if domain else 1000), args.lr or (0.01 if args.optimizer == "adam" else 1.0)
+    steps = args.steps or (100 if domain else 1000)
+    lr = args.lr or (0.01 if args.optimizer == "adam" else 1.0)
     if args.method != "optimise":
-        view.need("encode")
+        view.need(["encode"])
     if "w+" in args.space and view.model.num_layers == 1:
         raise Error(f"{view.run} ({view.args['backbone']}) has one w for all layers; w+ is for stylegan")
     x = first(16)([view], args)
@@ -1972,7 +1999,8 @@ def invert(args):
         return (w, w, []) if space == "encoder" else optimise(
             view, x, space, distance, steps, lr, args.optimizer, domain, args.seed, keep)
 
-    out, picture, stem = {}, [x], Path(args.out or view.run / "figures" / "invert.png")
+    stem = Path(args.out or view.run / "figures" / "invert.png")
+    out, picture = {}, [x]
     for space in todo:
         view.made(codes(space, x[:view.batch], steps=1)[1])         # the first call also prepares
         began = clock(view)
@@ -1982,7 +2010,8 @@ def invert(args):
         mse = (y - x).square().mean().item()
         wrong = (y - x.roll(1, 0)).square().mean().item() if len(x) > 1 else None
         name = space if space == "encoder" else f"{args.method}, {space}"
-        out[name] = dict(mse=mse, mse_wrong_pair=wrong, mse_mean_image=floor, seconds=seconds, n=len(x))
+        out[name] = dict(mse=mse, mse_wrong_pair=wrong, mse_mean_image=floor, seconds=seconds,
+                         n=len(x))
         print(f"  {name:16} MSE {mse:.4f}   wrong pairs {cell(wrong, '.4f')}   mean image {cell(floor, '.4f')}   "
               f"{plain(seconds, 4)} s an image", flush=True)
         picture.append(y)
@@ -1990,12 +2019,12 @@ def invert(args):
         np.save(stem.with_name(f"{stem.stem}-{space}.npy"), torch.cat(v).cpu().numpy())
         if path[0]:
             on_the_way = [torch.cat(images) for images in zip(*path, strict=True)]
-            write_picture(rows(*torch.stack([x, *on_the_way], 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
+            write_picture(rows(torch.stack([x] + on_the_way, 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
     how = f"{steps} steps of {args.optimizer}, lr {lr:g}, loss {args.loss}; " if args.method != "encoder" else ""
     print(f"{len(x)} images, {min(len(x), view.batch)} at once; {how}fixed noise; evaluation seed {args.seed}; "
           f"{view.protocol}; evaluation code {common.code_version()} on {view.device.type}, "
           f"{torch.get_num_threads()} threads")
-    write_picture(blocks(*picture), stem)
+    write_picture(blocks(picture), stem)
     print("rows from the top: originals, " + ", ".join(out))
     if floor is None:
         print(f"no mean image: {view.missing}")
@@ -2005,25 +2034,29 @@ def invert(args):
 def boundary(args):
     """Linear boundaries in w from the labels of the data: boundaries/NAME.npy, a unit normal, of each.
 
-    A linear SVM on codes of training images (-n, evenly spaced), as InterFaceGAN's; scored on the test part.
+    A linear SVM on codes of -n training images, as InterFaceGAN's; scored on the test part.
     """
     view = View(args.run, args)
-    view.need("encode")
+    view.need(["encode"])
     names, y, y_test = attributes(view, args.only)
-    chosen, out = evenly(len(y), args.n or 20_000), {}
-    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in indices.split(view.batch)])
-                 for part, indices in (("train", chosen), ("test", torch.arange(len(y_test)))))
+    out = {}
+    chosen = evenly(len(y), args.n or 20_000)
+    places = dict(train=chosen, test=torch.arange(len(y_test)))
+    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in where.split(view.batch)])
+                 for part, where in places.items())
     for name, target, truth in telling(names, y[chosen].to(view.device), y_test.to(view.device)):
         normal = linear_svm(w, target.long(), 2)[:, 1]
         right = (svm_scores(normal, w_test) > 0) == truth
-        balanced = sum(100 * right[truth == side].float().mean().item() for side in (False, True)) / 2
+        rates = [100 * right[truth == side].float().mean().item() for side in (False, True)]
         share = 100 * max(truth.float().mean().item(), 1 - truth.float().mean().item())
-        out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=balanced, majority=share)
+        out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=sum(rates) / 2,
+                         majority=share)
         path = Path(args.out or view.run / "boundaries") / f"{name}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, (normal[:-1] / normal[:-1].norm()).cpu().numpy()[None])
-        print(f"  {name:24} accuracy {out[name]['accuracy']:.1f} %, mean of both sides {balanced:.1f} %   "
-              f"(always the more frequent side: {share:.1f} %)   wrote {path}", flush=True)
+        print(f"  {name:24} accuracy {out[name]['accuracy']:.1f} %, mean of both sides "
+              f"{sum(rates) / 2:.1f} %   (always the more frequent side: {share:.1f} %)   wrote {path}",
+              flush=True)
     print(f"linear SVM, C = 0.02, on {len(chosen):,} training codes, scored on {len(y_test):,} test images; "
           f"{view.protocol}; evaluation code {common.code_version()}")
     return out
@@ -2034,10 +2067,10 @@ def boundary(args):
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
 
-    frechet prints FID and KID with --features inception, else distances between features of VGG-16 (vgg16)
+    frechet prints FID and KID with --features inception, else distances of features of VGG-16 (vgg16)
     or of a classifier that is trained once on the set's labels.  inception, vgg16, lpips and ppl fetch
-    weights into --cache unless --inception, --vgg and --lpips name files.  A measure that fails is left out;
-    the rest goes on, to exit status 2.
+    weights into --cache unless --inception, --vgg and --lpips name files.  A measure that fails is left
+    out; the rest goes on, to exit status 2.
     """
     chosen = list(dict.fromkeys(name for names in args.only for name in names)) or [
         name for name, measure in MEASURES.items() if not measure.alone]
@@ -2046,10 +2079,11 @@ def metrics(args):
     perceptual = ["lpips", "ppl"]
     for flag, names in dict(inception=["frechet"], vgg=perceptual + (["frechet"] if args.features == "vgg16" else []),
                             lpips=perceptual, face_crop=["ppl"]).items():
-        if getattr(args, flag) and not {*names} & {*chosen}:
+        if getattr(args, flag) and not set(names) & set(chosen):
             raise Error(f"--{flag.replace('_', '-')} is for {' and '.join(names)}; ask for that by --only "
                         f"{' '.join(names)}")
-    out, code, lack, failed = {}, f"{common.code_version()} on {args.device.type}", None, None
+    code = f"{common.code_version()} on {args.device.type}"
+    out, lack, failed = {}, None, None
     for run in args.runs:
         out[str(run)] = {}
         try:
@@ -2062,7 +2096,7 @@ def metrics(args):
         for name in chosen:
             measure = MEASURES[name]
             try:
-                view.need(*measure.needs)
+                view.need(measure.needs)
                 numbers, how, title, notes = measure.count(view, args)
             except (Error, data.DataError) as e:
                 if not isinstance(e, Lacks):
@@ -2077,7 +2111,7 @@ def metrics(args):
             warning = [f"warning: of {few} only, so that others would give other numbers"] if few < 100 else []
             protocol = f"{how}; evaluation seed {args.seed}; {view.protocol}; evaluation code {code}"
             label = f"{name}:"
-            for text in (*measure.show(numbers, title), *notes, *warning, f"[{protocol}]"):
+            for text in measure.show(numbers, title) + notes + warning + [f"[{protocol}]"]:
                 print(f"  {label:13}{text}", flush=True)
                 label = ""
             out[str(run)][name] = dict(numbers, seed=args.seed, protocol=protocol)
@@ -2103,7 +2137,7 @@ def check_owners(args, owners):
 
 def table(args):
     """Print one of the papers' tables next to what the runs give."""
-    check_owners(args, {flag: ["invgan-2"] for flag in ("only", "classifier", "epochs")})
+    check_owners(args, dict(only=["invgan-2"], classifier=["invgan-2"], epochs=["invgan-2"]))
     return TABLES[args.name](args.runs, args)
 
 
@@ -2118,10 +2152,10 @@ def figure(args):
         raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
     check_owners(args, {flag: [name for name, other in FIGURES.items() if flag in other.flags]
                         for owner in FIGURES.values() for flag in owner.flags})
-    check_out(args, *([".gif"] if args.name == "frames" else []))
+    check_out(args, (".png", ".gif") if args.name == "frames" else (".png",))
     views = [View(run, args) for run in args.runs]
     for view in views:
-        view.need(*(PRIOR if args.generated else row.needs))
+        view.need(PRIOR if args.generated else row.needs)
     side = args.n**2 if args.name == "morph" else args.n
     if (pixels := side * math.prod(views[0].shape[1:])) > 2**28:
         raise Error(f"-n {args.n} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
@@ -2133,28 +2167,29 @@ def figure(args):
 
 
 def compare(args):
-    """The same test images through every run: a picture, real images on top, and a line of errors a run."""
+    """The same test images through every run: a picture, real ones on top, and errors of each run."""
     check_out(args)
     views = [View(run, args) for run in args.runs]
     places = [p[:args.n or 10_000] for p in shared_test_images(views)]
-    out, picture, code = {}, [views[0].images(places[0][:16])], common.code_version()
+    code = common.code_version()
+    out, picture = {}, [views[0].images(places[0][:16])]
     print(f"{len(places[0]):,} test images that all runs have in common; errors on [-1, 1]; floors: the "
           f"training-mean image, reconstructions paired with the wrong originals")
     for view, indices in zip(views, places):
-        view.need("encode", "generate")
+        view.need(("encode", "generate"))
         m = errors(view, indices)
         picture.append(common.reconstruct(view.model, view.images(indices[:16])))
         protocol = f"fixed noise; {view.protocol}; evaluation code {code}"
         out[str(view.run)] = dict(m, protocol=f"{m['n']:,} test images that all runs have in common, {protocol}")
         print(f"  {view.title}: MSE {m['mse']:.4f}  MAE {m['mae']:.4f}  floors MSE {m['mse_mean_image']:.4f} "
               f"{cell(m['mse_wrong_pair'], '.4f')}   ({protocol})")
-    write_picture(rows(*picture), args.out or views[0].run.parent / "compare.png")
+    write_picture(rows(picture), args.out or views[0].run.parent / "compare.png")
     print("rows from the top: real images, then " + ", ".join(v.title for v in views))
     return out
 
 
-def check_out(args, *also):
-    if args.out and Path(args.out).suffix not in (".png", *also):
+def check_out(args, endings=(".png",)):
+    if args.out and Path(args.out).suffix not in endings:
         raise Error(f"--out {args.out} names no PNG; pictures are PNGs: pass {Path(args.out).with_suffix('.png')}")
 
 
@@ -2196,71 +2231,72 @@ def count(text):
 
 def parse_args(argv=None):
     parser = common.Parser(__doc__.split("A run is")[0])
-    commands, subs = parser.add_subparsers(dest="command", required=True), {}
+    commands = parser.add_subparsers(dest="command", required=True)
+    subs = {}
     for function in (metrics, table, figure, compare, invert, boundary):
-        name, doc = function.__name__, function.__doc__
-        subs[name] = commands.add_parser(name, doc=doc, help=doc.splitlines()[0])
-        subs[name].set_defaults(function=function, parser=subs[name])
+        doc = inspect.getdoc(function)
+        sub = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
+        sub.set_defaults(function=function, parser=sub)
+        subs[function.__name__] = sub
     commands.add_parser("list", help="All measures, tables and figures.")
 
     def add(to, *flags, **options):
         for name in to.split():
             subs[name].add_argument(*flags, **options)
     every = "metrics table figure compare invert boundary"
-    for kind, names in (("table", [*TABLES]), ("figure", [*FIGURES, *ALIASES])):
+    file = dict(default="", metavar="FILE")
+    some = dict(nargs="+", default=[])
+    for kind, names in dict(table=list(TABLES), figure=list(FIGURES) + list(ALIASES)).items():
         add(kind, "name", type=one_of(kind, names), help=", ".join(names))
     add("metrics table figure compare", "runs", nargs="+", metavar="RUN", help="run folders")
     add("invert boundary", "run", metavar="RUN", help="run folder")
-    add("invert", "images", nargs="*", metavar="IMAGE", help="files; without any the first -n test images")
+    add("invert", "images", nargs="*", metavar="IMAGE", help="files (default: -n test images)")
 
-    add("metrics", "--only", nargs="+", default=[], type=measure_names, metavar="NAME",
-        help=f"measures, after RUN: {', '.join(MEASURES)} (default: all except "
-             f"{', '.join(name for name, measure in MEASURES.items() if measure.alone)})")
-    add("table", "--only", nargs="+", default=[], metavar="NAME",
+    alone = ", ".join(name for name, measure in MEASURES.items() if measure.alone)
+    add("metrics", "--only", type=measure_names, metavar="NAME", **some,
+        help=f"measures, after RUN: {', '.join(MEASURES)} (default: all except {alone})")
+    add("table", "--only", metavar="NAME", **some,
         help="invgan-2: labels, after RUN (default: 20 of CelebA's, all of other sets)")
-    add("boundary", "--only", nargs="+", default=[], metavar="NAME", help="labels, after RUN (default: all)")
+    add("boundary", "--only", metavar="NAME", **some, help="labels, after RUN (default: all)")
     add("metrics table compare invert boundary", "-n", type=count, default=0, help="number of images")
-    add("figure", "-n", type=count, default=0, help="number of images (morph: along a side; traversal, "
-        "interpolation, styles, merge: pairs; frames: times as many)")
-
+    add("figure", "-n", type=count, default=0, help="number of images (morph: along a side; "
+        "traversal, interpolation, styles, merge: pairs; frames: times as many)")
     add("metrics table", "--features", default="auto", metavar="NAME",
-        help="features that distances are between: inception, vgg16, or those of a classifier of the set's own labels "
+        help="features for distances: inception, vgg16, or a classifier's of the set's labels "
              "(digits for MNIST, else the set's name; the default)")
-    add("metrics table", "--reference", default="", choices=["train", "test"], help="images that distances are to "
-        "(default: the training part, except SWD of reconstructions: their originals)")
-    add("metrics table", "--inception", default="", metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth")
-    add("metrics", "--lpips", default="", metavar="FILE", help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl")
-    add("metrics table invert", "--vgg", default="", metavar="FILE", help="vgg16-397923af.pth, or another VGG-16 with "
-        "or without its top, for --features vgg16, lpips, ppl and --loss vgg9")
-    add("metrics", "--face-crop", action="store_true", help="ppl: distances in the part where a face is (rows 3/8 to "
-        "7/8, columns 2/8 to 6/8)")
-    add("table", "--classifier", default="resnet50", metavar="NAME", help="invgan-2: a network of torchvision")
-    add("table", "--epochs", type=common.positive(int), default=20, help="invgan-2: epochs of each classifier")
-
+    add("metrics table", "--reference", default="", choices=["train", "test"],
+        help="part that distances are to (default: train; SWD of reconstructions: their originals)")
+    add("metrics table", "--inception", **file, help="pt_inception-2015-12-05-6726825d.pth")
+    add("metrics", "--lpips", **file, help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl")
+    add("metrics table invert", "--vgg", **file, help="vgg16-397923af.pth or another VGG-16, perhaps "
+        "without its top, for --features vgg16, lpips, ppl and --loss vgg9")
+    add("metrics", "--face-crop", action="store_true",
+        help="ppl: the part where a face is (rows 3/8 to 7/8, columns 2/8 to 6/8)")
+    add("table", "--classifier", default="resnet50", metavar="NAME", help="invgan-2: of torchvision")
+    add("table", "--epochs", type=common.positive(int), default=20, help="invgan-2: a classifier's")
     add("invert", "--method", default="optimise", choices=["optimise", "in-domain", "encoder"],
-        help="gradient descent, the same from the encoder's code and near codes that it knows, or the encoder alone")
-    add("invert", "--space", nargs="+", default=["w"], choices=["z", "w", "w+"], help="spaces to search, after IMAGE")
+        help="gradient descent, the same from and near the encoder's code, or the encoder alone")
+    add("invert", "--space", nargs="+", default=["w"], choices=["z", "w", "w+"], help="after IMAGE")
     add("invert", "--loss", default="pixel", choices=["pixel", "vgg9"],
         help="mean square of pixels, or of VGG-16 conv3_3 (in-domain: of pixels and of conv4_3)")
-    add("invert", "--steps", type=common.positive(int), default=0, help="steps (default: 1000, in-domain 100)")
+    add("invert", "--steps", type=common.positive(int), default=0,
+        help="steps of descent (default: 1000, in-domain 100)")
     add("invert", "--optimizer", default="adam", choices=["adam", "descent"])
     add("invert", "--lr", type=common.positive(float), default=0.0,
-        help="learning rate (default: 0.01 with adam, 1 with descent)")
+        help="learning rate (default: 0.01, 1 with descent)")
     add("invert", "--save-path", action="store_true", help="also pictures of the way there")
-
-    add("figure", "--images", nargs="+", default=[], metavar="PATH", help="real images in place of the test part's "
+    add("figure", "--images", metavar="PATH", **some, help="real images instead of the test part's "
         "(morph: 4; mixing: -n sources, then 6 destinations, 5 below 64 px)")
-    add("figure", "--generated", action="store_true", help="mixing: samples in place of real images")
-    add("figure", "--mask", default="", metavar="FILE", help="merge: white where the second image is to be")
-    add("figure", "--frames", default="", metavar="PATH", help="frames: a folder of images, or a GIF")
+    add("figure", "--generated", action="store_true", help="mixing: samples instead of real images")
+    add("figure", "--mask", **file, help="merge: white where the second image is to be")
+    add("figure", "--frames", **file, help="frames: a folder of images, or a GIF")
     add("figure", "--resolution", default="auto", metavar="N|WxH",
         help="tiles, deblur, frames: size of --images and --frames")
-    add("figure", "--boundary", nargs="+", default=[], metavar="FILE", help="manipulate: .npy of normals in w")
+    add("figure", "--boundary", metavar="FILE", **some, help="manipulate: .npy files of normals in w")
     add("figure", "--truncation", type=common.positive(float), default=1.0, metavar="PSI",
         help="samples: distance of w to the mean w, times PSI (StyleGAN 0.7; default: 1)")
     add("figure", "--truncation-layers", type=common.positive(int), default=8, metavar="N",
         help="samples: the number of layers, from the first on, that are truncated")
-
     add(every, "--weights", default="", choices=["ema", "raw"],
         help="averaged, or as trained (default: ema; table alae-2: raw)")
     add("metrics table figure invert", "--seed", type=common.seed, default=0,
@@ -2268,12 +2304,12 @@ def parse_args(argv=None):
     add(every, "--device", default="auto", help="cpu, cuda ... (default: the GPU if there is one)")
     add("metrics table", "--batch", type=common.positive(int), default=0,
         help="images at a time (default: by their size); random noise depends on it")
-    add(every, "--data", default="", metavar="NAME|PATH", help="where the runs' images are, if they have moved")
-    add(every, "--data-root", default="", metavar="DIR", help="where named sets are, if they have moved")
+    add(every, "--data", default="", metavar="PATH", help="the runs' images, if they have moved")
+    add(every, "--data-root", default="", metavar="DIR", help="folder of named sets, if moved")
     add("metrics table invert", "--cache", default="cache", metavar="DIR",
         help="folder for fetched weights, classifiers and statistics of real images")
-    add("metrics table compare invert boundary", "--json", default="", metavar="FILE", help="file for the numbers")
-    add("figure compare invert", "--out", default="", metavar="FILE", help="file for the picture")
+    add("metrics table compare invert boundary", "--json", **file, help="file for the numbers")
+    add("figure compare invert", "--out", **file, help="file for the picture")
     add("boundary", "--out", default="", metavar="FOLDER", help="folder for the boundaries")
     return parser.parse_args(argv)
 

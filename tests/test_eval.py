@@ -224,7 +224,7 @@ def test_errors(dummy):
     m = evaluation.measure_errors(view, options(n=1)).numbers           # of one image there is no wrong pair
     assert m["mse"] == pytest.approx((0.1 * x[0]).square().mean().item(), rel=1e-4)
     assert m["mse_wrong_pair"] is None
-    assert "training-mean image, - of reconstructions paired" in evaluation.show_errors(m, "")[1]
+    assert "training-mean image, - of reconstructions paired" in evaluation.MEASURES["errors"].show(m, "")[1]
 
 
 def test_latent_errors(dummy):
@@ -336,7 +336,7 @@ def test_path_length_of_a_linear_generator(dummy, squares):
     arc = (angle * (a.norm(dim=1) + b.norm(dim=1)) / 8).square() / 784
     assert m["path_z_full"] == pytest.approx(arc.sort().values[2:-2].mean().item(), rel=0.05)
     assert m["n"] == 300
-    assert evaluation.show_ppl(m, title)[0].startswith("PPL by squares: Z full")
+    assert evaluation.MEASURES["ppl"].show(m, title)[0].startswith("PPL by squares: Z full")
 
 
 def test_path_lengths_of_a_curved_generator(dummy, squares, monkeypatch):
@@ -555,7 +555,7 @@ def test_names_of_figures_and_tables(dummy, script, tmp_path):
 def test_what_lacks_the_second_stage_says_so(dummy):
     view = evaluation.View(change(dummy("run"), stage="1"), options())
     with pytest.raises(evaluation.Lacks, match="has no 'fly', which this needs; train stage 2 on it"):
-        view.need("fly")
+        view.need(["fly"])
 
 
 def test_work_that_is_not_shared_refuses_several_processes(dummy, script):
@@ -777,7 +777,7 @@ def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
         return None, torch.nn.functional.one_hot(place, 3).float()
     monkeypatch.setattr(view.model, "features", features)
     drawn = []
-    monkeypatch.setattr(evaluation, "rows", lambda *rows: drawn.extend(rows) or np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(evaluation, "rows", lambda images: drawn.extend(images) or np.zeros((4, 4, 3), np.uint8))
     evaluation.draw_traversal([view], None, options(n=3))
     for c, row in enumerate(drawn[::2]):
         ends = view.model.generate(view.model.map(z[[2 * c, 2 * c + 1]]))

@@ -250,7 +250,8 @@ def test_tables_of_lia(dummy, script, cache, tmp_path):
     assert row["wrong pairs"] == pytest.approx(1000 * e["mse_wrong_pair"])
     frechet = evaluation.measure_frechet(view, args).numbers
     assert row["Frechet (digits)"] == pytest.approx(frechet["frechet_reconstructions"], rel=1e-4)
-    assert row["SWD x1000"] == pytest.approx(evaluation.measure_swd(view, args).numbers["swd_reconstructions"], rel=1e-4)
+    swd = evaluation.measure_swd(view, args).numbers
+    assert row["SWD x1000"] == pytest.approx(swd["swd_reconstructions"], rel=1e-4)
     out = script("eval.py", "table", "lia-2", run, "-n", 300, "--cache", cache, "--json", "t.json").stdout
     assert "StyleGAN, paper                             6.23            7.36            3.09            4.88" in out
     row = json.loads((tmp_path / "t.json").read_text())[str(run)]
