@@ -1816,7 +1816,7 @@ def draw_frames(views, _, args):
     print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, reconstructed, and with "
           f"{times - 1} more between neighbours")
     tell_errors(views, x, [y])
-    return stack([rows(t[:16]) for t in (x, y, many)])
+    return stack([rows([t[:16]]) for t in (x, y, many)])
 
 
 def volatility(gradients):
