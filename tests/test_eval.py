@@ -438,6 +438,8 @@ def test_swd_of_samples_is_to_training_images(dummy):
 def test_any_number_of_processes(dummy, script, tmp_path, cache):
     """Two processes print what one does, of a generator with noise; the second says nothing."""
     run = dummy("run")
+    view = evaluation.View(run, options())
+    evaluation.reference(view, evaluation.classifier_of(view, cache), cache)            # both read it
     source = tmp_path / "dummy.py"
     source.write_text(source.read_text().replace("return (w * self.dim)", "return (w * self.dim + (noise == 'random') "
                                                  "* 0.1 * torch.randn_like(w))"))
