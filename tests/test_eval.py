@@ -31,8 +31,9 @@ def test_one_nn():
     (x, y), (x2, y2) = blobs(), blobs(150, seed=1)
     nearest = torch.stack([(x - q).square().sum(1) for q in x2]).argmin(1)
     expected = 100 * (y[nearest] == y2).double().mean().item()
-    for chunk in (1, 7, 500):
-        assert evaluation.one_nn(x, y, x2, y2, chunk) == pytest.approx(expected)
+    assert evaluation.one_nn(x, y, x2, y2) == pytest.approx(expected)
+    many, labels = x2.repeat(4, 1), y2.repeat(4)                # more than are compared at a time
+    assert evaluation.one_nn(x, y, many, labels) == pytest.approx(expected)
     assert evaluation.one_nn(x, y, x, y) == 100
 
 
@@ -209,15 +210,15 @@ def test_errors(dummy):
     assert m["mse_wrong_pair"] == pytest.approx((y - x.roll(-1, 0)).square().mean().item(), rel=1e-4)
     raw = evaluation.errors(evaluation.View(view.run, options(weights="raw")), torch.arange(1200))
     assert raw["mse"] == pytest.approx((0.55 * x).square().mean().item(), rel=1e-4)
-    m, lines, _ = evaluation.measure_errors(view, options(n=1))         # of one image there is no wrong pair
+    m = evaluation.measure_errors(view, options(n=1)).numbers           # of one image there is no wrong pair
     assert m["mse"] == pytest.approx((0.1 * x[0]).square().mean().item(), rel=1e-4)
     assert m["mse_wrong_pair"] is None
-    assert "training-mean image, - of reconstructions paired" in lines[1]
+    assert "training-mean image, - of reconstructions paired" in evaluation.MEASURES["errors"].show(m, "")[1]
 
 
 def test_latent_errors(dummy):
     view = evaluation.View(dummy("run"), options())
-    m, _, _ = evaluation.measure_latent(view, options(n=600))
+    m = evaluation.measure_latent(view, options(n=600)).numbers
     w, after = view.codes(601, 0)[:-1] / 2, view.codes(601, 0)[1:] / 2          # and E(G(w)) = 0.9 w
     assert m["n"] == 600
     assert m["recip_w"] == pytest.approx((0.1 * w).abs().mean().item(), rel=1e-3)
@@ -239,7 +240,7 @@ def test_codes_are_one_sequence(dummy):
 def test_sharpness_and_flips(dummy, cache):
     args = options(n=500, cache=cache)
     view = evaluation.View(dummy("run", dim=0.5), args)
-    m, _, _ = evaluation.measure_sharpness(view, args)
+    m = evaluation.measure_sharpness(view, args).numbers
     assert m["sharpness_reconstructions"] == pytest.approx(0.25, rel=1e-4)      # G(E(x)) = x / 2
     x, y = view.images(range(500)), view.model.generate(view.model.map(view.codes(500, 0)))
     ratio = evaluation.sharpness(y).mean() / evaluation.sharpness(x).mean()
@@ -247,17 +248,18 @@ def test_sharpness_and_flips(dummy, cache):
     net = evaluation.classifier_of(view, cache)
     flips = 100 * (net(x).argmax(1) != net(x / 2).argmax(1)).double().mean().item()
     assert 0 < flips < 95
-    assert evaluation.measure_flips(view, args)[0]["flips"] == pytest.approx(flips)
+    assert evaluation.measure_flips(view, args).numbers["flips"] == pytest.approx(flips)
 
 
 def test_frechet_measures(dummy, cache, tmp_path):
     args = options(n=500, cache=cache, batch=300)
     view = evaluation.View(dummy("run", dim=0.5), args)
     net = evaluation.classifier_of(view, cache)
-    m, lines, _ = evaluation.measure_frechet(view, args)
-    assert lines[0].startswith("Frechet (digits): ")
-    assert not [line for line in lines if "FID" in line or "KID" in line]
-    assert [line.startswith("warning: 500 images are fewer than a subset") for line in lines[2:]] == [True]
+    m, _, title, notes = evaluation.measure_frechet(view, args)
+    shown = evaluation.show_frechet(m, title)
+    assert shown[0].startswith("Frechet (digits): ")
+    assert not [line for line in (*shown, *notes) if "FID" in line or "KID" in line]
+    assert [line.startswith("warning: 500 images are fewer than a subset") for line in notes] == [True]
     x, w = view.images(range(500)), view.model.map(view.codes(500, 0))
     y = view.model.generate(w)
     sets = dict(real=x, reconstructions=x / 2, samples=y, resamples=y / 2, midpoints=(x + x.roll(-1, 0)) / 4)
@@ -270,10 +272,10 @@ def test_frechet_measures(dummy, cache, tmp_path):
     assert m["n"] == dict.fromkeys(evaluation.KINDS, 500)
     assert m["frechet_real"] < 0.1 * m["frechet_reconstructions"] < 0.1 * m["frechet_samples"]
     path, = cache.glob(f"reference-{net.checksum}-{view.train.fingerprint()}.pt")
-    assert evaluation.measure_frechet(view, args)[0] == m                       # the reference from the cache
-    m, lines, how = evaluation.measure_frechet(view, options(n=100, cache=cache, reference="test"), ["real"])
-    assert "128 features" in lines[-2]
-    assert "100 images are fewer than a subset of the kernel distance (1,000)" in lines[-1]
+    assert evaluation.measure_frechet(view, args).numbers == m                  # the reference from the cache
+    m, how, _, notes = evaluation.measure_frechet(view, options(n=100, cache=cache, reference="test"), ["real"])
+    assert "128 features" in notes[-2]
+    assert "100 images are fewer than a subset of the kernel distance (1,000)" in notes[-1]
     expected = evaluation.frechet(moments(net.features(x[:100])), moments(net.features(view.images(range(2000)))))
     assert m["frechet_real"] == pytest.approx(expected, rel=1e-3)
     assert "100 of each against 2,000 test images" in how
@@ -313,7 +315,7 @@ def test_path_length_of_a_linear_generator(dummy, squares):
     """G(w) = w / 2 and map(z) = z / 2, so along W every step of epsilon moves the image by epsilon (b - a) / 4."""
     args = options(n=300)
     view = evaluation.View(dummy("run", dim=0.5), args)
-    m, lines, _ = evaluation.measure_ppl(view, args)
+    m, _, title, _ = evaluation.measure_ppl(view, args)
     a, b = view.codes(600, 0)[0::2], view.codes(600, 0)[1::2]
     d = ((b - a) / 4).square().mean(1)
     d = d.sort().values[2:-2].mean().item()          # 300 values: the 1st percentile is the third of them
@@ -323,7 +325,7 @@ def test_path_length_of_a_linear_generator(dummy, squares):
     arc = (angle * (a.norm(dim=1) + b.norm(dim=1)) / 8).square() / 784
     assert m["path_z_full"] == pytest.approx(arc.sort().values[2:-2].mean().item(), rel=0.05)
     assert m["n"] == 300
-    assert lines[0].startswith("PPL by squares: Z full")
+    assert evaluation.MEASURES["ppl"].show(m, title)[0].startswith("PPL by squares: Z full")
 
 
 def test_path_lengths_of_a_curved_generator(dummy, squares, monkeypatch):
@@ -337,7 +339,7 @@ def test_path_lengths_of_a_curved_generator(dummy, squares, monkeypatch):
     monkeypatch.setattr(view.model, "generate", generate)
     monkeypatch.setattr(view.model, "map", lambda z: z.abs())
     monkeypatch.setattr(evaluation, "as_ppl_sees", lambda x, crop: seen.append(crop) or x.double())
-    m, _, _ = evaluation.measure_ppl(view, args)
+    m = evaluation.measure_ppl(view, args).numbers
     assert set(seen) == {True}
     a, b = view.codes(400, 0)[0::2].double(), view.codes(400, 0)[1::2].double()
     t = torch.from_numpy(np.random.RandomState(0).rand(200, 1))
@@ -373,19 +375,19 @@ def test_perceptual_distance_of_pairs(dummy, squares):
     args = options(n=40)
     view = evaluation.View(dummy("run"), args)
     x = view.images(range(40))
-    m, lines, _ = evaluation.measure_lpips(view, args)
+    m, _, title, _ = evaluation.measure_lpips(view, args)
     assert m["distance"] == pytest.approx((0.1 * x).square().mean().item(), rel=1e-4)
     mean = common.to_float(view.train.pixels).mean(0)
     assert m["distance_mean_image"] == pytest.approx((mean - x).square().mean().item(), rel=1e-4)
     assert m["distance_wrong_pair"] == pytest.approx((0.9 * x - x.roll(-1, 0)).square().mean().item(), rel=1e-4)
-    assert lines[0].startswith("squares: ")
+    assert evaluation.show_lpips(m, title)[0].startswith("squares: ")
 
 
 def test_swd_of_reconstructions_and_samples(dummy):
     """Each set is brought to one contrast, so a dimmer image is none other, and noise is."""
     args = options(n=60)
     view = evaluation.View(dummy("run", dim=0.9), args)
-    m, _, _ = evaluation.measure_swd(view, args)
+    m = evaluation.measure_swd(view, args).numbers
     assert m["n"] == dict(samples=60, reconstructions=60)
     assert m["swd_reconstructions"] == m["swd_reconstructions_levels"][28]
     assert m["swd_reconstructions"] < 40 < m["swd_samples"]
@@ -415,7 +417,7 @@ def test_swd_of_samples_is_to_training_images(dummy):
         return evaluation.sliced_wasserstein(*sets, np.random.RandomState([0, 0]))
     values = {part: (swd(part, made), swd(part, 0.9 * test)) for part in (train, test)}
     for reference, samples, reconstructions in (("", train, test), ("train", train, train), ("test", test, test)):
-        m, _, how = evaluation.measure_swd(view, options(n=60, reference=reference))
+        m, how, *_ = evaluation.measure_swd(view, options(n=60, reference=reference))
         assert m["swd_samples"] == pytest.approx(values[samples][0], rel=1e-6)
         assert m["swd_reconstructions"] == pytest.approx(values[reconstructions][1], rel=1e-6)
         assert f"60 samples against as many {'training' if samples is train else 'test'} images" in how
@@ -425,6 +427,8 @@ def test_swd_of_samples_is_to_training_images(dummy):
 def test_any_number_of_processes(dummy, script, tmp_path, cache):
     """Two processes print what one does, of a generator with noise; the second says nothing."""
     run = dummy("run")
+    view = evaluation.View(run, options())
+    evaluation.reference(view, evaluation.classifier_of(view, cache), cache)            # both read it
     source = tmp_path / "dummy.py"
     source.write_text(source.read_text().replace("return (w * self.dim)", "return (w * self.dim + (noise == 'random') "
                                                  "* 0.1 * torch.randn_like(w))"))
@@ -541,7 +545,7 @@ def test_names_of_figures_and_tables(dummy, script, tmp_path):
 def test_what_lacks_the_second_stage_says_so(dummy):
     view = evaluation.View(change(dummy("run"), stage="1"), options())
     with pytest.raises(evaluation.Lacks, match="has no 'fly', which this needs; train stage 2 on it"):
-        view.need("fly")
+        view.need(["fly"])
 
 
 def test_work_that_is_not_shared_refuses_several_processes(dummy, script):
@@ -670,7 +674,7 @@ def test_held_out_measures_agree_with_metrics(dummy):
     m = evaluation.errors(view, torch.arange(600))
     h = common.held_out(view.model, view.images(range(600)), view.codes(600, 0))
     assert (h["mse"], h["recip_x"]) == pytest.approx((m["mse"], m["mae"]), rel=1e-4)
-    assert h["recip_w"] == pytest.approx(evaluation.measure_latent(view, options(n=600))[0]["recip_w"], rel=1e-4)
+    assert h["recip_w"] == pytest.approx(evaluation.measure_latent(view, options(n=600)).numbers["recip_w"], rel=1e-4)
     assert common.held_out(view.model, view.images(range(600)), None)["recip_w"] == ""
     x = view.images(range(600))
     assert m["mse"] == pytest.approx(((1.5 * x).clamp(-1, 1) - x).square().mean().item(), rel=1e-4)
@@ -715,8 +719,8 @@ def test_compare_takes_what_no_run_was_trained_on(dummy, script):
     assert "no image in common" in script("eval.py", "compare", dw, sw, code=2).stderr
 
 
-def test_lines():
-    a = evaluation.lines(torch.zeros(2, 3), torch.tensor([[1.0, 2, 4], [0, 0, 8]]), 5)
+def test_line():
+    a = evaluation.line(torch.zeros(2, 3), torch.tensor([[1.0, 2, 4], [0, 0, 8]]), 5)
     assert a.shape == (2, 5, 3)
     assert a[0, :, 2].tolist() == [0, 1, 2, 3, 4]
     assert a[1, -1].tolist() == [0, 0, 8]
@@ -762,8 +766,8 @@ def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
         return None, torch.nn.functional.one_hot(place, 3).float()
     monkeypatch.setattr(view.model, "features", features)
     drawn = []
-    monkeypatch.setattr(evaluation, "rows", lambda *rows: drawn.extend(rows) or np.zeros((4, 4, 3), np.uint8))
-    evaluation.figure_traversal([view], options(n=3))
+    monkeypatch.setattr(evaluation, "rows", lambda images: drawn.extend(images) or np.zeros((4, 4, 3), np.uint8))
+    evaluation.draw_traversal([view], None, options(n=3))
     for c, row in enumerate(drawn[::2]):
         ends = view.model.generate(view.model.map(z[[2 * c, 2 * c + 1]]))
         torch.testing.assert_close(row[[0, -1]], ends)
@@ -771,7 +775,7 @@ def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
 
 def test_traversal_draws_both_lines(dummy, capsys):
     view = evaluation.View(dummy("run", dim=2.0), options())    # map(z) = z / 2 and G(w) = 2 w: Z's lines are W's
-    picture = torch.tensor(evaluation.figure_traversal([view], options(n=1)))[:, :, 0]
+    picture = torch.tensor(evaluation.draw_traversal([view], None, options(n=1)))[:, :, 0]
     z_row, w_row = picture[2:30], picture[32:60]
     assert torch.equal(z_row, w_row)
     first, last = z_row[:, 2:30].int(), z_row[:, 332:360].int()
@@ -789,7 +793,7 @@ def test_table_alae_2(dummy, monkeypatch, capsys):
     accuracies = iter([(90, 91, 92, 93), (94, 95, 96, 97), (50, 51, 52, 53)])
 
     def classified(view):
-        return dict(zip(evaluation.COLUMNS_ALAE_2, next(accuracies), strict=True))
+        return dict(zip(evaluation.ACCURACIES, next(accuracies), strict=True))
 
     class Known(evaluation.View):
         def __init__(self, run, options, weights):

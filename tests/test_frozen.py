@@ -273,7 +273,8 @@ def test_frechet_by_vgg16(dummy, trunk, script, tmp_path, monkeypatch):
     args = options(n=6, features="vgg16", vgg=str(trunk), cache=tmp_path)
     view = evaluation.View(dummy("run", dim=0.5), args)
     view.train.ids, view.train.pixels = view.train.ids[:9], view.train.pixels[:9]
-    m, lines, how = evaluation.measure_frechet(view, args, ["reconstructions"])
+    m, how, title, notes = evaluation.measure_frechet(view, args, ["reconstructions"])
+    lines = [*evaluation.show_frechet(m, title), *notes]
     assert lines[0].startswith(f"Frechet (trunk.pth {checksum}): ")
     assert f"features of VGG-16 conv5_3, trunk.pth {checksum}, images uint8; grey repeated to RGB; 6 of each" in how
     assert "FID" not in "".join(lines) + how
@@ -306,7 +307,8 @@ def test_published_weights_alone_are_named(dummy, inception_weights, tmp_path, m
     args = options(n=2, features="inception", inception=str(tmp_path / "inception.pth"), cache=tmp_path)
     view = evaluation.View(dummy("run"), args)
     view.train.ids, view.train.pixels = view.train.ids[:4], view.train.pixels[:4]
-    m, lines, _ = evaluation.measure_frechet(view, args)
+    m, _, title, _ = evaluation.measure_frechet(view, args)
+    lines = evaluation.show_frechet(m, title)
     assert lines[0].startswith("FID: samples ")
     assert lines[1].startswith("KID (")
     assert {"fid_samples", "fid_resamples", "fid_reconstructions", "fid_midpoints", "kid_samples"} < set(m)
@@ -317,8 +319,8 @@ def test_lpips_of_files(dummy, vgg_weights, tmp_path, monkeypatch):
     torch.save(head_weights(), tmp_path / "h.pth")
     args = options(n=3, cache=tmp_path, vgg=str(tmp_path / "v.pth"), lpips=str(tmp_path / "h.pth"))
     view = evaluation.View(dummy("run"), args)
-    m, lines, how = evaluation.measure_lpips(view, args)
-    assert lines[0].startswith("distance (v.pth, h.pth): ")
+    m, how, title, _ = evaluation.measure_lpips(view, args)
+    assert evaluation.show_lpips(m, title)[0].startswith("distance (v.pth, h.pth): ")
     assert "heads " in how
     assert how.count("(not the published one)") == 2
     assert "; grey repeated to RGB" in how

@@ -101,7 +101,7 @@ def test_invert(dummy, script, tmp_path):
     rows = cells(tmp_path / "o/i.png", 4, 3)
     np.testing.assert_array_equal(rows[0], shown(x))
     np.testing.assert_allclose(rows[3], shown((0.5 * w).view(-1, 1, 28, 28).clamp(-1, 1)), atol=1)
-    path = cells(tmp_path / "o/i-path-w.png", 3, 1 + len(evaluation.frames(20)))
+    path = cells(tmp_path / "o/i-path-w.png", 3, 1 + len(evaluation.steps_shown(20)))
     np.testing.assert_array_equal(path[:, 0], shown(x))
     np.testing.assert_array_equal(path[:, -1], rows[3])
     z = torch.from_numpy(np.load(tmp_path / "o/i-z.npy"))
@@ -116,13 +116,13 @@ def test_invert(dummy, script, tmp_path):
         assert message in script("eval.py", "invert", run, "-n", 2, *flags, code=2).stderr
 
 
-def test_frames():
-    assert evaluation.frames(128) == [0, 1, 2, 4, 8, 16, 32, 64, 128]
+def test_steps_shown():
+    assert evaluation.steps_shown(128) == [0, 1, 2, 4, 8, 16, 32, 64, 128]
     for steps in (1, 2, 9, 1000):
-        shown_steps = evaluation.frames(steps)
-        assert shown_steps[0] == 0
-        assert shown_steps[-1] == steps
-        assert shown_steps == sorted(set(shown_steps))
+        some = evaluation.steps_shown(steps)
+        assert some[0] == 0
+        assert some[-1] == steps
+        assert some == sorted(set(some))
 
 
 def test_boundary_and_manipulate(dummy, script, tmp_path):
@@ -177,8 +177,8 @@ def test_interpolation_in_w_and_z(dummy, script, tmp_path, monkeypatch):
     err = script("eval.py", "figure", "interpolation", run, "--images", digit, code=2).stderr
     assert "takes pairs of images" in err
     monkeypatch.setattr(evaluation, "shared_test_images", lambda views: [torch.arange(5)])
-    assert len(evaluation.image_pairs([evaluation.View(run, options())], options(), 4, "merge")) == 4
-    assert len(evaluation.image_pairs([evaluation.View(run, options())], options(n=1), 4, "merge")) == 2
+    for n, found in ((0, 4), (1, 2)):
+        assert len(evaluation.pairs(4)([evaluation.View(run, options())], options(n=n))) == found
 
 
 def test_path(dummy, script, tmp_path):
@@ -235,9 +235,10 @@ def test_tables_of_lia(dummy, script, cache, tmp_path):
     assert row["MSE x1000"] == pytest.approx(1000 * e["mse"])
     assert row["MSE, 0-255"] == pytest.approx(e["mse_255"])
     assert row["wrong pairs"] == pytest.approx(1000 * e["mse_wrong_pair"])
-    frechet = evaluation.measure_frechet(view, args)[0]
+    frechet = evaluation.measure_frechet(view, args).numbers
     assert row["Frechet (digits)"] == pytest.approx(frechet["frechet_reconstructions"], rel=1e-4)
-    assert row["SWD x1000"] == pytest.approx(evaluation.measure_swd(view, args)[0]["swd_reconstructions"], rel=1e-4)
+    swd = evaluation.measure_swd(view, args).numbers
+    assert row["SWD x1000"] == pytest.approx(swd["swd_reconstructions"], rel=1e-4)
     out = script("eval.py", "table", "lia-2", run, "-n", 300, "--cache", cache, "--json", "t.json").stdout
     assert "StyleGAN, paper                             6.23            7.36            3.09            4.88" in out
     row = json.loads((tmp_path / "t.json").read_text())[str(run)]
