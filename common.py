@@ -1141,7 +1141,7 @@ def method_parser(doc, backbones, grows=None):
     parser.epilog = "Every run prints its settings, and which of them are the paper's."
 
     add = parser.group("data")
-    add("--data", "set name (see README), or folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
+    add("--data", "set name (see .github/guide.md), or folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
     add("--data-root", "folder of named sets, which are downloaded to it", default="data", metavar="DIR")
     add("--resolution", "image size in pixels, cropped to that aspect", default="auto", metavar="N|WxH")
     add("--split", "cut where papers differ (mnist: dw, sw; celeba: official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, "
@@ -1222,11 +1222,11 @@ def say_defaults(parser, table, defaults):
     taken = [look_up(table, {**defaults, "data": ""}, dict(backbone=b))[0] for b in backbones]
     for action in parser._actions:
         if action.default is None and action.help != SUPPRESS:
-            values = [v[action.dest] for v in taken]
-            shown = values[:1] if len(set(values)) == 1 else [
-                f"{b} by level" if v == 0 and action.dest in BY_LEVEL else f"{b} {v}"
-                for b, v in zip(backbones, values)]
-            action.help += f" [{', '.join(map(str, shown))}]"
+            values = {b: v[action.dest] for b, v in zip(backbones, taken, strict=True) if v[action.dest] is not None}
+            shown = [f"{b} by level" if v == 0 and action.dest in BY_LEVEL else f"{b} {v}" for b, v in values.items()]
+            if len(values) == len(backbones) and len(set(values.values())) == 1:
+                shown = [values["mlp"]]
+            action.help += f" [{', '.join(map(str, shown))}]" if shown else ""
 
 
 def resolve(parser, method, table, argv, inherit=None, formerly=None):
