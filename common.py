@@ -1141,7 +1141,7 @@ def method_parser(doc, backbones, grows=None):
     parser.epilog = "Every run prints its settings, and which of them are the paper's."
 
     add = parser.group("data")
-    add("--data", "set name (see .github/guide.md), or folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
+    add("--data", "set name (.github/guide.md), folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
     add("--data-root", "folder of named sets, which are downloaded to it", default="data", metavar="DIR")
     add("--resolution", "image size in pixels, cropped to that aspect", default="auto", metavar="N|WxH")
     add("--split", "cut where papers differ (mnist: dw, sw; celeba: official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, "

@@ -512,7 +512,7 @@ def test_an_old_run_goes_on_with_both_kinds_of_codes(here):
 
 
 def test_stylegan_at_its_size(here, monkeypatch):
-    seen = watch(monkeypatch, lambda model, _, x, call: (model.G.top, *x.shape[2:]), "train_step", invgan)
+    seen = watch(monkeypatch, lambda model, _, x, call: (model.G.top, *x.shape[2:]), invgan, "train_step")
     run(*STYLE, "--resolution", 16, "--kimg", "0.016", "--out", "run")
     assert seen == [(2, 16, 16)] * 2                    # from the first step on
     model = invgan.load("run")
