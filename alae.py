@@ -31,7 +31,7 @@ import data
 from common import CODE, OURS, PAPER, EqualConv2d, EqualLinear, adam, lrelu, plain, r1, softplus, update
 
 BETAS = (0.0, 0.99)         # Adam's beta_1, beta_2 (section 6)
-F_DEPTH = dict(mlp=6, dcgan=6, stylegan=8)      # layers of F (StyleALAE: section 5; the others as in the code)
+F_DEPTH = dict(mlp=6, dcgan=6, stylegan=8)      # layers of F (StyleALAE: section 5; mlp: the code; dcgan: ours)
 LR_MUL = 0.1                # learning rate of F and D, relative to the others' (as in the code; the paper has none)
 MEAN_W = 0.995              # what the running mean of w keeps at a step; the code moves it whenever G is run
 
@@ -251,7 +251,7 @@ class ALAE(nn.Module):
 # ---------------------------------------------------------------------------------------------------- settings
 
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
-STYLE, LSUN = dict(backbone="stylegan"), ("lsun-bedroom", "lsun-cat", "lsun-car")
+STYLE = dict(backbone="stylegan")
 SETTINGS = [  # later rows refine earlier ones; the paper's are of sections 6 and 7
     (dict(), dict(recipe="paper", backbone="stylegan"),
         PAPER(step3="EG", d_act="lrelu"), CODE(latent_loss="mean"),
@@ -260,17 +260,20 @@ SETTINGS = [  # later rows refine earlier ones; the paper's are of sections 6 an
     (dict(data="cifar10"), dict(backbone="dcgan")),
     (dict(backbone="mlp"), PAPER(nz=50, nw=50, batch=128, lr=0.002),
         OURS(g_end="sigmoid", kimg=6000, snapshot_kimg=100)),
-    # short: a smaller batch and a higher rate get further in 300,000 images than the paper's
-    (dict(backbone="mlp", data="mnist-mini"), OURS(batch=64, lr=0.008, kimg=300, snapshot_kimg=10)),
+    # short: a smaller batch and a higher rate get further in 270,000 images than the paper's
+    (dict(backbone="mlp", data="mnist-mini"), OURS(kimg=270, snapshot_kimg=10)),
+    (dict(backbone="mlp", data="mnist-mini", recipe="paper"), OURS(batch=64, lr=0.008)),
     (dict(backbone="dcgan"), OURS(nz=128, nw=128, batch=32, lr=0.006)),
     # 0: by level and number of processes, see common.complete_levels
-    (STYLE, CODE(nz=512, nw=512, batch=0, lr=0.0, gamma=10.0), OURS(fmap_base=8192, kimg=0.0, grow_kimg=0.0,
+    (STYLE, CODE(nz=512, nw=512, lr=0.0, gamma=10.0, fmap_base=8192), OURS(batch=0, kimg=0.0, grow_kimg=0.0,
         snapshot_kimg=0.0, mixing=0.9, fade="linear", adam_state="kept", layers="paper", flip="off")),
-    (STYLE | dict(data="celeba"), OURS(resolution="128", nz=256, nw=256)),
+    (STYLE | dict(data="celeba"), CODE(resolution="128", nz=256, nw=256)),
     (STYLE | dict(data="celeba-hq"), PAPER(resolution="256")),
     # 10 million images: 500,000 to fade a level in, and as many more; code: --grow-kimg 480
-    (STYLE | dict(data="ffhq"), PAPER(resolution="1024", kimg=0.0, grow_kimg=0.0)),
-    (STYLE | dict(data=LSUN), PAPER(resolution="256"), OURS(fmap_base=4096)),
+    (STYLE | dict(data="ffhq"), PAPER(resolution="1024")),
+    (STYLE | dict(data="ffhq", resolution="1024", kimg=0.0, grow_kimg=0.0), PAPER(kimg=0.0, grow_kimg=0.0)),
+    (STYLE | dict(data="lsun-bedroom"), PAPER(resolution="256"), CODE(fmap_base=4096)),
+    (STYLE | dict(data=("lsun-cat", "lsun-car")), OURS(resolution="256", fmap_base=4096)),
     (dict(recipe="official", backbone="mlp"), CODE(g_end="linear")),
     (dict(recipe="official"), CODE(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0, fade="sine",
         adam_state="fresh", layers="released", flip="on")),
@@ -311,7 +314,8 @@ def main(argv=None):
         if grows:
             common.complete_levels(args, images.shape, world)
         common.complete(args, images, held_out, label="StyleALAE" if grows else "ALAE",
-                        words=["" if args.recipe == "paper" else args.recipe],
+                        words=["" if args.recipe == "paper" else args.recipe,
+                               "linear" if (args.recipe, getattr(args, "g_end", "")) == ("paper", "linear") else ""],
                         constants=[f"F depth {F_DEPTH[args.backbone]}", f"lr of F and D x{LR_MUL}",
                                    f"mean w {MEAN_W}" if grows else ""])
     growth = common.growth_of(args, sine=grows and args.fade == "sine")

@@ -1074,7 +1074,7 @@ class PAPER(dict):
 
 
 class CODE(dict):
-    """Settings that its authors' code has and the paper leaves open."""
+    """Settings of its authors' code that the paper leaves open, or has otherwise."""
 
 
 class OURS(dict):
@@ -1138,7 +1138,8 @@ def method_parser(doc, backbones, grows=None):
     script = Path(sys.argv[0]).name
     parser = Parser(doc.partition("\n")[0], usage=f"python {script} [--flag value] ...")
     style, grows = dict(backbone="stylegan"), grows or dict(backbone="stylegan")
-    parser.epilog = "Every run prints its settings, and which of them are the paper's."
+    parser.epilog = ("In brackets: defaults, except the bundled digits', whose runs are shorter.  Every run prints its "
+                     "settings, and which of them are the paper's.")
 
     add = parser.group("data")
     add("--data", "set name (.github/guide.md), folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
@@ -1223,7 +1224,8 @@ def say_defaults(parser, table, defaults):
     for action in parser._actions:
         if action.default is None and action.help != SUPPRESS:
             values = {b: v[action.dest] for b, v in zip(backbones, taken, strict=True) if v[action.dest] is not None}
-            shown = [f"{b} by level" if v == 0 and action.dest in BY_LEVEL else f"{b} {v}" for b, v in values.items()]
+            by_level = action.dest in BY_LEVEL and "(0:" not in action.help
+            shown = [f"{b} by level" if v == 0 and by_level else f"{b} {v}" for b, v in values.items()]
             if len(values) == len(backbones) and len(set(values.values())) == 1:
                 shown = [values["mlp"]]
             action.help += f" [{', '.join(map(str, shown))}]" if shown else ""
@@ -1362,12 +1364,14 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     print("\n".join(images.about(held_out)))
     hidden = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
               "image_means", "schedule_kimg", "given", "source"}
-    titles = dict(paper="settings", given="given", code="of the authors' code", ours="ours, not stated in the paper")
-    lines = {title: [] for title in titles.values()}
+    given = "given, or the decoder's" if getattr(args, "decoder", "") else "given"
+    titles = dict(none="settings", given=given, paper="of the paper", code="of the authors' code",
+                  ours="ours")
+    lines = {title: [] for title in [*titles.values(), "constants"]}
     for name in [k for k in vars(args) if k not in hidden]:
-        source = args.source.get(dict(batches="batch", rates="lr").get(name, name), "paper")
+        source = args.source.get(dict(batches="batch", rates="lr").get(name, name))
         lines[titles.get(source, "settings")].append(f"{name} {getattr(args, name)}")
-    lines["ours, not stated in the paper"] += [*constants, f"ema half-life {EMA_HALF_LIFE:,} images"]
+    lines["constants"] = [*constants, f"ema half-life {EMA_HALF_LIFE:,} images"]
     for title, shown in lines.items():
         if shown:
             print(f"{title}: {'  '.join(line for line in shown if line)}")

@@ -121,7 +121,7 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     half = 0 if args.variant == "naive" else len(x) // 2
     real = x[:half].detach()
     n = judged = len(x)                 # L_GAN is over z alone, as printed, with as many codes as real images
-    if args.gan_codes == "both":        # "half the mini batch" (section 3.2): half of each, and all of G(w # w_R)
+    if getattr(args, "gan_codes", "prior") == "both":       # "half the mini batch" (3.2): half of each, all fakes
         n = len(x) - half
 
     # max over D of L_GAN, min over D of the rest
@@ -401,7 +401,7 @@ SETTINGS = [  # later rows refine earlier ones
     (STYLE, OURS(nz=512, nw=512, fmap_base=8192, batch=32, lr=0.0015, gamma=10.0, kimg=10_000, snapshot_kimg=250,
         grow_kimg=0.0)),
     (STYLE | dict(data=("celeba", "ffhq")), PAPER(resolution="128")),
-    (dict(data="ffhq"), PAPER(split="65-5")),
+    (dict(data="ffhq"), OURS(split="65-5")),            # LIA's
 ]
 
 
@@ -411,7 +411,7 @@ def parse_args(argv=None):
     add("--variant", "model: eq. 3, or one of section 4.4", choices=LABELS)
     add("--gan-loss", "form of eq. 1", choices=["logistic", "hinge"])
     add("--gan-codes", "codes whose images L_GAN judges: M(z), or M(z) and w_R, half of each (eqs. 1, 3)",
-        choices=["prior", "both"])
+        only=dict(variant=("full", "augmented")), choices=["prior", "both"])
     add("--targets", "codes and features that others are to meet: held, or moving as printed (eqs. 2, 3, 5)",
         choices=["held", "moving"])
     add("--gamma", "weight of R1, over 2", type=float, metavar="W")
@@ -455,9 +455,11 @@ def main(argv=None):
     else:
         if grows:
             common.complete_levels(args, images.shape, world)
-        words = [args.variant, args.gan_loss, getattr(args, "fm", "paired"), f"patches{args.patches}"]
+        words = [args.variant, args.gan_loss, getattr(args, "gan_codes", "prior"), args.targets,
+                 getattr(args, "fm", "paired"), f"patches{args.patches}"]
+        usual = ("full", "logistic", "prior", "held", "paired", "patches0")
         common.complete(args, images, held_out, label=LABELS[args.variant],
-                        words=[word for word in words if word not in ("full", "logistic", "paired", "patches0")],
+                        words=[word for word in words if word not in usual],
                         constants=[f"M depth {M_DEPTH[args.backbone]}", f"lr of M x{LR_MUL}",
                                    f"Adam {BETAS[args.backbone]}", f"MMD's bandwidths {BANDWIDTHS}",
                                    f"mean w {MEAN_W}" if args.backbone == "stylegan" else ""])

@@ -38,7 +38,7 @@ import data
 from common import CODE, OURS, PAPER, Error, adam, lrelu, plain, r1, softplus, update
 
 BETAS = {"1": (0.0, 0.99), "2": (0.9, 0.99)}    # Adam's, of each stage; stage 2's and DECAY as in the code
-LR_MUL = 0.01               # learning rate of the invertible network and of the MLP in its place, relative to g's
+LR_MUL = 0.01               # learning rate of phi and of the MLP in its place, relative to g's, as in the code
 MLP_DEPTH = 8               # layers of StyleGAN's mapping network
 MEAN_W = 0.995              # what the running mean of w keeps at a step
 DECAY = 0.8                 # of stage 2's learning rate, at each quarter of it
@@ -317,14 +317,17 @@ SETTINGS = [  # later rows refine earlier ones
     (STAGE_1 | dict(backbone="dcgan"), OURS(nz=128, nw=128, lr=0.002)),
     (STAGE_2 | dict(backbone=("mlp", "dcgan")), OURS(lr=0.001)),
     # 0: by level and number of processes, see common.complete_levels and train_encoder
-    (STYLE, CODE(adversarial="logistic", batch=0, start_resolution=8, mixing=0.9), PAPER(nz=512, nw=512),
-        OURS(fmap_base=8192, rgb="linear", adam_state="kept", grow_kimg=0.0)),
-    (STAGE_1 | STYLE, CODE(lr=0.0, kimg=0.0, snapshot_kimg=0.0)),
-    (STAGE_2 | STYLE, CODE(lr=0.0001), OURS(kimg=12_000, snapshot_kimg=250)),
-    *((dict(data=name), PAPER(split=split)) for name, split in SPLITS.items()),
-    (STYLE | dict(data=("celeba", "lsun-bedroom", "lsun-cat")), PAPER(resolution="128")),
-    (STYLE | dict(data="celeba-hq"), PAPER(resolution="256")),
-    (STYLE | dict(data="ffhq"), PAPER(resolution="1024")),
+    (STYLE, CODE(adversarial="logistic", start_resolution=8, mixing=0.9, fmap_base=8192), PAPER(nz=512, nw=512),
+        OURS(batch=0, rgb="linear", adam_state="kept", grow_kimg=0.0)),
+    (STAGE_1 | STYLE, CODE(lr=0.0), OURS(kimg=0.0, snapshot_kimg=0.0)),
+    (STAGE_1 | STYLE | dict(kimg=0.0, grow_kimg=0.0), CODE(kimg=0.0, grow_kimg=0.0)),
+    (STAGE_2 | STYLE, CODE(lr=0.0001, kimg=12_000), OURS(snapshot_kimg=250)),
+    (dict(data="ffhq"), PAPER(split=SPLITS["ffhq"])),
+    *((dict(data=name), OURS(split=split)) for name, split in SPLITS.items() if name != "ffhq"),  # the paper ranks them
+    (STYLE | dict(data=("lsun-bedroom", "lsun-cat")), PAPER(resolution="128")),
+    (STYLE | dict(data="celeba"), OURS(resolution="128")),
+    (STYLE | dict(data="celeba-hq"), OURS(resolution="256")),
+    (STYLE | dict(data="ffhq"), OURS(resolution="1024")),
     (STYLE | dict(data="lsun-car"), PAPER(resolution="128x96")),       # cropped to it, in the code letterboxed
     (dict(recipe="official"), CODE(adversarial="logistic", perceptual_norm="mse", pixel_weight=1.0,
         adversarial_weight=0.1, rgb="tanh", adam_state="fresh", flip="on")),

@@ -118,8 +118,10 @@ def by_hand(A, B, C, H, x, z, args):
     ("full", "batchmean", "held"), ("naive", "paired", "moving"), ("full", "paired", "moving")])
 def test_a_step_by_hand(variant, fm, targets, form, codes):
     others = ["--fm", fm, "--fm-weight", "0.4", "--cycle-weight", "0.3", "--mmd-weight", "1.5"] * (variant == "full")
-    args = invgan.parse_args(["--variant", variant, "--gan-loss", form, "--gan-codes", codes, "--targets", targets,
-                              "--gamma", "3", "--w-weight", "0.7", *others])
+    if variant != "naive":
+        others += ["--gan-codes", codes]
+    args = invgan.parse_args(["--variant", variant, "--gan-loss", form, "--targets", targets, "--gamma", "3",
+                              "--w-weight", "0.7", *others])
     model, n = Linear(), 3 if codes == "both" and variant != "naive" else 6         # all of the batch are M(z), or half
     x, zs = torch.randn(6, 5).double(), torch.randn(2, n, 3).double()
     A, B, C, H = (p.detach().clone().requires_grad_() for p in model.parameters())
