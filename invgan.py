@@ -393,8 +393,8 @@ SETTINGS = [  # later rows refine earlier ones
     # with codes weighed 0.1 and not 1, samples get better and reconstructions hardly worse
     (dict(backbone="dcgan"), OURS(nz=64, nw=64, batch=32, lr=0.006, gamma=1.0, w_weight=0.1, cycle_weight=0.1,
         kimg=1000, snapshot_kimg=25)),
-    (dict(backbone="dcgan", data="mnist"), OURS(kimg=1200)),
-    (dict(backbone="dcgan", data="mnist-mini"), OURS(width=4, kimg=100, snapshot_kimg=5)),
+    (dict(backbone="dcgan", data="mnist"), OURS(lr=0.012, kimg=1200)),
+    (dict(backbone="dcgan", data="mnist-mini"), OURS(lr=0.012, width=4, kimg=100, snapshot_kimg=5)),
     (dict(backbone="biggan"),
         OURS(nz=128, nw=128, batch=32, lr=0.001, lr_d=0.002, fm_weight=100.0, kimg=5000, snapshot_kimg=100)),
     (dict(backbone="biggan", data="imagenet"), PAPER(patches=32), OURS(resolution="128")),

@@ -393,7 +393,7 @@ EQUATIONS = [
         reading=r"\mathbb{E}_{x \in \mathbb{X}} \lVert f(x) - f(G(D(x))) \rVert_2^2",
         note="With the expectation inside the norm only the means of the two batches are "
              "compared, which is what the prose says that it does not do.",
-        flags=("--fm", "--fm-weight"), differs=("f in L_fm", "pixels")),
+        flags=("--fm", "--fm-weight", "--targets"), differs=("f in L_fm", "pixels")),
     Equation(
         "invgan", "eq. 3", "3.2",
         r"\begin{aligned} & \min_{G, M} \big[ \max_D \mathcal{L}_{\text{GAN}} + \min_D \big[ "
@@ -408,8 +408,8 @@ EQUATIONS = [
         reading=r"\lVert \tilde{w} - D(G(\tilde{w})) \rVert_2^2",
         note="The third term prints as zero.  The end of section 3.2 runs the encoding cycle once "
              "more: it is the distance between the first code and the second.",
-        flags=("--variant", "--w-weight", "--cycle-weight", "--mmd-weight"),
-        differs=("||M(z)", "what moves in it", "MMD", "G's batch norm", "D's score")),
+        flags=("--variant", "--targets", "--w-weight", "--cycle-weight", "--mmd-weight"),
+        differs=("||M(z)", "what moves in it", "MMD", "G's batch norm", "what D's score")),
     Equation(
         "invgan", "eq. 4", "3.2",
         r"P(W) := \int_{x \in \mathbb{X}} P(w|x) P(x) dx",
