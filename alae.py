@@ -1,6 +1,6 @@
 """Adversarial Latent Autoencoders (ALAE), Pidhorskyi, Adjeroh, Doretto, CVPR 2020, arXiv 2004.04467.
 
-    python alae.py                                             MLP on 10,000 bundled digits, 4 minutes on two cores
+    python alae.py                                             MLP on 10,000 bundled digits, 5 minutes on two cores
     python alae.py --data mnist                                MLP on MNIST, as section 7.1
     python alae.py --data cifar10                              DCGAN, 32x32
     python alae.py --data ffhq                                 StyleALAE at 1024x1024, as section 7.2
