@@ -1,4 +1,4 @@
-"""InvGAN: Invertable GANs, Ghosh et al. 2021, arXiv 2112.04598.
+"""InvGAN: Invertible GANs, Ghosh et al., GCPR 2022, DOI 10.1007/978-3-031-16788-1_1; numbers are arXiv 2112.04598's.
 
     python invgan.py                                           DCGAN, 32x32, on 10,000 bundled digits
     python invgan.py --data mnist --variant naive              DCGAN, a model of section 4.4
