@@ -1,6 +1,6 @@
-"""Latently Invertible Autoencoder (LIA), Zhu et al. 2019, arXiv 1906.08090; numbers of its version at ICLR 2020's review.
+"""Latently Invertible Autoencoder (LIA), Zhu et al. 2019, arXiv 1906.08090.
 
-That is OpenReview ryefE1SYDr.
+Numbers of equations and sections are those of the text submitted to ICLR 2020 (OpenReview ryefE1SYDr).
 
     python lia.py                                              stage 1: decoder, an MLP on 10,000 bundled digits
     python lia.py --stage 2 --decoder runs/lia-stage1-mlp-mnist-mini        stage 2: its encoder
