@@ -59,7 +59,7 @@ def naive(nets, x, z, args, amp, mover):
         fake = G(w)
     with amp():
         of_fake = D(fake)
-    L_w = squared(target(w, args), of_fake.code)                              # M and G minimise it too, as eq. 5 says
+    L_w = squared(target(w, args), of_fake.code)                            # M and G minimise it too, as eq. 5 says
     return fake, of_fake.score, dict(L_w=L_w)
 
 
@@ -73,7 +73,7 @@ def augmented(nets, x, z, args, amp, mover):
         fake = G(w_all)
     with amp():
         of_fake = D(fake)
-    L_w = squared(target(w_all, args), of_fake.code)                          # eq. 5
+    L_w = squared(target(w_all, args), of_fake.code)                        # eq. 5
     return fake, of_fake.score, dict(L_w=L_w)
 
 
@@ -88,7 +88,7 @@ def full(nets, x, z, args, amp, mover):
         fake = G(w_all)
     with amp():
         of_fake = D(fake)
-    L_w = squared(target(w_all, args), of_fake.code)                          # eq. 3, first term
+    L_w = squared(target(w_all, args), of_fake.code)                        # eq. 3, first term
     f_fake = of_fake.features[len(z):]
     with amp():
         holds_f = mover == "D" and args.targets == "held"
@@ -120,14 +120,14 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     hinge = args.gan_loss == "hinge"
     half = 0 if args.variant == "naive" else len(x) // 2
     real = x[:half].detach()
-    n = judged = len(x)                 # L_GAN is over z alone, as printed, with as many codes as real images
+    n = B = len(x)                      # L_GAN is over z alone, as printed, with as many codes as real images
     if getattr(args, "gan_codes", "prior") == "both":       # "half the mini batch" (3.2): half of each, all fakes
-        n = len(x) - half
+        n = B - half
 
     # max over D of L_GAN, min over D of the rest
     fake, _, terms = terms_of(nets, real, draw.z(n), args, amp, "D")
     with amp():
-        c_fake = D(fake[:judged].detach()).score
+        c_fake = D(fake[:B].detach()).score
         c_real = plain(D)(x.requires_grad_() if args.gamma else x).score    # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(c_real, x) if args.gamma else torch.zeros((), device=x.device)     # steadies dcgan too
     if hinge:
@@ -137,11 +137,11 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     update(L_D + R1 + weighted(terms, args), opt.D)                                         # eq. 3
     if mean_w is not None:
         with torch.no_grad():
-            mean_w.lerp_(plain(M)(draw.z(len(x))).float().mean(0), 1 - MEAN_W)
+            mean_w.lerp_(plain(M)(draw.z(B)).float().mean(0), 1 - MEAN_W)
 
     # min over M and G
     _, score, again = terms_of(nets, real, draw.z(n), args, amp, "MG")
-    c_fake = score[:judged]
+    c_fake = score[:B]
     L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                            # eq. 1, non-saturating
     update(L_G + weighted(again, args), opt.M, opt.G)                                       # eq. 3
 
