@@ -469,11 +469,12 @@ def dummy(tmp_path, monkeypatch):
     sys.modules.pop("dummy")
 
 
-def change(run, **changes):
-    """Give a run of Dummy other arguments, here and in its checkpoint."""
+def change(run, without=(), **changes):
+    """Give a run other arguments, in args.json and in its checkpoint.  without: those that it is to lack."""
     args = {**json.loads((run / "args.json").read_text()), **changes}
+    args = {name: value for name, value in args.items() if name not in without}
     (run / "args.json").write_text(json.dumps(args))
-    torch.save({**torch.load(run / "checkpoint.pt"), "args": args}, run / "checkpoint.pt")
+    torch.save({**checkpoint_of(run), "args": args}, run / "checkpoint.pt")
     return run
 
 
