@@ -1,110 +1,92 @@
-"""Speed and memory of training steps, as ratios measured in one run.
+"""Speed and memory of training, as ratios measured in one run.
 
-    python tests/bench.py                      every variant
-    python tests/bench.py mlp-fp32 mlp-bf16    some
+    python tests/bench.py                      a few rows
+    python tests/bench.py mlp-fp32 mlp-bf16    some of them
+    python tests/bench.py --report             every method, backbone and level, with hours to the budgets
     python tests/bench.py --device cuda
 
-Each variant trains for a while in a process of its own, on random images.  In turns with its steps the same process
-times the matrix product (or convolution) that most of its work goes through, in the variant's precision, and the share
-of that rate that the whole step reaches is printed: `share` counts every operation of the step against it.
+Each row trains in a process of its own: the script's own loop, on random images that are in memory.  In turns with its
+steps the same process times the matrix product (or convolution) that most of such work goes through, in the row's
+precision.  `share` is the part of that product's rate that the whole step reaches, all of its operations counted.
 """
 import argparse
-import copy
-import itertools
+import importlib
 import json
-import os
+import math
 import subprocess
 import sys
+import tempfile
 import time
-from argparse import Namespace
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import common  # noqa: E402, I001    (before torch, whose threads wait as it says)
-import alae  # noqa: E402
-import faae  # noqa: E402
+import data  # noqa: E402
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-VARIANTS = {
-    "mlp-fp32":      ["--backbone", "mlp", "--precision", "fp32"],
-    "mlp-bf16":      ["--backbone", "mlp", "--precision", "bf16"],
-    "dcgan32-fp32":  ["--backbone", "dcgan", "--resolution", "32", "--precision", "fp32"],
-    "dcgan32-bf16":  ["--backbone", "dcgan", "--resolution", "32", "--precision", "bf16"],
-    "style64-fp32":  ["--backbone", "stylegan", "--resolution", "64", "--batch", "8", "--precision", "fp32"],
-    "style64-bf16":  ["--backbone", "stylegan", "--resolution", "64", "--batch", "8", "--precision", "bf16"],
-    "faae-fp32":     ["--objective", "faae", "--backbone", "dcgan", "--resolution", "32", "--precision", "fp32"],
-    "faae-bf16":     ["--objective", "faae", "--backbone", "dcgan", "--resolution", "32", "--precision", "bf16"],
+ROWS = {
+    "mlp-fp32":      "alae --backbone mlp --precision fp32",
+    "mlp-bf16":      "alae --backbone mlp --precision bf16",
+    "dcgan32-fp32":  "alae --backbone dcgan --resolution 32 --precision fp32",
+    "dcgan32-bf16":  "alae --backbone dcgan --resolution 32 --precision bf16",
+    "style64-fp32":  "alae --backbone stylegan --resolution 64 --start-resolution 64 --batch 8 --precision fp32",
+    "style64-bf16":  "alae --backbone stylegan --resolution 64 --start-resolution 64 --batch 8 --precision bf16",
+    "faae-fp32":     "faae --backbone dcgan --resolution 32 --precision fp32",
+    "faae-bf16":     "faae --backbone dcgan --resolution 32 --precision bf16",
 }
+REPORT = (      # the sets decide settings and budgets; stylegan: each level from 4 px to the last
+    "alae --data mnist", "alae --data cifar10", "alae --data ffhq",
+    "lia --stage 1 --data mnist", "lia --stage 1 --data cifar10", "lia --stage 1 --data ffhq",
+    "lia --stage 2 --data mnist", "lia --stage 2 --data cifar10", "lia --stage 2 --data ffhq",
+    "invgan --data mnist", "invgan --data imagenet", "invgan --data ffhq",
+    "invgan --data ffhq --resolution 1024 --grow",
+    "faae --data mnist", "faae --data celeba", "faae --data ffhq --backbone stylegan --resolution 1024",
+)
+PATIENCE = 60       # seconds: larger levels are left out when a step takes longer
 
 
-def make_step(flags, device):
-    """-> step(), a whole iteration as in the loop of alae.py or, with --objective, of faae.py, and its arguments."""
-    method = faae if "--objective" in flags else alae
-    args = method.parse_args(flags)
-    args.image_shape = (1, 28, 28) if args.backbone == "mlp" else (3, int(args.resolution), int(args.resolution))
-    torch.manual_seed(0)
-    if method is alae:
-        model = alae.ALAE(**alae.network_args(vars(args))).to(device)
-        if model.grows:
-            args.lr = common.RATES[-1]
-            model.to(memory_format=torch.channels_last)
-        opt = Namespace(**{name: common.adam(net, args.lr, alae.BETAS) for name, net in model.named_children()})
-    else:
-        model = faae.make_model(vars(args)).to(device)
-        opt = faae.make_optimizers(model, args)
-        args.schedule_kimg = args.kimg
-    ema = copy.deepcopy(model)
-    rng = torch.Generator(device).manual_seed(0)
-    amp = common.autocast(args.precision, device)
-    images = torch.randint(256, (4096, *args.image_shape), dtype=torch.uint8, device=device)
+def random_images(name, root, split, resolution, skip_bad, sizes):
+    """In place of `data.load`: a random set of the size and channels that a script asks for, the same at each call."""
+    side = int(resolution) if resolution != "auto" else sizes[0]
+    shape = (1 if name.startswith("mnist") else 3, side, side)
+    n = max(min(2**28 // (side * side), 4096), 64)
+    pixels = torch.randint(256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = data.Images(name="random", part="train", source="random", ids=np.arange(n), shape=shape, pixels=pixels)
+    return images, images
 
-    calls, draw = itertools.count(), common.Draw(model, rng, mixing=getattr(args, "mixing", 0.0))
-    nets = [model.F, model.G, model.E, model.D] if method is alae else [model.G, model.E, model.D]
 
-    def step():
-        x = images[torch.randint(4096, (args.batch,), device=device)]
-        if method is alae:
-            x = model.see(common.to_float(x))
-            alae.train_step(nets, opt, x, draw, args, amp, getattr(model, "mean_w", None))
-        else:
-            faae.STEPS[args.objective](nets, opt, x.float() / 255, draw, amp, faae.hyper(args, 0))
-        every = args.batch if args.backbone == "stylegan" else common.EMA_EVERY
-        if next(calls) * args.batch % every < args.batch:
-            common.ema_update(ema, model, 0.99)
-    return step, args
+def span(growth, level, kimg):
+    """-> images shown when a level begins, when it has faded in, and when it ends."""
+    def begin(level):
+        return 2 * growth.part * (level - growth.first) - growth.skipped if level > growth.first else 0
+    last = level == len(growth.sizes) - 1
+    stable = begin(level) + (growth.part if level > growth.first else 0)
+    return begin(level), stable, 1000 * kimg if last else begin(level + 1)
 
 
 def make_product(args, device):
-    """-> product(), the product in which most of the step's work lies, and its floating-point operations."""
+    """-> product(), the product in which most of a step's work lies, and its floating-point operations."""
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
     if args.backbone == "mlp":
-        x, w = (torch.randn(n, 1024, device=device, dtype=dtype) for n in (args.batch, 1024))
-        return lambda: torch.nn.functional.linear(x, w), 2 * args.batch * 1024 * 1024
+        x, w = torch.randn(args.batch, 1024), torch.randn(1024, 1024)
+        conv, flops = {}, 2 * x.numel() * 1024
+    else:
+        shape, kernel, conv = {     # images (N, C, H, W), kernels (C', C, k, k)
+            "stylegan": ((8, 512, 32, 32), (512, 512, 3, 3), dict(padding=1)),
+            "biggan": ((args.batch, 256, 16, 16), (256, 256, 3, 3), dict(padding=1)),
+            "faae": ((args.batch, 256, 16, 16), (128, 256, 3, 3), dict(padding=1)),
+            "dcgan": ((args.batch, 64, 16, 16), (128, 64, 4, 4), dict(stride=2, padding=1)),
+        }["faae" if (args.method, args.backbone) == ("faae", "dcgan") else args.backbone]
+        x, w = torch.randn(shape), torch.randn(kernel)
+        flops = 2 * shape[0] * w.numel() * (shape[2] // conv.get("stride", 1))**2
+    x, w = x.to(device, dtype), w.to(device, dtype)
     if args.backbone == "stylegan":
-        x = torch.randn(args.batch, 512, 32, 32, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-        w = torch.randn(512, 512, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-        return lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * args.batch * 512 * 512 * 9 * 32 * 32
-    if args.method == "faae":
-        x = torch.randn(args.batch, 256, 16, 16, device=device, dtype=dtype)
-        w = torch.randn(128, 256, 3, 3, device=device, dtype=dtype)
-        return lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * args.batch * 128 * 256 * 9 * 256
-    x = torch.randn(args.batch, 64, 16, 16, device=device, dtype=dtype)
-    w = torch.randn(128, 64, 4, 4, device=device, dtype=dtype)
-    return lambda: torch.nn.functional.conv2d(x, w, stride=2, padding=1), 2 * args.batch * 128 * 64 * 16 * 64
-
-
-def timed(function, times, device):
-    """Mean seconds of a call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(times):
-        function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - begin) / times
+        x, w = x.to(memory_format=torch.channels_last), w.to(memory_format=torch.channels_last)
+    return lambda: torch.nn.functional.conv2d(x, w, **conv) if conv else torch.nn.functional.linear(x, w), flops
 
 
 class NoModules:
@@ -118,55 +100,169 @@ class NoModules:
         pass
 
 
-def measure(flags, device, rounds):
-    """Alternate the product and the step; -> dict of the medians."""
-    if device.type == "cpu":
-        common.keep_memory()
-    step, args = make_step(flags, device)
-    product, product_flops = make_product(args, device)
-    from torch.utils.flop_counter import FlopCounterMode
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = NoModules()
-    with counter, torch.random.fork_rng():
-        step()
-    slow = args.backbone == "stylegan" and device.type == "cpu"         # 20 s a step
-    timed(step, 1 if slow else 5, device)
-    timed(product, 5 if slow else 50, device)
-    steps = 20 if args.backbone == "mlp" or device.type == "cuda" else 1 if slow else 4
-    rounds = min(rounds, 5) if slow else rounds
-    pairs = [(timed(product, 20 if slow else 100, device), timed(step, steps, device)) for _ in range(rounds)]
-    product_s, step_s = (sorted(t)[rounds // 2] for t in zip(*pairs, strict=True))
-    rate = product_flops / product_s
-    return dict(images_per_s=args.batch / step_s, ms=1e3 * step_s, gflop=counter.get_total_flops() / 1e9,
-                rate=rate / 1e9, share=counter.get_total_flops() / step_s / rate,
-                peak_gb=common.peak_memory(device) / 1e9)
+class Begun(common.Run):
+    """A run that is at its end before its first step: its checkpoint is a decoder for LIA's stage 2."""
+    snapshot_due = False
+    done = True
+
+    def __init__(self, args, *others, **named):
+        super().__init__(args, *others, **named)
+        self.seen = int(1000 * args.kimg) - 1       # at the last level
+
+    def finish(self):
+        self.save()
+
+
+class Timed(common.Run):
+    """A run at one level, whose steps are timed in turns with the product, and which ends after some rounds."""
+    snapshot_due = done = False
+    level = -1          # the last one
+    rounds = 9
+    SECONDS = 0.2       # of steps in a round, and of products
+
+    def __init__(self, args, state, losses, device, growth, trace=""):
+        super().__init__(args, state, losses, device, growth)
+        level = max(self.level, growth.first) if self.level >= 0 else len(growth.sizes) - 1
+        begin, stable, end = span(growth, level, args.kimg)
+        self.seen = math.ceil(stable)
+        self.images, self.batch = end - begin, growth.at(self.seen)[2]
+        self.product, self.flops = make_product(args, device)
+        self.steps_begun, self.times = 0, []
+        from torch.utils.flop_counter import FlopCounterMode
+        self.counter = FlopCounterMode(display=False)
+        self.counter.mod_tracker = NoModules()
+        self.clock = time.perf_counter()
+
+    def lap(self):
+        """Seconds since the last call, the device's work included."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        began, self.clock = self.clock, time.perf_counter()
+        return self.clock - began
+
+    def step(self, losses, batch):
+        super().step(losses, batch)
+        self.steps_begun += 1
+        if self.steps_begun == 1:                   # the first takes longer
+            self.done = self.lap() > PATIENCE and self.level >= 0
+            self.counter.__enter__()
+        elif self.steps_begun == 2:
+            self.counter.__exit__(None, None, None)
+            self.lap()
+        elif self.steps_begun == 3:
+            seconds = self.lap()
+            self.group = max(round(self.SECONDS / seconds), 1)
+            self.rounds = max(min(self.rounds, int(PATIENCE / seconds)), 1)
+            self.product()
+            self.lap()
+            self.product()
+            self.repeats = max(round(self.SECONDS / self.lap()), 1)
+            self.lap()
+        elif (self.steps_begun - 3) % self.group == 0:
+            step_s = self.lap() / self.group
+            for _ in range(self.repeats):
+                self.product()
+            self.times.append((step_s, self.lap() / self.repeats))
+            self.done = len(self.times) == self.rounds
+
+    def finish(self):
+        step_s, product_s = map(median, zip(*self.times, strict=True)) if self.times else (None, None)
+        rate = self.flops / product_s if self.times else None
+        gflop = self.counter.get_total_flops() / 1e9
+        print(json.dumps(dict(
+            device=str(self.device), px=max(self.growth.sizes[self.growth.at(self.seen)[0]]), batch=self.batch,
+            images=self.images, kimg=self.args.kimg, source=self.args.source.get("kimg"), step_s=step_s, gflop=gflop,
+            rate=rate and rate / 1e9, share=rate and 1e9 * gflop / step_s / rate,
+            peak_gb=common.peak_memory(self.device) / 1e9, levels=len(self.growth.sizes), first=self.growth.first,
+            precision=self.args.precision)))
+
+
+def measure(command, level, device, rounds):
+    """Train for a few steps as `command` (a script's name and flags) says; prints the figures as JSON."""
+    script, *flags = command.split()
+    flags += ["--device", device]
+    data.load = random_images
+    main = importlib.import_module(script).main
+    with tempfile.TemporaryDirectory() as folder:
+        if "2" in flags:
+            from torchvision.models import vgg16
+            torch.save({f"features.{k}": v for k, v in vgg16().features.state_dict().items()}, f"{folder}/vgg.pth")
+            common.Run = Begun
+            main([*("1" if f == "2" else f for f in flags), "--out", f"{folder}/decoder"])
+            at = flags.index("--data")              # which stage 2 takes from its decoder
+            flags = flags[:at] + flags[at + 2:] + ["--decoder", f"{folder}/decoder"]
+            if common.read_args(f"{folder}/decoder")["backbone"] == "stylegan":
+                flags += ["--perceptual", f"{folder}/vgg.pth"]
+        common.Run, Timed.level, Timed.rounds = Timed, level, rounds
+        main([*flags, "--out", f"{folder}/run"])
+
+
+def in_a_process(command, level, args):
+    """-> the figures of a row, or why there are none."""
+    done = subprocess.run([sys.executable, __file__, "--one", command, "--level", str(level), "--device", args.device,
+                           "--rounds", str(args.rounds)], capture_output=True, text=True)
+    if done.returncode:
+        return f"not measured: {(done.stderr.splitlines() or [f'exit status {done.returncode}'])[-1]}"
+    row = json.loads(done.stdout.splitlines()[-1])
+    return row if row["step_s"] else f"a step takes over {PATIENCE} s"
+
+
+def number(x):
+    return f"{x:.3g}" if x < 100 else f"{x:,.0f}"
+
+
+def report(args):
+    """A row a level; hours are of the images that the script's whole run shows there, and their sum."""
+    print(f"{'px':>15}{'batch':>7}{'images/s':>10}{'memory GB':>11}{'share':>7}{'hours':>9}")
+    for command in REPORT:
+        print(command)
+        level, levels, hours = 0, 1, 0.0
+        while level < levels:
+            row = in_a_process(command, level, args)
+            if isinstance(row, str):
+                print(f"{'':15}{row}")
+                break
+            part = row["images"] / row["batch"] * row["step_s"] / 3600
+            print(f"{row['px']:15}{row['batch']:7}{number(row['batch'] / row['step_s']):>10}{row['peak_gb']:11.2f}"
+                  f"{row['share']:7.0%}{number(part):>9}", flush=True)
+            levels, level, hours = row["levels"], max(level, row["first"]) + 1, hours + part
+        else:
+            whose = dict(paper="the paper's", code="the authors' code's").get(row["source"], "our")
+            print(f"{'':15}{whose} {row['kimg']:,g} kimg take {number(hours)} hours, {row['precision']}")
+
+
+def rows(args):
+    print(f"{'variant':14}{'images/s':>10}{'ms/step':>9}{'GFLOP/step':>12}{'peak GFLOP/s':>14}{'share':>8}"
+          f"{'memory GB':>11}")
+    first = {}
+    for name in args.rows:
+        row = in_a_process(ROWS[name], -1, args)
+        if isinstance(row, str):
+            print(f"{name:14} {row}")
+            continue
+        speed, kind = row["batch"] / row["step_s"], name.split("-")[0]
+        base = first.setdefault(kind, speed)
+        times = f"   {speed / base:.2f} times the images/s of the first {kind} row" if base != speed else ""
+        print(f"{name:14}{number(speed):>10}{1e3 * row['step_s']:9.1f}{row['gflop']:12.2f}{row['rate']:14.0f}"
+              f"{row['share']:8.0%}{row['peak_gb']:11.2f}{times}", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", default=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("rows", nargs="*", default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--report", action="store_true", help="every method, backbone and level")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--level", type=int, default=-1, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    device = common.find_device(args.device)
     if args.one:
-        print(json.dumps(measure(VARIANTS[args.one], device, args.rounds)))
+        measure(args.one, args.level, args.device, args.rounds)
         return
+    device = common.find_device(args.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, code {common.code_version()}, medians of {args.rounds} rounds")
-    print(f"{'variant':14}{'images/s':>10}{'ms/step':>9}{'GFLOP/step':>12}{'peak GFLOP/s':>14}{'share':>8}"
-          f"{'memory GB':>11}")
-    first = {}
-    for variant in args.variants:
-        done = subprocess.run([sys.executable, __file__, "--one", variant, "--device", args.device, "--rounds",
-                               str(args.rounds)], stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
-        m = json.loads(done.stdout)
-        base = first.setdefault(variant.split("-")[0], m)
-        form = ".3g" if m["images_per_s"] < 100 else ".0f"
-        print(f"{variant:14}{m['images_per_s']:10{form}}{m['ms']:9.1f}{m['gflop']:12.2f}{m['rate']:14.0f}{m['share']:8.0%}"
-              f"{m['peak_gb']:11.2f}" + (f"   {m['images_per_s'] / base['images_per_s']:.2f} times the images/s of the "
-                                         f"first {variant.split('-')[0]} row" if m is not base else ""), flush=True)
+    (report if args.report else rows)(args)
 
 
 if __name__ == "__main__":
