@@ -483,7 +483,7 @@ def test_bad_flags_of_stage_2(name, here, decoder):
     (["--nz", "7", "--nw", "7"], "of the same, even dimension, not 7 to 7"),
     (["--nz", "6", "--nw", "8"], "not 6 to 8; pass --nz and --nw alike, or --mapping mlp"),
     (["--mapping", "mlp", "--depth", "8"], "--depth is for --mapping flow"),
-    (["--rgb", "tanh"], "--rgb is for --backbone stylegan")])
+    (["--backbone", "dcgan", "--rgb", "tanh"], "--rgb is for --backbone mlp or stylegan")])
 def test_bad_flags_of_stage_1(flags, message):
     with pytest.raises(common.Error, match=message):
         lia.parse_args(flags)
@@ -539,6 +539,27 @@ def test_the_official_recipe(decoder):
     x, y = (net(torch.ones(4, 8), "fixed") for net in (linear, tanh))
     assert x.abs().max() > 1 >= y.abs().max()
     torch.testing.assert_close(y, torch.tanh(x))
+
+
+def test_the_mlps_output(here, decoder):
+    """tanh, ours; linear on request, and in runs from before the flag, in whose stage 2 too."""
+    assert lia.parse_args(["--backbone", "mlp"]).rgb == "tanh"
+    linear, tanh = (lia.build_networks("mlp", (1, 28, 28), 8, 8, 64, 8192, rgb, None)[0] for rgb in ("linear", "tanh"))
+    tanh.load_state_dict(linear.state_dict())
+    w = 9 * torch.ones(4, 8)
+    assert linear(w).abs().max() > 1
+    torch.testing.assert_close(tanh(w), torch.tanh(linear(w)))
+
+    run("--width", "64", "--batch", "8", "--kimg", "0.016", "--rgb", "linear", "--out", "old")
+    args = json.loads(Path("old/args.json").read_text())
+    del args["rgb"]
+    Path("old/args.json").write_text(json.dumps(args))
+    checkpoint = torch.load("old/checkpoint.pt", weights_only=True)
+    del checkpoint["args"]["rgb"]
+    torch.save(checkpoint, "old/checkpoint.pt")
+    assert lia.load("old").g.last is None
+    assert lia.parse_args(["--stage", "2", "--decoder", "old"]).rgb == "linear"
+    assert lia.parse_args(["--resume", "old"]).rgb == "linear"
 
 
 @pytest.mark.parametrize(("name", "layers"), [
