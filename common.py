@@ -1103,14 +1103,15 @@ class Parser(ArgumentParser):
         self.exit(2, f"error: {message}; `python {self.prog} --help` lists the flags\n")
 
 
-def positive(kind, most=math.inf):
-    """An argparse type: int or float, above zero, finite and not above `most`."""
+def positive(kind, most=math.inf, or_zero=False):
+    """An argparse type: int or float, above zero (or_zero: or zero), finite and not above `most`."""
     def parse(text):
         value = kind(text)
-        if not 0 < value <= most or value == math.inf:
+        if not (0 < value <= most or (or_zero and value == 0)) or value == math.inf:
             raise ValueError
         return value
-    parse.__name__ = f"positive {kind.__name__}" + ("" if most == math.inf else f" up to {most:,}")     # in the message
+    parse.__name__ = (f"positive {kind.__name__}" + ("" if most == math.inf else f" up to {most:,}")    # in the message
+                      + (" or 0" if or_zero else ""))
     return parse
 
 
