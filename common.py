@@ -399,12 +399,13 @@ class DownConv(EqualConv2d):
 def moments(x):
     """x (N, C, H, W) -> x - mu, in x's precision; mu and sigma (N, C, 1, 1), fp32.  Instance norm is (x - mu) / sigma.
 
-    sigma of a constant channel is 1e-4, so that its gradient is finite.
+    sigma of a constant channel is 1e-4, so that its gradient is finite.  A sum of bf16 adds up in fp32 and is rounded
+    once.  With dtype=fp32 its gradient would be a whole map, in an order of memory that is slow next to channels_last.
     """
     n, fp32 = x.shape[2] * x.shape[3], torch.promote_types(x.dtype, torch.float32)
-    mu = x.sum((2, 3), keepdim=True, dtype=fp32) / n    # / n and the sign where tensors, and their gradients, are small
+    mu = x.sum((2, 3), keepdim=True).to(fp32) / n       # / n and the sign where tensors, and their gradients, are small
     x = x + (-mu).to(x.dtype)
-    return x, mu, (x.square().sum((2, 3), keepdim=True, dtype=fp32) / n + 1e-8).sqrt()
+    return x, mu, (x.square().sum((2, 3), keepdim=True).to(fp32) / n + 1e-8).sqrt()
 
 
 class StyleLayer(nn.Module):
@@ -419,7 +420,7 @@ class StyleLayer(nn.Module):
 
     def forward(self, x, w, eta):  # x [N,C,H,W], w [N,nw], eta [N,1,H,W] or None
         if eta is not None:
-            x = x + self.noise_gain.to(x.dtype) * eta.to(x.dtype)
+            x = torch.addcmul(x, self.noise_gain.to(x.dtype), eta.to(x.dtype))      # keeps x's order of memory
         x, _, sigma = moments(lrelu(x + self.bias.to(x.dtype)))
         scale, shift = self.style(w)[:, :, None, None].chunk(2, 1)          # 2 x [N,C,1,1]
         return ((1 + scale) / sigma).to(x.dtype) * x + shift.to(x.dtype)
@@ -1103,14 +1104,15 @@ class Parser(ArgumentParser):
         self.exit(2, f"error: {message}; `python {self.prog} --help` lists the flags\n")
 
 
-def positive(kind, most=math.inf):
-    """An argparse type: int or float, above zero, finite and not above `most`."""
+def positive(kind, most=math.inf, or_zero=False):
+    """An argparse type: int or float, above zero (or_zero: or zero), finite and not above `most`."""
     def parse(text):
         value = kind(text)
-        if not 0 < value <= most or value == math.inf:
+        if not (0 < value <= most or (or_zero and value == 0)) or value == math.inf:
             raise ValueError
         return value
-    parse.__name__ = f"positive {kind.__name__}" + ("" if most == math.inf else f" up to {most:,}")     # in the message
+    parse.__name__ = (f"positive {kind.__name__}" + ("" if most == math.inf else f" up to {most:,}")    # in the message
+                      + (" or 0" if or_zero else ""))
     return parse
 
 

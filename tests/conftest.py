@@ -42,7 +42,8 @@ def pytest_report_header():
     """What a report's numbers were computed on: kernels, and with them the last bits, differ by processor."""
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: "unknown")()
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    return (f"torch {torch.__version__}, CPU {torch.backends.cpu.get_cpu_capability()}, AMX {amx}, "
+    told = [f", {k}={os.environ[k]}" for k in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY") if k in os.environ]
+    return (f"torch {torch.__version__}, CPU {torch.backends.cpu.get_cpu_capability()}{''.join(told)}, AMX {amx}, "
             f"{os.cpu_count()} cores, GPU {gpu}")
 
 

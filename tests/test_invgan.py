@@ -477,7 +477,8 @@ BAD = {
     "smaller than a patch": (("--patches", "32"), "images of 28x28 do not cut .* pass --resolution 32x32"),
     "grow": (("--grow",), "--grow is for --backbone stylegan"),
     "grow and patches": ((*STYLE, "--resolution", "32", "--grow", "--grow-kimg", "0.02", "--patches", "16"), "--grow"),
-    "rate of D": (("--lr-d", "-1"), "--lr-d"),
+    "rate of D": (("--lr-d", "-1"), "--lr-d: invalid positive float or 0 value: '-1'"),
+    "infinite rate of D": (("--lr-d", "inf"), "--lr-d: invalid positive float or 0"),
 }
 
 
@@ -631,7 +632,8 @@ def test_modes_rates_and_betas(here, monkeypatch):
             ((*SMALL, "--backbone", "mlp", "--lr", "0.003"), 0.003, 0.003, (0.5, 0.999)),
             ((*SMALL, "--backbone", "dcgan", "--lr-d", "0.005"), 0.012, 0.005, (0.0, 0.99)),
             ((*STYLE, "--resolution", 8, "--lr-d", "0.005"), 0.0015, 0.005, (0.0, 0.99)),
-            (BIGGAN, 0.001, 0.002, (0.0, 0.999))):
+            (BIGGAN, 0.001, 0.002, (0.0, 0.999)),
+            ((*BIGGAN, "--lr-d", "0", "--out", "run"), 0.001, 0.001, (0.0, 0.999))):        # the others'
         seen.clear()
         run(*flags, "--kimg", "0.008")
         assert seen == [([(rate, betas)] * 2 + [(rate_of_D, betas)], {*"MGD"}, {*"MGD"})]

@@ -28,6 +28,7 @@ from conftest import (
     tiny,
     wait_for,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import alae
 import common
@@ -64,6 +65,27 @@ def test_instance_norm():
     ((y / std).sum() + std.sum()).backward()
     assert constant.grad.isfinite().all()
     assert std.item() == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_make_no_map_of_another_type_or_order(dtype):
+    """Next to channels_last, adding a map in the plain order takes several times as long."""
+    maps = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.shape == x.shape and 0 not in out.stride():
+                maps.append((out.dtype, out.is_contiguous(memory_format=torch.channels_last)))
+            return out
+    layer, w, eta = noisy(common.StyleLayer(3, 5, (4, 8))), torch.randn(2, 5), torch.randn(2, 1, 4, 8)
+    x, g = (torch.randn(2, 3, 4, 8).to(dtype).to(memory_format=torch.channels_last).requires_grad_() for _ in range(2))
+    with Watch():
+        layer(x, w, eta).backward(g)
+        y, mu, sigma = common.moments(x)
+        torch.autograd.grad([y, mu, sigma], [x], [g, torch.ones_like(mu), torch.ones_like(sigma)])
+    assert len(maps) > 20
+    assert set(maps) == {(dtype, True)}
 
 
 def test_blur_and_scaling():
