@@ -470,7 +470,7 @@ def from_public(t, form, nw, shape):
 def read_public(path):
     """-> {name: state dict} of a public checkpoint.  Only tensors are read; nothing in the file is run."""
     try:
-        models = torch.load(path, map_location="cpu", weights_only=True)["models"]
+        models = dict(torch.load(path, map_location="cpu", weights_only=True))["models"]
         models = {name: {key.removeprefix("module."): t for key, t in tensors.items()}
                   for name, tensors in models.items() if isinstance(tensors, dict)}
     except OSError as e:
@@ -493,8 +493,8 @@ def read_public(path):
 
 
 def public_sizes(path, models):
-    """The arguments of an `ALAE` that fits the weights.  Three of them are asked where there are, so that a damaged one
-    stands out."""
+    """The arguments of an `ALAE` that the weights fit.  Each is asked of three tensors, so that a damaged one stands
+    out."""
     def usual(*places):
         found = [models[f"{PUBLIC[net]}_s"].get(key) for net, key, _ in places]
         sizes = [t.shape[axis] for t, (_, _, axis) in zip(found, places, strict=True) if getattr(t, "ndim", 0) > axis]
@@ -570,8 +570,9 @@ def official(path, out, batch):
     torch.manual_seed(args.seed)                # of the fixed noise, which the file has not
     ema = ALAE(**network_args(vars(args)))
     fill(ema, path, models, "_s")
-    model, raw = copy.deepcopy(ema), all(net in models for net in PUBLIC.values())
+    model, raw = ema, all(net in models for net in PUBLIC.values())
     if raw:
+        model = copy.deepcopy(ema)
         fill(model, path, models, "")
     state = dict(model=model, ema=ema, rng=common.generator(torch.device("cpu"), args.seed, "training"))
     state.update({f"opt_{name}": adam(net, args.lr, BETAS) for name, net in model.named_children()})
@@ -584,9 +585,10 @@ def official(path, out, batch):
     channels = ema.G.channels
     print(f"{path}: StyleALAE at {size}x{size}, {'grey' if c == 1 else 'RGB'}; {channels[0]} channels at 4 px to "
           f"{channels[-1]} at {size}; z of {args.nz}, w of {args.nw}; averaged weights{' and raw ones' if raw else ''}")
-    buff = models["dlatent_avg"]["buff"]
-    if not buff.eq(buff[0]).all():
-        print("note: its mean codes differ between layers, so its training had not ended; it is taken as if it had")
+    rows = models["dlatent_avg"]["buff"]
+    if not rows.eq(rows[0]).all():
+        print("note: its mean codes differ between layers, so its training had not ended, and the levels above its own "
+              "are noise")
     print(f"run folder {folder}; python eval.py figure reconstructions {folder} --images photo.jpg\n"
           f"python alae.py --resume {folder} --data photos/ trains on, with fresh optimisers")
 
@@ -598,7 +600,7 @@ def export(path, run):
     """
     args = common.read_args(run, "alae")
     if args["backbone"] != "stylegan" or args["image_shape"][1] != args["image_shape"][2]:
-        what = args["backbone"] if args["backbone"] != "stylegan" else "an image that is not square"
+        what = args["backbone"] if args["backbone"] != "stylegan" else "images that are not square"
         raise common.Error(f"{run} is of {what}, and the authors' code has square stylegan alone; take such a run")
     if Path(path).exists():
         raise common.Error(f"{path} exists; name a new file")
@@ -618,7 +620,7 @@ def export(path, run):
     models["dlatent_avg"] = dict(buff=model.mean_w.repeat(model.num_layers, 1))
     common.save(Path(path), dict(models=models))
     print(f"{path}: F, G, E, D and the mean w of {run}, averaged weights")
-    if "paper" in args["layers"] or args["d_act"] != "none":
+    if args["layers"] != "released" or args["d_act"] != "none":
         print(f"note: trained with --layers {args['layers']} --d-act {args['d_act']}; the authors' networks are "
               f"--layers released --d-act none, so they give other codes or scores (samples are the same)")
 
