@@ -6,6 +6,7 @@
     python alae.py --data ffhq                                 StyleALAE at 1024x1024, as section 7.2
     python alae.py --data faces.zip --resolution 64 --width 8 --kimg 100    StyleALAE, small, on a folder or zip
     torchrun --nproc_per_node=8 alae.py --data ffhq            several GPUs
+    python alae.py --official FILE                             a run from the authors' weights, to use or to train on
     python eval.py metrics runs/alae-mlp-mnist-mini            what it learnt, in numbers
 
     z  (B, nz)       prior sample, N(0, I)            F  z -> w  mapping network
@@ -16,9 +17,15 @@ Algorithm 1 is `train_step`; the encoder of section 5 is `StyleEncoder`.  Where 
 released code, the line says so, with the flag that restores the other; the whole list is in .github/alae.md.
 """
 import copy
+import json
 import math
-from argparse import Namespace
+import pickle
+import re
+import sys
+from argparse import SUPPRESS, Namespace
+from collections import Counter
 from contextlib import nullcontext
+from pathlib import Path
 
 import common  # before torch, whose threads wait as it says
 
@@ -141,8 +148,8 @@ class StyleEncoder(common.Growing):
     ReLU twice and each C_i a bias.
     """
 
-    def __init__(self, image_shape, nw, width, fmap_base, layers):
-        super().__init__(image_shape, width, fmap_base)
+    def __init__(self, image_shape, nw, width, fmap_base, layers, fmap_max=512):
+        super().__init__(image_shape, width, fmap_base, fmap_max)
         c = self.channels
         self.slope = 0.04 if layers == "released" else 0.2
         self.from_rgb = nn.ModuleList(EqualConv2d(image_shape[0], n, 1, gain=math.sqrt(2)) for n in c)
@@ -174,7 +181,7 @@ class StyleEncoder(common.Growing):
         return self.features(x)[0]
 
 
-def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end):
+def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end, fmap_max):
     """-> F, G, E, D for images of image_shape (C, H, W)."""
     F = common.Mapping(nz, nw, F_DEPTH[backbone], LR_MUL)
     D = LatentDiscriminator(nw, d_act)
@@ -186,8 +193,9 @@ def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layer
         G = common.DCGANGenerator(nw, image_shape, width)
         E = Encoder(common.DCGANEncoder(image_shape, nw, width))
     elif backbone == "stylegan":
-        G = common.StyleGenerator(nw, image_shape, width, fmap_base, rgb_gain=0.03 if layers == "released" else 1.0)
-        E = StyleEncoder(image_shape, nw, width, fmap_base, layers)
+        gain = 0.03 if layers == "released" else 1.0
+        G = common.StyleGenerator(nw, image_shape, width, fmap_base, gain, fmap_max)
+        E = StyleEncoder(image_shape, nw, width, fmap_base, layers, fmap_max)
     return F, G, E, D
 
 
@@ -196,10 +204,11 @@ def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layer
 class ALAE(nn.Module):
     """The four networks, and what `eval.py` asks of any model (eval mode)."""
 
-    def __init__(self, backbone, image_shape, nz, nw, width, d_act, fmap_base=8192, layers="paper", g_end="linear"):
+    def __init__(self, backbone, image_shape, nz, nw, width, d_act, fmap_base=8192, layers="paper", g_end="linear",
+                 fmap_max=512):
         super().__init__()
         self.F, self.G, self.E, self.D = build_networks(
-            backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end)
+            backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end, fmap_max)
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nw, 1
         self.unit_range = backbone == "mlp"     # its networks, and so its R1, work on pixels in [0, 1], as in the code
         self.grows = backbone == "stylegan"
@@ -267,7 +276,7 @@ SETTINGS = [  # later rows refine earlier ones; the paper's are of sections 6 an
     # 0: by level and number of processes, see common.complete_levels
     (STYLE, CODE(nz=512, nw=512, lr=0.0, gamma=10.0, fmap_base=8192), OURS(batch=0, kimg=0.0, grow_kimg=0.0,
         snapshot_kimg=0.0, mixing=0.9, fade="linear", adam_state="kept", layers="paper", flip="off")),
-    (STYLE | dict(data="celeba"), CODE(resolution="128", nz=256, nw=256)),
+    (STYLE | dict(data="celeba"), CODE(resolution="128", nz=256, nw=256, fmap_base=4096, fmap_max=256)),
     (STYLE | dict(data="celeba-hq"), PAPER(resolution="256")),
     # 10 million images: 500,000 to fade a level in, and as many more; code: --grow-kimg 480
     (STYLE | dict(data="ffhq"), PAPER(resolution="1024")),
@@ -293,14 +302,23 @@ def parse_args(argv=None):
         type=common.fraction, metavar="P")
     add("--fade", "growth of alpha (code: half a wave of a sine)", only=STYLE, choices=["linear", "sine"])
     add("--adam-state", "state of Adam at a new level (code: fresh)", only=STYLE, choices=["kept", "fresh"])
+    add("--fmap-max", "most channels, over --width (code: 512, celeba 256)", only=STYLE, rare=True,
+        type=common.positive(int), default=512, metavar="N")
     add("--layers", "gains, slope, biases of E's and G's ends", only=STYLE, choices=["paper", "released"])
     add("--flip", "mirroring of half of the images (code: on)", only=STYLE, choices=["off", "on"])
-    return common.resolve(parser, "alae", SETTINGS, argv, formerly=dict(g_end="linear"))
+    add = parser.group("public weights")                # see `convert`
+    add("--official", "checkpoint of the authors' code to make a run of; next to it --out, --batch", metavar="FILE",
+        default=SUPPRESS)
+    add("--export", "file for the authors' code to write the averaged weights of --resume RUN to", metavar="FILE",
+        default=SUPPRESS)
+    return common.resolve(parser, "alae", SETTINGS, argv, formerly=dict(g_end="linear", fmap_max=512))
 
 
 # -------------------------------------------------------------------------------------------------------- main
 
 def main(argv=None):
+    if convert(sys.argv[1:] if argv is None else argv):
+        return
     args = parse_args(argv)
     common.check_resolution(args, RESOLUTIONS)
     device, rank, world = common.start(args)
@@ -363,7 +381,7 @@ def main(argv=None):
 
 def network_args(args):
     """The keyword arguments of `ALAE` among a run's arguments."""
-    names = ("backbone", "image_shape", "nz", "nw", "width", "d_act", "fmap_base", "layers", "g_end")
+    names = ("backbone", "image_shape", "nz", "nw", "width", "d_act", "fmap_base", "layers", "g_end", "fmap_max")
     return {k: args[k] for k in names if k in args}
 
 
@@ -372,6 +390,259 @@ def load(run, device="cpu", weights="ema"):
     args = common.read_args(run, "alae")
     with common.fitting(run):
         return common.load_weights(run, args, ALAE(**network_args(args)), weights, device)
+
+
+# ---------------------------------------------------------------------------------------------- public weights
+# A checkpoint of the authors' code, github.com/podgorskiy/ALAE, is a dict whose "models" has a state dict for each
+# network, averaged (NAME_s) and perhaps raw (NAME), and one for the mean w.
+
+PUBLIC = dict(F="mapping_fl", G="generator", E="discriminator", D="mapping_tl")
+TRANSPOSED_FROM = 128       # px from which its generator scales up by a transposed convolution
+BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
+
+
+def public_layout(model):
+    """-> {network: {their key: (ours, factor, form)}}: theirs is factor * ours, in a form of `to_public`.
+
+    They keep weights as used, because their optimiser does what our run-time scale does.
+    """
+    F, G, E, D = {}, {}, {}, {}
+
+    def layer(net, key, ours, bias=None, form=""):
+        net[f"{key}.weight"] = ours.weight, ours.scale, form
+        if ours.bias is not None:
+            net[bias or f"{key}.bias"] = ours.bias, getattr(ours, "lr_mul", 1), "map" if bias else form
+
+    for i, ours in enumerate(model.F.layers):
+        layer(F, f"map_blocks.{i}.fc", ours)
+
+    layer(D, "map_blocks.0", model.D.layer1)
+    layer(D, "map_blocks.1", model.D.layer2)
+    layer(D, "map_blocks.2", model.D.layer3, form="middle")
+
+    G["const"] = model.G.blocks[0].constant, 1, "map"
+    for i, block in enumerate(model.G.blocks):
+        theirs = f"decode_block.{i}"
+        if i > 0:
+            form = "transposed" if max(model.G.size(i)) >= TRANSPOSED_FROM else ""
+            layer(G, f"{theirs}.conv_1", block.up, form=form)
+        layer(G, f"{theirs}.conv_2", block.conv)
+        for n, ours in enumerate([block.layer1, block.layer2], 1):
+            G[f"{theirs}.bias_{n}"] = ours.bias, 1, "map"
+            G[f"{theirs}.noise_weight_{n}"] = ours.noise_gain, 1, "map"
+            layer(G, f"{theirs}.style_{n}", ours.style)
+        layer(G, f"to_rgb.{i}.to_rgb", model.G.to_rgb[i])
+
+    for i, block in enumerate(model.E.blocks):
+        k = model.E.levels - 1 - i              # theirs count from the highest resolution down
+        theirs = f"encode_block.{k}"
+        layer(E, f"{theirs}.conv_1", block.conv, bias=f"{theirs}.bias_1")
+        layer(E, f"{theirs}.conv_2", block.down, bias=f"{theirs}.bias_2")
+        for n, C in enumerate(model.E.C[2 * i:2 * i + 2], 1):
+            E[f"{theirs}.style_{n}.bias"] = torch.zeros(model.nw), 1, ""        # --layers paper has none
+            layer(E, f"{theirs}.style_{n}", C)
+        layer(E, f"from_rgb.{k}.from_rgb", model.E.from_rgb[i])
+
+    return dict(F=F, G=G, E=E, D=D)
+
+
+def to_public(t, form, nw):
+    """map: (C,) or (C, H, W) -> (1, C, H, W).  transposed: a kernel with its first two axes swapped and its last two
+    flipped.  middle: row nw of 2 nw, the one that their D reads."""
+    if form == "map":
+        return t.reshape(1, len(t), *(t.shape[1:] or (1, 1)))
+    if form == "transposed":
+        return t.transpose(0, 1).flip(2, 3)
+    if form == "middle":
+        return torch.cat([t.new_zeros(nw, *t.shape[1:]), t, t.new_zeros(nw - 1, *t.shape[1:])])
+    return t
+
+
+def from_public(t, form, nw, shape):
+    """The way back, to a tensor of ours of that shape."""
+    if form == "transposed":
+        t = t.transpose(0, 1).flip(2, 3)
+    elif form == "middle":
+        t = t[nw:nw + 1]
+    return t.reshape(shape)
+
+
+def read_public(path):
+    """-> {name: state dict} of a public checkpoint.  Only tensors are read; nothing in the file is run."""
+    try:
+        models = dict(torch.load(path, map_location="cpu", weights_only=True))["models"]
+        models = {name: {key.removeprefix("module."): t for key, t in tensors.items()}
+                  for name, tensors in models.items() if isinstance(tensors, dict)}
+    except OSError as e:
+        raise common.Error(f"{path} cannot be opened ({e.strerror}); check the path") from None
+    except Exception as e:      # torch.load lets through whatever the damage leads to
+        if common.is_out_of_memory(e):
+            raise
+        if wanted := re.search(r"GLOBAL (\S+)", str(e)):
+            raise common.Error(f"{path} wants {wanted[1]} to be run, which is refused: weights are tensors; take the "
+                               f"authors' file, or save its 'models' alone") from None
+        if isinstance(e, (pickle.UnpicklingError, RuntimeError, EOFError)):
+            raise common.Error(f"{path} cannot be read; it is damaged, incomplete or no checkpoint: download it "
+                               f"again") from None
+        raise common.Error(f"{path} is no dict with state dicts in 'models', as the authors' code writes; take a file "
+                           f"of theirs") from None
+    for name in [f"{net}_s" for net in PUBLIC.values()] + ["dlatent_avg"]:
+        if name not in models:
+            raise common.Error(f"{path}: models has no {name}; take a checkpoint as the authors' code wrote it")
+    return models
+
+
+def public_sizes(path, models):
+    """The arguments of an `ALAE` that the weights fit.  Each is asked of three tensors, so that a damaged one stands
+    out."""
+    def usual(*places):
+        found = [models[f"{PUBLIC[net]}_s"].get(key) for net, key, _ in places]
+        sizes = [t.shape[axis] for t, (_, _, axis) in zip(found, places, strict=True) if getattr(t, "ndim", 0) > axis]
+        if not sizes:
+            raise common.Error(f"{path}: {PUBLIC[places[0][0]]}_s {places[0][1]} is missing; take a whole checkpoint")
+        return Counter(sizes).most_common(1)[0][0]
+
+    def numbered(net, pattern):
+        return sum(1 for key in models[f"{PUBLIC[net]}_s"] if re.fullmatch(pattern, key))
+
+    levels, _ = Counter([numbered("G", r"to_rgb\.\d+\.to_rgb\.weight"), numbered("E", r"encode_block\.\d+\.bias_1"),
+                         numbered("G", r"decode_block\.\d+\.bias_1")]).most_common(1)[0]
+    colours = usual(("G", "to_rgb.0.to_rgb.bias", 0), ("G", "to_rgb.0.to_rgb.weight", 0),
+                    ("E", "from_rgb.0.from_rgb.weight", 1))
+    top = usual(("E", "from_rgb.0.from_rgb.bias", 0), ("E", "from_rgb.0.from_rgb.weight", 0),
+                ("E", "encode_block.0.bias_1", 1))
+    return dict(
+        image_shape=[colours, 2 << levels, 2 << levels], fmap_base=top << levels,
+        nz=usual(("F", "map_blocks.0.fc.weight", 1)),
+        nw=usual(("F", "map_blocks.0.fc.bias", 0), ("F", "map_blocks.1.fc.bias", 0), ("D", "map_blocks.0.bias", 0)),
+        fmap_max=usual(("G", "const", 1), ("G", "decode_block.0.bias_1", 1), ("G", "decode_block.0.bias_2", 1)))
+
+
+@torch.no_grad()
+def fill(model, path, models, ending):
+    """Put a public checkpoint's networks, NAME + ending, into a model.  Raises common.Error for what does not fit."""
+    def check(good, name, key, what):
+        if not good:
+            raise common.Error(f"{path}: {name} {key} {what}; take a checkpoint as the authors' code wrote it")
+
+    layout = {f"{PUBLIC[net]}{ending}": rows for net, rows in public_layout(model).items()}
+    layout["dlatent_avg"] = {"buff": (model.mean_w.expand(model.num_layers, -1), 1, "")}
+    for name, rows in layout.items():
+        for key in rows:
+            check(key in models[name], name, key, "is missing")
+        for key, t in models[name].items():
+            check(isinstance(t, torch.Tensor) and t.is_floating_point(), name, key, "is no tensor of numbers")
+            if key.endswith(".blur.weight"):    # a constant there
+                check(t.shape[1:] == (1, 3, 3) and torch.allclose(t.float(), BLUR), name, key, "is not (1 2 1) / 4")
+                continue
+            check(key in rows, name, key, "is unexpected")
+            ours, factor, form = rows[key]
+            shape = to_public(ours.to("meta"), form, model.nw).shape
+            check(t.shape == shape, name, key, f"is {'x'.join(map(str, t.shape))}, not {'x'.join(map(str, shape))}")
+            check(t.isfinite().all(), name, key, "has numbers that are not finite")
+            if name != "dlatent_avg":
+                ours.copy_(from_public(t.double(), form, model.nw, ours.shape) / factor)
+    model.mean_w.copy_(models["dlatent_avg"]["buff"][0])        # a row a layer, equal at the end of training
+
+
+def official(path, out, batch):
+    """Make a run folder of a public checkpoint.  Its set is unknown, and its optimisers are not taken."""
+    models = read_public(path)
+    sizes = public_sizes(path, models)
+    c, size, _ = shape = sizes.pop("image_shape")
+    given = dict(backbone="stylegan", recipe="official", resolution=size, start_resolution=size, **sizes)
+    given.update({k: v for k, v in dict(out=out, batch=batch).items() if v})
+    args = parse_args([word for name, value in given.items() for word in (common.flag(name), str(value))])
+    common.check_resolution(args, RESOLUTIONS)
+    common.complete_levels(args, shape, world=1)
+    name = Path(path).stem
+    if not out:
+        args.out = str(Path("runs", f"alae-official-stylegan-{name}-{size}"))
+    folder = Path(args.out)
+    if (folder / "args.json").exists() or (folder / "log.csv").exists():
+        raise common.Error(f"{folder} already holds a run; name another folder by --out")
+    # What `common.complete` takes from a set.  These are left out of the checkpoint, because training will have them
+    unknown = dict(data_name=name, train_images=0, image_means="", precision=args.precision)
+    vars(args).update(unknown, data="", label="StyleALAE", image_shape=shape, schedule_kimg=args.kimg,
+                      given=dict(split="auto", resolution="auto"),
+                      versions=dict(torch=str(torch.__version__), code=f"of the authors ({Path(path).name})"))
+
+    torch.manual_seed(args.seed)                # of the fixed noise, which the file has not
+    ema = ALAE(**network_args(vars(args)))
+    fill(ema, path, models, "_s")
+    model, raw = ema, all(net in models for net in PUBLIC.values())
+    if raw:
+        model = copy.deepcopy(ema)
+        fill(model, path, models, "")
+    state = dict(model=model, ema=ema, rng=common.generator(torch.device("cpu"), args.seed, "training"))
+    state.update({f"opt_{name}": adam(net, args.lr, BETAS) for name, net in model.named_children()})
+    common.save(folder / "checkpoint.pt", dict(
+        args={k: v for k, v in vars(args).items() if k not in (*unknown, "resume")}, seen=0, seconds=0.0,
+        last_snapshot=-1, sums=[0.0] * 4, steps=0,
+        state={k: v.get_state() if k == "rng" else v.state_dict() for k, v in state.items()}))
+    common.write_atomic(folder / "args.json", json.dumps(vars(args), indent=1).encode())
+
+    channels = ema.G.channels
+    print(f"{path}: StyleALAE at {size}x{size}, {'grey' if c == 1 else 'RGB'}; {channels[0]} channels at 4 px to "
+          f"{channels[-1]} at {size}; z of {args.nz}, w of {args.nw}; averaged weights{' and raw ones' if raw else ''}")
+    rows = models["dlatent_avg"]["buff"]
+    if not rows.eq(rows[0]).all():
+        print("note: its mean codes differ between layers, so its training had not ended, and the levels above its own "
+              "are noise")
+    print(f"run folder {folder}; python eval.py figure reconstructions {folder} --images photo.jpg\n"
+          f"python alae.py --resume {folder} --data photos/ trains on, with fresh optimisers")
+
+
+def export(path, run):
+    """Write the averaged weights of a StyleALAE run as a public checkpoint.  Raises common.Error for other runs.
+
+    What a factor makes is float64, so that `official` gets the same weights back to the bit.
+    """
+    args = common.read_args(run, "alae")
+    if args["backbone"] != "stylegan" or args["image_shape"][1] != args["image_shape"][2]:
+        what = args["backbone"] if args["backbone"] != "stylegan" else "images that are not square"
+        raise common.Error(f"{run} is of {what}, and the authors' code has square stylegan alone; take such a run")
+    if Path(path).exists():
+        raise common.Error(f"{path} exists; name a new file")
+    model = load(run)
+    if model.G.top < model.G.levels - 1 or model.G.fades:
+        raise common.Error(f"{run} has not grown up, and a public checkpoint does not hold its level; train it on")
+    models = {}
+    for net, rows in public_layout(model).items():
+        tensors = models[f"{PUBLIC[net]}_s"] = {}
+        for key, (ours, factor, form) in rows.items():
+            theirs = to_public(ours if factor == 1 else ours.double() * factor, form, model.nw)
+            tensors[key] = theirs.detach().contiguous()
+    channels, last = model.G.channels, model.G.levels - 1
+    for i, n in enumerate(channels):
+        models["generator_s"][f"decode_block.{i}.blur.weight"] = BLUR.repeat(n, 1, 1, 1)
+        models["discriminator_s"][f"encode_block.{last - i}.blur.weight"] = BLUR.repeat(n, 1, 1, 1)
+    models["dlatent_avg"] = dict(buff=model.mean_w.repeat(model.num_layers, 1))
+    common.save(Path(path), dict(models=models))
+    print(f"{path}: F, G, E, D and the mean w of {run}, averaged weights")
+    if args["layers"] != "released" or args["d_act"] != "none":
+        print(f"note: trained with --layers {args['layers']} --d-act {args['d_act']}; the authors' networks are "
+              f"--layers released --d-act none, so they give other codes or scores (samples are the same)")
+
+
+def convert(argv):
+    """What --official and --export ask for.  -> whether they do"""
+    flags = {word.partition("=")[0] for word in argv}
+    if not flags & {"--official", "--export"} or flags & {"-h", "--help", "--help-all"}:
+        return False
+    parser = common.Parser()
+    if "--official" in flags:
+        parser.add_argument("--official", required=True)
+        parser.add_argument("--out")
+        parser.add_argument("--batch", type=common.positive(int, 65_536))
+        args = parser.parse_args(argv)
+        official(args.official, args.out, args.batch)
+    else:
+        parser.add_argument("--export", required=True)
+        parser.add_argument("--resume", required=True)
+        args = parser.parse_args(argv)
+        export(args.export, args.resume)
+    return True
 
 
 if __name__ == "__main__":

@@ -284,18 +284,18 @@ def levels_of(image_shape):
     return n, (h >> n - 1, w >> n - 1)
 
 
-def style_channels(level, width=1, fmap_base=8192):
-    """Channels at 4 * 2^level px: min(fmap_base / 2^(level+1), 512) / width."""
-    return max(min(fmap_base // 2**(level + 1), 512) // width, 1)
+def style_channels(level, width=1, fmap_base=8192, fmap_max=512):
+    """Channels at 4 * 2^level px: min(fmap_base / 2^(level+1), fmap_max) / width."""
+    return max(min(fmap_base // 2**(level + 1), fmap_max) // width, 1)
 
 
 class Growing(nn.Module):
     """A network with blocks for levels 0 ... levels - 1, of which `level` is on top and faded in by alpha."""
 
-    def __init__(self, image_shape, width, fmap_base):
+    def __init__(self, image_shape, width, fmap_base, fmap_max=512):
         super().__init__()
         self.levels, self.base = levels_of(image_shape)
-        self.channels = [style_channels(level, width, fmap_base) for level in range(self.levels)]
+        self.channels = [style_channels(level, width, fmap_base, fmap_max) for level in range(self.levels)]
         self.register_buffer("level", torch.tensor(self.levels - 1))
         self.register_buffer("alpha", torch.tensor(1.0))
         self.top, self.fades = self.levels - 1, False           # the same, without asking the device
@@ -451,8 +451,8 @@ class StyleGenerator(Growing):
     of a (N, 1, H, W) a layer, such as `draw_noise` gives.
     """
 
-    def __init__(self, nw, image_shape, width=1, fmap_base=8192, rgb_gain=1.0):
-        super().__init__(image_shape, width, fmap_base)
+    def __init__(self, nw, image_shape, width=1, fmap_base=8192, rgb_gain=1.0, fmap_max=512):
+        super().__init__(image_shape, width, fmap_base, fmap_max)
         c = self.channels
         self.blocks = nn.ModuleList(StyleBlock(i, c[max(i - 1, 0)], c[i], nw, self.size(i)) for i in range(self.levels))
         self.to_rgb = nn.ModuleList(EqualConv2d(n, image_shape[0], 1, gain=rgb_gain) for n in c)
@@ -1384,13 +1384,17 @@ def check_images(args, images):
     if problem := images.unlike(vars(args)):
         raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or --data-root")
     args.data_root, args.data = place_of(args, images)
+    fresh = not args.train_images               # of public weights: from now on these are its images
+    if fresh:
+        vars(args).update(data_name=images.name, train_images=len(images), image_means=images.means())
     code = code_version()
     if code not in args.versions["code"]:
         args.versions["code"] += f", {code}"
     if int(os.environ.get("RANK", 0)) == 0:
         where = f" as {args.out}" if args.out != args.resume else ""
         longer = f"; schedules stay those of {args.schedule_kimg:g} kimg" if args.kimg > args.schedule_kimg else ""
-        print(f"resuming {args.resume}{where}{longer}")
+        begin = "; optimisers and averages begin fresh, for the public weights came without" if fresh else ""
+        print(f"resuming {args.resume}{where}{longer}{begin}")
 
 
 def place_of(args, images):
@@ -1464,7 +1468,7 @@ FITS = {  # what args.json has besides flags, and whether it is as a run wrote i
     "rates": lambda value, args: min(value) > 0 and len(value) == levels_of(args["image_shape"])[0],
     "versions": lambda value, args: isinstance(value["code"], str),
     "given": lambda value, args: {"split", "resolution"} <= {*value},
-    "train_images": lambda value, args: value > 0,
+    "train_images": lambda value, args: value >= 0,      # 0: unknown, of public weights
     "image_means": lambda value, args: len(bytes.fromhex(value)) % 2 == 0,
     "schedule_kimg": lambda value, args: value > 0,
 }

@@ -152,6 +152,8 @@ class Images:
         grey apart do not count (decoders and compressions differ), nor do names."""
         shape, n = tuple(args["image_shape"]), args["train_images"]
         had = f"{n:,} images {'x'.join(map(str, shape))}, and {self.name} has"
+        if n == 0 and self.shape == shape:                  # public weights: of which images is not known
+            return ""
         if (self.shape, len(self)) != (shape, n):
             return f"{had} {len(self):,}, {'x'.join(map(str, self.shape))}"
         old, new = (np.frombuffer(bytes.fromhex(means), ">u2").astype(int)

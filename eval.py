@@ -89,6 +89,8 @@ class View:
         options, args = self.options, self.args
         tiles = args.get("patches")
         size = args["resolution"] if tiles else f"{self.shape[2]}x{self.shape[1]}"
+        if not (options.data or args["data"]):          # of public weights
+            raise Error(f"the images of {self.run} are not known; name a set by --data, or pictures by --images")
         parts = data.load(options.data or args["data"], options.data_root or args["data_root"], args["split"], size,
                           args["skip_bad"])
         if tiles:
