@@ -69,16 +69,16 @@ class View:
     options: device, weights, data, data_root, perhaps batch; the run chooses what is empty."""
 
     def __init__(self, run, options, weights="ema"):
-        self.run, self.args = Path(run), common.read_args(run)
-        self.options, self.device = options, options.device
+        self.run = Path(run)
+        self.args = common.read_args(run)
+        self.options = options
+        self.device = options.device
         self.weights = options.weights or weights
-        load = load_method(run, self.args["method"])
-        self.model = load(run, self.device, self.weights).requires_grad_(False)
+        self.model = load_method(run, self.args["method"])(run, self.device, self.weights).requires_grad_(False)
         self.shape = tuple(self.args["image_shape"])
         self.batch = getattr(options, "batch", 0) or common.few(self.shape)     # made at a time
         self.grey = "; grey repeated to RGB" if self.shape[0] == 1 else ""
-        growing = [m for m in self.model.modules() if isinstance(m, common.Growing)]
-        self.growing = growing[0] if growing else None
+        self.growing = next((m for m in self.model.modules() if isinstance(m, common.Growing)), None)
         self.title = f"{self.args['label']}, {self.args['backbone']}, {self.run}"
         if options.data or options.data_root:
             self.part("train")                          # a wrong one shows at once
@@ -114,7 +114,8 @@ class View:
     @property
     def protocol(self):
         """What every number of this run depends on, in one line."""
-        a, G = self.args, self.growing
+        a = self.args
+        G = self.growing
         name = a.get("data_name") or data.base_name(a["data"])
         words = [name if a["split"] == "auto" else f"{name} {a['split']}", a["backbone"]]
         if G is not None and (G.top < G.levels - 1 or G.fades):
@@ -124,12 +125,15 @@ class View:
         words += [a["precision"], f"{self.model.seen / 1000:g} kimg", f"training seed {a['seed']}"]
         return f"{', '.join(words)}, {self.weights} weights, training code {a['versions']['code']}"
 
+    def can(self, abilities):
+        """Whether the model has all of these methods."""
+        return all(hasattr(self.model, ability) for ability in abilities)
+
     def need(self, abilities):
         """Raises Lacks unless the model has all of these methods."""
         for ability in abilities:
-            if not hasattr(self.model, ability):
-                first_stage = self.args.get("stage") == "1"
-                remedy = "train stage 2 on it" if first_stage else "take another run"
+            if not self.can([ability]):
+                remedy = "train stage 2 on it" if self.args.get("stage") == "1" else "take another run"
                 raise Lacks(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; {remedy}")
 
     def made(self, w):
@@ -146,9 +150,8 @@ class View:
 
     def codes(self, end, seed, begin=0):
         """z (end - begin, nz): a stretch of an endless sequence from the prior, in any cuts."""
-        blocks_used = range(begin // BLOCK, -(-end // BLOCK))
         drawn = [self.model.prior(BLOCK, common.generator(self.device, seed, "evaluation", block))
-                 for block in blocks_used]
+                 for block in range(begin // BLOCK, math.ceil(end / BLOCK))]
         return torch.cat(drawn)[begin % BLOCK:][:end - begin]
 
     @property
@@ -170,15 +173,16 @@ class View:
 
 def progress(what, n, size, shared=True):
     """Yields begin and end of batches of n things, and prints how far it is; processes share them."""
-    rank, world = 0, 1
-    if shared and dist.is_initialized():
-        rank, world = dist.get_rank(), dist.get_world_size()
-    terminal, began = sys.stdout.isatty(), time.time()
-    shown = began
+    alone = not shared or not dist.is_initialized()
+    rank = 0 if alone else dist.get_rank()
+    world = 1 if alone else dist.get_world_size()
+    terminal = sys.stdout.isatty()
+    began = shown = time.time()
     for begin in range(rank * size, n, world * size):
         yield begin, min(begin + size, n)
         if time.time() - shown > (1 if terminal else 30):
-            shown, done = time.time(), min(begin + world * size, n)
+            shown = time.time()
+            done = min(begin + world * size, n)
             left = common.duration((shown - began) * (n - done) / done)
             text = f"  {what}: {done:,} of {n:,}, {left} left"
             print(f"\r{text:<79}" if terminal else text, end="" if terminal else "\n", flush=True)
@@ -207,13 +211,13 @@ class Means:
 
     def add(self, **values):
         """values: (N,) each."""
-        counted = [values[name].double() for name in self.names]
-        self.sums += torch.stack([torch.ones_like(counted[0]), *counted]).sum(1)
+        counted = torch.stack([values[name].double() for name in self.names])
+        self.sums += torch.cat([torch.ones_like(counted[:1]), counted]).sum(1)
 
     def result(self):
         """-> dict of floats, and n, how many."""
-        n, *sums = add_up(self.sums).tolist()
-        return dict(zip(self.names, [total / n for total in sums], strict=True), n=int(n))
+        n = add_up(self.sums)[0].item()
+        return dict(zip(self.names, (self.sums[1:] / n).tolist(), strict=True), n=int(n))
 
 
 def per_image(t):
@@ -272,17 +276,23 @@ def plain(value, n):
     return np.format_float_positional(value, n, unique=False, fractional=False, trim="-")
 
 
+# --------------------------------------------------------------------- 3 Pictures that are measured
+
 PARTS = dict(train="training", test="test")
-KINDS = {"samples": "samples", "resamples": "samples reconstructed",
-         "reconstructions": "test images reconstructed", "midpoints": "midpoints of test images",
-         "real": "test images themselves"}
+# words: what its pictures are called; needs: methods of the model; noise: what a protocol says of it
+Kind = namedtuple("Kind", "words needs noise", defaults=("",))
+KINDS = {
+    "samples": Kind("samples", PRIOR, "samples with random noise and no truncation"),
+    "resamples": Kind("samples reconstructed", ("prior", "map", "encode")),
+    "reconstructions": Kind("test images reconstructed", ("encode",), "reconstructions with fixed noise"),
+    "midpoints": Kind("midpoints of test images", ("encode",)),
+    "real": Kind("test images themselves", ()),
+}
 
 
 def available(view, kinds):
     """The kinds of pictures that the model can make.  Raises Lacks if only real ones are left."""
-    needs = dict(samples=PRIOR, resamples=(*PRIOR, "encode"), reconstructions=("encode",),
-                 midpoints=("encode",), real=())
-    can = [kind for kind in kinds if all(hasattr(view.model, ability) for ability in needs[kind])]
+    can = [kind for kind in kinds if view.can(KINDS[kind].needs)]
     if can == ["real"]:
         view.need(["encode"])
     return can
@@ -291,48 +301,41 @@ def available(view, kinds):
 def pictures(view, kind, args):
     """How many pictures of a kind there are, and make(begin, end) -> (N, C, H, W) in [-1, 1].
     midpoints: of the mean of two neighbouring test images' codes.   (InvGAN, table 1)"""
-    model = view.model
-    indices = test_indices(view, args)
+    model, indices = view.model, test_indices(view, args)
 
-    def samples(begin, end):
-        w = model.map(view.codes(end, args.seed, begin))
-        common.seed_noise(args.seed, begin)                 # whichever process draws it
-        return model.generate(w, noise="random").clamp(-1, 1)
-
-    def midpoints(begin, end):
-        w = model.encode(with_next(view, indices, begin, end))
-        return model.generate((w[:-1] + w[1:]) / 2, noise="fixed").clamp(-1, 1)
-
-    def real(begin, end):
-        return view.images(indices[begin:end])
-
-    def reconstructed_of(make):
-        return lambda begin, end: common.reconstruct(model, make(begin, end))
-    n = code_count(view, args) if kind in ("samples", "resamples") else len(indices)
-    return n, dict(samples=samples, resamples=reconstructed_of(samples), midpoints=midpoints,
-                   reconstructions=reconstructed_of(real), real=real)[kind]
+    def make(begin, end):
+        if kind == "midpoints":
+            w = model.encode(with_next(view, indices, begin, end))
+            return model.generate((w[:-1] + w[1:]) / 2, noise="fixed").clamp(-1, 1)
+        if kind in ("samples", "resamples"):
+            w = model.map(view.codes(end, args.seed, begin))
+            common.seed_noise(args.seed, begin)                 # whichever process draws it
+            x = model.generate(w, noise="random").clamp(-1, 1)
+        else:
+            x = view.images(indices[begin:end])
+        return common.reconstruct(model, x) if kind in ("resamples", "reconstructions") else x
+    return code_count(view, args) if kind in ("samples", "resamples") else len(indices), make
 
 
 def each(m, name, form):
     """The numbers NAME_KIND in words, such as "samples 0.910   test images reconstructed 0.423"."""
-    return "   ".join(f"{KINDS[kind]} {m[f'{name}_{kind}']:{form}}" for kind in KINDS if f"{name}_{kind}" in m)
+    return "   ".join(f"{words} {m[f'{name}_{kind}']:{form}}" for kind, (words, _, _) in KINDS.items()
+                      if f"{name}_{kind}" in m)
 
 
 def of_each(counts):
     """{kind: n} in words."""
     if len(set(counts.values())) == 1:
         return f"{next(iter(counts.values())):,} of each"
-    return ", ".join(f"{n:,} {KINDS[kind]}" for kind, n in counts.items())
+    return ", ".join(f"{n:,} {KINDS[kind].words}" for kind, n in counts.items())
 
 
 def noise_of(kinds):
-    words = dict(samples="samples with random noise and no truncation",
-                 reconstructions="reconstructions with fixed noise")
-    return "; ".join(text for kind, text in words.items() if kind in kinds)
+    return "; ".join(KINDS[kind].noise for kind in KINDS if kind in kinds and KINDS[kind].noise)
 
 
-# --------------------------------------------------------------------------------------- 3 Measures
-# Each takes (view, args) and gives a Result.  MEASURES says what it needs and how it is shown.
+# ----------------------------------------------------------------------- 4 Errors, codes, sharpness
+# A measure takes (view, args) and gives a Result.  MEASURES says what it needs and how it is shown.
 
 # numbers: for --json, with n; protocol: what they depend on besides the run; title: the distance's name,
 # FID only with the published network; notes: more lines
@@ -356,8 +359,9 @@ def errors(view, indices):
                   mse_mean_image=per_image((mean_image - x).square()),
                   mse_wrong_pair=per_image((y - after).square()))
     m = means.result()
-    m.update(mse_255=m["mse"] * 127.5**2)
-    return m if len(indices) > 1 else dict(m, mse_wrong_pair=None)
+    if len(indices) == 1:
+        m["mse_wrong_pair"] = None
+    return dict(m, mse_255=m["mse"] * 127.5**2)
 
 
 def measure_errors(view, args):
@@ -441,15 +445,16 @@ def measure_sharpness(view, args):
     """Mean variance of the Laplacian of samples and reconstructions, over the test images'."""
     variance, n = {}, {}
     for kind in available(view, ("real", "samples", "reconstructions")):
-        many, make = pictures(view, kind, args)
+        n[kind], make = pictures(view, kind, args)
         means = Means(view.device, "variance")
-        for begin, end in progress(KINDS[kind], many, view.batch):
+        for begin, end in progress(KINDS[kind].words, n[kind], view.batch):
             means.add(variance=sharpness(make(begin, end)))
-        variance[kind], n[kind] = means.result().values()
-    real = variance.pop("real")
-    ratio = {f"sharpness_{kind}": v / real for kind, v in variance.items()}
-    return Result(dict(ratio, n=n), f"{of_each(n)}; {noise_of(n)}")
+        variance[kind] = means.result()["variance"]
+    ratios = {f"sharpness_{kind}": v / variance["real"] for kind, v in variance.items() if kind != "real"}
+    return Result(dict(ratios, n=n), f"{of_each(n)}; {noise_of(n)}")
 
+
+# ------------------------------------------------ 5 Features: Frechet and kernel distances, classes
 
 class Classifier(nn.Module):
     """Tells a set's classes apart; gives features for Frechet distances.  accuracy: % of the test part."""
@@ -646,15 +651,16 @@ SUBSET = 1000           # features of a subset
 def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
     """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, eq. 4) of features
     a (N, d) and b (M, d).  -> mean and standard deviation over random subsets."""
+    def kernel(x, y):
+        return (x @ y.T / x.shape[1] + 1)**3
     rng = np.random.RandomState(seed)
     values = []
     size = min(size, len(a), len(b))
     for _ in range(subsets):
         x = a[torch.from_numpy(rng.choice(len(a), size, replace=False)).to(a.device)].double()
         y = b[torch.from_numpy(rng.choice(len(b), size, replace=False)).to(b.device)].double()
-        xx, yy, xy = ((p @ q.T / x.shape[1] + 1)**3 for p, q in ((x, x), (y, y), (x, y)))
-        within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
-        values.append((within - 2 * xy.mean()).item())
+        within = sum(k.sum() - k.trace() for k in (kernel(x, x), kernel(y, y))) / (size * (size - 1))
+        values.append((within - 2 * kernel(x, y).mean()).item())
     return float(np.mean(values)), float(np.std(values))
 
 
@@ -700,12 +706,12 @@ def measure_frechet(view, args, wanted=KINDS):
     for kind in available(view, wanted):
         many, make = pictures(view, kind, args)
         if many < 2:
-            too_few = f"{KINDS[kind]}: a distance needs 2 or more, and this is {many}"
+            too_few = f"{KINDS[kind].words}: a distance needs 2 or more, and this is {many}"
             notes.append(f"left out: {too_few}")
             continue
-        moments, kept = features_of(view, extractor, KINDS[kind], many, make)
+        moments, kept = features_of(view, extractor, KINDS[kind].words, many, make)
         if not moments.sum.isfinite().all():
-            raise Error(f"{view.run}: features of its {KINDS[kind]} are not finite; the run has diverged")
+            raise Error(f"{view.run}: features of its {KINDS[kind].words} are not finite; the run has diverged")
         n[kind] = many
         m[f"{fid}_{kind}"] = frechet(moments.gaussian(), real)
         m[f"{kid}_{kind}"], m[f"{kid}_{kind}_deviation"] = kernel_distance(kept, kept_real, args.seed)
@@ -731,7 +737,7 @@ def show_frechet(m, title):
     official = title == "FID"
     fid, kid = ("fid", "kid") if official else ("frechet", "kernel")
     means = {kind: plain(m[f"{kid}_{kind}"], 4) for kind in m["n"]}
-    kernels = [f"{KINDS[kind]} {mean} ({plain(m[f'{kid}_{kind}_deviation'], 2)})" for kind, mean in means.items()]
+    kernels = [f"{KINDS[kind].words} {mean} ({plain(m[f'{kid}_{kind}_deviation'], 2)})" for kind, mean in means.items()]
     return [f"{title}: {each(m, fid, '.3f')}",
             f"{'KID' if official else 'kernel distance'} (deviation over 100 subsets): " + "   ".join(kernels)]
 
@@ -745,8 +751,7 @@ def measure_flips(view, args):
     for x, y, _ in reconstructed(view, indices):
         means.add(flips=net(x).argmax(1) != net(y).argmax(1))
     m = means.result()
-    m.update(flips=100 * m["flips"], accuracy=net.accuracy.item(),
-             extractor=f"{net.name} {net.checksum}")
+    m = dict(m, flips=100 * m["flips"], accuracy=net.accuracy.item(), extractor=f"{net.name} {net.checksum}")
     return Result(m, f"classifier {m['extractor']}; {of_test(view, m['n'])}")
 
 
@@ -806,6 +811,8 @@ def measure_classifiers(view, args):
                   f"unscaled features of {len(view.train):,} training and all {len(view.test):,} test images, C 0.02")
 
 
+# --------------------------------------------------------------- 6 Perceptual distances: LPIPS, PPL
+
 class LPIPS(nn.Module):
     """Learned perceptual distance, VGG-16, version 0.1: a, b (N, 3 or 1, H, W) in [-1, 1] -> (N,).
     weights: of the heads, as the lpips package keeps them.   (Zhang et al. 2018, eq. 1)"""
@@ -846,16 +853,15 @@ def measure_lpips(view, args):
     net = lpips_of(view, args)
     indices = test_indices(view, args)
     mean_image = training_mean(view)
-    means = Means(view.device, "right", "mean_image", "wrong_pair")
+    right = "lpips" if net.official else "distance"
+    means = Means(view.device, right, f"{right}_mean_image", f"{right}_wrong_pair")
     for x, y, after in reconstructed(view, indices):
-        means.add(right=net(y, x), mean_image=net(mean_image.expand_as(x), x),
-                  wrong_pair=net(y, after))
-    d = means.result()
-    name = "lpips" if net.official else "distance"
-    m = {name: d["right"], f"{name}_mean_image": d["mean_image"],
-         f"{name}_wrong_pair": d["wrong_pair"] if len(indices) > 1 else None, "n": d["n"]}
-    return Result(m, f"{net.checksum}{view.grey}, images as they are; {of_test(view, m['n'])}",
-                  net.title)
+        means.add(**{right: net(y, x), f"{right}_mean_image": net(mean_image.expand_as(x), x),
+                     f"{right}_wrong_pair": net(y, after)})
+    m = means.result()
+    if len(indices) == 1:
+        m[f"{right}_wrong_pair"] = None
+    return Result(m, f"{net.checksum}{view.grey}, images as they are; {of_test(view, m['n'])}", net.title)
 
 
 def show_lpips(m, title):
@@ -877,7 +883,8 @@ def slerp(a, b, t):
 def within_percentiles(d):
     """The mean of the values of d (N,) from its 1st to its 99th percentile.   (StyleGAN's PPL)"""
     d = d.cpu().numpy()
-    lower, upper = np.percentile(d, 1, method="lower"), np.percentile(d, 99, method="higher")
+    lower = np.percentile(d, 1, method="lower")
+    upper = np.percentile(d, 99, method="higher")
     return float(d[(lower <= d) & (d <= upper)].mean())
 
 
@@ -923,6 +930,8 @@ def as_ppl_sees(x, face_crop):
     return nnf.avg_pool2d(x, max(x.shape[2] // 256, 1))
 
 
+# -------------------------------------------------------------------- 7 Sliced Wasserstein distance
+
 def swd_levels(shape):
     """Sizes (h, w) of the pyramid's levels for images (C, H, W); the smaller side is 16 or more."""
     sizes = []
@@ -952,11 +961,9 @@ def laplacian(x, level):
 
 def patches(x, top, left):
     """7x7 patches of x (N, C, H, W) around rows `top`, columns `left`, (N, n) -> (N n, C, 7, 7)."""
-    top, left = (t.to(x.device)[:, :, None, None, None] for t in (top, left))
-    around = torch.arange(-3, 4, device=x.device)
-    image = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1, 1)
-    channel = torch.arange(x.shape[1], device=x.device).view(1, 1, -1, 1, 1)
-    return x[image, channel, top + around.view(7, 1), left + around].flatten(0, 1)
+    windows = x.unfold(2, 7, 1).unfold(3, 7, 1)                     # [N,C,H-6,W-6,7,7]
+    image = torch.arange(len(x), device=x.device)[:, None]
+    return windows[image, :, top.to(x.device) - 3, left.to(x.device) - 3].flatten(0, 1)
 
 
 def descriptors(view, what, n, make, level, size, seed):
@@ -1011,16 +1018,18 @@ def measure_swd(view, args):
         n = len(places)
         levels = {}
         for level, size in enumerate(sizes):
-            a, b = (descriptors(view, f"{KINDS[kind]}, patches at {size[0]} px", n, images, level, size,
+            a, b = (descriptors(view, f"{KINDS[kind].words}, patches at {size[0]} px", n, images, level, size,
                                 [args.seed, level, i]) for i, images in enumerate((real, make)))
             levels[size[0]] = sliced_wasserstein(a, b, np.random.RandomState([args.seed, level]))
         m[f"swd_{kind}"] = sum(levels.values()) / len(levels)
         m[f"swd_{kind}_levels"] = levels
         m["n"][kind] = n
-        against.append(f"{n:,} {KINDS[kind]} against as many {PARTS[part]} images")
+        against.append(f"{n:,} {KINDS[kind].words} against as many {PARTS[part]} images")
     return Result(m, f"128 patches of 7x7 an image and level, 512 directions; uint8; {', '.join(against)}; "
                      f"{noise_of(m['n'])}")
 
+
+# -------------------------------------------------------------------------- 8 The table of measures
 
 # count(view, args) -> Result; needs: methods of the model; show(numbers, title) -> lines; alone: only by
 # --only, because it is slow or fetches weights
@@ -1045,7 +1054,7 @@ MEASURES = {
         f"linear SVM: short features {m['svm_short']:.2f} %   long {m['svm_long']:.2f} %"]),
     "lpips": Measure(measure_lpips, ("encode", "generate"), show_lpips, alone=True),
     "swd": Measure(measure_swd, (), lambda m, _: ["SWD x 1,000: " + "   ".join(
-        f"{KINDS[kind]} {m[f'swd_{kind}']:.2f} ("
+        f"{KINDS[kind].words} {m[f'swd_{kind}']:.2f} ("
         + ", ".join(f"{h} px {v:.2f}" for h, v in m[f"swd_{kind}_levels"].items()) + ")"
         for kind in m["n"])], alone=True),
     "ppl": Measure(measure_ppl, PRIOR, lambda m, title: [f"{title}: " + "   ".join(
@@ -1053,7 +1062,7 @@ MEASURES = {
 }
 
 
-# ----------------------------------------------------------------------------------------- 4 Tables
+# ----------------------------------------------------------------------------- 9 The papers' tables
 
 PAPER = {  # the papers' numbers; None where a paper gives none
     "alae-2": {  # accuracy (%) on MNIST: 1-NN SW short, long, SVM SW short, long, then the same DW
@@ -1092,6 +1101,11 @@ CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Bi
              "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Lipstick", "Young")
 
 
+def print_row(label, cells, left=32, right=16):
+    """A line of a table: a label of `left` characters, then cells (texts or numbers), `right` each."""
+    print(f"{label:{left}}" + "".join(f"{v if isinstance(v, str) else cell(v):>{right}}" for v in cells))
+
+
 def table_alae_2(runs, args):
     """ALAE's table 2: every run is one trial of its label and split; trials are averaged."""
     trials = {}
@@ -1113,13 +1127,13 @@ def table_alae_2(runs, args):
         print(f"{view.title}: " + "  ".join(f"{c} {result[c]:.2f}" for c in ACCURACIES), flush=True)
     columns = [(split, c) for split in ("sw", "dw") for c in ACCURACIES]
     print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
-    print(f"{'':24}" + "".join(f"{f'{c} {split.upper()}':>14}" for split, c in columns))
+    print_row("", [f"{c} {split.upper()}" for split, c in columns], 24, 14)
     for label in dict.fromkeys(list(PAPER["alae-2"]) + [label for label, _ in trials]):
         ours = [np.mean([r[c] for _, r in trials[label, split]]) if (label, split) in trials else None
                 for split, c in columns]
         for whose, cells in (("paper", PAPER["alae-2"].get(label, ())), ("ours", ours)):
             if any(v is not None for v in cells):
-                print(f"{f'{label}, {whose}':24}" + "".join(f"{cell(v):>14}" for v in cells))
+                print_row(f"{label}, {whose}", cells, 24, 14)
     print("Euclidean 1-NN; linear SVM, L2-regularised squared hinge, C = 0.02; unscaled features of the whole training "
           "part, scored on the whole test part.")
     print(f"Evaluation code {common.code_version()}.")
@@ -1311,10 +1325,10 @@ def table_invgan_2(runs, args):
                     + (", or more of -n" if len(chosen) < len(y) else ""))
     out = {scored: {kind: (float(np.mean(precisions[kind][scored])), float(np.std(precisions[kind][scored])))
                     for kind in made} for scored in made}
-    print(f"{'scored on':32}" + "".join(f"{kind:>20}" for kind in made) + "   (trained on)")
+    print_row("scored on", [*made, "   (trained on)"], right=20)
     for scored, row in out.items():
-        print(f"{scored + ', paper':32}" + "".join(f"{cell(v):>20}" for v in PAPER["invgan-2"][scored]))
-        print(f"{scored + ', ours':32}" + "".join(f"{cell(v):>20}" for v in row.values()))
+        print_row(f"{scored}, paper", PAPER["invgan-2"][scored], right=20)
+        print_row(f"{scored}, ours", row.values(), right=20)
     print(f"Average precision, its mean and deviation over {len(shares)} labels ({', '.join(shares)}), by "
           f"{args.classifier}, {args.epochs} epochs of {len(chosen):,} images, {precision_on(view.device)}, scored on "
           f"{n_test:,}; saying yes to all has {np.mean(list(shares.values())):.2f}; evaluation seed {args.seed}; "
@@ -1369,9 +1383,9 @@ TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2, "i
           "invgan-2": table_invgan_2}
 
 
-# ---------------------------------------------------------------------------------------- 5 Figures
-# A figure draws a picture (H, W, 3) uint8 of one run or several.  FIGURES, at the end, says what each
-# needs and which images it takes.
+# -------------------------------------------------------------------- 10 Figures: images and panels
+# A figure draws a picture (H, W, 3) uint8 of one run or several.  FIGURES says what it needs and which
+# images it takes.
 
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, 18, 1))      # first, end layer; rows
 EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN's fig. 3 shows three strengths without numbers
@@ -1427,38 +1441,41 @@ def shared_test_images(views):
             raise Error(f"{views[0].run} and {view.run} have no test images in common ({parts[0].name} "
                         f"{'x'.join(map(str, parts[0].shape))}, {part.name} {'x'.join(map(str, part.shape))}); "
                         f"compare runs of one data set and resolution")
-    ids = set(parts[0].ids.tolist())
+    ids = parts[0].ids
     for view, part in zip(views, parts):
-        ids &= set(part.ids.tolist())
+        ids = ids[np.isin(ids, part.ids)]
         if view.train.source == part.source:
-            ids -= set(view.train.ids.tolist())
-    if not ids:
+            ids = ids[~np.isin(ids, view.train.ids)]
+    if not len(ids):
         raise Error(f"the runs' test parts have no image in common that none of them was trained on "
                     f"({', '.join(v.protocol.split(',')[0] for v in views)}); compare runs of one split")
-    places = [{int(i): k for k, i in enumerate(part.ids)} for part in parts]
-    return [torch.tensor([place[i] for i in parts[0].ids.tolist() if i in ids]) for place in places]
+    orders = [np.argsort(part.ids) for part in parts]
+    return [torch.from_numpy(order[np.searchsorted(part.ids, ids, sorter=order)])
+            for part, order in zip(parts, orders)]
 
 
-def real_images(views, args, choose):
-    """Real images (N, C, H, W) for all views: --images, else choose(view, indices) of test images."""
+def real_images(views, args, n, choose=None):
+    """Real images (N, C, H, W) for all views: --images, else n test images: the first, or those that
+    choose(view, indices) finds."""
     if args.images:
         shape = views[0].shape
         if any(view.shape != shape for view in views):
             raise Error("the runs' images differ in size or colour, so they cannot share --images; draw them apart")
         return common.to_float(data.read_images(args.images, shape[0], shape[1:])).to(views[0].device)
     shared = shared_test_images(views)[0]
-    return views[0].images(shared[choose(views[0], shared)])
+    return views[0].images(shared[choose(views[0], shared) if choose else slice(n)])
 
 
 def first(many):
     """A figure's images: those of --images, else the first -n (`many`) test images."""
-    return lambda views, args: real_images(views, args, lambda *_: slice(args.n or many))
+    return lambda views, args: real_images(views, args, args.n or many)
 
 
 def pairs(many):
     """A figure's images in pairs: those of --images, else the first 2 -n (`many`) test images."""
     def choose(views, args):
-        x = real_images(views, args, lambda _, shared: slice(min(2 * (args.n or many), len(shared) // 2 * 2)))
+        x = real_images(views, args, 2 * (args.n or many))
+        x = x if args.images else x[:len(x) // 2 * 2]
         if len(x) % 2 or not len(x):
             raise Error(f"figure {args.name} takes pairs of images, not {len(x)}; name an even number by --images")
         return x
@@ -1476,14 +1493,19 @@ def one_of_four_classes(view, indices):
     return places if len(places) == 4 else list(range(min(4, len(indices))))
 
 
+def corners(views, args):
+    """Figure morph's images: those of --images, else four test images of different classes."""
+    return real_images(views, args, 4, one_of_four_classes)
+
+
 def of_any_size(views, args):
     """A figure's images: --images (-n of a folder or zip) or --frames, at --resolution or the first
     one's size; else the first -n test images of the one run, whole if it has --patches."""
-    view, c = views[0], views[0].shape[0]
+    view = views[0]
     w, h = data.parse_resolution(args.resolution) or (0, 0)
     if paths := [args.frames] if args.frames else args.images:
         most = sys.maxsize if args.frames else args.n or 4
-        x = data.read_images(paths, c, (h, w) if h else None, most)
+        x = data.read_images(paths, view.shape[0], (h, w) if h else None, most)
     elif h:
         raise Error("--resolution is of --images or --frames; name some, or leave it out")
     elif len(views) > 1:
@@ -1493,6 +1515,8 @@ def of_any_size(views, args):
         x = whole.take(torch.arange(min(args.n or 4, len(view.test))))
     return common.to_float(x).to(view.device)
 
+
+# --------------------------------------------------------------------- 11 Figures: codes and styles
 
 def truncate(w, mean_w, psi, layers, num_layers):
     """mean_w + psi (w - mean_w) in the first `layers`, (N, num_layers, nw).   (StyleGAN, app. B)"""
@@ -1606,7 +1630,7 @@ def draw_mixing(views, _, args):
             w = view.model.map(view.codes(n + m, args.seed))
             x = view.made(w)
         else:
-            x = real_images([view], args, lambda *_, end=n + m: slice(end))[:n + m]
+            x = real_images([view], args, n + m)[:n + m]
             if len(x) < n + m:
                 raise Error(f"figure mixing takes {n + m} images, {n} sources (-n) and {m} destinations, and "
                             f"{how_many(args, x)}")
@@ -1670,7 +1694,9 @@ def draw_manipulate(views, x, args):
 
 def draw_path(views, x, args):
     """Optimisation in z (upper rows) and in w (lower), step by step (LIA fig. 13)."""
-    picture, steps, lr = [], 200, 0.05
+    steps = 200
+    lr = 0.05
+    picture = []
     for view in views:
         both = [optimise(view, x, space, pixel_distance, steps, lr, seed=args.seed, keep=steps_shown(steps))[2]
                 for space in ("z", "w")]
@@ -1678,6 +1704,8 @@ def draw_path(views, x, args):
     print(f"columns: after {', '.join(map(str, steps_shown(steps)))} steps of Adam, lr {lr}, then the original")
     return rows(picture)
 
+
+# -------------------------------------------------------------- 12 Figures: edits, tiles, gradients
 
 def remade(views, images):
     """Rows of images, the last made of the others, and its reconstructions (InvGAN figs. 2, 8)."""
@@ -1771,7 +1799,8 @@ def draw_deblur(views, x, args):
           f"{', '.join(strengths)}")
     picture = []
     for view in views:
-        w, w_blurred = codes_of_tiles(view, low), codes_of_tiles(view, blurred)
+        w = codes_of_tiles(view, low)
+        w_blurred = codes_of_tiles(view, blurred)
         columns = [x, low] + [from_tiles(view, w + a * (w - w_blurred), x) for a in (0, *EXTRAPOLATION)]
         picture += torch.stack(columns, 1)
         names = ["enlarged", "reconstructed"] + [f"a = {a}" for a in strengths]
@@ -1797,7 +1826,8 @@ def draw_frames(views, _, args):
     view = views[0]
     times = args.n or 4
     args.out = Path(args.out or view.run / "figures" / "frames.png").with_suffix(".png")
-    folder, film = args.out.with_suffix(""), args.out.with_suffix(".gif")
+    folder = args.out.with_suffix("")
+    film = args.out.with_suffix(".gif")
     if Path(args.frames).resolve() in (film.resolve(), folder.resolve()):
         raise Error(f"--out {args.out} would write over {args.frames}; name another")
     x = of_any_size(views, args)
@@ -1868,6 +1898,8 @@ def draw_gradients(views, _, args):
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
+# -------------------------------------------------------------------------- 13 The table of figures
+
 # draw(views, images, args) -> picture; papers: the papers' numbers; needs: abilities of the model;
 # images(views, args), or None if it takes none; flags: those for this figure alone
 Figure = namedtuple("Figure", "draw papers needs images flags", defaults=(("encode",), None, ()))
@@ -1876,7 +1908,7 @@ FIGURES = {
     "reconstructions": Figure(draw_reconstructions, "alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 "
                               "lia-14 lia-15 lia-16 invgan-7", images=first(32)),
     "traversal": Figure(draw_traversal, "alae-4", (*PRIOR, "features")),
-    "morph": Figure(draw_morph, "faae-9", images=lambda views, args: real_images(views, args, one_of_four_classes)),
+    "morph": Figure(draw_morph, "faae-9", images=corners),
     "mixing": Figure(draw_mixing, "alae-9 lia-10", images=lambda *_: None, flags=("generated",)),
     "interpolation": Figure(draw_interpolation, "lia-6 lia-9 lia-11 lia-12", images=pairs(4)),
     "manipulate": Figure(draw_manipulate, "lia-4 lia-17", images=first(4), flags=("boundary",)),
@@ -1894,7 +1926,7 @@ FIGURES = {
 ALIASES = {number: name for name, row in FIGURES.items() for number in row.papers.split()}
 
 
-# -------------------------------------------------------------------------------------- 6 Inversion
+# ------------------------------------------------------------------------- 14 Inversion, boundaries
 
 CLIP_DRAWS = 1000       # z is clipped to the range of so many draws from the prior
 
@@ -1916,7 +1948,8 @@ def distance_for(view, args):
         return lambda y: far(vgg(y, last=15)[-1])
 
     def pixels_and_conv4_3(x):
-        pixels, maps = pixel_distance(x), pixel_distance(vgg.conv4_3(x))
+        pixels = pixel_distance(x)
+        maps = pixel_distance(vgg.conv4_3(x))
         return lambda y: pixels(y) + 5e-5 * maps(vgg.conv4_3(y))
     return pixels_and_conv4_3 if args.method == "in-domain" else conv3_3
 
@@ -1931,7 +1964,8 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
     path = []
     view.need(PRIOR)
     draws = view.codes(CLIP_DRAWS, seed)
-    norms, limit = draws.norm(dim=1), draws.abs().max()
+    norms = draws.norm(dim=1)
+    limit = draws.abs().max()
     sphere = bool(norms.std() < 1e-3 * norms.mean())
     if domain:
         view.need(("encode", "unmap") if space == "z" else ("encode",))
@@ -1995,9 +2029,10 @@ def invert(args):
     keep = steps_shown(steps) if args.save_path else ()
 
     def codes(space, x, steps=steps):
-        w = view.model.encode(x) if space == "encoder" else None
-        return (w, w, []) if space == "encoder" else optimise(
-            view, x, space, distance, steps, lr, args.optimizer, domain, args.seed, keep)
+        if space != "encoder":
+            return optimise(view, x, space, distance, steps, lr, args.optimizer, domain, args.seed, keep)
+        w = view.model.encode(x)
+        return w, w, []
 
     stem = Path(args.out or view.run / "figures" / "invert.png")
     out, picture = {}, [x]
@@ -2062,7 +2097,7 @@ def boundary(args):
     return out
 
 
-# --------------------------------------------------------------------------------------- 7 Commands
+# -------------------------------------------------------------------------------------- 15 Commands
 
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
@@ -2108,10 +2143,11 @@ def metrics(args):
                 continue
             n = numbers["n"]
             few = min(n.values()) if isinstance(n, dict) else n
-            warning = [f"warning: of {few} only, so that others would give other numbers"] if few < 100 else []
+            if few < 100:
+                notes = [*notes, f"warning: of {few} only, so that others would give other numbers"]
             protocol = f"{how}; evaluation seed {args.seed}; {view.protocol}; evaluation code {code}"
             label = f"{name}:"
-            for text in measure.show(numbers, title) + notes + warning + [f"[{protocol}]"]:
+            for text in measure.show(numbers, title) + notes + [f"[{protocol}]"]:
                 print(f"  {label:13}{text}", flush=True)
                 label = ""
             out[str(run)][name] = dict(numbers, seed=args.seed, protocol=protocol)
@@ -2202,6 +2238,8 @@ def write_picture(picture, path):
         print(f"wrote {path}{older}")
 
 
+# ---------------------------------------------------------------------------------- 16 Command line
+
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
     if wrong := [name for name in text.split(",") if name not in MEASURES]:
@@ -2222,30 +2260,28 @@ def one_of(kind, names):
     return parse
 
 
-def count(text):
-    """An argparse type: how many, up to a thousand million."""
-    if not 0 < int(text) <= 10**9:
-        raise ValueError
-    return int(text)
+# A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
+COMMANDS = (metrics, table, figure, compare, invert, boundary)
+SHARED = ("metrics", "compare", "lia-1", "lia-2", "invgan-1")       # commands and tables for several processes
 
 
 def parse_args(argv=None):
     parser = common.Parser(__doc__.split("A run is")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     subs = {}
-    for function in (metrics, table, figure, compare, invert, boundary):
+    for function in COMMANDS:
         doc = inspect.getdoc(function)
-        sub = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
+        sub = subs[function.__name__] = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
         sub.set_defaults(function=function, parser=sub)
-        subs[function.__name__] = sub
     commands.add_parser("list", help="All measures, tables and figures.")
 
     def add(to, *flags, **options):
         for name in to.split():
             subs[name].add_argument(*flags, **options)
-    every = "metrics table figure compare invert boundary"
+    every = " ".join(subs)
     file = dict(default="", metavar="FILE")
     some = dict(nargs="+", default=[])
+    number = dict(type=common.positive(int, 10**9), default=0)
     for kind, names in dict(table=list(TABLES), figure=list(FIGURES) + list(ALIASES)).items():
         add(kind, "name", type=one_of(kind, names), help=", ".join(names))
     add("metrics table figure compare", "runs", nargs="+", metavar="RUN", help="run folders")
@@ -2258,8 +2294,8 @@ def parse_args(argv=None):
     add("table", "--only", metavar="NAME", **some,
         help="invgan-2: labels, after RUN (default: 20 of CelebA's, all of other sets)")
     add("boundary", "--only", metavar="NAME", **some, help="labels, after RUN (default: all)")
-    add("metrics table compare invert boundary", "-n", type=count, default=0, help="number of images")
-    add("figure", "-n", type=count, default=0, help="number of images (morph: along a side; "
+    add("metrics table compare invert boundary", "-n", **number, help="number of images")
+    add("figure", "-n", **number, help="number of images (morph: along a side; "
         "traversal, interpolation, styles, merge: pairs; frames: times as many)")
     add("metrics table", "--features", default="auto", metavar="NAME",
         help="features for distances: inception, vgg16, or a classifier's of the set's labels "
@@ -2324,8 +2360,7 @@ def main(argv=None):
     name = getattr(args, "name", "")
     if getattr(args, "inception", "") and args.features == "auto":
         args.features = "inception"
-    shared = args.command in ("metrics", "compare") or name in ("lia-1", "lia-2", "invgan-1")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not shared:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not {args.command, name} & set(SHARED):
         if int(os.environ.get("RANK", 0)):
             sys.exit(2)
         raise Error(f"{f'{args.command} {name}'.strip()} is the work of one process; run it by python, without "

@@ -451,7 +451,7 @@ def test_what_metrics_refuses(dummy, script, tmp_path, cache):
             (("--only", "errors", "cats"), "there is no measure 'cats' but errors, latent"),
             (("--only", "fid"), "FID and KID are frechet, with --features inception"),
             (("--seed", "-1"), "invalid seed value: '-1'"),
-            (("-n", "1" + 20 * "0"), "-n: invalid count value"),
+            (("-n", "1" + 20 * "0"), "-n: invalid positive int up to 1,000,000,000 value"),
             (("--json", "nowhere/m.json"), "there is no folder nowhere; make it, or name another file by --json"),
             (("--face-crop",), "--face-crop is for ppl; ask for that by --only ppl"),
             (("--vgg", "v.pth"), "--vgg is for lpips and ppl; ask for that by --only lpips ppl"),
@@ -533,7 +533,7 @@ def test_names_of_figures_and_tables(dummy, script, tmp_path):
                            (("figure", run), "run is a folder; the figure's name comes before it"),
                            (("table", run, run), "run is a folder; the table's name comes before it"),
                            (("figure", "samples"), "required: RUN"),
-                           (("figure", "samples", run, "-n", 10**14), "-n: invalid count value"),
+                           (("figure", "samples", run, "-n", 10**14), "-n: invalid positive int up to 1,000,000,000"),
                            (("figure", "samples", run, "-n", 10**9), "would be a picture of 7.8e+11 pixels; pass"),
                            (("figure", "morph", run, "-n", 10**5), "would be a picture of 7.8e+12 pixels")):
         err = script("eval.py", *flags, code=2).stderr
