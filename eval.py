@@ -1325,7 +1325,7 @@ def table_invgan_2(runs, args):
                     + (", or more of -n" if len(chosen) < len(y) else ""))
     out = {scored: {kind: (float(np.mean(precisions[kind][scored])), float(np.std(precisions[kind][scored])))
                     for kind in made} for scored in made}
-    print_row("scored on", [*made, "   (trained on)"], right=20)
+    print(f"{'scored on':32}" + "".join(f"{kind:>20}" for kind in made) + "   (trained on)")
     for scored, row in out.items():
         print_row(f"{scored}, paper", PAPER["invgan-2"][scored], right=20)
         print_row(f"{scored}, ours", row.values(), right=20)
@@ -1384,11 +1384,13 @@ TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2, "i
 
 
 # -------------------------------------------------------------------- 10 Figures: images and panels
-# A figure draws a picture (H, W, 3) uint8 of one run or several.  FIGURES says what it needs and which
-# images it takes.
+# A figure draws a picture (H, W, 3) uint8 of a run; those of several runs stand one above the other.  A few draw
+# all runs together.  FIGURES says what each needs and which images it takes.
 
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, 18, 1))      # first, end layer; rows
 EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN's fig. 3 shows three strengths without numbers
+PATH_STEPS = 200
+PATH_LR = 0.05
 WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames; not in InvGAN
 
 
@@ -1526,50 +1528,50 @@ def truncate(w, mean_w, psi, layers, num_layers):
     return mean_w + scale[:, None] * (w - mean_w)
 
 
-def draw_samples(views, _, args):
+def draw_samples(view, _, args):
     """Images of codes from the prior, perhaps with --truncation (ALAE fig. 6, F-AAE fig. 8)."""
-    panels = []
-    for view in views:
-        w = view.model.map(view.codes(args.n or 64, args.seed))
-        if args.truncation != 1:
-            view.need(["mean_w"])
-            w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
-        panels.append(common.grid(view.made(w), 8 if len(views) == 1 else 16))
-    return stack(panels)
+    w = view.model.map(view.codes(args.n or 64, args.seed))
+    if args.truncation != 1:
+        view.need(["mean_w"])
+        w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
+    return common.grid(view.made(w), 8 if len(args.runs) == 1 else 16)
+
+
+def with_reconstructions(views, images):
+    """Rows of images, and the reconstructions of the last row by each view -> a picture."""
+    return blocks(images + [common.reconstruct(view.model, images[-1]) for view in views])
 
 
 def draw_reconstructions(views, x, args):
     """Test images, and under each row their reconstructions (ALAE fig. 3, F-AAE figs. 5-7)."""
-    return blocks([x] + [common.reconstruct(view.model, x) for view in views])
+    return with_reconstructions(views, [x])
 
 
 def draw_variants(views, x, args):
     """Test images, and under each row reconstructions and differences (InvGAN 4.4, fig. 5)."""
     made = [common.reconstruct(view.model, x) for view in views]
-    print("rows: images, then reconstructions and differences of each run")
     tell_errors(views, x, made)
     return blocks([x] + [row for y in made for row in (y, (x - y).abs() - 1)])      # -1 is black
 
 
-def draw_morph(views, x, args):
+def draw_morph(view, x, args):
     """Decoded bilinear mixtures of the codes of four real images (F-AAE eq. 5, fig. 9)."""
     if len(x) != 4:
         raise Error(f"figure morph takes 4 images, one a corner, and {how_many(args, x)}")
-    return stack([rows([view.made(w) for w in bilinear(view.encoded(x), args.n or 7)]) for view in views])
+    return rows([view.made(w) for w in bilinear(view.encoded(x), args.n or 7)])
 
 
-def draw_interpolation(views, x, args):
+def draw_interpolation(view, x, args):
     """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 9, 11, 12)."""
     picture = []
-    for view in views:
-        w = view.encoded(x)
-        for i in range(0, len(x), 2):
-            paths = [line(w[i:i + 1], w[i + 1:i + 2], 7)[0]]
-            if hasattr(view.model, "unmap"):
-                z = view.model.unmap(w[i:i + 2])
-                paths.insert(0, view.model.map(line(z[:1], z[1:], 7)[0]))
-            picture += [torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]]) for path in paths]
-        print(f"{view.run.name}: rows of each pair: " + ("in z, in w" if len(paths) > 1 else "in w"))
+    w = view.encoded(x)
+    for i in range(0, len(x), 2):
+        paths = [line(w[i:i + 1], w[i + 1:i + 2], 7)[0]]
+        if hasattr(view.model, "unmap"):
+            z = view.model.unmap(w[i:i + 2])
+            paths.insert(0, view.model.map(line(z[:1], z[1:], 7)[0]))
+        picture += [torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]]) for path in paths]
+    print(f"{view.run.name}: rows of each pair: " + ("in z, in w" if len(paths) > 1 else "in w"))
     return rows(picture)
 
 
@@ -1588,26 +1590,23 @@ def joined_samples(view, w, many):
     return zip(*[pair for pair in found if len(pair) == 2][:many], strict=True)
 
 
-def draw_traversal(views, _, args):
+def draw_traversal(view, _, args):
     """Pairs of samples that show one digit, joined in Z (odd rows) and in W (ALAE fig. 4).  Samples, because
     real images have no z; their digit is the nearest training image's, by long features."""
-    panels = []
-    for view in views:
-        many = args.n or 5
-        z = view.codes(max(200, 2 * many), args.seed)
-        w = view.model.map(z)
-        a, b = map(list, joined_samples(view, w, many))
-        if torch.equal(w, z):
-            print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
-        along_z = view.model.map(line(z[a], z[b], 12).flatten(0, 1)).unflatten(0, (len(a), 12))
-        along_w = line(w[a], w[b], 12)
-        picture = [view.model.generate(path, noise="fixed") for pair in zip(along_z, along_w) for path in pair]
-        for name, paths in (("Z", picture[0::2]), ("W", picture[1::2])):
-            jumps = torch.stack([per_image((p[1:] - p[:-1]).square()).sqrt() for p in paths])
-            print(f"{view.run.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, "
-                  f"the mean step {jumps.mean():.3f} (root mean square over pixels in [-1, 1], {len(paths)} pairs)")
-        panels.append(rows(picture))
-    return stack(panels)
+    many = args.n or 5
+    z = view.codes(max(200, 2 * many), args.seed)
+    w = view.model.map(z)
+    a, b = map(list, joined_samples(view, w, many))
+    if torch.equal(w, z):
+        print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
+    along_z = view.model.map(line(z[a], z[b], 12).flatten(0, 1)).unflatten(0, (len(a), 12))
+    along_w = line(w[a], w[b], 12)
+    picture = [view.model.generate(path, noise="fixed") for pair in zip(along_z, along_w) for path in pair]
+    for name, paths in (("Z", picture[0::2]), ("W", picture[1::2])):
+        jumps = torch.stack([per_image((p[1:] - p[:-1]).square()).sqrt() for p in paths])
+        print(f"{view.run.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, "
+              f"the mean step {jumps.mean():.3f} (root mean square over pixels in [-1, 1], {len(paths)} pairs)")
+    return rows(picture)
 
 
 def style_layers(view):
@@ -1617,47 +1616,42 @@ def style_layers(view):
     return 2 * view.growing.top + 2
 
 
-def draw_mixing(views, _, args):
+def draw_mixing(view, _, args):
     """Style mixing (ALAE fig. 9): sources on top, destinations on the left, and these with coarse,
     middle or fine styles of the sources.  Real images, or samples with --generated."""
-    panels = []
-    for view in views:
-        used, layers = style_layers(view), view.model.num_layers
-        bands = [(name, range(begin, min(end, used)), many) for name, begin, end, many in MIXED if begin < used]
-        n = args.n or 5
-        m = sum(many for _, _, many in bands)
-        if args.generated:
-            w = view.model.map(view.codes(n + m, args.seed))
-            x = view.made(w)
-        else:
-            x = real_images([view], args, n + m)[:n + m]
-            if len(x) < n + m:
-                raise Error(f"figure mixing takes {n + m} images, {n} sources (-n) and {m} destinations, and "
-                            f"{how_many(args, x)}")
-            w = view.encoded(x)
-        picture = [torch.cat([torch.ones_like(x[:1]), x[:n]])]
-        rows_of = [band for _, band, many in bands for _ in range(many)]
-        for destination, band in enumerate(rows_of, n):
-            mixed = w[destination, None, None].expand(n, layers, -1).clone()
-            mixed[:, band] = w[:n, None]
-            picture.append(torch.cat([x[destination][None], view.made(mixed)]))
-        panels.append(rows(picture))
-        print(f"{view.run.name}: rows from the second on: " + ", ".join(
-            f"{many} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, many in bands))
-    return stack(panels)
-
-
-def draw_styles(views, x, args):
-    """The first 0, 1, 2 ... styles of one image in another, between them (InvGAN figs. 2, 8)."""
-    picture = []
-    for view in views:
-        used, layers = style_layers(view), view.model.num_layers
-        print(f"columns: an image, its reconstruction with the first 0 ... {used} styles of another, the other")
-        taken = torch.arange(layers, device=view.device) < torch.arange(used + 1, device=view.device)[:, None]
+    used = style_layers(view)
+    bands = [(name, range(begin, min(end, used)), many) for name, begin, end, many in MIXED if begin < used]
+    n = args.n or 5
+    m = sum(many for _, _, many in bands)
+    if args.generated:
+        w = view.model.map(view.codes(n + m, args.seed))
+        x = view.made(w)
+    else:
+        x = real_images([view], args, n + m)[:n + m]
+        if len(x) < n + m:
+            raise Error(f"figure mixing takes {n + m} images, {n} sources (-n) and {m} destinations, and "
+                        f"{how_many(args, x)}")
         w = view.encoded(x)
-        picture += [torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
-                    for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)]
+    picture = [torch.cat([torch.ones_like(x[:1]), x[:n]])]
+    rows_of = [band for _, band, many in bands for _ in range(many)]
+    for destination, band in enumerate(rows_of, n):
+        mixed = w[destination, None, None].expand(n, view.model.num_layers, -1).clone()
+        mixed[:, band] = w[:n, None]
+        picture.append(torch.cat([x[destination][None], view.made(mixed)]))
+    print(f"{view.run.name}: rows from the second on: " + ", ".join(
+        f"{many} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, many in bands))
     return rows(picture)
+
+
+def draw_styles(view, x, args):
+    """The first 0, 1, 2 ... styles of one image in another, between them (InvGAN figs. 2, 8)."""
+    used = style_layers(view)
+    print(f"columns: an image, its reconstruction with the first 0 ... {used} styles of another, the other")
+    layers = torch.arange(view.model.num_layers, device=view.device)
+    taken = layers < torch.arange(used + 1, device=view.device)[:, None]
+    w = view.encoded(x)
+    return rows([torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
+                 for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)])
 
 
 def read_normal(path, view):
@@ -1673,45 +1667,35 @@ def read_normal(path, view):
     return (normal / normal.norm()).to(view.device)
 
 
-def draw_manipulate(views, x, args):
+def draw_manipulate(view, x, args):
     """Real images, reconstructed and moved along --boundary by -5 to 5, as LIA's code (figs. 4, 17)."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
-    picture = []
     steps = torch.linspace(-5, 5, 8, device=x.device)[:, None]
-    for view in views:
-        w = view.encoded(x)
-        for path in args.boundary:
-            normal = read_normal(path, view)
-            for i in range(len(x)):
-                moved = torch.cat([w[i:i + 1], w[i] + steps * normal])
-                picture.append(torch.cat([x[i:i + 1], view.made(moved)]))
-    print("columns: original, reconstruction, then the code moved by -5 ... 5 along the unit normal; blocks: "
-          + ", ".join(f"{v.run.name} {Path(p).stem}" for v in views for p in args.boundary))
-    return rows(picture)
-
-
-def draw_path(views, x, args):
-    """Optimisation in z (upper rows) and in w (lower), step by step (LIA fig. 13)."""
-    steps = 200
-    lr = 0.05
+    w = view.encoded(x)
     picture = []
-    for view in views:
-        both = [optimise(view, x, space, pixel_distance, steps, lr, seed=args.seed, keep=steps_shown(steps))[2]
-                for space in ("z", "w")]
-        picture += [torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both]
-    print(f"columns: after {', '.join(map(str, steps_shown(steps)))} steps of Adam, lr {lr}, then the original")
+    for path in args.boundary:
+        normal = read_normal(path, view)
+        picture += [torch.cat([x[i:i + 1], view.made(torch.cat([w[i:i + 1], w[i] + steps * normal]))])
+                    for i in range(len(x))]
+    print(f"{view.run.name}: blocks of rows: " + ", ".join(Path(path).stem for path in args.boundary))
     return rows(picture)
+
+
+def steps_shown(steps):
+    """Up to 9 steps of a path: 0, the last, and between them ever fewer."""
+    return sorted({0, steps, *(round(steps ** (i / 7)) for i in range(8))})
+
+
+def draw_path(view, x, args):
+    """Optimisation in z (upper rows) and in w (lower), step by step (LIA fig. 13)."""
+    both = [optimise(view, x, space, pixel_distance, PATH_STEPS, PATH_LR, seed=args.seed,
+                     keep=steps_shown(PATH_STEPS))[2] for space in ("z", "w")]
+    return rows([torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both])
 
 
 # -------------------------------------------------------------- 12 Figures: edits, tiles, gradients
-
-def remade(views, images):
-    """Rows of images, the last made of the others, and its reconstructions (InvGAN figs. 2, 8)."""
-    print(f"rows: {len(images)} of what is given and made of it, then reconstructions")
-    return blocks(images + [common.reconstruct(view.model, images[-1]) for view in views])
-
 
 def draw_inpaint(views, x, args):
     """Test images without a random square of a third of their height (ours), reconstructed."""
@@ -1721,7 +1705,7 @@ def draw_inpaint(views, x, args):
     for image in cut:
         top, left = (rng.randint(0, length - side + 1) for length in x.shape[2:])
         image[:, top:top + side, left:left + side] = 0
-    return remade(views, [x, cut])
+    return with_reconstructions(views, [x, cut])
 
 
 def draw_merge(views, x, args):
@@ -1733,14 +1717,14 @@ def draw_merge(views, x, args):
         if mask.all() or not mask.any():
             raise Error(f"{args.mask} is all {'white' if mask.any() else 'black'} (what is transparent is white); make "
                         f"it white on black")
-    return remade(views, [a, b, torch.where(mask, b, a)])
+    return with_reconstructions(views, [a, b, torch.where(mask, b, a)])
 
 
 def draw_edit(views, x, args):
     """Files that were edited by hand (--images), and their reconstructions."""
     if not args.images:
         raise Error("figure edit reconstructs what you have edited; name the files by --images")
-    return remade(views, [x])
+    return with_reconstructions(views, [x])
 
 
 def tile(x, size):
@@ -1782,31 +1766,23 @@ def through_tiles(view, x):
 
 def draw_tiles(views, x, args):
     """Images of any size, their reconstructions by tiles, and the differences (InvGAN fig. 4)."""
-    print("columns: images, reconstructions, differences")
     made = [through_tiles(view, x) for view in views]
     tell_errors(views, x, made)
     return rows([torch.stack(row) for y in made for row in zip(x, y, (x - y).abs() - 1)])
 
 
-def draw_deblur(views, x, args):
+def draw_deblur(view, x, args):
     """De-blurring: w + a (w - w blurred) of an image halved and enlarged (InvGAN 4.3, fig. 3).  The
     paper's text has the opposite sign, which blurs.  Half, bicubic, a Gaussian of 1 pixel: ours."""
     from torchvision.transforms.functional import gaussian_blur
     low = nnf.interpolate(nnf.avg_pool2d(x, 2), size=x.shape[2:], mode="bicubic").clamp(-1, 1)
-    blurred = gaussian_blur(low, 7, 1.0)
-    strengths = [f"{a:g}" for a in EXTRAPOLATION]
-    print(f"columns: images, half their size enlarged, reconstructed, and w + a (w - w blurred), a = "
-          f"{', '.join(strengths)}")
-    picture = []
-    for view in views:
-        w = codes_of_tiles(view, low)
-        w_blurred = codes_of_tiles(view, blurred)
-        columns = [x, low] + [from_tiles(view, w + a * (w - w_blurred), x) for a in (0, *EXTRAPOLATION)]
-        picture += torch.stack(columns, 1)
-        names = ["enlarged", "reconstructed"] + [f"a = {a}" for a in strengths]
-        print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
-            f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(names, columns[1:])))
-    return rows(picture)
+    w = codes_of_tiles(view, low)
+    w_blurred = codes_of_tiles(view, gaussian_blur(low, 7, 1.0))
+    columns = [low] + [from_tiles(view, w + a * (w - w_blurred), x) for a in (0, *EXTRAPOLATION)]
+    names = ["enlarged", "reconstructed"] + [f"a = {a:g}" for a in EXTRAPOLATION]
+    print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
+        f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(names, columns)))
+    return rows(torch.stack([x, *columns], 1))
 
 
 def between(codes, n):
@@ -1900,28 +1876,42 @@ def draw_gradients(views, _, args):
 
 # -------------------------------------------------------------------------- 13 The table of figures
 
-# draw(views, images, args) -> picture; papers: the papers' numbers; needs: abilities of the model;
-# images(views, args), or None if it takes none; flags: those for this figure alone
-Figure = namedtuple("Figure", "draw papers needs images flags", defaults=(("encode",), None, ()))
+# draw(view, images, args) -> picture, or of all views if `together`; papers: the papers' numbers; needs: methods of
+# the model; images(views, args), or None if it takes none; flags: those for this figure alone; legend: what is where
+Figure = namedtuple("Figure", "draw papers needs images flags legend together",
+                    defaults=(("encode",), None, (), "", False))
 FIGURES = {
     "samples": Figure(draw_samples, "alae-6 faae-8 lia-8", PRIOR, flags=("truncation", "truncation_layers")),
-    "reconstructions": Figure(draw_reconstructions, "alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 "
-                              "lia-14 lia-15 lia-16 invgan-7", images=first(32)),
-    "traversal": Figure(draw_traversal, "alae-4", (*PRIOR, "features")),
+    "reconstructions": Figure(
+        draw_reconstructions, "alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 lia-14 lia-15 lia-16 "
+        "invgan-7", images=first(32), together=True),
+    "traversal": Figure(draw_traversal, "alae-4", ("prior", "map", "features")),
     "morph": Figure(draw_morph, "faae-9", images=corners),
     "mixing": Figure(draw_mixing, "alae-9 lia-10", images=lambda *_: None, flags=("generated",)),
     "interpolation": Figure(draw_interpolation, "lia-6 lia-9 lia-11 lia-12", images=pairs(4)),
-    "manipulate": Figure(draw_manipulate, "lia-4 lia-17", images=first(4), flags=("boundary",)),
-    "path": Figure(draw_path, "lia-13", PRIOR, first(4)),
-    "gradients": Figure(draw_gradients, "lia-7 lia-18", ()),
+    "manipulate": Figure(
+        draw_manipulate, "lia-4 lia-17", images=first(4), flags=("boundary",),
+        legend="columns: original, reconstruction, then the code moved by -5 ... 5 along the unit normal"),
+    "path": Figure(
+        draw_path, "lia-13", PRIOR, first(4), legend=f"columns: after {', '.join(map(str, steps_shown(PATH_STEPS)))} "
+        f"steps of Adam, lr {PATH_LR}, then the original"),
+    "gradients": Figure(draw_gradients, "lia-7 lia-18", (), together=True),
     "styles": Figure(draw_styles, "invgan-2 invgan-8", images=pairs(4)),
-    "variants": Figure(draw_variants, "invgan-5", images=first(16)),
-    "inpaint": Figure(draw_inpaint, "", images=first(16)),
-    "merge": Figure(draw_merge, "", images=pairs(16), flags=("mask",)),
-    "edit": Figure(draw_edit, "", images=first(16)),
-    "tiles": Figure(draw_tiles, "invgan-4", images=of_any_size, flags=("resolution",)),
-    "deblur": Figure(draw_deblur, "invgan-3", images=of_any_size, flags=("resolution",)),
-    "frames": Figure(draw_frames, "invgan-6", flags=("frames", "resolution")),
+    "variants": Figure(draw_variants, "invgan-5", images=first(16), together=True,
+                       legend="rows: images, then reconstructions and differences of each run"),
+    "inpaint": Figure(draw_inpaint, "", images=first(16), together=True,
+                      legend="rows: images, the same without a square, reconstructions of each run"),
+    "merge": Figure(draw_merge, "", images=pairs(16), flags=("mask",), together=True,
+                    legend="rows: first images, second images, both merged, reconstructions of each run"),
+    "edit": Figure(draw_edit, "", images=first(16), together=True,
+                   legend="rows: edited images, reconstructions of each run"),
+    "tiles": Figure(draw_tiles, "invgan-4", images=of_any_size, flags=("resolution",), together=True,
+                    legend="columns: images, reconstructions, differences"),
+    "deblur": Figure(
+        draw_deblur, "invgan-3", images=of_any_size, flags=("resolution",),
+        legend="columns: images, half their size enlarged, reconstructed, and w + a (w - w blurred), a = "
+        + ", ".join(f"{a:g}" for a in EXTRAPOLATION)),
+    "frames": Figure(draw_frames, "invgan-6", flags=("frames", "resolution"), together=True),
 }
 ALIASES = {number: name for name, row in FIGURES.items() for number in row.papers.split()}
 
@@ -1999,11 +1989,6 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
             v.data *= norms.mean() / v.norm(dim=-1, keepdim=True)
         elif space == "z":
             v.data = torch.where(v.abs() > limit, model.prior(len(v), rng), v)
-
-
-def steps_shown(steps):
-    """Up to 9 steps of a path: 0, the last, and between them ever fewer."""
-    return sorted({0, steps, *(round(steps ** (i / 7)) for i in range(8))})
 
 
 def invert(args):
@@ -2195,7 +2180,10 @@ def figure(args):
     side = args.n**2 if args.name == "morph" else args.n
     if (pixels := side * math.prod(views[0].shape[1:])) > 2**28:
         raise Error(f"-n {args.n} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
-    picture = row.draw(views, row.images(views, args) if row.images else None, args)
+    x = row.images(views, args) if row.images else None
+    picture = row.draw(views, x, args) if row.together else stack([row.draw(view, x, args) for view in views])
+    if row.legend:
+        print(row.legend)
     folder = views[0].run / "figures" if len(views) == 1 else views[0].run.parent
     write_picture(picture, args.out or folder / f"{args.name}.png")
     if len(views) > 1:

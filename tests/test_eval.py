@@ -767,7 +767,7 @@ def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
     monkeypatch.setattr(view.model, "features", features)
     drawn = []
     monkeypatch.setattr(evaluation, "rows", lambda images: drawn.extend(images) or np.zeros((4, 4, 3), np.uint8))
-    evaluation.draw_traversal([view], None, options(n=3))
+    evaluation.draw_traversal(view, None, options(n=3))
     for c, row in enumerate(drawn[::2]):
         ends = view.model.generate(view.model.map(z[[2 * c, 2 * c + 1]]))
         torch.testing.assert_close(row[[0, -1]], ends)
@@ -775,7 +775,7 @@ def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
 
 def test_traversal_draws_both_lines(dummy, capsys):
     view = evaluation.View(dummy("run", dim=2.0), options())    # map(z) = z / 2 and G(w) = 2 w: Z's lines are W's
-    picture = torch.tensor(evaluation.draw_traversal([view], None, options(n=1)))[:, :, 0]
+    picture = torch.tensor(evaluation.draw_traversal(view, None, options(n=1)))[:, :, 0]
     z_row, w_row = picture[2:30], picture[32:60]
     assert torch.equal(z_row, w_row)
     first, last = z_row[:, 2:30].int(), z_row[:, 332:360].int()
