@@ -795,6 +795,8 @@ def classification(view):
     y, y_test = view.train.labels.to(view.device), view.test.labels.to(view.device)
     result = {}
     for name, x, x_test in zip(("short", "long"), view.features("train"), view.features("test"), strict=True):
+        if not (x.isfinite().all() and x_test.isfinite().all()):
+            raise Error(f"{view.run}: its {name} features are not finite; the run has diverged")
         result[f"1nn_{name}"] = one_nn(x, y, x_test, y_test)
         w = linear_svm(x, y, int(y.max()) + 1)
         right = svm_scores(w, x_test).argmax(1) == y_test

@@ -625,6 +625,9 @@ def test_a_run_that_diverged(dummy, cache):
     view = evaluation.View(dummy("run", dim=float("nan")), options())
     with pytest.raises(common.Error, match="features of its samples are not finite; the run has diverged"):
         evaluation.measure_frechet(view, options(n=10, cache=cache))
+    view.model.features = lambda x: (x.flatten(1), x.flatten(1) / 0)
+    with pytest.raises(common.Error, match="its long features are not finite; the run has diverged"):
+        evaluation.measure_classifiers(view, options())
 
 
 def test_interrupted_metrics_keep_what_was_measured(dummy, tmp_path):
