@@ -2343,7 +2343,8 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.command == "list":
-        print(f"metrics  {' '.join(MEASURES)}\ncompare\ninvert\nboundary")
+        unnamed = [command.__name__ for command in COMMANDS if command not in (metrics, table, figure)]
+        print("\n".join([f"metrics  {' '.join(MEASURES)}", *unnamed]))
         print(f"table    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
               + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + "; invgan-2 and -8 also: inpaint, merge, edit)")
         return
