@@ -301,7 +301,8 @@ def available(view, kinds):
 def pictures(view, kind, args):
     """How many pictures of a kind there are, and make(begin, end) -> (N, C, H, W) in [-1, 1].
     midpoints: of the mean of two neighbouring test images' codes.   (InvGAN, table 1)"""
-    model, indices = view.model, test_indices(view, args)
+    model = view.model
+    indices = test_indices(view, args)
 
     def make(begin, end):
         if kind == "midpoints":
@@ -659,7 +660,9 @@ def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
     for _ in range(subsets):
         x = a[torch.from_numpy(rng.choice(len(a), size, replace=False)).to(a.device)].double()
         y = b[torch.from_numpy(rng.choice(len(b), size, replace=False)).to(b.device)].double()
-        within = sum(k.sum() - k.trace() for k in (kernel(x, x), kernel(y, y))) / (size * (size - 1))
+        xx = kernel(x, x)
+        yy = kernel(y, y)
+        within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
         values.append((within - 2 * kernel(x, y).mean()).item())
     return float(np.mean(values)), float(np.std(values))
 
