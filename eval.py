@@ -69,16 +69,16 @@ class View:
     options: device, weights, data, data_root, perhaps batch; the run chooses what is empty."""
 
     def __init__(self, run, options, weights="ema"):
-        self.run, self.args = Path(run), common.read_args(run)
-        self.options, self.device = options, options.device
+        self.run = Path(run)
+        self.args = common.read_args(run)
+        self.options = options
+        self.device = options.device
         self.weights = options.weights or weights
-        load = load_method(run, self.args["method"])
-        self.model = load(run, self.device, self.weights).requires_grad_(False)
+        self.model = load_method(run, self.args["method"])(run, self.device, self.weights).requires_grad_(False)
         self.shape = tuple(self.args["image_shape"])
         self.batch = getattr(options, "batch", 0) or common.few(self.shape)     # made at a time
         self.grey = "; grey repeated to RGB" if self.shape[0] == 1 else ""
-        growing = [m for m in self.model.modules() if isinstance(m, common.Growing)]
-        self.growing = growing[0] if growing else None
+        self.growing = next((m for m in self.model.modules() if isinstance(m, common.Growing)), None)
         self.title = f"{self.args['label']}, {self.args['backbone']}, {self.run}"
         if options.data or options.data_root:
             self.part("train")                          # a wrong one shows at once
@@ -116,7 +116,8 @@ class View:
     @property
     def protocol(self):
         """What every number of this run depends on, in one line."""
-        a, G = self.args, self.growing
+        a = self.args
+        G = self.growing
         name = a.get("data_name") or data.base_name(a["data"])
         words = [name if a["split"] == "auto" else f"{name} {a['split']}", a["backbone"]]
         if G is not None and (G.top < G.levels - 1 or G.fades):
@@ -126,12 +127,15 @@ class View:
         words += [a["precision"], f"{self.model.seen / 1000:g} kimg", f"training seed {a['seed']}"]
         return f"{', '.join(words)}, {self.weights} weights, training code {a['versions']['code']}"
 
+    def can(self, abilities):
+        """Whether the model has all of these methods."""
+        return all(hasattr(self.model, ability) for ability in abilities)
+
     def need(self, abilities):
         """Raises Lacks unless the model has all of these methods."""
         for ability in abilities:
-            if not hasattr(self.model, ability):
-                first_stage = self.args.get("stage") == "1"
-                remedy = "train stage 2 on it" if first_stage else "take another run"
+            if not self.can([ability]):
+                remedy = "train stage 2 on it" if self.args.get("stage") == "1" else "take another run"
                 raise Lacks(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; {remedy}")
 
     def made(self, w):
@@ -148,9 +152,8 @@ class View:
 
     def codes(self, end, seed, begin=0):
         """z (end - begin, nz): a stretch of an endless sequence from the prior, in any cuts."""
-        blocks_used = range(begin // BLOCK, -(-end // BLOCK))
         drawn = [self.model.prior(BLOCK, common.generator(self.device, seed, "evaluation", block))
-                 for block in blocks_used]
+                 for block in range(begin // BLOCK, math.ceil(end / BLOCK))]
         return torch.cat(drawn)[begin % BLOCK:][:end - begin]
 
     @property
@@ -172,15 +175,16 @@ class View:
 
 def progress(what, n, size, shared=True):
     """Yields begin and end of batches of n things, and prints how far it is; processes share them."""
-    rank, world = 0, 1
-    if shared and dist.is_initialized():
-        rank, world = dist.get_rank(), dist.get_world_size()
-    terminal, began = sys.stdout.isatty(), time.time()
-    shown = began
+    alone = not shared or not dist.is_initialized()
+    rank = 0 if alone else dist.get_rank()
+    world = 1 if alone else dist.get_world_size()
+    terminal = sys.stdout.isatty()
+    began = shown = time.time()
     for begin in range(rank * size, n, world * size):
         yield begin, min(begin + size, n)
         if time.time() - shown > (1 if terminal else 30):
-            shown, done = time.time(), min(begin + world * size, n)
+            shown = time.time()
+            done = min(begin + world * size, n)
             left = common.duration((shown - began) * (n - done) / done)
             text = f"  {what}: {done:,} of {n:,}, {left} left"
             print(f"\r{text:<79}" if terminal else text, end="" if terminal else "\n", flush=True)
@@ -209,13 +213,13 @@ class Means:
 
     def add(self, **values):
         """values: (N,) each."""
-        counted = [values[name].double() for name in self.names]
-        self.sums += torch.stack([torch.ones_like(counted[0]), *counted]).sum(1)
+        counted = torch.stack([values[name].double() for name in self.names])
+        self.sums += torch.cat([torch.ones_like(counted[:1]), counted]).sum(1)
 
     def result(self):
         """-> dict of floats, and n, how many."""
-        n, *sums = add_up(self.sums).tolist()
-        return dict(zip(self.names, [total / n for total in sums], strict=True), n=int(n))
+        n = add_up(self.sums)[0].item()
+        return dict(zip(self.names, (self.sums[1:] / n).tolist(), strict=True), n=int(n))
 
 
 def per_image(t):
@@ -274,17 +278,23 @@ def plain(value, n):
     return np.format_float_positional(value, n, unique=False, fractional=False, trim="-")
 
 
+# --------------------------------------------------------------------- 3 Pictures that are measured
+
 PARTS = dict(train="training", test="test")
-KINDS = {"samples": "samples", "resamples": "samples reconstructed",
-         "reconstructions": "test images reconstructed", "midpoints": "midpoints of test images",
-         "real": "test images themselves"}
+# words: what its pictures are called; needs: methods of the model; noise: what a protocol says of it
+Kind = namedtuple("Kind", "words needs noise", defaults=("",))
+KINDS = {
+    "samples": Kind("samples", PRIOR, "samples with random noise and no truncation"),
+    "resamples": Kind("samples reconstructed", ("prior", "map", "encode")),
+    "reconstructions": Kind("test images reconstructed", ("encode",), "reconstructions with fixed noise"),
+    "midpoints": Kind("midpoints of test images", ("encode",)),
+    "real": Kind("test images themselves", ()),
+}
 
 
 def available(view, kinds):
     """The kinds of pictures that the model can make.  Raises Lacks if only real ones are left."""
-    needs = dict(samples=PRIOR, resamples=(*PRIOR, "encode"), reconstructions=("encode",),
-                 midpoints=("encode",), real=())
-    can = [kind for kind in kinds if all(hasattr(view.model, ability) for ability in needs[kind])]
+    can = [kind for kind in kinds if view.can(KINDS[kind].needs)]
     if can == ["real"]:
         view.need(["encode"])
     return can
@@ -296,45 +306,39 @@ def pictures(view, kind, args):
     model = view.model
     indices = test_indices(view, args)
 
-    def samples(begin, end):
-        w = model.map(view.codes(end, args.seed, begin))
-        common.seed_noise(args.seed, begin)                 # whichever process draws it
-        return model.generate(w, noise="random").clamp(-1, 1)
-
-    def midpoints(begin, end):
-        w = model.encode(with_next(view, indices, begin, end))
-        return model.generate((w[:-1] + w[1:]) / 2, noise="fixed").clamp(-1, 1)
-
-    def real(begin, end):
-        return view.images(indices[begin:end])
-
-    def reconstructed_of(make):
-        return lambda begin, end: common.reconstruct(model, make(begin, end))
-    n = code_count(view, args) if kind in ("samples", "resamples") else len(indices)
-    return n, dict(samples=samples, resamples=reconstructed_of(samples), midpoints=midpoints,
-                   reconstructions=reconstructed_of(real), real=real)[kind]
+    def make(begin, end):
+        if kind == "midpoints":
+            w = model.encode(with_next(view, indices, begin, end))
+            return model.generate((w[:-1] + w[1:]) / 2, noise="fixed").clamp(-1, 1)
+        if kind in ("samples", "resamples"):
+            w = model.map(view.codes(end, args.seed, begin))
+            common.seed_noise(args.seed, begin)                 # whichever process draws it
+            x = model.generate(w, noise="random").clamp(-1, 1)
+        else:
+            x = view.images(indices[begin:end])
+        return common.reconstruct(model, x) if kind in ("resamples", "reconstructions") else x
+    return code_count(view, args) if kind in ("samples", "resamples") else len(indices), make
 
 
 def each(m, name, form):
     """The numbers NAME_KIND in words, such as "samples 0.910   test images reconstructed 0.423"."""
-    return "   ".join(f"{KINDS[kind]} {m[f'{name}_{kind}']:{form}}" for kind in KINDS if f"{name}_{kind}" in m)
+    return "   ".join(f"{words} {m[f'{name}_{kind}']:{form}}" for kind, (words, _, _) in KINDS.items()
+                      if f"{name}_{kind}" in m)
 
 
 def of_each(counts):
     """{kind: n} in words."""
     if len(set(counts.values())) == 1:
         return f"{next(iter(counts.values())):,} of each"
-    return ", ".join(f"{n:,} {KINDS[kind]}" for kind, n in counts.items())
+    return ", ".join(f"{n:,} {KINDS[kind].words}" for kind, n in counts.items())
 
 
 def noise_of(kinds):
-    words = dict(samples="samples with random noise and no truncation",
-                 reconstructions="reconstructions with fixed noise")
-    return "; ".join(text for kind, text in words.items() if kind in kinds)
+    return "; ".join(KINDS[kind].noise for kind in KINDS if kind in kinds and KINDS[kind].noise)
 
 
-# --------------------------------------------------------------------------------------- 3 Measures
-# Each takes (view, args) and gives a Result.  MEASURES says what it needs and how it is shown.
+# ----------------------------------------------------------------------- 4 Errors, codes, sharpness
+# A measure takes (view, args) and gives a Result.  MEASURES says what it needs and how it is shown.
 
 # numbers: for --json, with n; protocol: what they depend on besides the run; title: the distance's name,
 # FID only with the published network; notes: more lines
@@ -358,8 +362,9 @@ def errors(view, indices):
                   mse_mean_image=per_image((mean_image - x).square()),
                   mse_wrong_pair=per_image((y - after).square()))
     m = means.result()
-    m.update(mse_255=m["mse"] * 127.5**2)
-    return m if len(indices) > 1 else dict(m, mse_wrong_pair=None)
+    if len(indices) == 1:
+        m["mse_wrong_pair"] = None
+    return dict(m, mse_255=m["mse"] * 127.5**2)
 
 
 def measure_errors(view, args):
@@ -443,15 +448,16 @@ def measure_sharpness(view, args):
     """Mean variance of the Laplacian of samples and reconstructions, over the test images'."""
     variance, n = {}, {}
     for kind in available(view, ("real", "samples", "reconstructions")):
-        many, make = pictures(view, kind, args)
+        n[kind], make = pictures(view, kind, args)
         means = Means(view.device, "variance")
-        for begin, end in progress(KINDS[kind], many, view.batch):
+        for begin, end in progress(KINDS[kind].words, n[kind], view.batch):
             means.add(variance=sharpness(make(begin, end)))
-        variance[kind], n[kind] = means.result().values()
-    real = variance.pop("real")
-    ratio = {f"sharpness_{kind}": v / real for kind, v in variance.items()}
-    return Result(dict(ratio, n=n), f"{of_each(n)}; {noise_of(n)}")
+        variance[kind] = means.result()["variance"]
+    ratios = {f"sharpness_{kind}": v / variance["real"] for kind, v in variance.items() if kind != "real"}
+    return Result(dict(ratios, n=n), f"{of_each(n)}; {noise_of(n)}")
 
+
+# ------------------------------------------------ 5 Features: Frechet and kernel distances, classes
 
 class Classifier(nn.Module):
     """Tells a set's classes apart; gives features for Frechet distances.  accuracy: % of the test part."""
@@ -648,15 +654,18 @@ SUBSET = 1000           # features of a subset
 def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
     """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, eq. 4) of features
     a (N, d) and b (M, d).  -> mean and standard deviation over random subsets."""
+    def kernel(x, y):
+        return (x @ y.T / x.shape[1] + 1)**3
     rng = np.random.RandomState(seed)
     values = []
     size = min(size, len(a), len(b))
     for _ in range(subsets):
         x = a[torch.from_numpy(rng.choice(len(a), size, replace=False)).to(a.device)].double()
         y = b[torch.from_numpy(rng.choice(len(b), size, replace=False)).to(b.device)].double()
-        xx, yy, xy = ((p @ q.T / x.shape[1] + 1)**3 for p, q in ((x, x), (y, y), (x, y)))
+        xx = kernel(x, x)
+        yy = kernel(y, y)
         within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
-        values.append((within - 2 * xy.mean()).item())
+        values.append((within - 2 * kernel(x, y).mean()).item())
     return float(np.mean(values)), float(np.std(values))
 
 
@@ -702,12 +711,12 @@ def measure_frechet(view, args, wanted=KINDS):
     for kind in available(view, wanted):
         many, make = pictures(view, kind, args)
         if many < 2:
-            too_few = f"{KINDS[kind]}: a distance needs 2 or more, and this is {many}"
+            too_few = f"{KINDS[kind].words}: a distance needs 2 or more, and this is {many}"
             notes.append(f"left out: {too_few}")
             continue
-        moments, kept = features_of(view, extractor, KINDS[kind], many, make)
+        moments, kept = features_of(view, extractor, KINDS[kind].words, many, make)
         if not moments.sum.isfinite().all():
-            raise Error(f"{view.run}: features of its {KINDS[kind]} are not finite; the run has diverged")
+            raise Error(f"{view.run}: features of its {KINDS[kind].words} are not finite; the run has diverged")
         n[kind] = many
         m[f"{fid}_{kind}"] = frechet(moments.gaussian(), real)
         m[f"{kid}_{kind}"], m[f"{kid}_{kind}_deviation"] = kernel_distance(kept, kept_real, args.seed)
@@ -733,7 +742,7 @@ def show_frechet(m, title):
     official = title == "FID"
     fid, kid = ("fid", "kid") if official else ("frechet", "kernel")
     means = {kind: plain(m[f"{kid}_{kind}"], 4) for kind in m["n"]}
-    kernels = [f"{KINDS[kind]} {mean} ({plain(m[f'{kid}_{kind}_deviation'], 2)})" for kind, mean in means.items()]
+    kernels = [f"{KINDS[kind].words} {mean} ({plain(m[f'{kid}_{kind}_deviation'], 2)})" for kind, mean in means.items()]
     return [f"{title}: {each(m, fid, '.3f')}",
             f"{'KID' if official else 'kernel distance'} (deviation over 100 subsets): " + "   ".join(kernels)]
 
@@ -747,8 +756,7 @@ def measure_flips(view, args):
     for x, y, _ in reconstructed(view, indices):
         means.add(flips=net(x).argmax(1) != net(y).argmax(1))
     m = means.result()
-    m.update(flips=100 * m["flips"], accuracy=net.accuracy.item(),
-             extractor=f"{net.name} {net.checksum}")
+    m = dict(m, flips=100 * m["flips"], accuracy=net.accuracy.item(), extractor=f"{net.name} {net.checksum}")
     return Result(m, f"classifier {m['extractor']}; {of_test(view, m['n'])}")
 
 
@@ -792,6 +800,8 @@ def classification(view):
     y, y_test = view.train.labels.to(view.device), view.test.labels.to(view.device)
     result = {}
     for name, x, x_test in zip(("short", "long"), view.features("train"), view.features("test"), strict=True):
+        if not (x.isfinite().all() and x_test.isfinite().all()):
+            raise Error(f"{view.run}: its {name} features are not finite; the run has diverged")
         result[f"1nn_{name}"] = one_nn(x, y, x_test, y_test)
         w = linear_svm(x, y, int(y.max()) + 1)
         right = svm_scores(w, x_test).argmax(1) == y_test
@@ -807,6 +817,8 @@ def measure_classifiers(view, args):
     return Result(dict(c, n=len(view.test)),
                   f"unscaled features of {len(view.train):,} training and all {len(view.test):,} test images, C 0.02")
 
+
+# --------------------------------------------------------------- 6 Perceptual distances: LPIPS, PPL
 
 class LPIPS(nn.Module):
     """Learned perceptual distance, VGG-16, version 0.1: a, b (N, 3 or 1, H, W) in [-1, 1] -> (N,).
@@ -848,16 +860,15 @@ def measure_lpips(view, args):
     net = lpips_of(view, args)
     indices = test_indices(view, args)
     mean_image = training_mean(view)
-    means = Means(view.device, "right", "mean_image", "wrong_pair")
+    right = "lpips" if net.official else "distance"
+    means = Means(view.device, right, f"{right}_mean_image", f"{right}_wrong_pair")
     for x, y, after in reconstructed(view, indices):
-        means.add(right=net(y, x), mean_image=net(mean_image.expand_as(x), x),
-                  wrong_pair=net(y, after))
-    d = means.result()
-    name = "lpips" if net.official else "distance"
-    m = {name: d["right"], f"{name}_mean_image": d["mean_image"],
-         f"{name}_wrong_pair": d["wrong_pair"] if len(indices) > 1 else None, "n": d["n"]}
-    return Result(m, f"{net.checksum}{view.grey}, images as they are; {of_test(view, m['n'])}",
-                  net.title)
+        means.add(**{right: net(y, x), f"{right}_mean_image": net(mean_image.expand_as(x), x),
+                     f"{right}_wrong_pair": net(y, after)})
+    m = means.result()
+    if len(indices) == 1:
+        m[f"{right}_wrong_pair"] = None
+    return Result(m, f"{net.checksum}{view.grey}, images as they are; {of_test(view, m['n'])}", net.title)
 
 
 def show_lpips(m, title):
@@ -879,7 +890,8 @@ def slerp(a, b, t):
 def within_percentiles(d):
     """The mean of the values of d (N,) from its 1st to its 99th percentile.   (StyleGAN's PPL)"""
     d = d.cpu().numpy()
-    lower, upper = np.percentile(d, 1, method="lower"), np.percentile(d, 99, method="higher")
+    lower = np.percentile(d, 1, method="lower")
+    upper = np.percentile(d, 99, method="higher")
     return float(d[(lower <= d) & (d <= upper)].mean())
 
 
@@ -925,6 +937,8 @@ def as_ppl_sees(x, face_crop):
     return nnf.avg_pool2d(x, max(x.shape[2] // 256, 1))
 
 
+# -------------------------------------------------------------------- 7 Sliced Wasserstein distance
+
 def swd_levels(shape):
     """Sizes (h, w) of the pyramid's levels for images (C, H, W); the smaller side is 16 or more."""
     sizes = []
@@ -954,11 +968,9 @@ def laplacian(x, level):
 
 def patches(x, top, left):
     """7x7 patches of x (N, C, H, W) around rows `top`, columns `left`, (N, n) -> (N n, C, 7, 7)."""
-    top, left = (t.to(x.device)[:, :, None, None, None] for t in (top, left))
-    around = torch.arange(-3, 4, device=x.device)
-    image = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1, 1)
-    channel = torch.arange(x.shape[1], device=x.device).view(1, 1, -1, 1, 1)
-    return x[image, channel, top + around.view(7, 1), left + around].flatten(0, 1)
+    windows = x.unfold(2, 7, 1).unfold(3, 7, 1)                     # [N,C,H-6,W-6,7,7]
+    image = torch.arange(len(x), device=x.device)[:, None]
+    return windows[image, :, top.to(x.device) - 3, left.to(x.device) - 3].flatten(0, 1)
 
 
 def descriptors(view, what, n, make, level, size, seed):
@@ -1013,16 +1025,18 @@ def measure_swd(view, args):
         n = len(places)
         levels = {}
         for level, size in enumerate(sizes):
-            a, b = (descriptors(view, f"{KINDS[kind]}, patches at {size[0]} px", n, images, level, size,
+            a, b = (descriptors(view, f"{KINDS[kind].words}, patches at {size[0]} px", n, images, level, size,
                                 [args.seed, level, i]) for i, images in enumerate((real, make)))
             levels[size[0]] = sliced_wasserstein(a, b, np.random.RandomState([args.seed, level]))
         m[f"swd_{kind}"] = sum(levels.values()) / len(levels)
         m[f"swd_{kind}_levels"] = levels
         m["n"][kind] = n
-        against.append(f"{n:,} {KINDS[kind]} against as many {PARTS[part]} images")
+        against.append(f"{n:,} {KINDS[kind].words} against as many {PARTS[part]} images")
     return Result(m, f"128 patches of 7x7 an image and level, 512 directions; uint8; {', '.join(against)}; "
                      f"{noise_of(m['n'])}")
 
+
+# -------------------------------------------------------------------------- 8 The table of measures
 
 # count(view, args) -> Result; needs: methods of the model; show(numbers, title) -> lines; alone: only by
 # --only, because it is slow or fetches weights
@@ -1047,7 +1061,7 @@ MEASURES = {
         f"linear SVM: short features {m['svm_short']:.2f} %   long {m['svm_long']:.2f} %"]),
     "lpips": Measure(measure_lpips, ("encode", "generate"), show_lpips, alone=True),
     "swd": Measure(measure_swd, (), lambda m, _: ["SWD x 1,000: " + "   ".join(
-        f"{KINDS[kind]} {m[f'swd_{kind}']:.2f} ("
+        f"{KINDS[kind].words} {m[f'swd_{kind}']:.2f} ("
         + ", ".join(f"{h} px {v:.2f}" for h, v in m[f"swd_{kind}_levels"].items()) + ")"
         for kind in m["n"])], alone=True),
     "ppl": Measure(measure_ppl, PRIOR, lambda m, title: [f"{title}: " + "   ".join(
@@ -1055,7 +1069,7 @@ MEASURES = {
 }
 
 
-# ----------------------------------------------------------------------------------------- 4 Tables
+# ----------------------------------------------------------------------------- 9 The papers' tables
 
 PAPER = {  # the papers' numbers; None where a paper gives none
     "alae-2": {  # accuracy (%) on MNIST: 1-NN SW short, long, SVM SW short, long, then the same DW
@@ -1094,6 +1108,11 @@ CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Bi
              "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Lipstick", "Young")
 
 
+def print_row(label, cells, left=32, right=16):
+    """A line of a table: a label of `left` characters, then cells (texts or numbers), `right` each."""
+    print(f"{label:{left}}" + "".join(f"{v if isinstance(v, str) else cell(v):>{right}}" for v in cells))
+
+
 def table_alae_2(runs, args):
     """ALAE's table 2: every run is one trial of its label and split; trials are averaged."""
     trials = {}
@@ -1115,13 +1134,13 @@ def table_alae_2(runs, args):
         print(f"{view.title}: " + "  ".join(f"{c} {result[c]:.2f}" for c in ACCURACIES), flush=True)
     columns = [(split, c) for split in ("sw", "dw") for c in ACCURACIES]
     print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
-    print(f"{'':24}" + "".join(f"{f'{c} {split.upper()}':>14}" for split, c in columns))
+    print_row("", [f"{c} {split.upper()}" for split, c in columns], 24, 14)
     for label in dict.fromkeys(list(PAPER["alae-2"]) + [label for label, _ in trials]):
         ours = [np.mean([r[c] for _, r in trials[label, split]]) if (label, split) in trials else None
                 for split, c in columns]
         for whose, cells in (("paper", PAPER["alae-2"].get(label, ())), ("ours", ours)):
             if any(v is not None for v in cells):
-                print(f"{f'{label}, {whose}':24}" + "".join(f"{cell(v):>14}" for v in cells))
+                print_row(f"{label}, {whose}", cells, 24, 14)
     print("Euclidean 1-NN; linear SVM, L2-regularised squared hinge, C = 0.02; unscaled features of the whole training "
           "part, scored on the whole test part.")
     print(f"Evaluation code {common.code_version()}.")
@@ -1315,8 +1334,8 @@ def table_invgan_2(runs, args):
                     for kind in made} for scored in made}
     print(f"{'scored on':32}" + "".join(f"{kind:>20}" for kind in made) + "   (trained on)")
     for scored, row in out.items():
-        print(f"{scored + ', paper':32}" + "".join(f"{cell(v):>20}" for v in PAPER["invgan-2"][scored]))
-        print(f"{scored + ', ours':32}" + "".join(f"{cell(v):>20}" for v in row.values()))
+        print_row(f"{scored}, paper", PAPER["invgan-2"][scored], right=20)
+        print_row(f"{scored}, ours", row.values(), right=20)
     print(f"Average precision, its mean and deviation over {len(shares)} labels ({', '.join(shares)}), by "
           f"{args.classifier}, {args.epochs} epochs of {len(chosen):,} images, {precision_on(view.device)}, scored on "
           f"{n_test:,}; saying yes to all has {np.mean(list(shares.values())):.2f}; evaluation seed {args.seed}; "
@@ -1371,12 +1390,14 @@ TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2, "i
           "invgan-2": table_invgan_2}
 
 
-# ---------------------------------------------------------------------------------------- 5 Figures
-# A figure draws a picture (H, W, 3) uint8 of one run or several.  FIGURES, at the end, says what each
-# needs and which images it takes.
+# -------------------------------------------------------------------- 10 Figures: images and panels
+# A figure draws a picture (H, W, 3) uint8 of a run; those of several runs stand one above the other.  A few draw
+# all runs together.  FIGURES says what each needs and which images it takes.
 
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, 18, 1))      # first, end layer; rows
 EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN's fig. 3 shows three strengths without numbers
+PATH_STEPS = 200
+PATH_LR = 0.05
 WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames; not in InvGAN
 
 
@@ -1429,38 +1450,41 @@ def shared_test_images(views):
             raise Error(f"{views[0].run} and {view.run} have no test images in common ({parts[0].name} "
                         f"{'x'.join(map(str, parts[0].shape))}, {part.name} {'x'.join(map(str, part.shape))}); "
                         f"compare runs of one data set and resolution")
-    ids = set(parts[0].ids.tolist())
+    ids = parts[0].ids
     for view, part in zip(views, parts):
-        ids &= set(part.ids.tolist())
+        ids = ids[np.isin(ids, part.ids)]
         if view.train.source == part.source:
-            ids -= set(view.train.ids.tolist())
-    if not ids:
+            ids = ids[~np.isin(ids, view.train.ids)]
+    if not len(ids):
         raise Error(f"the runs' test parts have no image in common that none of them was trained on "
                     f"({', '.join(v.protocol.split(',')[0] for v in views)}); compare runs of one split")
-    places = [{int(i): k for k, i in enumerate(part.ids)} for part in parts]
-    return [torch.tensor([place[i] for i in parts[0].ids.tolist() if i in ids]) for place in places]
+    orders = [np.argsort(part.ids) for part in parts]
+    return [torch.from_numpy(order[np.searchsorted(part.ids, ids, sorter=order)])
+            for part, order in zip(parts, orders)]
 
 
-def real_images(views, args, choose):
-    """Real images (N, C, H, W) for all views: --images, else choose(view, indices) of test images."""
+def real_images(views, args, n, choose=None):
+    """Real images (N, C, H, W) for all views: --images, else n test images: the first, or those that
+    choose(view, indices) finds."""
     if args.images:
         shape = views[0].shape
         if any(view.shape != shape for view in views):
             raise Error("the runs' images differ in size or colour, so they cannot share --images; draw them apart")
         return common.to_float(data.read_images(args.images, shape[0], shape[1:])).to(views[0].device)
     shared = shared_test_images(views)[0]
-    return views[0].images(shared[choose(views[0], shared)])
+    return views[0].images(shared[choose(views[0], shared) if choose else slice(n)])
 
 
 def first(many):
     """A figure's images: those of --images, else the first -n (`many`) test images."""
-    return lambda views, args: real_images(views, args, lambda *_: slice(args.n or many))
+    return lambda views, args: real_images(views, args, args.n or many)
 
 
 def pairs(many):
     """A figure's images in pairs: those of --images, else the first 2 -n (`many`) test images."""
     def choose(views, args):
-        x = real_images(views, args, lambda _, shared: slice(min(2 * (args.n or many), len(shared) // 2 * 2)))
+        x = real_images(views, args, 2 * (args.n or many))
+        x = x if args.images else x[:len(x) // 2 * 2]
         if len(x) % 2 or not len(x):
             raise Error(f"figure {args.name} takes pairs of images, not {len(x)}; name an even number by --images")
         return x
@@ -1478,14 +1502,19 @@ def one_of_four_classes(view, indices):
     return places if len(places) == 4 else list(range(min(4, len(indices))))
 
 
+def corners(views, args):
+    """Figure morph's images: those of --images, else four test images of different classes."""
+    return real_images(views, args, 4, one_of_four_classes)
+
+
 def of_any_size(views, args):
     """A figure's images: --images (-n of a folder or zip) or --frames, at --resolution or the first
     one's size; else the first -n test images of the one run, whole if it has --patches."""
-    view, c = views[0], views[0].shape[0]
+    view = views[0]
     w, h = data.parse_resolution(args.resolution) or (0, 0)
     if paths := [args.frames] if args.frames else args.images:
         most = sys.maxsize if args.frames else args.n or 4
-        x = data.read_images(paths, c, (h, w) if h else None, most)
+        x = data.read_images(paths, view.shape[0], (h, w) if h else None, most)
     elif h:
         raise Error("--resolution is of --images or --frames; name some, or leave it out")
     elif len(views) > 1:
@@ -1496,6 +1525,8 @@ def of_any_size(views, args):
     return common.to_float(x).to(view.device)
 
 
+# --------------------------------------------------------------------- 11 Figures: codes and styles
+
 def truncate(w, mean_w, psi, layers, num_layers):
     """mean_w + psi (w - mean_w) in the first `layers`, (N, num_layers, nw).   (StyleGAN, app. B)"""
     if w.ndim == 2:
@@ -1504,50 +1535,50 @@ def truncate(w, mean_w, psi, layers, num_layers):
     return mean_w + scale[:, None] * (w - mean_w)
 
 
-def draw_samples(views, _, args):
+def draw_samples(view, _, args):
     """Images of codes from the prior, perhaps with --truncation (ALAE fig. 6, F-AAE fig. 8)."""
-    panels = []
-    for view in views:
-        w = view.model.map(view.codes(args.n or 64, args.seed))
-        if args.truncation != 1:
-            view.need(["mean_w"])
-            w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
-        panels.append(common.grid(view.made(w), 8 if len(views) == 1 else 16))
-    return stack(panels)
+    w = view.model.map(view.codes(args.n or 64, args.seed))
+    if args.truncation != 1:
+        view.need(["mean_w"])
+        w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
+    return common.grid(view.made(w), 8 if len(args.runs) == 1 else 16)
+
+
+def with_reconstructions(views, images):
+    """Rows of images, and the reconstructions of the last row by each view -> a picture."""
+    return blocks(images + [common.reconstruct(view.model, images[-1]) for view in views])
 
 
 def draw_reconstructions(views, x, args):
     """Test images, and under each row their reconstructions (ALAE fig. 3, F-AAE figs. 5-7)."""
-    return blocks([x] + [common.reconstruct(view.model, x) for view in views])
+    return with_reconstructions(views, [x])
 
 
 def draw_variants(views, x, args):
     """Test images, and under each row reconstructions and differences (InvGAN 4.4, fig. 5)."""
     made = [common.reconstruct(view.model, x) for view in views]
-    print("rows: images, then reconstructions and differences of each run")
     tell_errors(views, x, made)
     return blocks([x] + [row for y in made for row in (y, (x - y).abs() - 1)])      # -1 is black
 
 
-def draw_morph(views, x, args):
+def draw_morph(view, x, args):
     """Decoded bilinear mixtures of the codes of four real images (F-AAE eq. 5, fig. 9)."""
     if len(x) != 4:
         raise Error(f"figure morph takes 4 images, one a corner, and {how_many(args, x)}")
-    return stack([rows([view.made(w) for w in bilinear(view.encoded(x), args.n or 7)]) for view in views])
+    return rows([view.made(w) for w in bilinear(view.encoded(x), args.n or 7)])
 
 
-def draw_interpolation(views, x, args):
+def draw_interpolation(view, x, args):
     """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 9, 11, 12)."""
     picture = []
-    for view in views:
-        w = view.encoded(x)
-        for i in range(0, len(x), 2):
-            paths = [line(w[i:i + 1], w[i + 1:i + 2], 7)[0]]
-            if hasattr(view.model, "unmap"):
-                z = view.model.unmap(w[i:i + 2])
-                paths.insert(0, view.model.map(line(z[:1], z[1:], 7)[0]))
-            picture += [torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]]) for path in paths]
-        print(f"{view.run.name}: rows of each pair: " + ("in z, in w" if len(paths) > 1 else "in w"))
+    w = view.encoded(x)
+    for i in range(0, len(x), 2):
+        paths = [line(w[i:i + 1], w[i + 1:i + 2], 7)[0]]
+        if hasattr(view.model, "unmap"):
+            z = view.model.unmap(w[i:i + 2])
+            paths.insert(0, view.model.map(line(z[:1], z[1:], 7)[0]))
+        picture += [torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]]) for path in paths]
+    print(f"{view.run.name}: rows of each pair: " + ("in z, in w" if len(paths) > 1 else "in w"))
     return rows(picture)
 
 
@@ -1566,26 +1597,23 @@ def joined_samples(view, w, many):
     return zip(*[pair for pair in found if len(pair) == 2][:many], strict=True)
 
 
-def draw_traversal(views, _, args):
+def draw_traversal(view, _, args):
     """Pairs of samples that show one digit, joined in Z (odd rows) and in W (ALAE fig. 4).  Samples, because
     real images have no z; their digit is the nearest training image's, by long features."""
-    panels = []
-    for view in views:
-        many = args.n or 5
-        z = view.codes(max(200, 2 * many), args.seed)
-        w = view.model.map(z)
-        a, b = map(list, joined_samples(view, w, many))
-        if torch.equal(w, z):
-            print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
-        along_z = view.model.map(line(z[a], z[b], 12).flatten(0, 1)).unflatten(0, (len(a), 12))
-        along_w = line(w[a], w[b], 12)
-        picture = [view.model.generate(path, noise="fixed") for pair in zip(along_z, along_w) for path in pair]
-        for name, paths in (("Z", picture[0::2]), ("W", picture[1::2])):
-            jumps = torch.stack([per_image((p[1:] - p[:-1]).square()).sqrt() for p in paths])
-            print(f"{view.run.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, "
-                  f"the mean step {jumps.mean():.3f} (root mean square over pixels in [-1, 1], {len(paths)} pairs)")
-        panels.append(rows(picture))
-    return stack(panels)
+    many = args.n or 5
+    z = view.codes(max(200, 2 * many), args.seed)
+    w = view.model.map(z)
+    a, b = map(list, joined_samples(view, w, many))
+    if torch.equal(w, z):
+        print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
+    along_z = view.model.map(line(z[a], z[b], 12).flatten(0, 1)).unflatten(0, (len(a), 12))
+    along_w = line(w[a], w[b], 12)
+    picture = [view.model.generate(path, noise="fixed") for pair in zip(along_z, along_w) for path in pair]
+    for name, paths in (("Z", picture[0::2]), ("W", picture[1::2])):
+        jumps = torch.stack([per_image((p[1:] - p[:-1]).square()).sqrt() for p in paths])
+        print(f"{view.run.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, "
+              f"the mean step {jumps.mean():.3f} (root mean square over pixels in [-1, 1], {len(paths)} pairs)")
+    return rows(picture)
 
 
 def style_layers(view):
@@ -1595,47 +1623,42 @@ def style_layers(view):
     return 2 * view.growing.top + 2
 
 
-def draw_mixing(views, _, args):
+def draw_mixing(view, _, args):
     """Style mixing (ALAE fig. 9): sources on top, destinations on the left, and these with coarse,
     middle or fine styles of the sources.  Real images, or samples with --generated."""
-    panels = []
-    for view in views:
-        used, layers = style_layers(view), view.model.num_layers
-        bands = [(name, range(begin, min(end, used)), many) for name, begin, end, many in MIXED if begin < used]
-        n = args.n or 5
-        m = sum(many for _, _, many in bands)
-        if args.generated:
-            w = view.model.map(view.codes(n + m, args.seed))
-            x = view.made(w)
-        else:
-            x = real_images([view], args, lambda *_, end=n + m: slice(end))[:n + m]
-            if len(x) < n + m:
-                raise Error(f"figure mixing takes {n + m} images, {n} sources (-n) and {m} destinations, and "
-                            f"{how_many(args, x)}")
-            w = view.encoded(x)
-        picture = [torch.cat([torch.ones_like(x[:1]), x[:n]])]
-        rows_of = [band for _, band, many in bands for _ in range(many)]
-        for destination, band in enumerate(rows_of, n):
-            mixed = w[destination, None, None].expand(n, layers, -1).clone()
-            mixed[:, band] = w[:n, None]
-            picture.append(torch.cat([x[destination][None], view.made(mixed)]))
-        panels.append(rows(picture))
-        print(f"{view.run.name}: rows from the second on: " + ", ".join(
-            f"{many} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, many in bands))
-    return stack(panels)
-
-
-def draw_styles(views, x, args):
-    """The first 0, 1, 2 ... styles of one image in another, between them (InvGAN figs. 2, 8)."""
-    picture = []
-    for view in views:
-        used, layers = style_layers(view), view.model.num_layers
-        print(f"columns: an image, its reconstruction with the first 0 ... {used} styles of another, the other")
-        taken = torch.arange(layers, device=view.device) < torch.arange(used + 1, device=view.device)[:, None]
+    used = style_layers(view)
+    bands = [(name, range(begin, min(end, used)), many) for name, begin, end, many in MIXED if begin < used]
+    n = args.n or 5
+    m = sum(many for _, _, many in bands)
+    if args.generated:
+        w = view.model.map(view.codes(n + m, args.seed))
+        x = view.made(w)
+    else:
+        x = real_images([view], args, n + m)[:n + m]
+        if len(x) < n + m:
+            raise Error(f"figure mixing takes {n + m} images, {n} sources (-n) and {m} destinations, and "
+                        f"{how_many(args, x)}")
         w = view.encoded(x)
-        picture += [torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
-                    for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)]
+    picture = [torch.cat([torch.ones_like(x[:1]), x[:n]])]
+    rows_of = [band for _, band, many in bands for _ in range(many)]
+    for destination, band in enumerate(rows_of, n):
+        mixed = w[destination, None, None].expand(n, view.model.num_layers, -1).clone()
+        mixed[:, band] = w[:n, None]
+        picture.append(torch.cat([x[destination][None], view.made(mixed)]))
+    print(f"{view.run.name}: rows from the second on: " + ", ".join(
+        f"{many} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, many in bands))
     return rows(picture)
+
+
+def draw_styles(view, x, args):
+    """The first 0, 1, 2 ... styles of one image in another, between them (InvGAN figs. 2, 8)."""
+    used = style_layers(view)
+    print(f"columns: an image, its reconstruction with the first 0 ... {used} styles of another, the other")
+    layers = torch.arange(view.model.num_layers, device=view.device)
+    taken = layers < torch.arange(used + 1, device=view.device)[:, None]
+    w = view.encoded(x)
+    return rows([torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
+                 for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)])
 
 
 def read_normal(path, view):
@@ -1651,41 +1674,35 @@ def read_normal(path, view):
     return (normal / normal.norm()).to(view.device)
 
 
-def draw_manipulate(views, x, args):
+def draw_manipulate(view, x, args):
     """Real images, reconstructed and moved along --boundary by -5 to 5, as LIA's code (figs. 4, 17)."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
-    picture = []
     steps = torch.linspace(-5, 5, 8, device=x.device)[:, None]
-    for view in views:
-        w = view.encoded(x)
-        for path in args.boundary:
-            normal = read_normal(path, view)
-            for i in range(len(x)):
-                moved = torch.cat([w[i:i + 1], w[i] + steps * normal])
-                picture.append(torch.cat([x[i:i + 1], view.made(moved)]))
-    print("columns: original, reconstruction, then the code moved by -5 ... 5 along the unit normal; blocks: "
-          + ", ".join(f"{v.run.name} {Path(p).stem}" for v in views for p in args.boundary))
+    w = view.encoded(x)
+    picture = []
+    for path in args.boundary:
+        normal = read_normal(path, view)
+        picture += [torch.cat([x[i:i + 1], view.made(torch.cat([w[i:i + 1], w[i] + steps * normal]))])
+                    for i in range(len(x))]
+    print(f"{view.run.name}: blocks of rows: " + ", ".join(Path(path).stem for path in args.boundary))
     return rows(picture)
 
 
-def draw_path(views, x, args):
+def steps_shown(steps):
+    """Up to 9 steps of a path: 0, the last, and between them ever fewer."""
+    return sorted({0, steps, *(round(steps ** (i / 7)) for i in range(8))})
+
+
+def draw_path(view, x, args):
     """Optimisation in z (upper rows) and in w (lower), step by step (LIA fig. 13)."""
-    picture, steps, lr = [], 200, 0.05
-    for view in views:
-        both = [optimise(view, x, space, pixel_distance, steps, lr, seed=args.seed, keep=steps_shown(steps))[2]
-                for space in ("z", "w")]
-        picture += [torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both]
-    print(f"columns: after {', '.join(map(str, steps_shown(steps)))} steps of Adam, lr {lr}, then the original")
-    return rows(picture)
+    both = [optimise(view, x, space, pixel_distance, PATH_STEPS, PATH_LR, seed=args.seed,
+                     keep=steps_shown(PATH_STEPS))[2] for space in ("z", "w")]
+    return rows([torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both])
 
 
-def remade(views, images):
-    """Rows of images, the last made of the others, and its reconstructions (InvGAN figs. 2, 8)."""
-    print(f"rows: {len(images)} of what is given and made of it, then reconstructions")
-    return blocks(images + [common.reconstruct(view.model, images[-1]) for view in views])
-
+# -------------------------------------------------------------- 12 Figures: edits, tiles, gradients
 
 def draw_inpaint(views, x, args):
     """Test images without a random square of a third of their height (ours), reconstructed."""
@@ -1695,7 +1712,7 @@ def draw_inpaint(views, x, args):
     for image in cut:
         top, left = (rng.randint(0, length - side + 1) for length in x.shape[2:])
         image[:, top:top + side, left:left + side] = 0
-    return remade(views, [x, cut])
+    return with_reconstructions(views, [x, cut])
 
 
 def draw_merge(views, x, args):
@@ -1707,14 +1724,14 @@ def draw_merge(views, x, args):
         if mask.all() or not mask.any():
             raise Error(f"{args.mask} is all {'white' if mask.any() else 'black'} (what is transparent is white); make "
                         f"it white on black")
-    return remade(views, [a, b, torch.where(mask, b, a)])
+    return with_reconstructions(views, [a, b, torch.where(mask, b, a)])
 
 
 def draw_edit(views, x, args):
     """Files that were edited by hand (--images), and their reconstructions."""
     if not args.images:
         raise Error("figure edit reconstructs what you have edited; name the files by --images")
-    return remade(views, [x])
+    return with_reconstructions(views, [x])
 
 
 def tile(x, size):
@@ -1756,30 +1773,23 @@ def through_tiles(view, x):
 
 def draw_tiles(views, x, args):
     """Images of any size, their reconstructions by tiles, and the differences (InvGAN fig. 4)."""
-    print("columns: images, reconstructions, differences")
     made = [through_tiles(view, x) for view in views]
     tell_errors(views, x, made)
     return rows([torch.stack(row) for y in made for row in zip(x, y, (x - y).abs() - 1)])
 
 
-def draw_deblur(views, x, args):
+def draw_deblur(view, x, args):
     """De-blurring: w + a (w - w blurred) of an image halved and enlarged (InvGAN 4.3, fig. 3).  The
     paper's text has the opposite sign, which blurs.  Half, bicubic, a Gaussian of 1 pixel: ours."""
     from torchvision.transforms.functional import gaussian_blur
     low = nnf.interpolate(nnf.avg_pool2d(x, 2), size=x.shape[2:], mode="bicubic").clamp(-1, 1)
-    blurred = gaussian_blur(low, 7, 1.0)
-    strengths = [f"{a:g}" for a in EXTRAPOLATION]
-    print(f"columns: images, half their size enlarged, reconstructed, and w + a (w - w blurred), a = "
-          f"{', '.join(strengths)}")
-    picture = []
-    for view in views:
-        w, w_blurred = codes_of_tiles(view, low), codes_of_tiles(view, blurred)
-        columns = [x, low] + [from_tiles(view, w + a * (w - w_blurred), x) for a in (0, *EXTRAPOLATION)]
-        picture += torch.stack(columns, 1)
-        names = ["enlarged", "reconstructed"] + [f"a = {a}" for a in strengths]
-        print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
-            f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(names, columns[1:])))
-    return rows(picture)
+    w = codes_of_tiles(view, low)
+    w_blurred = codes_of_tiles(view, gaussian_blur(low, 7, 1.0))
+    columns = [low] + [from_tiles(view, w + a * (w - w_blurred), x) for a in (0, *EXTRAPOLATION)]
+    names = ["enlarged", "reconstructed"] + [f"a = {a:g}" for a in EXTRAPOLATION]
+    print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
+        f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(names, columns)))
+    return rows(torch.stack([x, *columns], 1))
 
 
 def between(codes, n):
@@ -1799,7 +1809,8 @@ def draw_frames(views, _, args):
     view = views[0]
     times = args.n or 4
     args.out = Path(args.out or view.run / "figures" / "frames.png").with_suffix(".png")
-    folder, film = args.out.with_suffix(""), args.out.with_suffix(".gif")
+    folder = args.out.with_suffix("")
+    film = args.out.with_suffix(".gif")
     if Path(args.frames).resolve() in (film.resolve(), folder.resolve()):
         raise Error(f"--out {args.out} would write over {args.frames}; name another")
     x = of_any_size(views, args)
@@ -1870,33 +1881,49 @@ def draw_gradients(views, _, args):
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
-# draw(views, images, args) -> picture; papers: the papers' numbers; needs: abilities of the model;
-# images(views, args), or None if it takes none; flags: those for this figure alone
-Figure = namedtuple("Figure", "draw papers needs images flags", defaults=(("encode",), None, ()))
+# -------------------------------------------------------------------------- 13 The table of figures
+
+# draw(view, images, args) -> picture, or of all views if `together`; papers: the papers' numbers; needs: methods of
+# the model; images(views, args), or None if it takes none; flags: those for this figure alone; legend: what is where
+Figure = namedtuple("Figure", "draw papers needs images flags legend together",
+                    defaults=(("encode",), None, (), "", False))
 FIGURES = {
     "samples": Figure(draw_samples, "alae-6 faae-8 lia-8", PRIOR, flags=("truncation", "truncation_layers")),
-    "reconstructions": Figure(draw_reconstructions, "alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 "
-                              "lia-14 lia-15 lia-16 invgan-7", images=first(32)),
-    "traversal": Figure(draw_traversal, "alae-4", (*PRIOR, "features")),
-    "morph": Figure(draw_morph, "faae-9", images=lambda views, args: real_images(views, args, one_of_four_classes)),
+    "reconstructions": Figure(
+        draw_reconstructions, "alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 lia-14 lia-15 lia-16 "
+        "invgan-7", images=first(32), together=True),
+    "traversal": Figure(draw_traversal, "alae-4", ("prior", "map", "features")),
+    "morph": Figure(draw_morph, "faae-9", images=corners),
     "mixing": Figure(draw_mixing, "alae-9 lia-10", images=lambda *_: None, flags=("generated",)),
     "interpolation": Figure(draw_interpolation, "lia-6 lia-9 lia-11 lia-12", images=pairs(4)),
-    "manipulate": Figure(draw_manipulate, "lia-4 lia-17", images=first(4), flags=("boundary",)),
-    "path": Figure(draw_path, "lia-13", PRIOR, first(4)),
-    "gradients": Figure(draw_gradients, "lia-7 lia-18", ()),
+    "manipulate": Figure(
+        draw_manipulate, "lia-4 lia-17", images=first(4), flags=("boundary",),
+        legend="columns: original, reconstruction, then the code moved by -5 ... 5 along the unit normal"),
+    "path": Figure(
+        draw_path, "lia-13", PRIOR, first(4), legend=f"columns: after {', '.join(map(str, steps_shown(PATH_STEPS)))} "
+        f"steps of Adam, lr {PATH_LR}, then the original"),
+    "gradients": Figure(draw_gradients, "lia-7 lia-18", (), together=True),
     "styles": Figure(draw_styles, "invgan-2 invgan-8", images=pairs(4)),
-    "variants": Figure(draw_variants, "invgan-5", images=first(16)),
-    "inpaint": Figure(draw_inpaint, "", images=first(16)),
-    "merge": Figure(draw_merge, "", images=pairs(16), flags=("mask",)),
-    "edit": Figure(draw_edit, "", images=first(16)),
-    "tiles": Figure(draw_tiles, "invgan-4", images=of_any_size, flags=("resolution",)),
-    "deblur": Figure(draw_deblur, "invgan-3", images=of_any_size, flags=("resolution",)),
-    "frames": Figure(draw_frames, "invgan-6", flags=("frames", "resolution")),
+    "variants": Figure(draw_variants, "invgan-5", images=first(16), together=True,
+                       legend="rows: images, then reconstructions and differences of each run"),
+    "inpaint": Figure(draw_inpaint, "", images=first(16), together=True,
+                      legend="rows: images, the same without a square, reconstructions of each run"),
+    "merge": Figure(draw_merge, "", images=pairs(16), flags=("mask",), together=True,
+                    legend="rows: first images, second images, both merged, reconstructions of each run"),
+    "edit": Figure(draw_edit, "", images=first(16), together=True,
+                   legend="rows: edited images, reconstructions of each run"),
+    "tiles": Figure(draw_tiles, "invgan-4", images=of_any_size, flags=("resolution",), together=True,
+                    legend="columns: images, reconstructions, differences"),
+    "deblur": Figure(
+        draw_deblur, "invgan-3", images=of_any_size, flags=("resolution",),
+        legend="columns: images, half their size enlarged, reconstructed, and w + a (w - w blurred), a = "
+        + ", ".join(f"{a:g}" for a in EXTRAPOLATION)),
+    "frames": Figure(draw_frames, "invgan-6", flags=("frames", "resolution"), together=True),
 }
 ALIASES = {number: name for name, row in FIGURES.items() for number in row.papers.split()}
 
 
-# -------------------------------------------------------------------------------------- 6 Inversion
+# ------------------------------------------------------------------------- 14 Inversion, boundaries
 
 CLIP_DRAWS = 1000       # z is clipped to the range of so many draws from the prior
 
@@ -1918,7 +1945,8 @@ def distance_for(view, args):
         return lambda y: far(vgg(y, last=15)[-1])
 
     def pixels_and_conv4_3(x):
-        pixels, maps = pixel_distance(x), pixel_distance(vgg.conv4_3(x))
+        pixels = pixel_distance(x)
+        maps = pixel_distance(vgg.conv4_3(x))
         return lambda y: pixels(y) + 5e-5 * maps(vgg.conv4_3(y))
     return pixels_and_conv4_3 if args.method == "in-domain" else conv3_3
 
@@ -1933,7 +1961,8 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
     path = []
     view.need(PRIOR)
     draws = view.codes(CLIP_DRAWS, seed)
-    norms, limit = draws.norm(dim=1), draws.abs().max()
+    norms = draws.norm(dim=1)
+    limit = draws.abs().max()
     sphere = bool(norms.std() < 1e-3 * norms.mean())
     if domain:
         view.need(("encode", "unmap") if space == "z" else ("encode",))
@@ -1969,11 +1998,6 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
             v.data = torch.where(v.abs() > limit, model.prior(len(v), rng), v)
 
 
-def steps_shown(steps):
-    """Up to 9 steps of a path: 0, the last, and between them ever fewer."""
-    return sorted({0, steps, *(round(steps ** (i / 7)) for i in range(8))})
-
-
 def invert(args):
     """Codes of images, the encoder's and by optimisation: errors, and seconds an image with decoding.
 
@@ -1997,9 +2021,10 @@ def invert(args):
     keep = steps_shown(steps) if args.save_path else ()
 
     def codes(space, x, steps=steps):
-        w = view.model.encode(x) if space == "encoder" else None
-        return (w, w, []) if space == "encoder" else optimise(
-            view, x, space, distance, steps, lr, args.optimizer, domain, args.seed, keep)
+        if space != "encoder":
+            return optimise(view, x, space, distance, steps, lr, args.optimizer, domain, args.seed, keep)
+        w = view.model.encode(x)
+        return w, w, []
 
     stem = Path(args.out or view.run / "figures" / "invert.png")
     out, picture = {}, [x]
@@ -2064,7 +2089,7 @@ def boundary(args):
     return out
 
 
-# --------------------------------------------------------------------------------------- 7 Commands
+# -------------------------------------------------------------------------------------- 15 Commands
 
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
@@ -2110,10 +2135,11 @@ def metrics(args):
                 continue
             n = numbers["n"]
             few = min(n.values()) if isinstance(n, dict) else n
-            warning = [f"warning: of {few} only, so that others would give other numbers"] if few < 100 else []
+            if few < 100:
+                notes = [*notes, f"warning: of {few} only, so that others would give other numbers"]
             protocol = f"{how}; evaluation seed {args.seed}; {view.protocol}; evaluation code {code}"
             label = f"{name}:"
-            for text in measure.show(numbers, title) + notes + warning + [f"[{protocol}]"]:
+            for text in measure.show(numbers, title) + notes + [f"[{protocol}]"]:
                 print(f"  {label:13}{text}", flush=True)
                 label = ""
             out[str(run)][name] = dict(numbers, seed=args.seed, protocol=protocol)
@@ -2161,7 +2187,10 @@ def figure(args):
     side = args.n**2 if args.name == "morph" else args.n
     if (pixels := side * math.prod(views[0].shape[1:])) > 2**28:
         raise Error(f"-n {args.n} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
-    picture = row.draw(views, row.images(views, args) if row.images else None, args)
+    x = row.images(views, args) if row.images else None
+    picture = row.draw(views, x, args) if row.together else stack([row.draw(view, x, args) for view in views])
+    if row.legend:
+        print(row.legend)
     folder = views[0].run / "figures" if len(views) == 1 else views[0].run.parent
     write_picture(picture, args.out or folder / f"{args.name}.png")
     if len(views) > 1:
@@ -2204,6 +2233,8 @@ def write_picture(picture, path):
         print(f"wrote {path}{older}")
 
 
+# ---------------------------------------------------------------------------------- 16 Command line
+
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
     if wrong := [name for name in text.split(",") if name not in MEASURES]:
@@ -2224,30 +2255,28 @@ def one_of(kind, names):
     return parse
 
 
-def count(text):
-    """An argparse type: how many, up to a thousand million."""
-    if not 0 < int(text) <= 10**9:
-        raise ValueError
-    return int(text)
+# A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
+COMMANDS = (metrics, table, figure, compare, invert, boundary)
+SHARED = ("metrics", "compare", "lia-1", "lia-2", "invgan-1")       # commands and tables for several processes
 
 
 def parse_args(argv=None):
     parser = common.Parser(__doc__.split("A run is")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     subs = {}
-    for function in (metrics, table, figure, compare, invert, boundary):
+    for function in COMMANDS:
         doc = inspect.getdoc(function)
-        sub = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
+        sub = subs[function.__name__] = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
         sub.set_defaults(function=function, parser=sub)
-        subs[function.__name__] = sub
     commands.add_parser("list", help="All measures, tables and figures.")
 
     def add(to, *flags, **options):
         for name in to.split():
             subs[name].add_argument(*flags, **options)
-    every = "metrics table figure compare invert boundary"
+    every = " ".join(subs)
     file = dict(default="", metavar="FILE")
     some = dict(nargs="+", default=[])
+    number = dict(type=common.positive(int, 10**9), default=0)
     for kind, names in dict(table=list(TABLES), figure=list(FIGURES) + list(ALIASES)).items():
         add(kind, "name", type=one_of(kind, names), help=", ".join(names))
     add("metrics table figure compare", "runs", nargs="+", metavar="RUN", help="run folders")
@@ -2260,8 +2289,8 @@ def parse_args(argv=None):
     add("table", "--only", metavar="NAME", **some,
         help="invgan-2: labels, after RUN (default: 20 of CelebA's, all of other sets)")
     add("boundary", "--only", metavar="NAME", **some, help="labels, after RUN (default: all)")
-    add("metrics table compare invert boundary", "-n", type=count, default=0, help="number of images")
-    add("figure", "-n", type=count, default=0, help="number of images (morph: along a side; "
+    add("metrics table compare invert boundary", "-n", **number, help="number of images")
+    add("figure", "-n", **number, help="number of images (morph: along a side; "
         "traversal, interpolation, styles, merge: pairs; frames: times as many)")
     add("metrics table", "--features", default="auto", metavar="NAME",
         help="features for distances: inception, vgg16, or a classifier's of the set's labels "
@@ -2319,15 +2348,15 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.command == "list":
-        print(f"metrics  {' '.join(MEASURES)}\ncompare\ninvert\nboundary")
+        unnamed = [command.__name__ for command in COMMANDS if command not in (metrics, table, figure)]
+        print("\n".join([f"metrics  {' '.join(MEASURES)}", *unnamed]))
         print(f"table    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
               + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + "; invgan-2 and -8 also: inpaint, merge, edit)")
         return
     name = getattr(args, "name", "")
     if getattr(args, "inception", "") and args.features == "auto":
         args.features = "inception"
-    shared = args.command in ("metrics", "compare") or name in ("lia-1", "lia-2", "invgan-1")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not shared:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not {args.command, name} & set(SHARED):
         if int(os.environ.get("RANK", 0)):
             sys.exit(2)
         raise Error(f"{f'{args.command} {name}'.strip()} is the work of one process; run it by python, without "

@@ -451,7 +451,7 @@ def test_what_metrics_refuses(dummy, script, tmp_path, cache):
             (("--only", "errors", "cats"), "there is no measure 'cats' but errors, latent"),
             (("--only", "fid"), "FID and KID are frechet, with --features inception"),
             (("--seed", "-1"), "invalid seed value: '-1'"),
-            (("-n", "1" + 20 * "0"), "-n: invalid count value"),
+            (("-n", "1" + 20 * "0"), "-n: invalid positive int up to 1,000,000,000 value"),
             (("--json", "nowhere/m.json"), "there is no folder nowhere; make it, or name another file by --json"),
             (("--face-crop",), "--face-crop is for ppl; ask for that by --only ppl"),
             (("--vgg", "v.pth"), "--vgg is for lpips and ppl; ask for that by --only lpips ppl"),
@@ -533,7 +533,7 @@ def test_names_of_figures_and_tables(dummy, script, tmp_path):
                            (("figure", run), "run is a folder; the figure's name comes before it"),
                            (("table", run, run), "run is a folder; the table's name comes before it"),
                            (("figure", "samples"), "required: RUN"),
-                           (("figure", "samples", run, "-n", 10**14), "-n: invalid count value"),
+                           (("figure", "samples", run, "-n", 10**14), "-n: invalid positive int up to 1,000,000,000"),
                            (("figure", "samples", run, "-n", 10**9), "would be a picture of 7.8e+11 pixels; pass"),
                            (("figure", "morph", run, "-n", 10**5), "would be a picture of 7.8e+12 pixels")):
         err = script("eval.py", *flags, code=2).stderr
@@ -625,6 +625,9 @@ def test_a_run_that_diverged(dummy, cache):
     view = evaluation.View(dummy("run", dim=float("nan")), options())
     with pytest.raises(common.Error, match="features of its samples are not finite; the run has diverged"):
         evaluation.measure_frechet(view, options(n=10, cache=cache))
+    view.model.features = lambda x: (x.flatten(1), x.flatten(1) / 0)
+    with pytest.raises(common.Error, match="its long features are not finite; the run has diverged"):
+        evaluation.measure_classifiers(view, options())
 
 
 def test_interrupted_metrics_keep_what_was_measured(dummy, tmp_path):
@@ -767,7 +770,7 @@ def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
     monkeypatch.setattr(view.model, "features", features)
     drawn = []
     monkeypatch.setattr(evaluation, "rows", lambda images: drawn.extend(images) or np.zeros((4, 4, 3), np.uint8))
-    evaluation.draw_traversal([view], None, options(n=3))
+    evaluation.draw_traversal(view, None, options(n=3))
     for c, row in enumerate(drawn[::2]):
         ends = view.model.generate(view.model.map(z[[2 * c, 2 * c + 1]]))
         torch.testing.assert_close(row[[0, -1]], ends)
@@ -775,7 +778,7 @@ def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
 
 def test_traversal_draws_both_lines(dummy, capsys):
     view = evaluation.View(dummy("run", dim=2.0), options())    # map(z) = z / 2 and G(w) = 2 w: Z's lines are W's
-    picture = torch.tensor(evaluation.draw_traversal([view], None, options(n=1)))[:, :, 0]
+    picture = torch.tensor(evaluation.draw_traversal(view, None, options(n=1)))[:, :, 0]
     z_row, w_row = picture[2:30], picture[32:60]
     assert torch.equal(z_row, w_row)
     first, last = z_row[:, 2:30].int(), z_row[:, 332:360].int()
