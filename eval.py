@@ -8,21 +8,30 @@
     python eval.py invert RUN [IMAGE...]   codes found by optimisation, next to the encoder's
     python eval.py boundary RUN            boundaries of labels in w, for figure manipulate
     python eval.py compare RUN RUN...      the same images through several runs, and their errors
+    python eval.py demo RUN...             a page in the browser: your photos through the runs
     python eval.py list                    all measures, tables and figures
 
 A run is the folder that a training script made.  This file knows a method only by what its `load`
 returns: map, generate, encode, features, prior.
 """
+import base64
+import concurrent.futures
 import difflib
 import functools
 import hashlib
+import http.server
 import importlib
 import inspect
+import io
 import json
 import math
 import os
+import re
+import socketserver
 import sys
 import time
+import traceback
+import urllib.parse
 import warnings
 from argparse import ArgumentTypeError, Namespace
 from collections import namedtuple
@@ -35,6 +44,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as nnf
+from PIL import Image
 from torch import nn
 
 import data
@@ -1791,7 +1801,6 @@ def between(codes, n):
 def draw_frames(views, _, args):
     """Frames of a video (--frames) by tiles, and -n times as many from means of neighbours' codes
     (InvGAN fig. 6); also written as NAME.gif, and frame by frame into a folder NAME."""
-    from PIL import Image
     if not args.frames or len(views) > 1:
         raise Error("figure frames takes one run, and --frames, a folder of images or a GIF")
     view = views[0]
@@ -2229,11 +2238,18 @@ def count(text):
     return int(text)
 
 
+def port(text):
+    """An argparse type: a port that needs no rights, or 0."""
+    if not (int(text) == 0 or 1024 <= int(text) < 2**16):
+        raise ValueError
+    return int(text)
+
+
 def parse_args(argv=None):
     parser = common.Parser(__doc__.split("A run is")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     subs = {}
-    for function in (metrics, table, figure, compare, invert, boundary):
+    for function in (metrics, table, figure, compare, invert, boundary, demo):
         doc = inspect.getdoc(function)
         sub = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
         sub.set_defaults(function=function, parser=sub)
@@ -2243,12 +2259,12 @@ def parse_args(argv=None):
     def add(to, *flags, **options):
         for name in to.split():
             subs[name].add_argument(*flags, **options)
-    every = "metrics table figure compare invert boundary"
+    every = "metrics table figure compare invert boundary demo"
     file = dict(default="", metavar="FILE")
     some = dict(nargs="+", default=[])
     for kind, names in dict(table=list(TABLES), figure=list(FIGURES) + list(ALIASES)).items():
         add(kind, "name", type=one_of(kind, names), help=", ".join(names))
-    add("metrics table figure compare", "runs", nargs="+", metavar="RUN", help="run folders")
+    add("metrics table figure compare demo", "runs", nargs="+", metavar="RUN", help="run folders")
     add("invert boundary", "run", metavar="RUN", help="run folder")
     add("invert", "images", nargs="*", metavar="IMAGE", help="files (default: -n test images)")
 
@@ -2311,13 +2327,14 @@ def parse_args(argv=None):
     add("metrics table compare invert boundary", "--json", **file, help="file for the numbers")
     add("figure compare invert", "--out", **file, help="file for the picture")
     add("boundary", "--out", default="", metavar="FOLDER", help="folder for the boundaries")
+    add("demo", "--port", type=port, default=8000, help="port on 127.0.0.1 (default: 8000; 0: any free one)")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
     if args.command == "list":
-        print(f"metrics  {' '.join(MEASURES)}\ncompare\ninvert\nboundary")
+        print(f"metrics  {' '.join(MEASURES)}\ncompare\ninvert\nboundary\ndemo")
         print(f"table    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
               + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + "; invgan-2 and -8 also: inpaint, merge, edit)")
         return
@@ -2341,6 +2358,468 @@ def main(argv=None):
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+# ------------------------------------------------------------------------------------------- 8 Demo
+# A page that only this machine reaches.  Codes travel with each request, so the server keeps nothing but the models,
+# which one thread runs.  The page waits for each picture and then asks for what the sliders say by then.
+
+BODY, PIXELS = 20 * 2**20, 50_000_000       # bytes of a request and pixels of a photo, at most
+PHOTOS = "PNG JPEG MPO WEBP AVIF GIF BMP TIFF PPM".split()      # formats; none that runs another program, as EPS does
+GUARDS = {                                  # the browser runs nothing but the page, and shows it in no other one
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src "
+    "'unsafe-inline'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+class Refused(Exception):
+    """A request without an answer: its status, and why, in a sentence for the page."""
+
+    def __init__(self, status, sentence):
+        super().__init__(sentence)
+        self.status = status
+
+
+def whole(text, end, name):
+    """"12" -> 12, below end."""
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) >= end:
+        raise Refused(400, f"The number of the {name} is from 0 to {end - 1:,}.")
+    return int(text)
+
+
+def read_photo(content, shape):
+    """The bytes of an image file -> (1, C, H, W) in [-1, 1], read as in training."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=PHOTOS)
+        if image.width * image.height > PIXELS:
+            raise Image.DecompressionBombError
+        return common.to_float(torch.tensor(data.to_array(image, shape[0], shape[:0:-1])))[None]
+    except Image.DecompressionBombError:
+        raise Refused(413, f"The photo has more than {PIXELS // 10**6} million pixels; take a smaller one.") from None
+    except Exception as e:                              # for a damaged image Pillow raises nearly any
+        raise Refused(415, f"This file cannot be read as an image ({type(e).__name__}); take a whole PNG, JPEG, WebP, "
+                           f"GIF, BMP or TIFF.") from None
+
+
+def png(x):
+    """An image (1, C, H, W) in [-1, 1] -> the bytes of a PNG."""
+    buffer, pixels = io.BytesIO(), common.to_uint8(x[0]).cpu().numpy()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "png", compress_level=1)
+    return buffer.getvalue()
+
+
+class Played:
+    """A view, and what the page asks of it: methods from what a request holds, a str or bytes, to bytes."""
+
+    def __init__(self, view):
+        self.view, self.model, self.directions, w = view, view.model, {}, None
+        if all(hasattr(self.model, ability) for ability in PRIOR):
+            w = self.model.map(view.codes(10_000, 0))
+            w = (w - w.mean(0)).double()
+        for path in sorted((view.run / "boundaries").glob("*.npy")):
+            normal = read_normal(path, view)
+            scale = 1 if w is None else (w @ normal.double()).std().float()
+            self.directions[f"boundary {path.stem}"] = normal * scale
+        if w is not None:
+            variances, vectors = torch.linalg.eigh(w.T @ w / len(w))            # the smallest first
+            scaled = (vectors * variances.clamp(min=0).sqrt()).float().T.flip(0)
+            self.directions.update({f"principal direction {i}": v for i, v in enumerate(scaled[:10], 1)})
+
+    def about(self):
+        """What the page is to show.  pictures: names of the run's PNGs, the only files that are served."""
+        run, grown = self.view.run, self.view.growing
+        pictures = [p.relative_to(run).as_posix() for p in run.rglob("*.png") if p.is_file() and not p.is_symlink()]
+        return dict(title=self.view.title, name=run.resolve().name, pictures=sorted(pictures),
+                    prior=hasattr(self.model, "prior"), mean_w=hasattr(self.model, "mean_w"),
+                    directions=list(self.directions),
+                    levels=[] if self.model.num_layers == 1 else [max(grown.size(i)) for i in range(grown.top + 1)])
+
+    def picture(self, name):
+        if name not in self.about()["pictures"]:
+            raise Refused(404, "The run has no such picture.")
+        return (self.view.run / name).read_bytes()
+
+    def start(self, x, w, z=None):
+        """An image's picture, w, and z if that is known."""
+        if z is None and hasattr(self.model, "unmap"):
+            z = self.model.unmap(w)
+        picture = f"data:image/png;base64,{base64.b64encode(png(x)).decode()}"
+        return json.dumps(dict(picture=picture, w=w[0].tolist(), z=None if z is None else z[0].tolist())).encode()
+
+    def photo(self, content):
+        self.view.need(["encode"])
+        x = read_photo(content, self.view.shape).to(self.view.device)
+        return self.start(x, self.model.encode(x))
+
+    def test(self, number):
+        self.view.need(["encode"])
+        x = self.view.images([whole(number, len(self.view.test), "test image")])
+        return self.start(x, self.model.encode(x))
+
+    def sample(self, number):
+        """As `figure samples` numbers them."""
+        self.view.need(PRIOR)
+        n = whole(number, 10**9, "sample")
+        z = self.view.codes(n + 1, 0, n)
+        w = self.model.map(z)
+        return self.start(self.model.generate(w, noise="fixed"), w, z)
+
+    def code(self, space, a, b, t, moves, levels, psi):
+        """w (1, nw) or (1, num_layers, nw): from a to b by t, straight in `space`, moved by standard deviations along
+        directions, with b's styles at some levels, and psi times as far from the mean w."""
+        def tensor(values, *size):
+            v = torch.tensor(np.asarray(values, float)).float().to(self.view.device)
+            if v.shape != size or not v.isfinite().all():
+                raise ValueError
+            return v
+        model = self.model
+        a, b = (tensor(values, 1, model.nz if space == "z" else model.nw) for values in ([a], [b]))
+        w = torch.lerp(a, b, tensor(t))
+        if space == "z":
+            w, b = model.map(w), model.map(b)
+        for name, amount in moves.items():
+            if name in self.directions:                 # else it is another run's
+                w = w + tensor(amount) * self.directions[name]
+        if levels and model.num_layers > 1:
+            w = w[:, None].repeat(1, model.num_layers, 1)
+            for level in set(levels):
+                w[:, 2 * level:2 * level + 2] = b[:, None]
+        if psi != 1 and hasattr(model, "mean_w"):
+            w = truncate(w, model.mean_w, tensor(psi), model.num_layers, model.num_layers)
+        return w
+
+    def asked(self, content):
+        try:
+            return self.code(**json.loads(content))
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as e:
+            raise Refused(400, f"These are no codes and sliders of this run ({type(e).__name__}).") from None
+
+    def draw(self, content):
+        return png(self.model.generate(self.asked(content), noise="fixed"))
+
+    def codes(self, content):
+        """An .npz of w, of z if w has one, and of the run's name."""
+        buffer, w = io.BytesIO(), self.asked(content)
+        z = dict(z=self.model.unmap(w).cpu().numpy()) if hasattr(self.model, "unmap") and w.ndim == 2 else {}
+        np.savez(buffer, w=w.cpu().numpy(), run=str(self.view.run), **z)
+        return buffer.getvalue()
+
+
+ROUTES = {"GET /picture": ("image/png", Played.picture), "GET /test": ("application/json", Played.test),
+          "GET /sample": ("application/json", Played.sample), "POST /photo": ("application/json", Played.photo),
+          "POST /draw": ("image/png", Played.draw), "POST /codes": ("application/octet-stream", Played.codes)}
+
+
+class Request(http.server.BaseHTTPRequestHandler):
+    """Answers the requests of one connection.  Whatever is wrong becomes a status and a sentence."""
+    protocol_version = "HTTP/1.1"       # a connection serves many frames
+    disable_nagle_algorithm = True      # or each would wait 40 ms
+    timeout = 15                        # seconds to wait for more of a request
+
+    def do_GET(self):
+        status, kind = 200, "text/plain; charset=utf-8"
+        try:
+            kind, content = self.answer()
+        except (Refused, Error, data.DataError) as e:
+            status, content = getattr(e, "status", 400), str(e).encode()
+        except Exception:
+            traceback.print_exc()
+            status, content = 500, b"This went wrong; the terminal says how."
+        headers = {"Content-Type": kind, "Content-Length": str(len(content)), **GUARDS}
+        if status != 200 or self.command != "POST":         # something of the request may be left unread
+            headers["Connection"] = "close"
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else content)
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self):
+        """-> content type, bytes."""
+        path, _, query = self.path.partition("?")
+        self.check_origin(path)
+        route = f"{self.command} {path}".replace("HEAD", "GET")
+        if route == "GET /":
+            return "text/html; charset=utf-8", PAGE.encode()
+        if route == "GET /runs":
+            return "application/json", json.dumps([played.about() for played in self.server.played]).encode()
+        if route not in ROUTES:
+            raise Refused(404, "There is no such page.")
+        query, (kind, function) = dict(urllib.parse.parse_qsl(query)), ROUTES[route]
+        run = self.server.played[whole(query.get("run", ""), len(self.server.played), "run")]
+        return kind, self.server.work(function, run, self.body() if self.command == "POST" else query.get("of", ""))
+
+    def check_origin(self, path):
+        """Only this page may ask: other sites, too, can have this machine's browser send requests here."""
+        host, port = self.headers.get("Host"), self.server.server_address[1]
+        if host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+            raise Refused(403, f"This page is http://127.0.0.1:{port}.")
+        site = self.headers.get("Sec-Fetch-Site", "none") if path != "/" else "none"        # a link may lead to it
+        if self.headers.get("Origin", f"http://{host}") != f"http://{host}" or site not in ("none", "same-origin"):
+            raise Refused(403, "Another site's page asked for this.")
+
+    def body(self):
+        length = self.headers.get("Content-Length", "")
+        if not re.fullmatch("[0-9]{1,15}", length):
+            raise Refused(411, "A request has to say how long it is.")
+        if int(length) > BODY:
+            raise Refused(413, f"The file has more than {BODY // 2**20} MB; take a smaller one.")
+        try:
+            content = self.rfile.read(int(length))
+        except TimeoutError:
+            content = b""
+        if len(content) < int(length):
+            raise Refused(408, "The upload took too long; try again.")
+        return content
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Serves views on 127.0.0.1; port 0 takes any free one."""
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, views, port):
+        self.worker = concurrent.futures.ThreadPoolExecutor(1)
+        self.played = [self.work(Played, view) for view in views]
+        super().__init__(("127.0.0.1", port), Request)
+
+    def handle_error(self, *_):
+        """Whoever asked has gone; `Request` tells other errors."""
+
+    def work(self, function, *args):
+        """function(*args) in the one thread that runs models."""
+        def run():
+            with torch.no_grad():
+                return function(*args)
+        return self.worker.submit(run).result()
+
+
+def demo(args):
+    """A page in the browser: photos through the runs, sliders along directions of w, style mixing, downloads.
+
+    It needs no network, and only this machine reaches it.  Ctrl-C ends it.
+    """
+    views = [View(run, args) for run in args.runs]
+    try:
+        server = Server(views, args.port)
+    except OSError as e:
+        raise Error(f"port {args.port} cannot be had ({e.strerror}); name another by --port, or 0 for any") from None
+    with server:
+        print(f"open http://127.0.0.1:{server.server_address[1]} on this machine; Ctrl-C ends it", flush=True)
+        server.serve_forever()
+
+PAGE = r"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>Codes to play with</title>
+<style>
+  :root { color-scheme: light dark; font: 1rem/1.4 system-ui, sans-serif }
+  body { max-width: 90rem; margin: 0 auto; padding: 0 1rem 2rem }
+  h1 { font-size: 1.4rem; margin: .7rem 0 0 }
+  h2 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere }
+  [role=status] { min-height: 1.4em; margin: .2rem 0 .5rem; font-weight: 600 }
+  [hidden] { display: none !important }
+  main { display: grid; gap: 1rem; grid-template-columns: 20rem minmax(0, 1fr); align-items: start }
+  #images { grid-row: span 2; display: grid; gap: 1rem }
+  #runs { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)) }
+  fieldset, section { border: 1px solid GrayText; border-radius: .5rem; padding: .7rem; margin: 0; min-width: 0 }
+  fieldset > label { display: block; margin-bottom: .4rem }
+  .figures { display: grid; gap: .5rem; grid-auto-flow: column; grid-auto-columns: minmax(0, 15rem) }
+  figure { margin: 0; font-size: .85rem }
+  figure :is(img, canvas) { display: block; width: 100%; aspect-ratio: 1; object-fit: contain }
+  figure :is(img, canvas) { image-rendering: pixelated }
+  button, select, input { font: inherit; min-height: 2.2rem; max-width: 100%; box-sizing: border-box }
+  [type=file] { width: 100%; padding: .8rem; border: 2px dashed GrayText; border-radius: .5rem }
+  #images form { display: flex; gap: .5rem; margin-top: .5rem }
+  #images form * { flex: 1; min-width: 0 }
+  [type=range] { display: block; width: 100%; min-height: 1.7rem; margin: 0 }
+  output { float: right }
+  #moves { display: grid; gap: 0 1.5rem; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)) }
+  details { margin-top: .7rem }
+  details img { display: block; max-width: 100%; margin-top: .5rem }
+  :focus-visible { outline: 3px solid Highlight; outline-offset: 2px }
+  @media (max-width: 55rem) {
+    main { grid-template-columns: minmax(0, 1fr) }
+    #runs { position: sticky; top: 0; max-height: 50vh; overflow: auto; background: Canvas }
+  }
+</style>
+<h1>Codes to play with</h1>
+<p role="status">Starting ...</p>
+<main>
+  <div id="images"></div>
+  <div id="runs"></div>
+  <form id="sliders"><fieldset><legend>Picture</legend>
+    <label>From A to B <output></output><input type="range" name="t" min="0" max="1" step="0.01" value="0"></label>
+    <label>straight in <select name="space"><option>w</option><option>z</option></select></label>
+    <p id="levels">Styles of B at </p>
+    <label id="psi">Truncation <output></output>
+      <input type="range" name="psi" min="0" max="1.5" step="0.01" value="1"></label>
+    <div id="moves"></div>
+    <button type="reset">Reset</button>
+  </fieldset></form>
+</main>
+<template id="image">
+  <fieldset><legend></legend>
+    <label>Drop or choose a photo <input type="file" accept="image/*"></label>
+    <form data-path="sample"><button>Sample</button>
+      <input type="number" min="0" value="0" aria-label="number of the sample"></form>
+    <form data-path="test"><button>Test image</button>
+      <input type="number" min="0" value="0" aria-label="number of the test image"></form>
+  </fieldset>
+</template>
+<template id="run">
+  <section><h2></h2>
+    <div class="figures">
+      <figure hidden><img class="A" alt="image A">A <a download="A.png">PNG</a></figure>
+      <figure><img class="made" alt="what the run makes">Picture <a class="png">PNG</a>
+        <a class="codes" href="#">codes</a></figure>
+      <figure><canvas></canvas>Difference to A <a class="difference" href="#">PNG</a></figure>
+      <figure hidden><img class="B" alt="image B">B <a download="B.png">PNG</a></figure>
+    </div>
+    <details><summary>Curves and pictures of the run</summary>
+      <select aria-label="picture"></select><img alt=""></details>
+  </section>
+</template>
+<script>
+"use strict";
+const $ = css => document.querySelector(css), copy = id => $(id).content.cloneNode(true).firstElementChild;
+const sliders = $("#sliders"), runs = [], turns = {A: 0, B: 0};
+const say = text => $("[role=status]").textContent = text;
+
+async function ask(path, body) {        // the answer; throws the sentence that says why there is none
+  const failed = () => { throw new Error("There is no answer; eval.py demo may have ended."); };
+  const answer = await fetch(path, body && {method: "POST", body}).catch(failed);
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer;
+}
+
+async function load(slot, path, file) { // an image into slot A or B of every run
+  if (file && file.size > 20 * 2 ** 20) return say("The file has more than 20 MB; take a smaller one.");
+  const turn = ++turns[slot], wrong = new Set();
+  for (const run of runs) {
+    try {
+      const code = await (await ask(`${path}&run=${run.number}`, file)).json();
+      if (turn != turns[slot]) return;                          // another image has been asked for since
+      run[slot] = code;
+      const image = run.part(`img.${slot}`);
+      image.src = image.nextElementSibling.href = code.picture;
+      image.parentElement.hidden = false;
+      await image.decode();
+      draw(run);
+    } catch (e) { wrong.add(e.message); }
+  }
+  const z = runs.every(run => [run.A, run.B].every(code => !code || code.z));
+  sliders.space.options[1].disabled = !z;
+  if (!z) sliders.space.value = "w";
+  say([...wrong].join(" "));
+}
+
+function asked(run) {                   // what the sliders ask of a run
+  const form = new FormData(sliders), a = run.A || run.B, b = run.B || a, space = form.get("space"), moves = {};
+  for (const [name, value] of form) if (name.startsWith("move ") && +value) moves[name.slice(5)] = +value;
+  return JSON.stringify({space, a: a[space], b: b[space], t: +form.get("t"), moves,
+                         levels: form.getAll("level").map(Number), psi: +form.get("psi")});
+}
+
+async function draw(run) {              // one request at a time; what moves meanwhile is asked for once, after it
+  run.stale = true;
+  if (run.busy || !(run.A || run.B)) return;
+  run.busy = true;
+  while (run.stale) {
+    run.stale = false;
+    try {
+      const made = run.part(".made"), old = made.src;
+      const picture = await (await ask(`draw?run=${run.number}`, asked(run))).blob();
+      made.src = run.part(".png").href = URL.createObjectURL(picture);
+      await made.decode();
+      URL.revokeObjectURL(old);
+      subtract(run.part("canvas"), made, run.part("img.A"));
+    } catch (e) { say(e.message); }
+  }
+  run.busy = false;
+}
+
+function subtract(canvas, made, a) {    // |made - a|, pixel by pixel
+  if (!a.naturalWidth) return;
+  const paint = canvas.getContext("2d");
+  canvas.width = a.naturalWidth;
+  canvas.height = a.naturalHeight;
+  paint.drawImage(a, 0, 0);
+  paint.globalCompositeOperation = "difference";
+  paint.drawImage(made, 0, 0);
+}
+
+function moved() {
+  for (const output of sliders.querySelectorAll("output")) output.value = output.nextElementSibling.value;
+  runs.forEach(draw);
+}
+
+function addImage(slot) {
+  const field = copy("#image");
+  field.querySelector("legend").textContent = `Image ${slot}`;
+  field.querySelector("[type=file]").onchange = e => e.target.files[0] && load(slot, "photo?", e.target.files[0]);
+  for (const form of field.querySelectorAll("form")) {
+    form.onsubmit = e => { e.preventDefault(); load(slot, `${form.dataset.path}?of=${form[1].value}`); };
+  }
+  $("#images").append(field);
+}
+
+function addRun(about, number) {
+  const section = copy("#run"), run = {number, part: css => section.querySelector(css)};
+  run.part("h2").textContent = about.title;
+  run.part(".png").download = `${about.name}.png`;
+  run.part(".difference").download = `${about.name}-difference.png`;
+  run.part(".difference").onclick = e => e.target.href = run.part("canvas").toDataURL();
+  run.part(".codes").onclick = async e => {
+    e.preventDefault();
+    try {
+      const href = URL.createObjectURL(await (await ask(`codes?run=${number}`, asked(run))).blob());
+      Object.assign(document.createElement("a"), {href, download: `${about.name}.npz`}).click();
+    } catch (e) { say(e.message); }
+  };
+  const choice = run.part("details select"), image = run.part("details img");
+  choice.append(...about.pictures.map(name => new Option(name)));
+  choice.onchange = run.part("details").ontoggle = () => {
+    image.src = `picture?run=${number}&of=${encodeURIComponent(choice.value)}`;
+  };
+  run.part("details").hidden = !about.pictures.length;
+  $("#runs").append(section);
+  runs.push(run);
+}
+
+function addInput(place, text, values) {        // a slider or a box, with its label
+  const label = document.createElement("label"), input = document.createElement("input");
+  for (const [name, value] of Object.entries(values)) input.setAttribute(name, value);
+  label.append(text, ...(values.type == "range" ? [document.createElement("output")] : []), input);
+  place.append(label, " ");
+}
+
+async function start() {
+  const about = await (await ask("runs")).json();
+  ["A", "B"].forEach(addImage);
+  about.forEach(addRun);
+  const levels = about.map(run => run.levels).sort((a, b) => b.length - a.length)[0];
+  levels.forEach((size, value) => addInput($("#levels"), `${size} px`, {type: "checkbox", name: "level", value}));
+  for (const name of new Set(about.flatMap(run => run.directions)))
+    addInput($("#moves"), name, {type: "range", name: `move ${name}`, min: -4, max: 4, step: 0.05, value: 0});
+  $("#levels").hidden = !levels.length;
+  $("#psi").hidden = !about.some(run => run.mean_w);
+  sliders.oninput = moved;
+  sliders.onreset = () => setTimeout(moved);
+  window.ondragover = window.ondrop = e => e.target.type == "file" || e.preventDefault();     // beside it: stay here
+  moved();
+  await load("A", about.every(run => run.prior) ? "sample?of=0" : "test?of=0");
+}
+start().catch(e => say(e.message));
+</script>
+</html>
+"""
 
 
 if __name__ == "__main__":
