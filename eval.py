@@ -2365,7 +2365,7 @@ def main(argv=None):
 # which one thread runs.  The page waits for each picture and then asks for what the sliders say by then.
 
 BODY, PIXELS = 20 * 2**20, 50_000_000       # bytes of a request and pixels of a photo, at most
-PHOTOS = "PNG JPEG MPO WEBP AVIF GIF BMP TIFF PPM".split()      # formats; none that runs another program, as EPS does
+PHOTOS = "PNG JPEG WEBP AVIF GIF BMP TIFF PPM".split()      # formats; none that runs another program, as EPS does
 GUARDS = {                                  # the browser runs nothing but the page, and shows it in no other one
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src "
     "'unsafe-inline'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -2457,10 +2457,10 @@ class Played:
         return self.start(x, self.model.encode(x))
 
     def sample(self, number):
-        """As `figure samples` numbers them."""
+        """The picture of a seed, the number."""
         self.view.need(PRIOR)
-        n = whole(number, 10**9, "sample")
-        z = self.view.codes(n + 1, 0, n)
+        rng = common.generator(torch.device("cpu"), whole(number, 10**9, "sample"), "evaluation")
+        z = self.model.prior(1, rng).to(self.view.device)
         w = self.model.map(z)
         return self.start(self.model.generate(w, noise="fixed"), w, z)
 
@@ -2498,10 +2498,10 @@ class Played:
         return png(self.model.generate(self.asked(content), noise="fixed"))
 
     def codes(self, content):
-        """An .npz of w, of z if w has one, and of the run's name."""
+        """An .npz of w, and of z if w has one."""
         buffer, w = io.BytesIO(), self.asked(content)
         z = dict(z=self.model.unmap(w).cpu().numpy()) if hasattr(self.model, "unmap") and w.ndim == 2 else {}
-        np.savez(buffer, w=w.cpu().numpy(), run=str(self.view.run), **z)
+        np.savez(buffer, w=w.cpu().numpy(), **z)
         return buffer.getvalue()
 
 
@@ -2639,11 +2639,13 @@ PAGE = r"""<!doctype html>
   #images form { display: flex; gap: .5rem; margin-top: .5rem }
   #images form * { flex: 1; min-width: 0 }
   [type=range] { display: block; width: 100%; min-height: 1.7rem; margin: 0 }
+  [type=checkbox] { min-height: 1.3rem; vertical-align: middle }
   output { float: right }
+  #levels { display: flex; flex-wrap: wrap; gap: 0 .8rem; margin: 0 0 .4rem }
   #moves { display: grid; gap: 0 1.5rem; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)) }
   details { margin-top: .7rem }
   details img { display: block; max-width: 100%; margin-top: .5rem }
-  :focus-visible { outline: 3px solid Highlight; outline-offset: 2px }
+  :focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
   @media (max-width: 55rem) {
     main { grid-template-columns: minmax(0, 1fr) }
     #runs { position: sticky; top: 0; max-height: 50vh; overflow: auto; background: Canvas }
@@ -2676,11 +2678,12 @@ PAGE = r"""<!doctype html>
 <template id="run">
   <section><h2></h2>
     <div class="figures">
-      <figure hidden><img class="A" alt="image A">A <a download="A.png">PNG</a></figure>
-      <figure><img class="made" alt="what the run makes">Picture <a class="png">PNG</a>
+      <figure hidden><img class="A" alt="image A"><a download="A.png">PNG</a> A</figure>
+      <figure><canvas role="img" aria-label="what the run makes"></canvas><a download="picture.png">PNG</a> Picture
         <a class="codes" href="#">codes</a></figure>
-      <figure><canvas></canvas>Difference to A <a class="difference" href="#">PNG</a></figure>
-      <figure hidden><img class="B" alt="image B">B <a download="B.png">PNG</a></figure>
+      <figure><canvas role="img" aria-label="difference"></canvas><a download="difference.png">PNG</a> Difference
+        to A</figure>
+      <figure hidden><img class="B" alt="image B"><a download="B.png">PNG</a> B</figure>
     </div>
     <details><summary>Curves and pictures of the run</summary>
       <select aria-label="picture"></select><img alt=""></details>
@@ -2734,25 +2737,23 @@ async function draw(run) {              // one request at a time; what moves mea
   while (run.stale) {
     run.stale = false;
     try {
-      const made = run.part(".made"), old = made.src;
       const picture = await (await ask(`draw?run=${run.number}`, asked(run))).blob();
-      made.src = run.part(".png").href = URL.createObjectURL(picture);
-      await made.decode();
-      URL.revokeObjectURL(old);
-      subtract(run.part("canvas"), made, run.part("img.A"));
+      show(run, await createImageBitmap(picture));
     } catch (e) { say(e.message); }
   }
   run.busy = false;
 }
 
-function subtract(canvas, made, a) {    // |made - a|, pixel by pixel
-  if (!a.naturalWidth) return;
-  const paint = canvas.getContext("2d");
-  canvas.width = a.naturalWidth;
-  canvas.height = a.naturalHeight;
-  paint.drawImage(a, 0, 0);
-  paint.globalCompositeOperation = "difference";
-  paint.drawImage(made, 0, 0);
+function show(run, picture) {           // it, and |it - A|, pixel by pixel
+  const [made, difference] = run.canvases.map(canvas => {
+    canvas.width = picture.width;
+    canvas.height = picture.height;
+    return canvas.getContext("2d");
+  });
+  made.drawImage(picture, 0, 0);
+  difference.drawImage(run.part("img.A"), 0, 0);
+  difference.globalCompositeOperation = "difference";
+  difference.drawImage(picture, 0, 0);
 }
 
 function moved() {
@@ -2773,9 +2774,12 @@ function addImage(slot) {
 function addRun(about, number) {
   const section = copy("#run"), run = {number, part: css => section.querySelector(css)};
   run.part("h2").textContent = about.title;
-  run.part(".png").download = `${about.name}.png`;
-  run.part(".difference").download = `${about.name}-difference.png`;
-  run.part(".difference").onclick = e => e.target.href = run.part("canvas").toDataURL();
+  run.canvases = [...section.querySelectorAll("canvas")];
+  for (const canvas of run.canvases) {
+    const link = canvas.nextElementSibling;
+    link.href = "#";
+    link.onclick = () => link.href = canvas.toDataURL();
+  }
   run.part(".codes").onclick = async e => {
     e.preventDefault();
     try {
