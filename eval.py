@@ -2678,12 +2678,12 @@ PAGE = r"""<!doctype html>
 <template id="run">
   <section><h2></h2>
     <div class="figures">
-      <figure hidden><img class="A" alt="image A"><a download="A.png">PNG</a> A</figure>
-      <figure><canvas role="img" aria-label="what the run makes"></canvas><a download="picture.png">PNG</a> Picture
-        <a class="codes" href="#">codes</a></figure>
-      <figure><canvas role="img" aria-label="difference"></canvas><a download="difference.png">PNG</a> Difference
-        to A</figure>
-      <figure hidden><img class="B" alt="image B"><a download="B.png">PNG</a> B</figure>
+      <figure hidden><img class="A" alt="image A">A <a download="A.png">PNG</a></figure>
+      <figure><canvas role="img" aria-label="what the run makes"></canvas>Picture
+        <a download="picture.png" href="#">PNG</a> <a class="codes" href="#">codes</a></figure>
+      <figure><canvas role="img" aria-label="difference of picture and A"></canvas>Difference
+        <a download="difference.png" href="#">PNG</a></figure>
+      <figure hidden><img class="B" alt="image B">B <a download="B.png">PNG</a></figure>
     </div>
     <details><summary>Curves and pictures of the run</summary>
       <select aria-label="picture"></select><img alt=""></details>
@@ -2775,11 +2775,7 @@ function addRun(about, number) {
   const section = copy("#run"), run = {number, part: css => section.querySelector(css)};
   run.part("h2").textContent = about.title;
   run.canvases = [...section.querySelectorAll("canvas")];
-  for (const canvas of run.canvases) {
-    const link = canvas.nextElementSibling;
-    link.href = "#";
-    link.onclick = () => link.href = canvas.toDataURL();
-  }
+  for (const canvas of run.canvases) canvas.nextElementSibling.onclick = e => e.target.href = canvas.toDataURL();
   run.part(".codes").onclick = async e => {
     e.preventDefault();
     try {
