@@ -11,7 +11,7 @@
                      average_buffers
     9  Flags         PAPER, CODE, OURS, Parser, method_parser, resolve, check_resolution, complete, check_images
     10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
-    11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
+    11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, open_image, show, curves
     12 Errors        Error, command
 
 Images are float (B, C, H, W) in [-1, 1] from `to_float` on and uint8 before it.
@@ -1908,6 +1908,24 @@ def snapshot_pictures(model, x, z):
         x = torch.cat([model.generate(b, noise="fixed") for b in w.split(few(x.shape[1:]))])
         pictures["samples"] = grid(x, columns)
     return pictures
+
+
+def open_image(path, model):
+    """An image file of any size and kind, as a model takes it: float (1, C, H, W) in [-1, 1], on its device.  It is put
+    upright, cropped at the centre and averaged to the model's size; of a file that moves, its first frame.
+
+    Raises data.DataError if it cannot be read.
+    """
+    from data import read_images
+    c, h, w = model.image_shape
+    return to_float(read_images([path], c, (h, w), 1)).to(next(model.parameters()).device)
+
+
+def show(x):
+    """Images (N, C, H, W), or one (C, H, W), in [-1, 1] -> a PIL image, which a notebook displays; up to 8 in a row."""
+    from PIL import Image
+    x = x[None] if x.ndim == 3 else x
+    return Image.fromarray(grid(x.detach(), min(len(x), 8)))
 
 
 def save_png(path, picture):
