@@ -2132,7 +2132,7 @@ class Photos:
                 print(f"left out: {problem}", file=sys.stderr)
             self.told.add(i)
             return None
-        return torch.from_numpy(image)
+        return torch.tensor(image)              # a copy: it may be read-only
 
 
 def identity(view):
@@ -2678,11 +2678,14 @@ def seed_ranges(text):
     """An argparse type: "0,1,4-6" -> [0, 1, 4, 5, 6], as the StyleGAN tools read it."""
     out = []
     for part in text.split(","):
-        first_seed, _, last = part.partition("-")
-        first_seed, last = common.seed(first_seed), common.seed(last or first_seed)
-        if last < first_seed or last - first_seed >= 10**7:
-            raise ValueError
-        out += range(first_seed, last + 1)
+        low, _, high = part.partition("-")
+        try:
+            low, high = common.seed(low), common.seed(high or low)
+        except ValueError:
+            low = high = None
+        if low is None or not 0 <= high - low < 10**7:
+            raise ArgumentTypeError(f"{part!r} is no seed and no range of up to ten million, such as 4-6")
+        out += range(low, high + 1)
     return out
 
 
