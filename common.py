@@ -238,7 +238,7 @@ class DCGANGenerator(nn.Module):
         self.last = EqualConvTranspose2d(channels[-1], image_shape[0], 4, gain=1, stride=2, padding=1)
 
     def forward(self, w):
-        x = self.first(w).view(len(w), -1, 4, 4)                 # [N,c,4,4]
+        x = self.first(w).unflatten(1, (-1, 4, 4))               # [N,c,4,4]
         x = torch.relu(self.norms[0](x))
         for conv, norm in zip(self.convs, self.norms[1:], strict=True):
             x = torch.relu(norm(conv(x)))                        # [N,c/2,2H,2W]
@@ -439,7 +439,7 @@ class StyleBlock(nn.Module):
         self.layer2 = StyleLayer(c_out, nw, size)
 
     def forward(self, x, w1, w2, eta1, eta2):
-        x = self.constant.expand(len(w1), -1, -1, -1) if x is None else blur(self.up(x))
+        x = self.constant.expand(w1.shape[0], -1, -1, -1) if x is None else blur(self.up(x))
         return self.layer2(self.conv(self.layer1(x, w1, eta1)), w2, eta2)
 
 
