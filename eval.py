@@ -7,6 +7,10 @@
     python eval.py figure NAME RUN...      a paper's figure, by content or number: samples, lia-7
     python eval.py invert RUN [IMAGE...]   codes found by optimisation, next to the encoder's
     python eval.py boundary RUN            boundaries of labels in w, for figure manipulate
+    python eval.py samples RUN --out DIR -n 1000                        samples as files, or as a zip
+    python eval.py encode RUN PHOTO... --reconstruct DIR                codes of photos, and pictures
+    python eval.py decode RUN codes.npz --out DIR                       pictures of codes
+    python eval.py interpolate RUN PHOTO PHOTO... --out film.gif        a film from photo to photo
     python eval.py compare RUN RUN...      the same images through several runs, and their errors
     python eval.py demo RUN...             a page in the browser: your photos through the runs
     python eval.py list                    all measures, tables and figures
@@ -15,7 +19,9 @@ A run is the folder that a training script made.  This file knows a method only 
 returns: map, generate, encode, features, prior.
 """
 import base64
+import collections
 import concurrent.futures
+import csv
 import difflib
 import functools
 import hashlib
@@ -27,14 +33,17 @@ import json
 import math
 import os
 import re
+import shutil
 import socketserver
 import sys
 import time
 import traceback
 import urllib.parse
 import warnings
+import zipfile
 from argparse import ArgumentTypeError, Namespace
 from collections import namedtuple
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import common  # before torch, whose threads wait as it says
@@ -1660,21 +1669,23 @@ def read_normal(path, view):
 
 
 def draw_manipulate(views, x, args):
-    """Real images, reconstructed and moved along --boundary by -5 to 5, as LIA's code (figs. 4, 17)."""
+    """Real images, or --codes, moved along --boundary by -5 to 5, as LIA's code (figs. 4, 17)."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
+    if args.codes and args.images:
+        raise Error("figure manipulate moves --images or --codes; leave one of them out")
     picture = []
-    steps = torch.linspace(-5, 5, 8, device=x.device)[:, None]
     for view in views:
-        w = view.encoded(x)
+        w = read_codes(args.codes, view)[0][:args.n or 4].to(view.device) if args.codes else view.encoded(x)
+        steps = torch.linspace(-5, 5, 8, device=view.device).view(-1, *[1] * (w.ndim - 1))
         for path in args.boundary:
             normal = read_normal(path, view)
-            for i in range(len(x)):
-                moved = torch.cat([w[i:i + 1], w[i] + steps * normal])
-                picture.append(torch.cat([x[i:i + 1], view.made(moved)]))
-    print("columns: original, reconstruction, then the code moved by -5 ... 5 along the unit normal; blocks: "
-          + ", ".join(f"{v.run.name} {Path(p).stem}" for v in views for p in args.boundary))
+            for i in range(len(w)):
+                row = view.made(torch.cat([w[i:i + 1], w[i] + steps * normal]))
+                picture.append(row if args.codes else torch.cat([x[i:i + 1], row]))
+    print(f"columns: {'' if args.codes else 'original, '}reconstruction, then the code moved by -5 ... 5 along the "
+          f"unit normal; blocks: " + ", ".join(f"{v.run.name} {Path(p).stem}" for v in views for p in args.boundary))
     return rows(picture)
 
 
@@ -1888,7 +1899,8 @@ FIGURES = {
     "morph": Figure(draw_morph, "faae-9", images=lambda views, args: real_images(views, args, one_of_four_classes)),
     "mixing": Figure(draw_mixing, "alae-9 lia-10", images=lambda *_: None, flags=("generated",)),
     "interpolation": Figure(draw_interpolation, "lia-6 lia-9 lia-11 lia-12", images=pairs(4)),
-    "manipulate": Figure(draw_manipulate, "lia-4 lia-17", images=first(4), flags=("boundary",)),
+    "manipulate": Figure(draw_manipulate, "lia-4 lia-17", flags=("boundary", "codes"),
+                         images=lambda views, args: None if args.codes else first(4)(views, args)),
     "path": Figure(draw_path, "lia-13", PRIOR, first(4)),
     "gradients": Figure(draw_gradients, "lia-7 lia-18", ()),
     "styles": Figure(draw_styles, "invgan-2 invgan-8", images=pairs(4)),
@@ -2040,12 +2052,25 @@ def invert(args):
     return out
 
 
+def write_normal(view, args, name, normal):
+    """NAME.npy, (1, nw), of a boundary's normal (nw,).  -> its path"""
+    path = Path(args.out or view.run / "boundaries") / f"{name}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, (normal / normal.norm()).cpu().numpy()[None])
+    return path
+
+
 def boundary(args):
     """Linear boundaries in w from the labels of the data: boundaries/NAME.npy, a unit normal, of each.
 
-    A linear SVM on codes of -n training images, as InterFaceGAN's; scored on the test part.
+    A linear SVM on codes of -n training images, as InterFaceGAN's; scored on the test part.  With --codes A B, from
+    the codes of one file to the other's, such as those of photos with glasses: A-B.npy.
     """
     view = View(args.run, args)
+    if args.codes:
+        if args.only or args.n:
+            raise Error("--only and -n choose among the set's labels and images; leave them out with --codes")
+        return boundary_between(view, args)
     view.need(["encode"])
     names, y, y_test = attributes(view, args.only)
     out = {}
@@ -2060,9 +2085,7 @@ def boundary(args):
         share = 100 * max(truth.float().mean().item(), 1 - truth.float().mean().item())
         out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=sum(rates) / 2,
                          majority=share)
-        path = Path(args.out or view.run / "boundaries") / f"{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, (normal[:-1] / normal[:-1].norm()).cpu().numpy()[None])
+        path = write_normal(view, args, name, normal[:-1])
         print(f"  {name:24} accuracy {out[name]['accuracy']:.1f} %, mean of both sides "
               f"{sum(rates) / 2:.1f} %   (always the more frequent side: {share:.1f} %)   wrote {path}",
               flush=True)
@@ -2071,7 +2094,432 @@ def boundary(args):
     return out
 
 
-# --------------------------------------------------------------------------------------- 7 Commands
+# ------------------------------------------------------------------------------- 7 Photos and codes
+# samples, encode, decode, interpolate: pictures, codes and films as files.
+
+BLOCK_OF_SEEDS = 32     # seeds whose pictures are made together, because last bits depend on the batch
+FRAME_MS = 40           # how long a film shows a frame
+
+
+class Photos:
+    """Images of files, folders and zips, read one at a time as training reads them; of a file that moves,
+    the first frame.  shape: (C, H, W).  names: paths.  Raises data.DataError, which names the file."""
+
+    def __init__(self, paths, shape, skip_bad=False):
+        self.shape, self.skip_bad = tuple(shape), skip_bad
+        self.names, self.places = [], []        # of each image; its store, and its name there
+        self.told = set()
+        for path in map(Path, paths):
+            if path.is_dir() or path.suffix.lower() == ".zip":
+                store = data.Store(path, skip_bad)
+                data.survey([store], shape[:0:-1])
+                self.names += [f"{path}/{store.top}{name}" for name in store.images]
+                self.places += [(store, name) for name in store.images]
+            else:
+                self.names.append(str(path))
+                self.places.append((None, path))
+
+    def __len__(self):
+        return len(self.names)
+
+    def read(self, i):
+        """Image i, uint8 (C, H, W); with skip_bad, None if it cannot be read."""
+        store, name = self.places[i]
+        try:
+            if store is None:
+                return data.read_images([name], self.shape[0], self.shape[1:], 1)[0]
+            image = store.image(name, self.shape)
+            problem = "" if image is not None else store.bad[name]
+        except data.DataError as e:
+            if not self.skip_bad:
+                raise
+            problem = e
+        if problem:
+            if i not in self.told:
+                print(f"left out: {problem}", file=sys.stderr)
+            self.told.add(i)
+            return None
+        return torch.tensor(image)              # a copy: it may be read-only
+
+
+def identity(view):
+    """What codes belong to: the run, how long it was trained, and a digest of its weights."""
+    sha = hashlib.sha256()
+    for tensor in view.model.state_dict().values():
+        sha.update(np.ascontiguousarray(tensor.cpu()))
+    return dict(method=view.args["method"], run=view.run.resolve().name, kimg=view.model.seen / 1000,
+                weights=view.weights, digest=sha.hexdigest()[:16])
+
+
+def read_codes(path, view, space="w", force=False):
+    """Codes of a file -> float (N, nw), (N, num_layers, nw) or, in space z, (N, nz), on the CPU, and their names.
+
+    A .npz holds arrays w or z, such as `encode` writes; a .npy one array, such as invert's or the user's own.
+    """
+    names, about = None, None
+    try:
+        file = np.load(path, allow_pickle=False)
+        codes = file
+        if isinstance(file, np.lib.npyio.NpzFile):
+            only = file.files[0] if len(file.files) == 1 else space     # numpy calls an array without a name arr_0
+            key = space if space in file else only
+            if key not in file:
+                raise Error(f"{path} has no array {space!r}, only {', '.join(file.files)}; add it"
+                            + (", or pass --space z" if "z" in file else ""))
+            codes = file[key]
+            names = [str(name) for name in file["names"]] if "names" in file else None
+            about = json.loads(str(file["run"])) if "run" in file else None
+    except Error:
+        raise
+    except Exception as e:                      # np.load lets through whatever the damage leads to
+        raise Error(f"{path} holds no arrays of numbers ({type(e).__name__}); name a .npz of `eval.py encode`, or a "
+                    f".npy") from None
+    model = view.model
+    known = identity(view)
+    if about and about.get("digest") != known["digest"] and not force:
+        raise Error(f"{path} holds codes of {about.get('run')} at {about.get('kimg')} kimg, {about.get('weights')} "
+                    f"weights, and {view.run} has other weights ({known['kimg']:g} kimg, {known['weights']}); take "
+                    f"that run, or pass --force")
+    codes = codes[None] if codes.ndim == 1 else codes
+    shapes = [(model.nz,)] if space == "z" else [(model.nw,)]
+    if space == "w" and model.num_layers > 1:
+        shapes.append((model.num_layers, model.nw))
+    if codes.dtype.kind not in "fiu" or codes.shape[1:] not in shapes or not len(codes):
+        wanted = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes)
+        raise Error(f"{path} holds {codes.dtype} of {codes.shape}, and codes in {space} of {view.run} are numbers of "
+                    f"{wanted}; bring them to that shape")
+    codes = torch.from_numpy(codes.astype(np.float32))
+    if not codes.isfinite().all():
+        raise Error(f"{path} holds numbers that are not finite; mend them")
+    return codes, names if names and len(names) == len(codes) else None
+
+
+def file_names(names):
+    """Names of files, paths perhaps -> what pictures of them are called, all different, without folder and ending."""
+    taken, out = set(), []
+    for name in names:
+        stem = re.sub(r"[^\w. ()+-]", "_", Path(name.replace("\\", "/")).stem)[:100].lstrip(".") or "image"
+        k, again = stem, 2
+        while k.lower() in taken:               # some file systems do not tell cases apart
+            k, again = f"{stem}-{again}", again + 1
+        taken.add(k.lower())
+        out.append(k)
+    return out
+
+
+def picture_of(x):
+    """An image (C, H, W) in [-1, 1] -> (H, W) or (H, W, 3) uint8."""
+    x = common.to_uint8(x).cpu()
+    return (x[0] if len(x) == 1 else x.permute(1, 2, 0)).numpy()
+
+
+def write_pictures(items):
+    """Writes PNG files of items, which yields (path, picture), in threads, a few ahead; each whole or not at all."""
+
+    def write(path, picture):
+        part = path.with_name(f"{path.name}.part")
+        Image.fromarray(picture).save(part, "png")
+        os.replace(part, path)
+    ahead = collections.deque()
+    with ThreadPool() as pool:
+        for item in items:
+            ahead.append(pool.apply_async(write, item))
+            if len(ahead) > 4 * len(pool._pool):
+                ahead.popleft().get()
+        for job in ahead:
+            job.get()
+
+
+def wait_for_all():
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def codes_of_seeds(view, seeds):
+    """z of each seed, (N, nz): of the seed alone, and the same on any device."""
+    z = [view.model.prior(1, common.generator(torch.device("cpu"), int(seed), "evaluation")) for seed in seeds]
+    return torch.cat(z).to(view.device)
+
+
+def samples(args):
+    """Samples as PNG files, seed0000.png ..., or as a zip in the StyleGAN tools' layout.
+
+    A seed is a picture, whatever the others are: z and noise depend on it alone.  Files that are there are
+    left, so the same command goes on with what was interrupted.  torchrun shares the work.
+    """
+    view = View(args.run, args)
+    view.need(PRIOR if args.truncation == 1 else (*PRIOR, "mean_w"))
+    if args.truncation_layers != 8 and args.truncation == 1:
+        raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
+    if bool(args.n) == bool(args.seeds):
+        raise Error("samples takes -n N or --seeds, such as 0,1,4-6; pass one of them")
+    seeds = np.unique(args.seeds) if args.seeds else np.arange(args.n)
+    out = Path(args.out)
+    zipped = out.suffix.lower() == ".zip"
+    if zipped and out.exists():
+        raise Error(f"{out} is there already; delete it, or name another --out")
+    folder = out.with_name(f"{out.name}.part") if zipped else out
+    about = dict(identity(view), truncation=args.truncation, truncation_layers=args.truncation_layers,
+                 noise=args.noise)
+    there = prepare_folder(folder, about)
+    name = "seed{:04d}.png".format
+    left = np.array([seed for seed in seeds if name(seed) not in there], dtype=np.int64)
+    if len(left) < len(seeds):
+        print(f"{len(seeds) - len(left):,} of {len(seeds):,} pictures are in {folder} already, and stay")
+    size = min(view.batch, BLOCK_OF_SEEDS)
+    blocks = np.unique(left // size)
+    begins = np.searchsorted(left, [blocks * size, (blocks + 1) * size])
+
+    def pictures():
+        for at, _ in progress(f"blocks of {size} seeds", len(blocks), 1):
+            first_seed = int(blocks[at]) * size
+            w = view.model.map(codes_of_seeds(view, range(first_seed, first_seed + size)))
+            if args.truncation != 1:
+                w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
+            common.seed_noise(0, first_seed // size)
+            x = view.model.generate(w, noise=args.noise)
+            for seed in left[begins[0, at]:begins[1, at]]:
+                yield folder / name(seed), picture_of(x[seed - first_seed])
+    write_pictures(pictures())
+    wait_for_all()
+    if zipped and leads():
+        pack(out, folder, {f"{f'{seed:08d}'[:5]}/img{seed:08d}.png": folder / name(seed) for seed in seeds})
+    truncation = "" if args.truncation == 1 else f", truncation {args.truncation:g}"
+    print(f"wrote {len(left):,} pictures into {out} ({args.noise} noise{truncation}; {view.protocol})")
+
+
+def prepare_folder(folder, about):
+    """Makes a folder of samples, and notes in samples.json what they are of.  -> the names of its files.
+    Raises Error if it holds others'."""
+    note = folder / "samples.json"
+    there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    try:
+        old = json.loads(note.read_text()) if note.exists() else {}
+    except ValueError:
+        old = {"samples.json": "damaged"}
+    if old != about and (old or any(re.fullmatch(r"seed\d+\.png", name) for name in there)):
+        differs = ", ".join(f"{k} {v}" for k, v in old.items() if about.get(k) != v) or "unknown"
+        raise Error(f"{folder} holds samples of something else ({differs}); name another --out, or delete it")
+    wait_for_all()                              # all have looked before one writes
+    folder.mkdir(parents=True, exist_ok=True)
+    if leads() and old != about:
+        common.write_atomic(note, json.dumps(about, indent=1).encode())
+    return there
+
+
+def pack(out, folder, files):
+    """A zip of files, {name in the zip: path}, as the StyleGAN tools write it; then the folder goes."""
+    part = out.with_name(f"{out.name}.new")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as z:       # the same bytes each time: no date
+        for name, path in files.items():
+            z.writestr(zipfile.ZipInfo(name), path.read_bytes())
+        z.writestr(zipfile.ZipInfo("dataset.json"), json.dumps(dict(labels=None)))
+    os.replace(part, out)
+    shutil.rmtree(folder)
+
+
+def encode(args):
+    """Codes of photos, folders and zips, read as training reads them, as arrays in a .npz file.
+
+    w (N, nw) float32; z, if the map has an exact inverse; names; run, what the codes belong to.  --reconstruct
+    writes each image next to its reconstruction, and errors.csv with two floors.  torchrun shares the work.
+    """
+    view = View(args.run, args)
+    view.need(["encode", "generate"] if args.reconstruct else ["encode"])
+    out, folder = Path(args.out), Path(args.reconstruct) if args.reconstruct else None
+    if out.suffix != ".npz":
+        raise Error(f"--out {out} names no .npz; pass {out.with_suffix('.npz')}")
+    photos = Photos(args.images, view.shape, args.skip_bad)
+    n = len(photos)
+    mean = None if view.missing or not folder else training_mean(view)
+    w, told = torch.zeros(n, view.model.nw), torch.zeros(n, len(ERRORS), dtype=torch.float64)
+    good = torch.zeros(n, dtype=torch.int64)
+    stems = file_names(photos.names)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = {entry.name for entry in os.scandir(folder)}
+    wait_for_all()
+
+    def pictures():
+        for begin, end in progress("images", n, view.batch):
+            images = pool.map(photos.read, [i % n for i in range(begin, end + bool(folder))])
+            following = images.pop() if folder else None
+            rows = [i for i in range(begin, end) if images[i - begin] is not None]
+            if not rows:
+                continue
+            images = [image for image in images if image is not None]
+            x = common.to_float(torch.stack(images)).to(view.device)
+            code = view.model.encode(x)
+            w[rows], good[rows] = code.cpu(), 1
+            if folder:
+                y = view.model.generate(code, noise="fixed").clamp(-1, 1)
+                others = images[1:] + [images[0] if following is None else following]
+                others = common.to_float(torch.stack(others)).to(view.device)
+                floor = x.new_full((len(x),), math.nan) if mean is None else per_image((mean - x).square())
+                wrong = per_image((y - others).square()) if n > 1 else x.new_full((1,), math.nan)
+                told[rows] = torch.stack([per_image((y - x).square()), per_image((y - x).abs()), floor, wrong],
+                                         1).double().cpu()
+                for i, a, b in zip(rows, x, y, strict=True):
+                    yield folder / f"{stems[i]}.png", np.concatenate([picture_of(a), picture_of(b)], 1)
+    with ThreadPool() as pool:
+        write_pictures(pictures())
+    kept = add_up(good).bool()
+    w, told = add_up(w)[kept], add_up(told)[kept]
+    if not len(w):
+        raise Error("none of the images can be read; name others")
+    names = [name for name, ok in zip(photos.names, kept.tolist(), strict=True) if ok]
+    arrays = dict(w=w.numpy(), names=np.array(names), run=np.array(json.dumps(identity(view))))
+    if hasattr(view.model, "unmap"):
+        arrays["z"] = torch.cat([view.model.unmap(b.to(view.device)).cpu() for b in w.split(view.batch)]).numpy()
+    if leads():
+        older = " over an older one" if out.exists() else ""
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = out.with_name(f"{out.name}.part")
+        with open(part, "wb") as f:
+            np.savez(f, **arrays)
+        os.replace(part, out)
+        print(f"wrote {out}{older}: " + ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim))
+        if folder:
+            tell_photos(folder, names, told, view, len(there & {f"{stem}.png" for stem in stems}))
+
+
+ERRORS = ("mse", "mae", "mse_mean_image", "mse_wrong_pair")
+
+
+def tell_photos(folder, names, told, view, older):
+    """Writes errors.csv, a row an image; prints the means of its columns (N, 4)."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", *ERRORS])
+    for name, row in zip(names, told.tolist(), strict=True):
+        table.writerow([name, *("" if math.isnan(v) else f"{v:.6g}" for v in row)])
+    common.write_atomic(folder / "errors.csv", text.getvalue().encode())
+    mse, mae, mean_image, wrong = [None if math.isnan(v) else v for v in told.mean(0).tolist()]
+    over = f" ({older:,} over older ones)" if older else ""
+    print(f"wrote {len(names):,} pictures{over} and errors.csv into {folder}: original, reconstruction")
+    print(f"MSE {mse:.4f}  MAE {mae:.4f}  floors MSE {cell(mean_image, '.4f')} of the training-mean image, "
+          f"{cell(wrong, '.4f')} of wrong pairs (on [-1, 1], fixed noise; {view.protocol})")
+    if view.missing:
+        print(f"no mean image: {view.missing}")
+
+
+def decode(args):
+    """Pictures of codes: w (N, nw), w+ (N, num_layers, nw) or, with --space z, z (N, nz).
+
+    The file is encode's, invert's, or one that numpy.save or numpy.savez made.  torchrun shares the work.
+    """
+    view = View(args.run, args)
+    view.need(["generate"] if args.space == "w" else ["generate", "map"])
+    codes, names = read_codes(args.codes, view, args.space, args.force)
+    stems = file_names(names) if names else [f"code{i:04d}" for i in range(len(codes))]
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    older = len({entry.name for entry in os.scandir(folder)} & {f"{stem}.png" for stem in stems})
+    wait_for_all()
+
+    def pictures():
+        for begin, end in progress("codes", len(codes), view.batch):
+            code = codes[begin:end].to(view.device)
+            x = view.model.generate(view.model.map(code) if args.space == "z" else code, noise="fixed")
+            yield from zip([folder / f"{stem}.png" for stem in stems[begin:end]], map(picture_of, x), strict=True)
+    write_pictures(pictures())
+    wait_for_all()
+    over = f" ({older:,} over older ones)" if older else ""
+    print(f"wrote {len(codes):,} pictures{over} into {folder} (fixed noise; {view.protocol})")
+
+
+def points_of(view, points, space, force):
+    """The codes that a film goes through, (N, d), or (N, num_layers, nw): of photos, folders and zips, of seeds
+    (`seed:12`) and of files of codes."""
+    codes = []
+    for point in points:
+        if seed := re.fullmatch(r"seed:(\d{1,10})", point):
+            view.need(PRIOR)
+            z = codes_of_seeds(view, [seed[1]])
+            codes.append(z if space == "z" else view.model.map(z))
+        elif point.endswith((".npz", ".npy")):
+            codes.append(read_codes(point, view, space, force)[0].to(view.device))
+        else:
+            view.need(["encode"] if space == "w" else ["encode", "unmap"])
+            photos = Photos([point], view.shape)
+            w = torch.cat([view.model.encode(common.to_float(photos.read(i)[None]).to(view.device))
+                           for i in range(len(photos))])
+            codes.append(view.model.unmap(w) if space == "z" else w)
+    if any(code.ndim == 3 for code in codes):
+        codes = [code if code.ndim == 3 else code[:, None].expand(-1, view.model.num_layers, -1) for code in codes]
+    return torch.cat(codes)
+
+
+def along(codes, frames, space, loop):
+    """Codes (N, ...) of points -> (frames, ...) on the way through them: straight lines in w, great circles in z
+    (`slerp`).  loop: back to the first, which then is not shown twice."""
+    n = len(codes)
+    if loop:
+        codes = torch.cat([codes, codes[:1]])
+        at = torch.arange(frames, dtype=torch.float64) * n / frames
+    else:
+        at = torch.linspace(0, n - 1, frames, dtype=torch.float64)
+    i = at.long().clamp(max=len(codes) - 2)
+    t = (at - i).float().to(codes.device).view(-1, *[1] * (codes.ndim - 1))
+    return slerp(codes[i], codes[i + 1], t) if space == "z" else torch.lerp(codes[i], codes[i + 1], t)
+
+
+def interpolate(args):
+    """A film from image to image, by their codes: .gif, .webp, or PNG files frame0000.png ... in a folder.
+
+    POINT is a photo, a folder or zip of them, a seed as `samples` has it (seed:12), or a file of codes.
+    """
+    out = Path(args.out)
+    film = out.suffix.lower() in (".gif", ".webp")
+    if out.suffix and not film:
+        raise Error(f"--out {out} is no film; name a .gif, a .webp or a folder")
+    if not film and out.is_dir() and any(out.glob("frame*.png")):
+        raise Error(f"{out} holds frames already; name another --out, or delete it")
+    view = View(args.run, args)
+    view.need(["generate"] if args.space == "w" else ["generate", "map"])
+    codes = points_of(view, args.points, args.space, args.force)
+    if len(codes) < 2 or args.frames < 2:
+        raise Error(f"a film goes from one image to another, not through {len(codes)} in {args.frames} frame(s); name "
+                    f"more points or --frames")
+    path = along(codes, args.frames, args.space, args.loop)
+
+    def frames():
+        for begin, end in progress("frames", args.frames, view.batch, shared=False):
+            code = path[begin:end]
+            x = view.model.generate(view.model.map(code) if args.space == "z" else code, noise="fixed")
+            yield from map(picture_of, x)
+    older = " over an older one" if out.exists() and film else ""
+    if film:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        images = map(Image.fromarray, frames())
+        whole = io.BytesIO()
+        next(images).save(whole, out.suffix[1:].lower(), save_all=True, append_images=images, duration=FRAME_MS,
+                          loop=0, quality=90)
+        common.write_atomic(out, whole.getvalue())
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_pictures((out / f"frame{i:04d}.png", picture) for i, picture in enumerate(frames()))
+    print(f"wrote {out}{older}: {args.frames} frames through {len(codes)} images in {args.space}"
+          f"{', and back' if args.loop else ''} (fixed noise; {view.protocol})")
+
+
+def boundary_between(view, args):
+    """boundary --codes A B: the boundary from the codes of one file to the other's, as A-B.npy."""
+    a, b = (read_codes(path, view, force=args.force)[0].to(view.device) for path in args.codes)
+    if a.ndim > 2 or b.ndim > 2 or min(len(a), len(b)) < 5:
+        raise Error(f"a boundary needs 5 or more codes (N, nw) a side, and {args.codes[0]} and {args.codes[1]} hold "
+                    f"{tuple(a.shape)} and {tuple(b.shape)}; add images")
+    target = torch.cat([torch.zeros(len(a)), torch.ones(len(b))]).long().to(view.device)
+    normal = linear_svm(torch.cat([a, b]), target, 2)[:-1, 1]
+    name = f"{Path(args.codes[0]).stem}-{Path(args.codes[1]).stem}"
+    accuracy = told_apart(a, b)
+    path = write_normal(view, args, name, normal)
+    print(f"  {name:24} a logistic regression tells them apart in {accuracy:.1f} % (5 folds of {len(target):,})   "
+          f"wrote {path}")
+    return {name: dict(accuracy=accuracy, n=len(target))}
+
+
+# --------------------------------------------------------------------------------------- 8 Commands
 
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
@@ -2231,6 +2679,21 @@ def one_of(kind, names):
     return parse
 
 
+def seed_ranges(text):
+    """An argparse type: "0,1,4-6" -> [0, 1, 4, 5, 6], as the StyleGAN tools read it."""
+    out = []
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        try:
+            low, high = common.seed(low), common.seed(high or low)
+        except ValueError:
+            low = high = None
+        if low is None or not 0 <= high - low < 10**7:
+            raise ArgumentTypeError(f"{part!r} is no seed and no range of up to ten million, such as 4-6")
+        out += range(low, high + 1)
+    return out
+
+
 def count(text):
     """An argparse type: how many, up to a thousand million."""
     if not 0 < int(text) <= 10**9:
@@ -2249,7 +2712,8 @@ def parse_args(argv=None):
     parser = common.Parser(__doc__.split("A run is")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     subs = {}
-    for function in (metrics, table, figure, compare, invert, boundary, demo):
+    for function in (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary,
+                     demo):
         doc = inspect.getdoc(function)
         sub = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
         sub.set_defaults(function=function, parser=sub)
@@ -2259,14 +2723,17 @@ def parse_args(argv=None):
     def add(to, *flags, **options):
         for name in to.split():
             subs[name].add_argument(*flags, **options)
-    every = "metrics table figure compare invert boundary demo"
+    every = "metrics table figure samples encode decode interpolate compare invert boundary demo"
     file = dict(default="", metavar="FILE")
     some = dict(nargs="+", default=[])
     for kind, names in dict(table=list(TABLES), figure=list(FIGURES) + list(ALIASES)).items():
         add(kind, "name", type=one_of(kind, names), help=", ".join(names))
     add("metrics table figure compare demo", "runs", nargs="+", metavar="RUN", help="run folders")
-    add("invert boundary", "run", metavar="RUN", help="run folder")
+    add("samples encode decode interpolate invert boundary", "run", metavar="RUN", help="run folder")
     add("invert", "images", nargs="*", metavar="IMAGE", help="files (default: -n test images)")
+    add("encode", "images", nargs="+", metavar="PATH", help="photos, folders and zips")
+    add("decode", "codes", metavar="CODES", help="codes, .npz or .npy")
+    add("interpolate", "points", nargs="+", metavar="POINT", help="photo, folder, zip, seed:N, .npz or .npy of codes")
 
     alone = ", ".join(name for name, measure in MEASURES.items() if measure.alone)
     add("metrics", "--only", type=measure_names, metavar="NAME", **some,
@@ -2309,9 +2776,24 @@ def parse_args(argv=None):
     add("figure", "--resolution", default="auto", metavar="N|WxH",
         help="tiles, deblur, frames: size of --images and --frames")
     add("figure", "--boundary", metavar="FILE", **some, help="manipulate: .npy files of normals in w")
-    add("figure", "--truncation", type=common.positive(float), default=1.0, metavar="PSI",
+    add("figure", "--codes", **file, help="manipulate: .npz or .npy of codes instead of images")
+    add("boundary", "--codes", nargs=2, default=[], metavar="FILE",
+        help="two files of codes, .npz or .npy, instead of labels")
+    add("samples", "-n", type=count, default=0, help="number of samples, of seeds 0 ... N - 1")
+    add("samples", "--seeds", type=seed_ranges, default=[], help="seeds, such as 0,1,4-6")
+    add("samples", "--noise", default="fixed", choices=["fixed", "random", "none"],
+        help="noise of stylegan: the run's own, each seed's own, or none (default: fixed)")
+    add("encode", "--reconstruct", default="", metavar="DIR",
+        help="folder for each image next to its reconstruction, and errors.csv")
+    add("encode", "--skip-bad", action="store_true", help="leave out files that cannot be read")
+    add("decode interpolate", "--space", default="w", choices=["z", "w"], help="space of the codes (default: w)")
+    add("interpolate", "--frames", type=common.positive(int, 100_000), default=60, metavar="N",
+        help="number of frames (default: 60; 25 a second)")
+    add("interpolate", "--loop", action="store_true", help="back to the first image at the end")
+    add("decode interpolate boundary", "--force", action="store_true", help="take codes of other weights, too")
+    add("figure samples", "--truncation", type=common.positive(float), default=1.0, metavar="PSI",
         help="samples: distance of w to the mean w, times PSI (StyleGAN 0.7; default: 1)")
-    add("figure", "--truncation-layers", type=common.positive(int), default=8, metavar="N",
+    add("figure samples", "--truncation-layers", type=common.positive(int), default=8, metavar="N",
         help="samples: the number of layers, from the first on, that are truncated")
     add(every, "--weights", default="", choices=["ema", "raw"],
         help="averaged, or as trained (default: ema; table alae-2: raw)")
@@ -2328,20 +2810,25 @@ def parse_args(argv=None):
     add("figure compare invert", "--out", **file, help="file for the picture")
     add("boundary", "--out", default="", metavar="FOLDER", help="folder for the boundaries")
     add("demo", "--port", type=port, default=8000, help="port on 127.0.0.1 (default: 8000; 0: any free one)")
+    add("samples", "--out", required=True, metavar="DIR|FILE.zip", help="folder or zip for the pictures")
+    add("encode", "--out", default="codes.npz", metavar="FILE", help="file for the codes (default: codes.npz)")
+    add("decode", "--out", required=True, metavar="DIR", help="folder for the pictures")
+    add("interpolate", "--out", required=True, metavar="FILE|DIR", help="film, .gif or .webp, or folder of frames")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
     if args.command == "list":
-        print(f"metrics  {' '.join(MEASURES)}\ncompare\ninvert\nboundary\ndemo")
+        print(f"metrics  {' '.join(MEASURES)}\nsamples\nencode\ndecode\ninterpolate\ncompare\ninvert\nboundary\ndemo")
         print(f"table    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
               + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + "; invgan-2 and -8 also: inpaint, merge, edit)")
         return
     name = getattr(args, "name", "")
     if getattr(args, "inception", "") and args.features == "auto":
         args.features = "inception"
-    shared = args.command in ("metrics", "compare") or name in ("lia-1", "lia-2", "invgan-1")
+    shared = (args.command in ("metrics", "compare", "samples", "encode", "decode")
+              or name in ("lia-1", "lia-2", "invgan-1"))
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not shared:
         if int(os.environ.get("RANK", 0)):
             sys.exit(2)
@@ -2360,7 +2847,7 @@ def main(argv=None):
         dist.destroy_process_group()
 
 
-# ------------------------------------------------------------------------------------------- 8 Demo
+# ------------------------------------------------------------------------------------------- 9 Demo
 # A page that only this machine reaches.  Codes travel with each request, so the server keeps nothing but the models,
 # which one thread runs.  The page waits for each picture and then asks for what the sliders say by then.
 
@@ -2403,8 +2890,8 @@ def read_photo(content, shape):
 
 def png(x):
     """An image (1, C, H, W) in [-1, 1] -> the bytes of a PNG."""
-    buffer, pixels = io.BytesIO(), common.to_uint8(x[0]).cpu().numpy()
-    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "png", compress_level=1)
+    buffer = io.BytesIO()
+    Image.fromarray(picture_of(x[0])).save(buffer, "png", compress_level=1)
     return buffer.getvalue()
 
 
@@ -2457,10 +2944,9 @@ class Played:
         return self.start(x, self.model.encode(x))
 
     def sample(self, number):
-        """The picture of a seed, the number."""
+        """The picture of a seed, the number, as `samples` has it."""
         self.view.need(PRIOR)
-        rng = common.generator(torch.device("cpu"), whole(number, 10**9, "sample"), "evaluation")
-        z = self.model.prior(1, rng).to(self.view.device)
+        z = codes_of_seeds(self.view, [whole(number, 10**9, "sample")])
         w = self.model.map(z)
         return self.start(self.model.generate(w, noise="fixed"), w, z)
 
@@ -2498,10 +2984,10 @@ class Played:
         return png(self.model.generate(self.asked(content), noise="fixed"))
 
     def codes(self, content):
-        """An .npz of w, and of z if w has one."""
+        """An .npz such as `encode` writes and `decode` reads, of w, and of z if w has one."""
         buffer, w = io.BytesIO(), self.asked(content)
         z = dict(z=self.model.unmap(w).cpu().numpy()) if hasattr(self.model, "unmap") and w.ndim == 2 else {}
-        np.savez(buffer, w=w.cpu().numpy(), **z)
+        np.savez(buffer, w=w.cpu().numpy(), names=["demo"], run=json.dumps(identity(self.view)), **z)
         return buffer.getvalue()
 
 

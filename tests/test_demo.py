@@ -25,11 +25,12 @@ import eval as evaluation
 import lia
 
 
-def view_of(model, run, **more):
+def view_of(model, run):
     """A view of a model without a run."""
     view = object.__new__(evaluation.View)
+    model.seen = 0
     vars(view).update(run=run, device=torch.device("cpu"), model=model.eval(), shape=tuple(model.image_shape),
-                      title="a run", growing=None, **more)
+                      title="a run", growing=None, weights="ema", args=dict(method="a method", label="LIA", stage="1"))
     return view
 
 
@@ -102,7 +103,7 @@ def test_reconstructions_are_those_of_training_s_code_to_the_bit(server, tmp_pat
         assert code["z"] is None                                    # there is no exact inverse
 
 
-def test_every_route_answers(server):
+def test_every_route_answers(server, tmp_path):
     html = good(server, "GET", "/").decode()
     assert html.startswith("<!doctype html>")
     about = json.loads(good(server, "GET", "/runs"))
@@ -111,15 +112,18 @@ def test_every_route_answers(server):
     assert good(server, "GET", "/picture?run=0&of=samples%2F000001.png") == bytes_of(picture(0))
     sample = json.loads(good(server, "GET", "/sample?run=1&of=251"))
     view = server.played[1].view
-    z = view.model.prior(1, common.generator("cpu", 251, "evaluation"))[0]
+    z = evaluation.codes_of_seeds(view, [251])[0]                   # as `samples` does
     assert torch.equal(torch.tensor(sample["z"]), z)
     assert torch.equal(torch.tensor(sample["w"]), z / 2)
     made = pixels(good(server, "POST", "/draw?run=1", sliders(sample["w"])))
     assert np.array_equal(made, shown((z / 2 * 0.25).view(1, 28, 28))[None])
     test = json.loads(good(server, "GET", "/test?run=0&of=1999"))
     assert torch.equal(torch.tensor(test["w"]), view.images([1999]).flatten())
-    arrays = np.load(io.BytesIO(good(server, "POST", "/codes?run=0", sliders(test["w"]))))
-    assert np.array_equal(arrays["w"], view.images([1999]).flatten(1).numpy())
+    (tmp_path / "codes.npz").write_bytes(good(server, "POST", "/codes?run=0", sliders(test["w"])))
+    w, _ = evaluation.read_codes(tmp_path / "codes.npz", server.played[0].view)         # as `decode` does
+    assert torch.equal(w, view.images([1999]).flatten(1))
+    with pytest.raises(common.Error, match="other weights"):
+        evaluation.read_codes(tmp_path / "codes.npz", view)
 
 
 def test_the_page_needs_no_network_and_names_what_it_has():
@@ -187,8 +191,7 @@ def test_a_way_in_z_goes_through_the_map_and_codes_keep_their_z(tmp_path):
 
 
 def ask_of(model, run, *args):
-    view = view_of(model, run, args=dict(label="LIA", stage="1"))
-    with serving(view) as server:
+    with serving(view_of(model, run)) as server:
         return ask(server, *args)
 
 
