@@ -220,10 +220,10 @@ def test_styles_of_some_levels_and_truncation(tmp_path):
 
 # -------------------------------------------------------------------------------------------------- what is refused
 
-def bomb():
-    """A PNG whose header says 20,000 x 20,000."""
+def bomb(side):
+    """A small PNG whose header says side x side."""
     png = bytearray(bytes_of(Image.new("L", (1, 1))))
-    png[16:24] = (20_000).to_bytes(4, "big") * 2
+    png[16:24] = side.to_bytes(4, "big") * 2
     png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
     return bytes(png)
 
@@ -244,7 +244,8 @@ HOSTILE = {
     "half an image": (415, "cannot be read", ("POST", "/photo?run=0", bytes_of(picture(0))[:900])),
     "a program in PostScript": (415, "cannot be read", ("POST", "/photo?run=0", b"%!PS-Adobe-3.0 EPSF-3.0\n"
                                                         b"%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n")),
-    "a decompression bomb": (413, "50 million pixels", ("POST", "/photo?run=0", bomb())),
+    "a decompression bomb": (413, "50 million pixels", ("POST", "/photo?run=0", bomb(20_000))),
+    "one that Pillow would open": (413, "50 million pixels", ("POST", "/photo?run=0", bomb(8_000))),
     "no JSON": (400, "no codes", ("POST", "/draw?run=0", b"{")),
     "deep JSON": (400, "no codes", ("POST", "/draw?run=0", b"[" * 100_000)),
     "another run's codes": (400, "no codes", ("POST", "/draw?run=0", sliders(W[1:]))),
