@@ -11,7 +11,7 @@
                      average_buffers
     9  Flags         PAPER, CODE, OURS, Parser, method_parser, resolve, check_resolution, complete, check_images
     10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
-    11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
+    11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, open_image, show, curves
     12 Errors        Error, command
 
 Images are float (B, C, H, W) in [-1, 1] from `to_float` on and uint8 before it.
@@ -238,7 +238,7 @@ class DCGANGenerator(nn.Module):
         self.last = EqualConvTranspose2d(channels[-1], image_shape[0], 4, gain=1, stride=2, padding=1)
 
     def forward(self, w):
-        x = self.first(w).view(len(w), -1, 4, 4)                 # [N,c,4,4]
+        x = self.first(w).unflatten(1, (-1, 4, 4))               # [N,c,4,4]
         x = torch.relu(self.norms[0](x))
         for conv, norm in zip(self.convs, self.norms[1:], strict=True):
             x = torch.relu(norm(conv(x)))                        # [N,c/2,2H,2W]
@@ -440,7 +440,7 @@ class StyleBlock(nn.Module):
         self.layer2 = StyleLayer(c_out, nw, size)
 
     def forward(self, x, w1, w2, eta1, eta2):
-        x = self.constant.expand(len(w1), -1, -1, -1) if x is None else blur(self.up(x))
+        x = self.constant.expand(w1.shape[0], -1, -1, -1) if x is None else blur(self.up(x))
         return self.layer2(self.conv(self.layer1(x, w1, eta1)), w2, eta2)
 
 
@@ -1914,6 +1914,24 @@ def snapshot_pictures(model, x, z):
         x = torch.cat([model.generate(b, noise="fixed") for b in w.split(few(x.shape[1:]))])
         pictures["samples"] = grid(x, columns)
     return pictures
+
+
+def open_image(path, model):
+    """An image file of any size and kind, as a model takes it: float (1, C, H, W) in [-1, 1], on its device.  It is put
+    upright, cropped at the centre and averaged to the model's size; of a file that moves, its first frame.
+
+    Raises data.DataError if it cannot be read.
+    """
+    from data import read_images
+    c, h, w = model.image_shape
+    return to_float(read_images([path], c, (h, w), 1)).to(next(model.parameters()).device)
+
+
+def show(x):
+    """Images (N, C, H, W), or one (C, H, W), in [-1, 1] -> a PIL image, which a notebook displays; up to 8 in a row."""
+    from PIL import Image
+    x = x[None] if x.ndim == 3 else x
+    return Image.fromarray(grid(x.detach(), min(len(x), 8)))
 
 
 def save_png(path, picture):

@@ -7,25 +7,43 @@
     python eval.py figure NAME RUN...      a paper's figure, by content or number: samples, lia-7
     python eval.py invert RUN [IMAGE...]   codes found by optimisation, next to the encoder's
     python eval.py boundary RUN            boundaries of labels in w, for figure manipulate
+    python eval.py samples RUN --out DIR -n 1000                        samples as files, or as a zip
+    python eval.py encode RUN PHOTO... --reconstruct DIR                codes of photos, and pictures
+    python eval.py decode RUN codes.npz --out DIR                       pictures of codes
+    python eval.py interpolate RUN PHOTO PHOTO... --out film.gif        a film from photo to photo
     python eval.py compare RUN RUN...      the same images through several runs, and their errors
+    python eval.py demo RUN...             a page in the browser: your photos through the runs
     python eval.py list                    all measures, tables and figures
 
 A run is the folder that a training script made.  This file knows a method only by what its `load`
 returns: map, generate, encode, features, prior.
 """
+import base64
+import collections
+import concurrent.futures
+import csv
 import difflib
 import functools
 import hashlib
+import http.server
 import importlib
 import inspect
+import io
 import json
 import math
 import os
+import re
+import shutil
+import socketserver
 import sys
 import time
+import traceback
+import urllib.parse
 import warnings
+import zipfile
 from argparse import ArgumentTypeError, Namespace
 from collections import namedtuple
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import common  # before torch, whose threads wait as it says
@@ -35,6 +53,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as nnf
+from PIL import Image
 from torch import nn
 
 import data
@@ -1675,17 +1694,20 @@ def read_normal(path, view):
 
 
 def draw_manipulate(view, x, args):
-    """Real images, reconstructed and moved along --boundary by -5 to 5, as LIA's code (figs. 4, 17)."""
+    """Real images, or --codes, moved along --boundary by -5 to 5, as LIA's code (figs. 4, 17)."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
-    steps = torch.linspace(-5, 5, 8, device=x.device)[:, None]
-    w = view.encoded(x)
+    if args.codes and args.images:
+        raise Error("figure manipulate moves --images or --codes; leave one of them out")
+    w = read_codes(args.codes, view)[0][:args.n or 4].to(view.device) if args.codes else view.encoded(x)
+    steps = torch.linspace(-5, 5, 8, device=view.device).view(-1, *[1] * (w.ndim - 1))
     picture = []
     for path in args.boundary:
         normal = read_normal(path, view)
-        picture += [torch.cat([x[i:i + 1], view.made(torch.cat([w[i:i + 1], w[i] + steps * normal]))])
-                    for i in range(len(x))]
+        for i in range(len(w)):
+            row = view.made(torch.cat([w[i:i + 1], w[i] + steps * normal]))
+            picture.append(row if args.codes else torch.cat([x[i:i + 1], row]))
     print(f"{view.run.name}: blocks of rows: " + ", ".join(Path(path).stem for path in args.boundary))
     return rows(picture)
 
@@ -1803,7 +1825,6 @@ def between(codes, n):
 def draw_frames(views, _, args):
     """Frames of a video (--frames) by tiles, and -n times as many from means of neighbours' codes
     (InvGAN fig. 6); also written as NAME.gif, and frame by frame into a folder NAME."""
-    from PIL import Image
     if not args.frames or len(views) > 1:
         raise Error("figure frames takes one run, and --frames, a folder of images or a GIF")
     view = views[0]
@@ -1897,8 +1918,9 @@ FIGURES = {
     "mixing": Figure(draw_mixing, "alae-9 lia-10", images=lambda *_: None, flags=("generated",)),
     "interpolation": Figure(draw_interpolation, "lia-6 lia-9 lia-11 lia-12", images=pairs(4)),
     "manipulate": Figure(
-        draw_manipulate, "lia-4 lia-17", images=first(4), flags=("boundary",),
-        legend="columns: original, reconstruction, then the code moved by -5 ... 5 along the unit normal"),
+        draw_manipulate, "lia-4 lia-17", images=lambda views, args: None if args.codes else first(4)(views, args),
+        flags=("boundary", "codes"), legend="columns: original (none with --codes), reconstruction, then the code "
+        "moved by -5 ... 5 along the unit normal"),
     "path": Figure(
         draw_path, "lia-13", PRIOR, first(4), legend=f"columns: after {', '.join(map(str, steps_shown(PATH_STEPS)))} "
         f"steps of Adam, lr {PATH_LR}, then the original"),
@@ -2058,12 +2080,25 @@ def invert(args):
     return out
 
 
+def write_normal(view, args, name, normal):
+    """NAME.npy, (1, nw), of a boundary's normal (nw,).  -> its path"""
+    path = Path(args.out or view.run / "boundaries") / f"{name}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, (normal / normal.norm()).cpu().numpy()[None])
+    return path
+
+
 def boundary(args):
     """Linear boundaries in w from the labels of the data: boundaries/NAME.npy, a unit normal, of each.
 
-    A linear SVM on codes of -n training images, as InterFaceGAN's; scored on the test part.
+    A linear SVM on codes of -n training images, as InterFaceGAN's; scored on the test part.  With --codes A B, from
+    the codes of one file to the other's, such as those of photos with glasses: A-B.npy.
     """
     view = View(args.run, args)
+    if args.codes:
+        if args.only or args.n:
+            raise Error("--only and -n choose among the set's labels and images; leave them out with --codes")
+        return boundary_between(view, args)
     view.need(["encode"])
     names, y, y_test = attributes(view, args.only)
     out = {}
@@ -2078,9 +2113,7 @@ def boundary(args):
         share = 100 * max(truth.float().mean().item(), 1 - truth.float().mean().item())
         out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=sum(rates) / 2,
                          majority=share)
-        path = Path(args.out or view.run / "boundaries") / f"{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, (normal[:-1] / normal[:-1].norm()).cpu().numpy()[None])
+        path = write_normal(view, args, name, normal[:-1])
         print(f"  {name:24} accuracy {out[name]['accuracy']:.1f} %, mean of both sides "
               f"{sum(rates) / 2:.1f} %   (always the more frequent side: {share:.1f} %)   wrote {path}",
               flush=True)
@@ -2089,7 +2122,432 @@ def boundary(args):
     return out
 
 
-# -------------------------------------------------------------------------------------- 15 Commands
+# ------------------------------------------------------------------------------ 15 Photos and codes
+# samples, encode, decode, interpolate: pictures, codes and films as files.
+
+BLOCK_OF_SEEDS = 32     # seeds whose pictures are made together, because last bits depend on the batch
+FRAME_MS = 40           # how long a film shows a frame
+
+
+class Photos:
+    """Images of files, folders and zips, read one at a time as training reads them; of a file that moves,
+    the first frame.  shape: (C, H, W).  names: paths.  Raises data.DataError, which names the file."""
+
+    def __init__(self, paths, shape, skip_bad=False):
+        self.shape, self.skip_bad = tuple(shape), skip_bad
+        self.names, self.places = [], []        # of each image; its store, and its name there
+        self.told = set()
+        for path in map(Path, paths):
+            if path.is_dir() or path.suffix.lower() == ".zip":
+                store = data.Store(path, skip_bad)
+                data.survey([store], shape[:0:-1])
+                self.names += [f"{path}/{store.top}{name}" for name in store.images]
+                self.places += [(store, name) for name in store.images]
+            else:
+                self.names.append(str(path))
+                self.places.append((None, path))
+
+    def __len__(self):
+        return len(self.names)
+
+    def read(self, i):
+        """Image i, uint8 (C, H, W); with skip_bad, None if it cannot be read."""
+        store, name = self.places[i]
+        try:
+            if store is None:
+                return data.read_images([name], self.shape[0], self.shape[1:], 1)[0]
+            image = store.image(name, self.shape)
+            problem = "" if image is not None else store.bad[name]
+        except data.DataError as e:
+            if not self.skip_bad:
+                raise
+            problem = e
+        if problem:
+            if i not in self.told:
+                print(f"left out: {problem}", file=sys.stderr)
+            self.told.add(i)
+            return None
+        return torch.tensor(image)              # a copy: it may be read-only
+
+
+def identity(view):
+    """What codes belong to: the run, how long it was trained, and a digest of its weights."""
+    sha = hashlib.sha256()
+    for tensor in view.model.state_dict().values():
+        sha.update(np.ascontiguousarray(tensor.cpu()))
+    return dict(method=view.args["method"], run=view.run.resolve().name, kimg=view.model.seen / 1000,
+                weights=view.weights, digest=sha.hexdigest()[:16])
+
+
+def read_codes(path, view, space="w", force=False):
+    """Codes of a file -> float (N, nw), (N, num_layers, nw) or, in space z, (N, nz), on the CPU, and their names.
+
+    A .npz holds arrays w or z, such as `encode` writes; a .npy one array, such as invert's or the user's own.
+    """
+    names, about = None, None
+    try:
+        file = np.load(path, allow_pickle=False)
+        codes = file
+        if isinstance(file, np.lib.npyio.NpzFile):
+            only = file.files[0] if len(file.files) == 1 else space     # numpy calls an array without a name arr_0
+            key = space if space in file else only
+            if key not in file:
+                raise Error(f"{path} has no array {space!r}, only {', '.join(file.files)}; add it"
+                            + (", or pass --space z" if "z" in file else ""))
+            codes = file[key]
+            names = [str(name) for name in file["names"]] if "names" in file else None
+            about = json.loads(str(file["run"])) if "run" in file else None
+    except Error:
+        raise
+    except Exception as e:                      # np.load lets through whatever the damage leads to
+        raise Error(f"{path} holds no arrays of numbers ({type(e).__name__}); name a .npz of `eval.py encode`, or a "
+                    f".npy") from None
+    model = view.model
+    known = identity(view)
+    if about and about.get("digest") != known["digest"] and not force:
+        raise Error(f"{path} holds codes of {about.get('run')} at {about.get('kimg')} kimg, {about.get('weights')} "
+                    f"weights, and {view.run} has other weights ({known['kimg']:g} kimg, {known['weights']}); take "
+                    f"that run, or pass --force")
+    codes = codes[None] if codes.ndim == 1 else codes
+    shapes = [(model.nz,)] if space == "z" else [(model.nw,)]
+    if space == "w" and model.num_layers > 1:
+        shapes.append((model.num_layers, model.nw))
+    if codes.dtype.kind not in "fiu" or codes.shape[1:] not in shapes or not len(codes):
+        wanted = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes)
+        raise Error(f"{path} holds {codes.dtype} of {codes.shape}, and codes in {space} of {view.run} are numbers of "
+                    f"{wanted}; bring them to that shape")
+    codes = torch.from_numpy(codes.astype(np.float32))
+    if not codes.isfinite().all():
+        raise Error(f"{path} holds numbers that are not finite; mend them")
+    return codes, names if names and len(names) == len(codes) else None
+
+
+def file_names(names):
+    """Names of files, paths perhaps -> what pictures of them are called, all different, without folder and ending."""
+    taken, out = set(), []
+    for name in names:
+        stem = re.sub(r"[^\w. ()+-]", "_", Path(name.replace("\\", "/")).stem)[:100].lstrip(".") or "image"
+        k, again = stem, 2
+        while k.lower() in taken:               # some file systems do not tell cases apart
+            k, again = f"{stem}-{again}", again + 1
+        taken.add(k.lower())
+        out.append(k)
+    return out
+
+
+def picture_of(x):
+    """An image (C, H, W) in [-1, 1] -> (H, W) or (H, W, 3) uint8."""
+    x = common.to_uint8(x).cpu()
+    return (x[0] if len(x) == 1 else x.permute(1, 2, 0)).numpy()
+
+
+def write_pictures(items):
+    """Writes PNG files of items, which yields (path, picture), in threads, a few ahead; each whole or not at all."""
+
+    def write(path, picture):
+        part = path.with_name(f"{path.name}.part")
+        Image.fromarray(picture).save(part, "png")
+        os.replace(part, path)
+    ahead = collections.deque()
+    with ThreadPool() as pool:
+        for item in items:
+            ahead.append(pool.apply_async(write, item))
+            if len(ahead) > 4 * len(pool._pool):
+                ahead.popleft().get()
+        for job in ahead:
+            job.get()
+
+
+def wait_for_all():
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def codes_of_seeds(view, seeds):
+    """z of each seed, (N, nz): of the seed alone, and the same on any device."""
+    z = [view.model.prior(1, common.generator(torch.device("cpu"), int(seed), "evaluation")) for seed in seeds]
+    return torch.cat(z).to(view.device)
+
+
+def samples(args):
+    """Samples as PNG files, seed0000.png ..., or as a zip in the StyleGAN tools' layout.
+
+    A seed is a picture, whatever the others are: z and noise depend on it alone.  Files that are there are
+    left, so the same command goes on with what was interrupted.  torchrun shares the work.
+    """
+    view = View(args.run, args)
+    view.need(PRIOR if args.truncation == 1 else (*PRIOR, "mean_w"))
+    if args.truncation_layers != 8 and args.truncation == 1:
+        raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
+    if bool(args.n) == bool(args.seeds):
+        raise Error("samples takes -n N or --seeds, such as 0,1,4-6; pass one of them")
+    seeds = np.unique(args.seeds) if args.seeds else np.arange(args.n)
+    out = Path(args.out)
+    zipped = out.suffix.lower() == ".zip"
+    if zipped and out.exists():
+        raise Error(f"{out} is there already; delete it, or name another --out")
+    folder = out.with_name(f"{out.name}.part") if zipped else out
+    about = dict(identity(view), truncation=args.truncation, truncation_layers=args.truncation_layers,
+                 noise=args.noise)
+    there = prepare_folder(folder, about)
+    name = "seed{:04d}.png".format
+    left = np.array([seed for seed in seeds if name(seed) not in there], dtype=np.int64)
+    if len(left) < len(seeds):
+        print(f"{len(seeds) - len(left):,} of {len(seeds):,} pictures are in {folder} already, and stay")
+    size = min(view.batch, BLOCK_OF_SEEDS)
+    blocks = np.unique(left // size)
+    begins = np.searchsorted(left, [blocks * size, (blocks + 1) * size])
+
+    def pictures():
+        for at, _ in progress(f"blocks of {size} seeds", len(blocks), 1):
+            first_seed = int(blocks[at]) * size
+            w = view.model.map(codes_of_seeds(view, range(first_seed, first_seed + size)))
+            if args.truncation != 1:
+                w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
+            common.seed_noise(0, first_seed // size)
+            x = view.model.generate(w, noise=args.noise)
+            for seed in left[begins[0, at]:begins[1, at]]:
+                yield folder / name(seed), picture_of(x[seed - first_seed])
+    write_pictures(pictures())
+    wait_for_all()
+    if zipped and leads():
+        pack(out, folder, {f"{f'{seed:08d}'[:5]}/img{seed:08d}.png": folder / name(seed) for seed in seeds})
+    truncation = "" if args.truncation == 1 else f", truncation {args.truncation:g}"
+    print(f"wrote {len(left):,} pictures into {out} ({args.noise} noise{truncation}; {view.protocol})")
+
+
+def prepare_folder(folder, about):
+    """Makes a folder of samples, and notes in samples.json what they are of.  -> the names of its files.
+    Raises Error if it holds others'."""
+    note = folder / "samples.json"
+    there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    try:
+        old = json.loads(note.read_text()) if note.exists() else {}
+    except ValueError:
+        old = {"samples.json": "damaged"}
+    if old != about and (old or any(re.fullmatch(r"seed\d+\.png", name) for name in there)):
+        differs = ", ".join(f"{k} {v}" for k, v in old.items() if about.get(k) != v) or "unknown"
+        raise Error(f"{folder} holds samples of something else ({differs}); name another --out, or delete it")
+    wait_for_all()                              # all have looked before one writes
+    folder.mkdir(parents=True, exist_ok=True)
+    if leads() and old != about:
+        common.write_atomic(note, json.dumps(about, indent=1).encode())
+    return there
+
+
+def pack(out, folder, files):
+    """A zip of files, {name in the zip: path}, as the StyleGAN tools write it; then the folder goes."""
+    part = out.with_name(f"{out.name}.new")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as z:       # the same bytes each time: no date
+        for name, path in files.items():
+            z.writestr(zipfile.ZipInfo(name), path.read_bytes())
+        z.writestr(zipfile.ZipInfo("dataset.json"), json.dumps(dict(labels=None)))
+    os.replace(part, out)
+    shutil.rmtree(folder)
+
+
+def encode(args):
+    """Codes of photos, folders and zips, read as training reads them, as arrays in a .npz file.
+
+    w (N, nw) float32; z, if the map has an exact inverse; names; run, what the codes belong to.  --reconstruct
+    writes each image next to its reconstruction, and errors.csv with two floors.  torchrun shares the work.
+    """
+    view = View(args.run, args)
+    view.need(["encode", "generate"] if args.reconstruct else ["encode"])
+    out, folder = Path(args.out), Path(args.reconstruct) if args.reconstruct else None
+    if out.suffix != ".npz":
+        raise Error(f"--out {out} names no .npz; pass {out.with_suffix('.npz')}")
+    photos = Photos(args.images, view.shape, args.skip_bad)
+    n = len(photos)
+    mean = None if view.missing or not folder else training_mean(view)
+    w, told = torch.zeros(n, view.model.nw), torch.zeros(n, len(ERRORS), dtype=torch.float64)
+    good = torch.zeros(n, dtype=torch.int64)
+    stems = file_names(photos.names)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = {entry.name for entry in os.scandir(folder)}
+    wait_for_all()
+
+    def pictures():
+        for begin, end in progress("images", n, view.batch):
+            images = pool.map(photos.read, [i % n for i in range(begin, end + bool(folder))])
+            following = images.pop() if folder else None
+            rows = [i for i in range(begin, end) if images[i - begin] is not None]
+            if not rows:
+                continue
+            images = [image for image in images if image is not None]
+            x = common.to_float(torch.stack(images)).to(view.device)
+            code = view.model.encode(x)
+            w[rows], good[rows] = code.cpu(), 1
+            if folder:
+                y = view.model.generate(code, noise="fixed").clamp(-1, 1)
+                others = images[1:] + [images[0] if following is None else following]
+                others = common.to_float(torch.stack(others)).to(view.device)
+                floor = x.new_full((len(x),), math.nan) if mean is None else per_image((mean - x).square())
+                wrong = per_image((y - others).square()) if n > 1 else x.new_full((1,), math.nan)
+                told[rows] = torch.stack([per_image((y - x).square()), per_image((y - x).abs()), floor, wrong],
+                                         1).double().cpu()
+                for i, a, b in zip(rows, x, y, strict=True):
+                    yield folder / f"{stems[i]}.png", np.concatenate([picture_of(a), picture_of(b)], 1)
+    with ThreadPool() as pool:
+        write_pictures(pictures())
+    kept = add_up(good).bool()
+    w, told = add_up(w)[kept], add_up(told)[kept]
+    if not len(w):
+        raise Error("none of the images can be read; name others")
+    names = [name for name, ok in zip(photos.names, kept.tolist(), strict=True) if ok]
+    arrays = dict(w=w.numpy(), names=np.array(names), run=np.array(json.dumps(identity(view))))
+    if hasattr(view.model, "unmap"):
+        arrays["z"] = torch.cat([view.model.unmap(b.to(view.device)).cpu() for b in w.split(view.batch)]).numpy()
+    if leads():
+        older = " over an older one" if out.exists() else ""
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = out.with_name(f"{out.name}.part")
+        with open(part, "wb") as f:
+            np.savez(f, **arrays)
+        os.replace(part, out)
+        print(f"wrote {out}{older}: " + ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim))
+        if folder:
+            tell_photos(folder, names, told, view, len(there & {f"{stem}.png" for stem in stems}))
+
+
+ERRORS = ("mse", "mae", "mse_mean_image", "mse_wrong_pair")
+
+
+def tell_photos(folder, names, told, view, older):
+    """Writes errors.csv, a row an image; prints the means of its columns (N, 4)."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", *ERRORS])
+    for name, row in zip(names, told.tolist(), strict=True):
+        table.writerow([name, *("" if math.isnan(v) else f"{v:.6g}" for v in row)])
+    common.write_atomic(folder / "errors.csv", text.getvalue().encode())
+    mse, mae, mean_image, wrong = [None if math.isnan(v) else v for v in told.mean(0).tolist()]
+    over = f" ({older:,} over older ones)" if older else ""
+    print(f"wrote {len(names):,} pictures{over} and errors.csv into {folder}: original, reconstruction")
+    print(f"MSE {mse:.4f}  MAE {mae:.4f}  floors MSE {cell(mean_image, '.4f')} of the training-mean image, "
+          f"{cell(wrong, '.4f')} of wrong pairs (on [-1, 1], fixed noise; {view.protocol})")
+    if view.missing:
+        print(f"no mean image: {view.missing}")
+
+
+def decode(args):
+    """Pictures of codes: w (N, nw), w+ (N, num_layers, nw) or, with --space z, z (N, nz).
+
+    The file is encode's, invert's, or one that numpy.save or numpy.savez made.  torchrun shares the work.
+    """
+    view = View(args.run, args)
+    view.need(["generate"] if args.space == "w" else ["generate", "map"])
+    codes, names = read_codes(args.codes, view, args.space, args.force)
+    stems = file_names(names) if names else [f"code{i:04d}" for i in range(len(codes))]
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    older = len({entry.name for entry in os.scandir(folder)} & {f"{stem}.png" for stem in stems})
+    wait_for_all()
+
+    def pictures():
+        for begin, end in progress("codes", len(codes), view.batch):
+            code = codes[begin:end].to(view.device)
+            x = view.model.generate(view.model.map(code) if args.space == "z" else code, noise="fixed")
+            yield from zip([folder / f"{stem}.png" for stem in stems[begin:end]], map(picture_of, x), strict=True)
+    write_pictures(pictures())
+    wait_for_all()
+    over = f" ({older:,} over older ones)" if older else ""
+    print(f"wrote {len(codes):,} pictures{over} into {folder} (fixed noise; {view.protocol})")
+
+
+def points_of(view, points, space, force):
+    """The codes that a film goes through, (N, d), or (N, num_layers, nw): of photos, folders and zips, of seeds
+    (`seed:12`) and of files of codes."""
+    codes = []
+    for point in points:
+        if seed := re.fullmatch(r"seed:(\d{1,10})", point):
+            view.need(PRIOR)
+            z = codes_of_seeds(view, [seed[1]])
+            codes.append(z if space == "z" else view.model.map(z))
+        elif point.endswith((".npz", ".npy")):
+            codes.append(read_codes(point, view, space, force)[0].to(view.device))
+        else:
+            view.need(["encode"] if space == "w" else ["encode", "unmap"])
+            photos = Photos([point], view.shape)
+            w = torch.cat([view.model.encode(common.to_float(photos.read(i)[None]).to(view.device))
+                           for i in range(len(photos))])
+            codes.append(view.model.unmap(w) if space == "z" else w)
+    if any(code.ndim == 3 for code in codes):
+        codes = [code if code.ndim == 3 else code[:, None].expand(-1, view.model.num_layers, -1) for code in codes]
+    return torch.cat(codes)
+
+
+def along(codes, frames, space, loop):
+    """Codes (N, ...) of points -> (frames, ...) on the way through them: straight lines in w, great circles in z
+    (`slerp`).  loop: back to the first, which then is not shown twice."""
+    n = len(codes)
+    if loop:
+        codes = torch.cat([codes, codes[:1]])
+        at = torch.arange(frames, dtype=torch.float64) * n / frames
+    else:
+        at = torch.linspace(0, n - 1, frames, dtype=torch.float64)
+    i = at.long().clamp(max=len(codes) - 2)
+    t = (at - i).float().to(codes.device).view(-1, *[1] * (codes.ndim - 1))
+    return slerp(codes[i], codes[i + 1], t) if space == "z" else torch.lerp(codes[i], codes[i + 1], t)
+
+
+def interpolate(args):
+    """A film from image to image, by their codes: .gif, .webp, or PNG files frame0000.png ... in a folder.
+
+    POINT is a photo, a folder or zip of them, a seed as `samples` has it (seed:12), or a file of codes.
+    """
+    out = Path(args.out)
+    film = out.suffix.lower() in (".gif", ".webp")
+    if out.suffix and not film:
+        raise Error(f"--out {out} is no film; name a .gif, a .webp or a folder")
+    if not film and out.is_dir() and any(out.glob("frame*.png")):
+        raise Error(f"{out} holds frames already; name another --out, or delete it")
+    view = View(args.run, args)
+    view.need(["generate"] if args.space == "w" else ["generate", "map"])
+    codes = points_of(view, args.points, args.space, args.force)
+    if len(codes) < 2 or args.frames < 2:
+        raise Error(f"a film goes from one image to another, not through {len(codes)} in {args.frames} frame(s); name "
+                    f"more points or --frames")
+    path = along(codes, args.frames, args.space, args.loop)
+
+    def frames():
+        for begin, end in progress("frames", args.frames, view.batch, shared=False):
+            code = path[begin:end]
+            x = view.model.generate(view.model.map(code) if args.space == "z" else code, noise="fixed")
+            yield from map(picture_of, x)
+    older = " over an older one" if out.exists() and film else ""
+    if film:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        images = map(Image.fromarray, frames())
+        whole = io.BytesIO()
+        next(images).save(whole, out.suffix[1:].lower(), save_all=True, append_images=images, duration=FRAME_MS,
+                          loop=0, quality=90)
+        common.write_atomic(out, whole.getvalue())
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_pictures((out / f"frame{i:04d}.png", picture) for i, picture in enumerate(frames()))
+    print(f"wrote {out}{older}: {args.frames} frames through {len(codes)} images in {args.space}"
+          f"{', and back' if args.loop else ''} (fixed noise; {view.protocol})")
+
+
+def boundary_between(view, args):
+    """boundary --codes A B: the boundary from the codes of one file to the other's, as A-B.npy."""
+    a, b = (read_codes(path, view, force=args.force)[0].to(view.device) for path in args.codes)
+    if a.ndim > 2 or b.ndim > 2 or min(len(a), len(b)) < 5:
+        raise Error(f"a boundary needs 5 or more codes (N, nw) a side, and {args.codes[0]} and {args.codes[1]} hold "
+                    f"{tuple(a.shape)} and {tuple(b.shape)}; add images")
+    target = torch.cat([torch.zeros(len(a)), torch.ones(len(b))]).long().to(view.device)
+    normal = linear_svm(torch.cat([a, b]), target, 2)[:-1, 1]
+    name = f"{Path(args.codes[0]).stem}-{Path(args.codes[1]).stem}"
+    accuracy = told_apart(a, b)
+    path = write_normal(view, args, name, normal)
+    print(f"  {name:24} a logistic regression tells them apart in {accuracy:.1f} % (5 folds of {len(target):,})   "
+          f"wrote {path}")
+    return {name: dict(accuracy=accuracy, n=len(target))}
+
+
+# -------------------------------------------------------------------------------------- 16 Commands
 
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
@@ -2233,7 +2691,468 @@ def write_picture(picture, path):
         print(f"wrote {path}{older}")
 
 
-# ---------------------------------------------------------------------------------- 16 Command line
+# ------------------------------------------------------------------------------------------ 17 Demo
+# A page that only this machine reaches.  Codes travel with each request, so the server keeps nothing but the models,
+# which one thread runs.  The page waits for each picture and then asks for what the sliders say by then.
+
+BODY, PIXELS = 20 * 2**20, 50_000_000       # bytes of a request and pixels of a photo, at most
+PHOTOS = "PNG JPEG WEBP AVIF GIF BMP TIFF PPM".split()      # formats; none that runs another program, as EPS does
+GUARDS = {                                  # the browser runs nothing but the page, and shows it in no other one
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src "
+    "'unsafe-inline'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+class Refused(Exception):
+    """A request without an answer: its status, and why, in a sentence for the page."""
+
+    def __init__(self, status, sentence):
+        super().__init__(sentence)
+        self.status = status
+
+
+def whole(text, end, name):
+    """"12" -> 12, below end."""
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) >= end:
+        raise Refused(400, f"The number of the {name} is from 0 to {end - 1:,}.")
+    return int(text)
+
+
+def read_photo(content, shape):
+    """The bytes of an image file -> (1, C, H, W) in [-1, 1], read as in training."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=PHOTOS)
+        if image.width * image.height > PIXELS:
+            raise Image.DecompressionBombError
+        return common.to_float(torch.tensor(data.to_array(image, shape[0], shape[:0:-1])))[None]
+    except Image.DecompressionBombError:
+        raise Refused(413, f"The photo has more than {PIXELS // 10**6} million pixels; take a smaller one.") from None
+    except Exception as e:                              # for a damaged image Pillow raises nearly any
+        raise Refused(415, f"This file cannot be read as an image ({type(e).__name__}); take a whole PNG, JPEG, WebP, "
+                           f"GIF, BMP or TIFF.") from None
+
+
+def png(x):
+    """An image (1, C, H, W) in [-1, 1] -> the bytes of a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture_of(x[0])).save(buffer, "png", compress_level=1)
+    return buffer.getvalue()
+
+
+class Played:
+    """A view, and what the page asks of it: methods from what a request holds, a str or bytes, to bytes."""
+
+    def __init__(self, view):
+        self.view, self.model, self.directions, w = view, view.model, {}, None
+        if all(hasattr(self.model, ability) for ability in PRIOR):
+            w = self.model.map(view.codes(10_000, 0))
+            w = (w - w.mean(0)).double()
+        for path in sorted((view.run / "boundaries").glob("*.npy")):
+            normal = read_normal(path, view)
+            scale = 1 if w is None else (w @ normal.double()).std().float()
+            self.directions[f"boundary {path.stem}"] = normal * scale
+        if w is not None:
+            variances, vectors = torch.linalg.eigh(w.T @ w / len(w))            # the smallest first
+            scaled = (vectors * variances.clamp(min=0).sqrt()).float().T.flip(0)
+            self.directions.update({f"principal direction {i}": v for i, v in enumerate(scaled[:10], 1)})
+
+    def about(self):
+        """What the page is to show.  pictures: names of the run's PNGs, the only files that are served."""
+        run, grown = self.view.run, self.view.growing
+        pictures = [p.relative_to(run).as_posix() for p in run.rglob("*.png") if p.is_file() and not p.is_symlink()]
+        return dict(title=self.view.title, name=run.resolve().name, pictures=sorted(pictures),
+                    prior=hasattr(self.model, "prior"), mean_w=hasattr(self.model, "mean_w"),
+                    directions=list(self.directions),
+                    levels=[] if self.model.num_layers == 1 else [max(grown.size(i)) for i in range(grown.top + 1)])
+
+    def picture(self, name):
+        if name not in self.about()["pictures"]:
+            raise Refused(404, "The run has no such picture.")
+        return (self.view.run / name).read_bytes()
+
+    def start(self, x, w, z=None):
+        """An image's picture, w, and z if that is known."""
+        if z is None and hasattr(self.model, "unmap"):
+            z = self.model.unmap(w)
+        picture = f"data:image/png;base64,{base64.b64encode(png(x)).decode()}"
+        return json.dumps(dict(picture=picture, w=w[0].tolist(), z=None if z is None else z[0].tolist())).encode()
+
+    def photo(self, content):
+        self.view.need(["encode"])
+        x = read_photo(content, self.view.shape).to(self.view.device)
+        return self.start(x, self.model.encode(x))
+
+    def test(self, number):
+        self.view.need(["encode"])
+        x = self.view.images([whole(number, len(self.view.test), "test image")])
+        return self.start(x, self.model.encode(x))
+
+    def sample(self, number):
+        """The picture of a seed, the number, as `samples` has it."""
+        self.view.need(PRIOR)
+        z = codes_of_seeds(self.view, [whole(number, 10**9, "sample")])
+        w = self.model.map(z)
+        return self.start(self.model.generate(w, noise="fixed"), w, z)
+
+    def code(self, space, a, b, t, moves, levels, psi):
+        """w (1, nw) or (1, num_layers, nw): from a to b by t, straight in `space`, moved by standard deviations along
+        directions, with b's styles at some levels, and psi times as far from the mean w."""
+        def tensor(values, *size):
+            v = torch.tensor(np.asarray(values, float)).float().to(self.view.device)
+            if v.shape != size or not v.isfinite().all():
+                raise ValueError
+            return v
+        model = self.model
+        a, b = (tensor(values, 1, model.nz if space == "z" else model.nw) for values in ([a], [b]))
+        w = torch.lerp(a, b, tensor(t))
+        if space == "z":
+            w, b = model.map(w), model.map(b)
+        for name, amount in moves.items():
+            if name in self.directions:                 # else it is another run's
+                w = w + tensor(amount) * self.directions[name]
+        if levels and model.num_layers > 1:
+            w = w[:, None].repeat(1, model.num_layers, 1)
+            for level in set(levels):
+                w[:, 2 * level:2 * level + 2] = b[:, None]
+        if psi != 1 and hasattr(model, "mean_w"):
+            w = truncate(w, model.mean_w, tensor(psi), model.num_layers, model.num_layers)
+        return w
+
+    def asked(self, content):
+        try:
+            return self.code(**json.loads(content))
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as e:
+            raise Refused(400, f"These are no codes and sliders of this run ({type(e).__name__}).") from None
+
+    def draw(self, content):
+        return png(self.model.generate(self.asked(content), noise="fixed"))
+
+    def codes(self, content):
+        """An .npz such as `encode` writes and `decode` reads, of w, and of z if w has one."""
+        buffer, w = io.BytesIO(), self.asked(content)
+        z = dict(z=self.model.unmap(w).cpu().numpy()) if hasattr(self.model, "unmap") and w.ndim == 2 else {}
+        np.savez(buffer, w=w.cpu().numpy(), names=["demo"], run=json.dumps(identity(self.view)), **z)
+        return buffer.getvalue()
+
+
+ROUTES = {"GET /picture": ("image/png", Played.picture), "GET /test": ("application/json", Played.test),
+          "GET /sample": ("application/json", Played.sample), "POST /photo": ("application/json", Played.photo),
+          "POST /draw": ("image/png", Played.draw), "POST /codes": ("application/octet-stream", Played.codes)}
+
+
+class Request(http.server.BaseHTTPRequestHandler):
+    """Answers the requests of one connection.  Whatever is wrong becomes a status and a sentence."""
+    protocol_version = "HTTP/1.1"       # a connection serves many frames
+    disable_nagle_algorithm = True      # or each would wait 40 ms
+    timeout = 15                        # seconds to wait for more of a request
+
+    def do_GET(self):
+        status, kind = 200, "text/plain; charset=utf-8"
+        try:
+            kind, content = self.answer()
+        except (Refused, Error, data.DataError) as e:
+            status, content = getattr(e, "status", 400), str(e).encode()
+        except Exception:
+            traceback.print_exc()
+            status, content = 500, b"This went wrong; the terminal says how."
+        headers = {"Content-Type": kind, "Content-Length": str(len(content)), **GUARDS}
+        if status != 200 or self.command != "POST":         # something of the request may be left unread
+            headers["Connection"] = "close"
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else content)
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self):
+        """-> content type, bytes."""
+        path, _, query = self.path.partition("?")
+        self.check_origin(path)
+        route = f"{self.command} {path}".replace("HEAD", "GET")
+        if route == "GET /":
+            return "text/html; charset=utf-8", PAGE.encode()
+        if route == "GET /runs":
+            return "application/json", json.dumps([played.about() for played in self.server.played]).encode()
+        if route not in ROUTES:
+            raise Refused(404, "There is no such page.")
+        query, (kind, function) = dict(urllib.parse.parse_qsl(query)), ROUTES[route]
+        run = self.server.played[whole(query.get("run", ""), len(self.server.played), "run")]
+        return kind, self.server.work(function, run, self.body() if self.command == "POST" else query.get("of", ""))
+
+    def check_origin(self, path):
+        """Only this page may ask: other sites, too, can have this machine's browser send requests here."""
+        host, port = self.headers.get("Host"), self.server.server_address[1]
+        if host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+            raise Refused(403, f"This page is http://127.0.0.1:{port}.")
+        site = self.headers.get("Sec-Fetch-Site", "none") if path != "/" else "none"        # a link may lead to it
+        if self.headers.get("Origin", f"http://{host}") != f"http://{host}" or site not in ("none", "same-origin"):
+            raise Refused(403, "Another site's page asked for this.")
+
+    def body(self):
+        length = self.headers.get("Content-Length", "")
+        if not re.fullmatch("[0-9]{1,15}", length):
+            raise Refused(411, "A request has to say how long it is.")
+        if int(length) > BODY:
+            raise Refused(413, f"The file has more than {BODY // 2**20} MB; take a smaller one.")
+        try:
+            content = self.rfile.read(int(length))
+        except TimeoutError:
+            content = b""
+        if len(content) < int(length):
+            raise Refused(408, "The upload took too long; try again.")
+        return content
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Serves views on 127.0.0.1; port 0 takes any free one."""
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, views, port):
+        self.worker = concurrent.futures.ThreadPoolExecutor(1)
+        self.played = [self.work(Played, view) for view in views]
+        super().__init__(("127.0.0.1", port), Request)
+
+    def handle_error(self, *_):
+        """Whoever asked has gone; `Request` tells other errors."""
+
+    def work(self, function, *args):
+        """function(*args) in the one thread that runs models."""
+        def run():
+            with torch.no_grad():
+                return function(*args)
+        return self.worker.submit(run).result()
+
+
+def demo(args):
+    """A page in the browser: photos through the runs, sliders along directions of w, style mixing, downloads.
+
+    It needs no network, and only this machine reaches it.  Ctrl-C ends it.
+    """
+    views = [View(run, args) for run in args.runs]
+    try:
+        server = Server(views, args.port)
+    except OSError as e:
+        raise Error(f"port {args.port} cannot be had ({e.strerror}); name another by --port, or 0 for any") from None
+    with server:
+        print(f"open http://127.0.0.1:{server.server_address[1]} on this machine; Ctrl-C ends it", flush=True)
+        server.serve_forever()
+
+PAGE = r"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>Codes to play with</title>
+<style>
+  :root { color-scheme: light dark; font: 1rem/1.4 system-ui, sans-serif }
+  body { max-width: 90rem; margin: 0 auto; padding: 0 1rem 2rem }
+  h1 { font-size: 1.4rem; margin: .7rem 0 0 }
+  h2 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere }
+  [role=status] { min-height: 1.4em; margin: .2rem 0 .5rem; font-weight: 600 }
+  [hidden] { display: none !important }
+  main { display: grid; gap: 1rem; grid-template-columns: 20rem minmax(0, 1fr); align-items: start }
+  #images { grid-row: span 2; display: grid; gap: 1rem }
+  #runs { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)) }
+  fieldset, section { border: 1px solid GrayText; border-radius: .5rem; padding: .7rem; margin: 0; min-width: 0 }
+  fieldset > label { display: block; margin-bottom: .4rem }
+  .figures { display: grid; gap: .5rem; grid-auto-flow: column; grid-auto-columns: minmax(0, 15rem) }
+  figure { margin: 0; font-size: .85rem }
+  figure :is(img, canvas) { display: block; width: 100%; aspect-ratio: 1; object-fit: contain }
+  figure :is(img, canvas) { image-rendering: pixelated }
+  button, select, input { font: inherit; min-height: 2.2rem; max-width: 100%; box-sizing: border-box }
+  [type=file] { width: 100%; padding: .8rem; border: 2px dashed GrayText; border-radius: .5rem }
+  #images form { display: flex; gap: .5rem; margin-top: .5rem }
+  #images form * { flex: 1; min-width: 0 }
+  [type=range] { display: block; width: 100%; min-height: 1.7rem; margin: 0 }
+  [type=checkbox] { min-height: 1.3rem; vertical-align: middle }
+  output { float: right }
+  #levels { display: flex; flex-wrap: wrap; gap: 0 .8rem; margin: 0 0 .4rem }
+  #moves { display: grid; gap: 0 1.5rem; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)) }
+  details { margin-top: .7rem }
+  details img { display: block; max-width: 100%; margin-top: .5rem }
+  :focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
+  @media (max-width: 55rem) {
+    main { grid-template-columns: minmax(0, 1fr) }
+    #runs { position: sticky; top: 0; max-height: 50vh; overflow: auto; background: Canvas }
+  }
+</style>
+<h1>Codes to play with</h1>
+<p role="status">Starting ...</p>
+<main>
+  <div id="images"></div>
+  <div id="runs"></div>
+  <form id="sliders"><fieldset><legend>Picture</legend>
+    <label>From A to B <output></output><input type="range" name="t" min="0" max="1" step="0.01" value="0"></label>
+    <label>straight in <select name="space"><option>w</option><option>z</option></select></label>
+    <p id="levels">Styles of B at </p>
+    <label id="psi">Truncation <output></output>
+      <input type="range" name="psi" min="0" max="1.5" step="0.01" value="1"></label>
+    <div id="moves"></div>
+    <button type="reset">Reset</button>
+  </fieldset></form>
+</main>
+<template id="image">
+  <fieldset><legend></legend>
+    <label>Drop or choose a photo <input type="file" accept="image/*"></label>
+    <form data-path="sample"><button>Sample</button>
+      <input type="number" min="0" value="0" aria-label="number of the sample"></form>
+    <form data-path="test"><button>Test image</button>
+      <input type="number" min="0" value="0" aria-label="number of the test image"></form>
+  </fieldset>
+</template>
+<template id="run">
+  <section><h2></h2>
+    <div class="figures">
+      <figure hidden><img class="A" alt="image A">A <a download="A.png">PNG</a></figure>
+      <figure><canvas role="img" aria-label="what the run makes"></canvas>Picture
+        <a download="picture.png" href="#">PNG</a> <a class="codes" href="#">codes</a></figure>
+      <figure><canvas role="img" aria-label="difference of picture and A"></canvas>Difference
+        <a download="difference.png" href="#">PNG</a></figure>
+      <figure hidden><img class="B" alt="image B">B <a download="B.png">PNG</a></figure>
+    </div>
+    <details><summary>Curves and pictures of the run</summary>
+      <select aria-label="picture"></select><img alt=""></details>
+  </section>
+</template>
+<script>
+"use strict";
+const $ = css => document.querySelector(css), copy = id => $(id).content.cloneNode(true).firstElementChild;
+const sliders = $("#sliders"), runs = [], turns = {A: 0, B: 0};
+const say = text => $("[role=status]").textContent = text;
+
+async function ask(path, body) {        // the answer; throws the sentence that says why there is none
+  const failed = () => { throw new Error("There is no answer; eval.py demo may have ended."); };
+  const answer = await fetch(path, body && {method: "POST", body}).catch(failed);
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer;
+}
+
+async function load(slot, path, file) { // an image into slot A or B of every run
+  if (file && file.size > 20 * 2 ** 20) return say("The file has more than 20 MB; take a smaller one.");
+  const turn = ++turns[slot], wrong = new Set();
+  for (const run of runs) {
+    try {
+      const code = await (await ask(`${path}&run=${run.number}`, file)).json();
+      if (turn != turns[slot]) return;                          // another image has been asked for since
+      run[slot] = code;
+      const image = run.part(`img.${slot}`);
+      image.src = image.nextElementSibling.href = code.picture;
+      image.parentElement.hidden = false;
+      await image.decode();
+      draw(run);
+    } catch (e) { wrong.add(e.message); }
+  }
+  const z = runs.every(run => [run.A, run.B].every(code => !code || code.z));
+  sliders.space.options[1].disabled = !z;
+  if (!z) sliders.space.value = "w";
+  say([...wrong].join(" "));
+}
+
+function asked(run) {                   // what the sliders ask of a run
+  const form = new FormData(sliders), a = run.A || run.B, b = run.B || a, space = form.get("space"), moves = {};
+  for (const [name, value] of form) if (name.startsWith("move ") && +value) moves[name.slice(5)] = +value;
+  return JSON.stringify({space, a: a[space], b: b[space], t: +form.get("t"), moves,
+                         levels: form.getAll("level").map(Number), psi: +form.get("psi")});
+}
+
+async function draw(run) {              // one request at a time; what moves meanwhile is asked for once, after it
+  run.stale = true;
+  if (run.busy || !(run.A || run.B)) return;
+  run.busy = true;
+  while (run.stale) {
+    run.stale = false;
+    try {
+      const picture = await (await ask(`draw?run=${run.number}`, asked(run))).blob();
+      show(run, await createImageBitmap(picture));
+    } catch (e) { say(e.message); }
+  }
+  run.busy = false;
+}
+
+function show(run, picture) {           // it, and |it - A|, pixel by pixel
+  const [made, difference] = run.canvases.map(canvas => {
+    canvas.width = picture.width;
+    canvas.height = picture.height;
+    return canvas.getContext("2d");
+  });
+  made.drawImage(picture, 0, 0);
+  difference.drawImage(run.part("img.A"), 0, 0);
+  difference.globalCompositeOperation = "difference";
+  difference.drawImage(picture, 0, 0);
+}
+
+function moved() {
+  for (const output of sliders.querySelectorAll("output")) output.value = output.nextElementSibling.value;
+  runs.forEach(draw);
+}
+
+function addImage(slot) {
+  const field = copy("#image");
+  field.querySelector("legend").textContent = `Image ${slot}`;
+  field.querySelector("[type=file]").onchange = e => e.target.files[0] && load(slot, "photo?", e.target.files[0]);
+  for (const form of field.querySelectorAll("form")) {
+    form.onsubmit = e => { e.preventDefault(); load(slot, `${form.dataset.path}?of=${form[1].value}`); };
+  }
+  $("#images").append(field);
+}
+
+function addRun(about, number) {
+  const section = copy("#run"), run = {number, part: css => section.querySelector(css)};
+  run.part("h2").textContent = about.title;
+  run.canvases = [...section.querySelectorAll("canvas")];
+  for (const canvas of run.canvases) canvas.nextElementSibling.onclick = e => e.target.href = canvas.toDataURL();
+  run.part(".codes").onclick = async e => {
+    e.preventDefault();
+    try {
+      const href = URL.createObjectURL(await (await ask(`codes?run=${number}`, asked(run))).blob());
+      Object.assign(document.createElement("a"), {href, download: `${about.name}.npz`}).click();
+    } catch (e) { say(e.message); }
+  };
+  const choice = run.part("details select"), image = run.part("details img");
+  choice.append(...about.pictures.map(name => new Option(name)));
+  choice.onchange = run.part("details").ontoggle = () => {
+    image.src = `picture?run=${number}&of=${encodeURIComponent(choice.value)}`;
+  };
+  run.part("details").hidden = !about.pictures.length;
+  $("#runs").append(section);
+  runs.push(run);
+}
+
+function addInput(place, text, values) {        // a slider or a box, with its label
+  const label = document.createElement("label"), input = document.createElement("input");
+  for (const [name, value] of Object.entries(values)) input.setAttribute(name, value);
+  label.append(text, ...(values.type == "range" ? [document.createElement("output")] : []), input);
+  place.append(label, " ");
+}
+
+async function start() {
+  const about = await (await ask("runs")).json();
+  ["A", "B"].forEach(addImage);
+  about.forEach(addRun);
+  const levels = about.map(run => run.levels).sort((a, b) => b.length - a.length)[0];
+  levels.forEach((size, value) => addInput($("#levels"), `${size} px`, {type: "checkbox", name: "level", value}));
+  for (const name of new Set(about.flatMap(run => run.directions)))
+    addInput($("#moves"), name, {type: "range", name: `move ${name}`, min: -4, max: 4, step: 0.05, value: 0});
+  $("#levels").hidden = !levels.length;
+  $("#psi").hidden = !about.some(run => run.mean_w);
+  sliders.oninput = moved;
+  sliders.onreset = () => setTimeout(moved);
+  window.ondragover = window.ondrop = e => e.target.type == "file" || e.preventDefault();     // beside it: stay here
+  moved();
+  await load("A", about.every(run => run.prior) ? "sample?of=0" : "test?of=0");
+}
+start().catch(e => say(e.message));
+</script>
+</html>
+"""
+
+
+# ---------------------------------------------------------------------------------- 18 Command line
 
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
@@ -2255,9 +3174,32 @@ def one_of(kind, names):
     return parse
 
 
+def seed_ranges(text):
+    """An argparse type: "0,1,4-6" -> [0, 1, 4, 5, 6], as the StyleGAN tools read it."""
+    out = []
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        try:
+            low, high = common.seed(low), common.seed(high or low)
+        except ValueError:
+            low = high = None
+        if low is None or not 0 <= high - low < 10**7:
+            raise ArgumentTypeError(f"{part!r} is no seed and no range of up to ten million, such as 4-6")
+        out += range(low, high + 1)
+    return out
+
+
 # A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
-COMMANDS = (metrics, table, figure, compare, invert, boundary)
-SHARED = ("metrics", "compare", "lia-1", "lia-2", "invgan-1")       # commands and tables for several processes
+COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo)
+SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
+          "lia-1", "lia-2", "invgan-1")
+
+
+def port(text):
+    """An argparse type: a port that needs no rights, or 0."""
+    if not (int(text) == 0 or 1024 <= int(text) < 2**16):
+        raise ValueError
+    return int(text)
 
 
 def parse_args(argv=None):
@@ -2279,9 +3221,12 @@ def parse_args(argv=None):
     number = dict(type=common.positive(int, 10**9), default=0)
     for kind, names in dict(table=list(TABLES), figure=list(FIGURES) + list(ALIASES)).items():
         add(kind, "name", type=one_of(kind, names), help=", ".join(names))
-    add("metrics table figure compare", "runs", nargs="+", metavar="RUN", help="run folders")
-    add("invert boundary", "run", metavar="RUN", help="run folder")
+    add("metrics table figure compare demo", "runs", nargs="+", metavar="RUN", help="run folders")
+    add("samples encode decode interpolate invert boundary", "run", metavar="RUN", help="run folder")
     add("invert", "images", nargs="*", metavar="IMAGE", help="files (default: -n test images)")
+    add("encode", "images", nargs="+", metavar="PATH", help="photos, folders and zips")
+    add("decode", "codes", metavar="CODES", help="codes, .npz or .npy")
+    add("interpolate", "points", nargs="+", metavar="POINT", help="photo, folder, zip, seed:N, .npz or .npy of codes")
 
     alone = ", ".join(name for name, measure in MEASURES.items() if measure.alone)
     add("metrics", "--only", type=measure_names, metavar="NAME", **some,
@@ -2324,9 +3269,24 @@ def parse_args(argv=None):
     add("figure", "--resolution", default="auto", metavar="N|WxH",
         help="tiles, deblur, frames: size of --images and --frames")
     add("figure", "--boundary", metavar="FILE", **some, help="manipulate: .npy files of normals in w")
-    add("figure", "--truncation", type=common.positive(float), default=1.0, metavar="PSI",
+    add("figure", "--codes", **file, help="manipulate: .npz or .npy of codes instead of images")
+    add("boundary", "--codes", nargs=2, default=[], metavar="FILE",
+        help="two files of codes, .npz or .npy, instead of labels")
+    add("samples", "-n", **number, help="number of samples, of seeds 0 ... N - 1")
+    add("samples", "--seeds", type=seed_ranges, default=[], help="seeds, such as 0,1,4-6")
+    add("samples", "--noise", default="fixed", choices=["fixed", "random", "none"],
+        help="noise of stylegan: the run's own, each seed's own, or none (default: fixed)")
+    add("encode", "--reconstruct", default="", metavar="DIR",
+        help="folder for each image next to its reconstruction, and errors.csv")
+    add("encode", "--skip-bad", action="store_true", help="leave out files that cannot be read")
+    add("decode interpolate", "--space", default="w", choices=["z", "w"], help="space of the codes (default: w)")
+    add("interpolate", "--frames", type=common.positive(int, 100_000), default=60, metavar="N",
+        help="number of frames (default: 60; 25 a second)")
+    add("interpolate", "--loop", action="store_true", help="back to the first image at the end")
+    add("decode interpolate boundary", "--force", action="store_true", help="take codes of other weights, too")
+    add("figure samples", "--truncation", type=common.positive(float), default=1.0, metavar="PSI",
         help="samples: distance of w to the mean w, times PSI (StyleGAN 0.7; default: 1)")
-    add("figure", "--truncation-layers", type=common.positive(int), default=8, metavar="N",
+    add("figure samples", "--truncation-layers", type=common.positive(int), default=8, metavar="N",
         help="samples: the number of layers, from the first on, that are truncated")
     add(every, "--weights", default="", choices=["ema", "raw"],
         help="averaged, or as trained (default: ema; table alae-2: raw)")
@@ -2342,6 +3302,11 @@ def parse_args(argv=None):
     add("metrics table compare invert boundary", "--json", **file, help="file for the numbers")
     add("figure compare invert", "--out", **file, help="file for the picture")
     add("boundary", "--out", default="", metavar="FOLDER", help="folder for the boundaries")
+    add("demo", "--port", type=port, default=8000, help="port on 127.0.0.1 (default: 8000; 0: any free one)")
+    add("samples", "--out", required=True, metavar="DIR|FILE.zip", help="folder or zip for the pictures")
+    add("encode", "--out", default="codes.npz", metavar="FILE", help="file for the codes (default: codes.npz)")
+    add("decode", "--out", required=True, metavar="DIR", help="folder for the pictures")
+    add("interpolate", "--out", required=True, metavar="FILE|DIR", help="film, .gif or .webp, or folder of frames")
     return parser.parse_args(argv)
 
 

@@ -349,7 +349,7 @@ class ConvGenerator(nn.Module):
         self.last = glorot(nn.Conv2d(widths[-1], image_shape[0], 3, padding=1))
 
     def forward(self, z):
-        x = self.first(z).view(len(z), -1, 4, 4)                            # [N,256,4,4]
+        x = self.first(z).unflatten(1, (-1, 4, 4))                           # [N,256,4,4]
         x = nnf.leaky_relu(self.norm(x), SLOPE)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = common.upscale(x)

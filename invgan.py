@@ -236,7 +236,7 @@ class BigGANGenerator(nn.Module):
         self.norm, self.last = nn.BatchNorm2d(n), sn(nn.Conv2d(n, image_shape[0], 3, padding=1))
 
     def forward(self, w):
-        x = self.first(w).view(len(w), -1, 4, 4)
+        x = self.first(w).unflatten(1, (-1, 4, 4))
         for block in self.blocks:
             x = block(x, w)
         return torch.tanh(self.last(torch.relu(self.norm(x))))
