@@ -2678,9 +2678,9 @@ def seed_ranges(text):
     """An argparse type: "0,1,4-6" -> [0, 1, 4, 5, 6], as the StyleGAN tools read it."""
     out = []
     for part in text.split(","):
-        low, _, high = part.partition("-")
+        low, dash, high = part.partition("-")
         try:
-            low, high = common.seed(low), common.seed(high or low)
+            low, high = common.seed(low), common.seed(high if dash else low)
         except ValueError:
             low = high = None
         if low is None or not 0 <= high - low < 10**7:
