@@ -2168,8 +2168,7 @@ def read_codes(path, view, space="w", force=False):
         raise Error(f"{path} holds no arrays of numbers ({type(e).__name__}); name a .npz of `eval.py encode`, or a "
                     f".npy") from None
     model = view.model
-    known = identity(view)
-    if about and about.get("digest") != known["digest"] and not force:
+    if about and not force and about.get("digest") != (known := identity(view))["digest"]:
         raise Error(f"{path} holds codes of {about.get('run')} at {about.get('kimg')} kimg, {about.get('weights')} "
                     f"weights, and {view.run} has other weights ({known['kimg']:g} kimg, {known['weights']}); take "
                     f"that run, or pass --force")
@@ -2218,7 +2217,7 @@ def write_pictures(items):
     with ThreadPool() as pool:
         for item in items:
             ahead.append(pool.apply_async(write, item))
-            if len(ahead) > 4 * len(pool._pool):
+            if len(ahead) > 4 * os.cpu_count():
                 ahead.popleft().get()
         for job in ahead:
             job.get()
