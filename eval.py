@@ -2203,8 +2203,7 @@ def read_codes(path, view, space="w", force=False):
         raise Error(f"{path} holds no arrays of numbers ({type(e).__name__}); name a .npz of `eval.py encode`, or a "
                     f".npy") from None
     model = view.model
-    known = identity(view)
-    if about and about.get("digest") != known["digest"] and not force:
+    if about and not force and about.get("digest") != (known := identity(view))["digest"]:
         raise Error(f"{path} holds codes of {about.get('run')} at {about.get('kimg')} kimg, {about.get('weights')} "
                     f"weights, and {view.run} has other weights ({known['kimg']:g} kimg, {known['weights']}); take "
                     f"that run, or pass --force")
@@ -2252,7 +2251,7 @@ def write_pictures(items):
     with ThreadPool() as pool:
         for item in items:
             ahead.append(pool.apply_async(write, item))
-            if len(ahead) > 4 * len(pool._pool):
+            if len(ahead) > 4 * os.cpu_count():
                 ahead.popleft().get()
         for job in ahead:
             job.get()
@@ -3178,9 +3177,9 @@ def seed_ranges(text):
     """An argparse type: "0,1,4-6" -> [0, 1, 4, 5, 6], as the StyleGAN tools read it."""
     out = []
     for part in text.split(","):
-        low, _, high = part.partition("-")
+        low, dash, high = part.partition("-")
         try:
-            low, high = common.seed(low), common.seed(high or low)
+            low, high = common.seed(low), common.seed(high if dash else low)
         except ValueError:
             low = high = None
         if low is None or not 0 <= high - low < 10**7:
