@@ -158,9 +158,9 @@ def test_seeds_as_the_stylegan_tools_read_them(text, seeds):
 
 
 @pytest.mark.parametrize("text", ["", "3-1", "a", "1-", "-1", "1,,2", "0-99999999", str(2**32)])
-def test_seeds_that_are_none(run, text, capsys):
+def test_seeds_that_are_none(run, text, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        evaluate("samples", run, "--out", "a", f"--seeds={text}")
+        evaluate("samples", run, "--out", tmp_path / "a", f"--seeds={text}")
     assert re.fullmatch(r"error: [^\n]*--seeds[^\n]*\n", capsys.readouterr().err)
 
 
