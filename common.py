@@ -84,8 +84,9 @@ class EqualConv2d(nn.Module):
         self.stride, self.padding = stride, padding
 
     def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,H/stride,W/stride]
-        x, w = (x * self.scale, self.weight) if x.numel() < self.weight.numel() else (x, self.weight * self.scale)
-        return nnf.conv2d(x, w, self.bias, self.stride, self.padding)
+        if x.numel() < self.weight.numel():     # the smaller of the two is scaled
+            return nnf.conv2d(x * self.scale, self.weight, self.bias, self.stride, self.padding)
+        return nnf.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
 
 
 class EqualConvTranspose2d(nn.Module):
@@ -136,7 +137,8 @@ class InvertibleNetwork(nn.Module):
         super().__init__()
         if n % 2:
             raise ValueError(f"an invertible network needs an even dimension, not {n}")
-        self.affine, out = coupling == "affine", n if coupling == "affine" else n // 2
+        self.affine = coupling == "affine"
+        out = n if self.affine else n // 2
         self.tau = nn.ModuleList(nn.ModuleList(
             [EqualLinear(n // 2, n, math.sqrt(2), lr_mul), EqualLinear(n, out, math.sqrt(2), lr_mul)])
             for _ in range(depth))
@@ -186,7 +188,9 @@ class MLPGenerator(nn.Module):
 
     def __init__(self, nw, image_shape, width=1, last=None):
         super().__init__()
-        self.image_shape, self.last, hidden = tuple(image_shape), last, max(1024 // width, 1)
+        hidden = max(1024 // width, 1)
+        self.image_shape = tuple(image_shape)
+        self.last = last
         self.layer1 = EqualLinear(nw, hidden, gain=math.sqrt(2))
         self.layer2 = EqualLinear(hidden, hidden, gain=math.sqrt(2))
         self.layer3 = EqualLinear(hidden, math.prod(image_shape), gain=1)
@@ -296,15 +300,16 @@ class Growing(nn.Module):
         super().__init__()
         self.levels, self.base = levels_of(image_shape)
         self.channels = [style_channels(level, width, fmap_base) for level in range(self.levels)]
-        self.register_buffer("level", torch.tensor(self.levels - 1))
+        self.register_buffer("level", torch.tensor(0))
         self.register_buffer("alpha", torch.tensor(1.0))
-        self.top, self.fades = self.levels - 1, False           # the same, without asking the device
+        self.grow(self.levels - 1, 1.0)
 
     def grow(self, level, alpha):
         """alpha in [0, 1]: 0 is the smaller network, 1 the larger."""
         self.level.fill_(level)
         self.alpha.fill_(alpha)
-        self.top, self.fades = level, level > 0 and alpha < 1
+        self.top = level                        # the same, without asking the device
+        self.fades = level > 0 and alpha < 1
 
     def _load_from_state_dict(self, *args):
         super()._load_from_state_dict(*args)
@@ -470,9 +475,10 @@ class StyleGenerator(Growing):
             eta = self.draw_noise(len(w))
         elif noise in ("fixed", "none"):
             eta = [layer.noise if noise == "fixed" else None for b in self.blocks for layer in (b.layer1, b.layer2)]
-        x, before = None, None
+        x = None
         for i, block in enumerate(self.blocks[:self.top + 1]):
-            before, x = x, block(x, w[:, 2 * i], w[:, 2 * i + 1], eta[2 * i], eta[2 * i + 1])
+            before = x
+            x = block(x, w[:, 2 * i], w[:, 2 * i + 1], eta[2 * i], eta[2 * i + 1])
         rgb = self.to_rgb[self.top](x)
         if self.fades:
             rgb = self.fade(upscale(self.to_rgb[self.top - 1](before)), rgb)
@@ -522,7 +528,8 @@ class StyleCritic(Growing):
 
     def __init__(self, image_shape, n_out, width=1, fmap_base=8192, std_group=4):
         super().__init__(image_shape, width, fmap_base)
-        c, self.std_group = self.channels, std_group
+        c = self.channels
+        self.std_group = std_group
         self.from_rgb = nn.ModuleList(EqualConv2d(image_shape[0], n, 1, gain=math.sqrt(2)) for n in c)
         self.blocks = nn.ModuleList(CriticBlock(c[i + 1], c[i], self.size(i + 1)) for i in range(self.levels - 1))
         self.conv = EqualConv2d(c[0] + (std_group > 0), c[0], 3, gain=math.sqrt(2), padding=1)
@@ -599,7 +606,8 @@ def growth_of(args, sine=False, short=False):
         return Growth([tuple(args.image_shape[1:])], [args.batch], [args.lr])
     n, (h, w) = levels_of(args.image_shape)
     sizes = [(h << level, w << level) for level in range(n)]
-    first, part = STYLE_SIZES.index(args.start_resolution), 1000 * args.grow_kimg
+    first = STYLE_SIZES.index(args.start_resolution)
+    part = 1000 * args.grow_kimg
     return Growth(sizes, args.batches, args.rates, first, part, sine, skipped=part if short else 0)
 
 
@@ -660,8 +668,11 @@ class Draw:
     """
 
     def __init__(self, model, rng, rank=0, world=1, mixing=0.0):
-        self.model, self.rng, self.mixing = model, rng, mixing
-        self.share, self.world = slice(rank, None, world), world
+        self.model = model
+        self.rng = rng
+        self.mixing = mixing
+        self.world = world
+        self.share = slice(rank, None, world)
         self.G = next((m for m in model.modules() if isinstance(m, StyleGenerator)), None)
 
     def z(self, n):
@@ -680,20 +691,14 @@ class Draw:
         return mix_styles(w, F(self.z(len(w))), self.G.top, self.mixing, draw)
 
     def noisy(self, G):
-        """G, whose noise in training is drawn here if it has any."""
-        return G if self.G is None else NoisyGenerator(G, self)
+        """G, compiled or not, whose noise in training is drawn here if it has any."""
+        if self.G is None:
+            return G
 
-
-class NoisyGenerator:
-    """w -> x of a StyleGAN generator, compiled or not, with the noise of a `Draw`."""
-
-    def __init__(self, G, draw):
-        self.G, self.draw = G, draw
-
-    def __call__(self, w):
-        draw = self.draw
-        noise = draw.G.draw_noise(len(w) * draw.world, draw.rng)
-        return self.G(w, [eta[draw.share].clone() for eta in noise])        # a view would keep the rest in memory
+        def noisy_G(w):
+            noise = self.G.draw_noise(len(w) * self.world, self.rng)
+            return G(w, [eta[self.share].clone() for eta in noise])     # a view would keep the rest in memory
+        return noisy_G
 
 
 def plain(net):
@@ -709,8 +714,8 @@ def compiled(*networks):
 
 @torch.no_grad()
 def ema_update(ema, model, beta):
-    """ema <- beta ema + (1 - beta) model, for parameters and floating-point buffers; other buffers are copied."""
-    pairs = list(zip([*ema.parameters(), *ema.buffers()], [*model.parameters(), *model.buffers()], strict=True))
+    """ema <- beta ema + (1 - beta) model, for parameters and float buffers; other buffers are copied."""
+    pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
     floats = [(a, b) for a, b in pairs if a.is_floating_point()]
     torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - beta)
     for a, b in pairs:
@@ -806,7 +811,8 @@ def frozen(name, file, cache, build, flag=None):
     The network is in eval mode and its weights need no gradient.  It has checksum (8 digits of the file's SHA-256) and
     official (whether they are those of `FROZEN`).  Raises `Error` if the weights cannot be had or do not fit.
     """
-    (url, digest), flag = FROZEN[name], flag or f"--{name}"
+    url, digest = FROZEN[name]
+    flag = flag or f"--{name}"
     path = Path(file or Path(cache) / Path(url).name)
     if not file and not path.exists():
         print(f"fetching {url} into {cache}", flush=True)
@@ -830,7 +836,8 @@ def frozen(name, file, cache, build, flag=None):
         if is_out_of_memory(e):
             raise
         raise Error(f"{path} does not hold the {name} weights, but others; {remedy}") from None
-    network.checksum, network.official = checksum, checksum == digest
+    network.checksum = checksum
+    network.official = checksum == digest
     if not file and not network.official:
         raise Error(f"{path} is not the file that is at {url}; {remedy}")
     return network.eval().requires_grad_(False)
@@ -857,7 +864,8 @@ class VGG(nn.Module):
         self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
 
     def forward(self, x, last=29):
-        x, taps = (x - self.mean) / self.std, []            # one grey channel becomes three
+        taps = []
+        x = (x - self.mean) / self.std                      # one grey channel becomes three
         for i, layer in enumerate(self.layers[:last + 1]):
             x = layer(x)
             if i in self.TAPS:
@@ -877,13 +885,15 @@ def start(args):
     Sets args.precision if it is "auto".  Raises `Error` for a missing device or a batch that does not divide.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
-    if wrong := [n for n in getattr(args, "batches", None) or [args.batch] if n % world]:
+    if args.batch % world:
         raise Error(f"--batch {args.batch} does not divide among {world} processes; "
-                    f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}" if args.batch % world
-                    else f"the run's batch of {wrong[0]} at a lower level does not divide among {world} processes; "
+                    f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}")
+    if wrong := [n for n in getattr(args, "batches", []) if n % world]:
+        raise Error(f"the run's batch of {wrong[0]} at a lower level does not divide among {world} processes; "
                     f"resume it on as many as it began with")
     device, rank, world = join(args.device)
-    sys.stdout, sys.stderr = Unread(sys.stdout), Unread(sys.stderr)
+    sys.stdout = Unread(sys.stdout)
+    sys.stderr = Unread(sys.stderr)
     if device.type == "cpu":
         keep_memory()
     torch.backends.cudnn.benchmark = True       # sizes stay the same within a level
@@ -935,7 +945,8 @@ def join(name):
     One process a GPU (NCCL), or several on the CPU (gloo).  Processes wait for each other as long as it takes; if one
     dies, the job ends, see `watch`.  fp32 is fp32 from here on, not TF32.  Raises `Error` for a missing device.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ.get("RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
     device = find_device(name, int(os.environ.get("LOCAL_RANK", 0)))
     if device.type == "cuda":
         if world > 1 and device.index != int(os.environ["LOCAL_RANK"]):
@@ -1018,21 +1029,18 @@ def rank_zero_first():
 
 
 def generator(device, seed, use, block=0):
-    """A torch.Generator on device for one use of a run's seed: "training", "pictures" or "evaluation".
+    """A torch.Generator on device for one use of a run's seed: "training", "pictures", "evaluation" or "noise".
 
-    No two uses or blocks draw the same numbers; the initialisation has the seed itself.
+    No two uses or blocks draw the same numbers; the initialisation has the seed itself.  Usual seeds stay below 2^32,
+    because the CPU's generator sees only the lowest 32 bits.
     """
-    return torch.Generator(device).manual_seed(_seed(seed, use, block))
-
-
-def _seed(seed, use, block):
-    """Below 2^32 for usual seeds, because the CPU's generator sees only the lowest 32 bits."""
-    return 1_000_003 * (seed + 1) + 10 * block + ("training", "pictures", "evaluation", "noise").index(use) + 1
+    number = ("training", "pictures", "evaluation", "noise").index(use) + 1
+    return torch.Generator(device).manual_seed(1_000_003 * (seed + 1) + 10 * block + number)
 
 
 def seed_noise(seed, block):
     """Seed torch's own generators, from which G draws its noise, for one block of images."""
-    torch.manual_seed(_seed(seed, "noise", block))
+    torch.manual_seed(generator("cpu", seed, "noise", block).initial_seed())
 
 
 def broadcast(module):
@@ -1092,10 +1100,10 @@ class Parser(ArgumentParser):
     def group(self, title):
         """-> add(name, ...), as add_argument, into a group of --help.  only: values of other flags, the condition (see
         `holds`) under which the flag means something."""
-        group, everything = self.add_argument_group(title), "--help-all" in sys.argv
+        group = self.add_argument_group(title)
 
         def add(name, help, only=None, rare=False, **kwargs):
-            text = SUPPRESS if rare and not everything else help
+            text = SUPPRESS if rare and "--help-all" not in sys.argv else help
             group.add_argument(name, help=text, **kwargs).only = only or {}
         return add
 
@@ -1135,9 +1143,9 @@ def method_parser(doc, backbones, grows=None):
 
     backbones: their names.  grows: when a run grows through levels, by default whenever it is a stylegan.
     """
-    script = Path(sys.argv[0]).name
-    parser = Parser(doc.partition("\n")[0], usage=f"python {script} [--flag value] ...")
-    style, grows = dict(backbone="stylegan"), grows or dict(backbone="stylegan")
+    parser = Parser(doc.partition("\n")[0], usage=f"python {Path(sys.argv[0]).name} [--flag value] ...")
+    style = dict(backbone="stylegan")
+    grows = grows or style
     parser.epilog = ("In brackets: defaults, except the bundled digits', whose runs are shorter.  Every run prints its "
                      "settings, and which of them are the paper's.")
 
@@ -1205,7 +1213,8 @@ def look_up(table, values, given):
 
     table: (condition, settings, ...) each; later rows refine earlier ones, and none changes what is given.
     """
-    values, source = {**values, **given}, dict.fromkeys(given, "given")
+    values = {**values, **given}
+    source = dict.fromkeys(given, "given")
     for condition, *rows in table:
         for row in rows if holds(condition, values) else ():
             new = {k: v for k, v in row.items() if k not in given}
@@ -1238,7 +1247,8 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None):
     run to begin from.  formerly: settings of runs from before their flags.  Adds `method`, `source` and `resume`, a
     path or "".  Raises `Error` for a flag that means nothing with the others, or contradicts the run.
     """
-    defaults, unset = vars(parser.parse_args([])), object()
+    defaults = vars(parser.parse_args([]))
+    unset = object()
     if {"-h", "--help", "--help-all"} & set(sys.argv if argv is None else argv):
         say_defaults(parser, table, defaults)
     given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(defaults, unset))))
@@ -1250,10 +1260,10 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None):
     stored = {}
     if run:
         run = str(Path(run))
-        stored = read_args(run, method)
-        if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - {*stored}:
+        stored = read_args(run, method, parser)
+        if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - stored.keys():
             raise damaged(Path(run, "args.json"), f"{min(missing)} is missing")
-        stored = {**(formerly or {}), **as_flags(run, stored, parser)}
+        stored = {**(formerly or {}), **stored}
     elif given.get("backbone") == "auto":
         del given["backbone"]
     inherited = inherit(given) if inherit and not run else {}
@@ -1278,31 +1288,12 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None):
     return Namespace(**values, method=method, source=source)
 
 
-def as_flags(run, stored, parser):
-    """The values of run's args.json, flags as the command line would have them.  Raises `Error`."""
-    out = dict(stored)
-    for action in parser._actions:
-        name = action.dest
-        value = stored.get(name, action.default)
-        try:
-            if value is None and name in stored:
-                raise ValueError
-            if value != action.default and action.type:
-                out[name] = value = action.type(str(value))
-            if value != action.default and (value is not True if action.nargs == 0 else value not in (
-                    action.choices or [value if action.type else str(value)])):
-                raise ValueError
-        except (ValueError, TypeError, ArgumentTypeError):
-            raise damaged(Path(run, "args.json"), f"{name} cannot be {value!r}") from None
-    return out
-
-
 def check_resolution(args, resolutions):
     """Raise `Error` where args.resolution is given and args.backbone cannot make it."""
     sizes = resolutions[args.backbone]
     sides = args.resolution.split("x")
     if args.backbone == "stylegan" and all(s.isdecimal() for s in sides) and len(sides) == 2:
-        large, small = max(map(int, sides)), min(map(int, sides))
+        small, large = sorted(map(int, sides))
         if large in STYLE_SIZES and small in (large // 2, large * 3 // 4, large):
             return
         raise Error(f"stylegan makes WxH whose larger side is one of {', '.join(map(str, STYLE_SIZES))} and whose "
@@ -1314,20 +1305,22 @@ def check_resolution(args, resolutions):
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {near}")
 
 
-def complete_levels(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, total=None):
+def complete_levels(args, image_shape, world, rates=RATES, part=500, total=None):
     """Complete what depends on the number of levels in a stylegan's args: kimg, grow_kimg, snapshot_kimg, batch, lr,
     batches and rates.  Raises `Error` where sizes do not fit.
 
-    batches: {processes: images a step over all of them at 4, 8, ... px}; rates: at 4, 8, ... px; part: thousands of
-    images of a fade in the paper; total: of its whole training, if that is not two parts more than the levels'.
+    rates: at 4, 8, ... px; part: thousands of images of a fade in the paper; total: of its whole training, if that is
+    not two parts more than the levels'.
     """
-    n, size = levels_of(image_shape)[0], max(image_shape[1:])
+    n, _ = levels_of(image_shape)
     first = STYLE_SIZES.index(args.start_resolution)
     if first >= n:
+        size = max(image_shape[1:])
         raise Error(f"--start-resolution {args.start_resolution} is above the images' {size} px; pass {size} or less")
-    table = batches[max(k for k in batches if k <= world)]
+    table = BATCHES[max(k for k in BATCHES if k <= world)]
     parts = total / part if total else 2 * (n - first) + 2
-    args.batch, args.lr = args.batch or table[n - 1], args.lr or rates[n - 1]
+    args.batch = args.batch or table[n - 1]
+    args.lr = args.lr or rates[n - 1]
     args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
     args.kimg = args.kimg or args.grow_kimg * parts
     most = max(args.batch, 1000 * args.grow_kimg / 8)       # eight steps a part, or more: for short runs, ours
@@ -1349,13 +1342,14 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     vars(args).update(label=label, schedule_kimg=args.kimg, data_name=images.name, image_shape=list(images.shape),
                       train_images=len(images), image_means=images.means())
     args.versions = dict(torch=str(torch.__version__), code=code_version())
-    named = [args.split if args.split not in ("auto", default_split) else "",
-             args.resolution if args.resolution != "auto" else "", f"s{args.seed}" if args.seed else ""]
     if args.out == "auto":
-        parts = [args.method, *words, args.backbone, images.name, *named]
+        parts = [args.method, *words, args.backbone, images.name,
+                 args.split if args.split not in ("auto", default_split) else "",
+                 args.resolution if args.resolution != "auto" else "", f"s{args.seed}" if args.seed else ""]
         args.out = str(Path("runs", "-".join(part for part in parts if part)))
     h, w = getattr(images, "images", images).shape[1:]                      # of tiles: of what they are cut from
-    args.resolution, args.split = str(w) if w == h else f"{w}x{h}", images.split or "auto"
+    args.resolution = str(w) if w == h else f"{w}x{h}"
+    args.split = images.split or "auto"
     args.data_root, args.data = place_of(args, images)
     if int(os.environ.get("RANK", 0)):
         return
@@ -1364,17 +1358,17 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     print("\n".join(images.about(held_out)))
     hidden = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
               "image_means", "schedule_kimg", "given", "source"}
-    given = "given, or the decoder's" if getattr(args, "decoder", "") else "given"
-    titles = dict(none="settings", given=given, paper="of the paper", code="of the authors' code",
-                  ours="ours")
-    lines = {title: [] for title in [*titles.values(), "constants"]}
-    for name in [k for k in vars(args) if k not in hidden]:
-        source = args.source.get(dict(batches="batch", rates="lr").get(name, name))
-        lines[titles.get(source, "settings")].append(f"{name} {getattr(args, name)}")
-    lines["constants"] = [*constants, f"ema half-life {EMA_HALF_LIFE:,} images"]
+    source = {**args.source, "batches": args.source.get("batch"), "rates": args.source.get("lr")}
+    titles = dict(none="settings", given="given, or the decoder's" if getattr(args, "decoder", "") else "given",
+                  paper="of the paper", code="of the authors' code", ours="ours")
+    lines = {title: [] for title in titles.values()}
+    for name, value in vars(args).items():
+        if name not in hidden:
+            lines[titles.get(source.get(name), "settings")].append(f"{name} {value}")
+    lines["constants"] = [text for text in constants if text] + [f"ema half-life {EMA_HALF_LIFE:,} images"]
     for title, shown in lines.items():
         if shown:
-            print(f"{title}: {'  '.join(line for line in shown if line)}")
+            print(f"{title}: {'  '.join(shown)}")
 
 
 def check_images(args, images):
@@ -1468,8 +1462,12 @@ FITS = {  # what args.json has besides flags, and whether it is as a run wrote i
 }
 
 
-def read_args(run, method=None):
-    """The resolved arguments of a run folder.  Raises `Error` if it holds none, damaged ones, or another method's."""
+def read_args(run, method=None, parser=None):
+    """The resolved arguments of a run folder, flags as the command line would have them.
+
+    parser: whose flags they are; those that all methods share if not given.  Raises `Error` if the folder holds none,
+    damaged ones, or another method's.
+    """
     path = Path(run, "args.json")
     try:
         args = json.loads(path.read_text())
@@ -1485,7 +1483,20 @@ def read_args(run, method=None):
             raise damaged(path, f"{name} cannot be {args[name]!r}")
     if method not in (None, args["method"]):
         raise Error(f"{run} is a run of {args['method']}.py, not of {method}.py; use that script")
-    return as_flags(run, args, method_parser("", [args["backbone"]]))
+    for action in (parser or method_parser("", [args["backbone"]]))._actions:
+        name = action.dest
+        value = args.get(name, action.default)
+        try:
+            if value is None and name in args:
+                raise ValueError
+            if value != action.default and action.type:
+                args[name] = value = action.type(str(value))
+            if value != action.default and (value is not True if action.nargs == 0 else value not in (
+                    action.choices or [value if action.type else str(value)])):
+                raise ValueError
+        except (ValueError, TypeError, ArgumentTypeError):
+            raise damaged(path, f"{name} cannot be {value!r}") from None
+    return args
 
 
 def read_checkpoint(run, args, device):
@@ -1493,8 +1504,8 @@ def read_checkpoint(run, args, device):
     path = Path(run) / "checkpoint.pt"
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
-        written, _ = checkpoint["args"].items(), checkpoint["state"].items()
-        if type(checkpoint["seen"]) is not int:
+        written = checkpoint["args"].items()
+        if type(checkpoint["seen"]) is not int or not isinstance(checkpoint["state"], dict):
             raise TypeError
     except FileNotFoundError:
         raise Error(f"{run} has no checkpoint.pt yet; train it first") from None
@@ -1534,7 +1545,7 @@ class Run:
     def __init__(self, args, state, losses, device, growth, trace=""):
         self.args = args
         self.state = state
-        self.losses = list(losses)
+        self.losses = tuple(losses)
         self.device = device
         self.growth = growth
         self.folder = Path(args.out)            # with --resume A --out B, goes on from A in B
@@ -1545,7 +1556,9 @@ class Run:
         self.sums = [0.0 for _ in losses]       # since the last row of log.csv
         self.steps = 0
         self.trace = trace
-        self.columns = {"log.csv": [*self.HEADER, *losses, *self.MEASURES], trace: ["kimg", *losses]}
+        self.columns = {"log.csv": self.HEADER + self.losses + self.MEASURES}
+        if trace:
+            self.columns[trace] = ("kimg", *losses)
         self._claim()
         if args.resume:
             self._resume(Path(args.resume))
@@ -1557,7 +1570,6 @@ class Run:
         self.window = None                      # images, time, CPU seconds when it began
         self.trial = None                       # threads and rate before a trial of fewer; False: it did not help
         self.pending = []                       # (images, losses not yet fetched from the device)
-        self.taken = 0                          # steps by this process
         self.stop = False                       # a signal asked to stop, and all processes agree
         self.stop_wanted = 0                    # which signal this process had,
         self.stop_asked = 0.0                   # and when
@@ -1593,7 +1605,6 @@ class Run:
     def step(self, losses, batch):
         """Count one step of `batch` images.  losses: scalar tensors, fetched about once a second."""
         self.seen += batch
-        self.taken += 1
         self.pending.append((self.seen, torch.stack([loss.detach().float() for loss in losses])))
         if dist.is_initialized():       # all stop at the same step, the one after; asked without waiting for the GPU
             if self.asked:
@@ -1611,8 +1622,8 @@ class Run:
             means = [s / self.steps if self.steps else "" for s in self.sums]
             seconds = self.seconds + time.time() - self.began
             row = [self.seen / 1000, round(seconds, 1), round(self.rate, 1) or "", lr, level, alpha,
-                   round(peak_memory(self.device) / 1e9, 3), *means, *(measures[k] for k in self.MEASURES)]
-            log = self._append("log.csv", [row])
+                   round(peak_memory(self.device) / 1e9, 3)]
+            log = self._append("log.csv", [row + means + [measures[k] for k in self.MEASURES]])
             for name, picture in pictures.items():
                 (self.folder / name).mkdir(exist_ok=True)
                 kimg = f"{int(self.seen / 1000):06d}" if self.args.snapshot_kimg >= 1 else f"{self.seen / 1000:010.3f}"
@@ -1704,7 +1715,7 @@ class Run:
 
     def _resume(self, source):
         """Read source's checkpoint, and bring to this folder the rows of its log.csv up to there."""
-        tables = [name for name in self.columns if name and self.writer]
+        tables = self.columns if self.writer else {}
         if not (source / "checkpoint.pt").exists():     # stopped before the first one: begin again
             for name in tables:
                 (self.folder / name).unlink(missing_ok=True)
@@ -1719,18 +1730,16 @@ class Run:
                 raise ValueError(f"{len(self.sums)} losses for {', '.join(self.losses)}")
         if self.seen - max(getattr(self.args, "batches", [self.args.batch])) >= self.args.kimg * 1000:
             raise Error(f"{source} has shown {self.seen / 1000:g} kimg already; pass a longer --kimg, or none")
-        for name in tables:
+        for name, columns in tables.items():
             if not (source / name).is_file():
                 continue
-            columns = self.columns[name]
             try:
                 with open(source / name, newline="", encoding="utf-8") as f:
-                    rows = list(csv.reader(f))
-                if rows[0] != columns:
+                    header, *rows = csv.reader(f)
+                if header != list(columns):
                     raise ValueError
-                rows = [row for row in rows[1:] if len(row) == len(columns)]
-                rows = [row for row in rows if float(row[0]) * 1000 <= self.seen + 0.5]
-            except (ValueError, IndexError, csv.Error):
+                rows = [row for row in rows if len(row) == len(columns) and float(row[0]) * 1000 <= self.seen + 0.5]
+            except (ValueError, csv.Error):
                 raise Error(f"{source / name} does not hold this run's rows; put back a copy, or move it away, and a "
                             f"new one begins") from None
             text = io.StringIO()
@@ -1788,17 +1797,15 @@ class Run:
         program the MLP falls to a sixth of its speed, with one thread to a half.  OMP_NUM_THREADS settles the number.
         """
         threads = torch.get_num_threads()
-        if self.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or self.trial is False:
-            return
-        if threads == 1 and not self.trial:
+        settled = self.trial is False or (threads == 1 and not self.trial)
+        if self.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or settled:
             return
         now = (self.seen, time.time(), time.process_time())
-        images, seconds, busy = [b - a for a, b in zip(self.window or now, now, strict=True)]
-        if self.window and seconds < 5:
+        self.window = self.window or now
+        images, seconds, busy = [b - a for a, b in zip(self.window, now, strict=True)]
+        if seconds < 5:
             return
-        began, self.window = self.window, now
-        if not began:
-            return
+        self.window = now
         if self.trial:
             before, rate_before = self.trial
             faster = images / seconds / rate_before
@@ -1899,7 +1906,8 @@ def snapshot_pictures(model, x, z):
 
     For `Run.snapshot`.  64 samples and 32 pairs up to 256 px, fewer of larger images.
     """
-    columns, pictures = max(min(8, 2048 // x.shape[3]), 2), {}
+    columns = max(min(8, 2048 // x.shape[3]), 2)
+    pictures = {}
     if hasattr(model, "encode"):
         x = x[:columns**2 // 2]
         pictures["reconstructions"] = pairs(x, reconstruct(model, x), 2 * columns)
@@ -1949,7 +1957,8 @@ def is_out_of_memory(e):
 def command(main, *errors):
     """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory, no room on the
     disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
-    code, message = 0, None
+    code = 0
+    message = None
     for name in ("stdout", "stderr"):           # closed by whoever began it
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
