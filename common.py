@@ -2,14 +2,13 @@
 
     1  Layers        EqualLinear, EqualConv2d, EqualConvTranspose2d, pixel_norm, Mapping
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
-    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth, growth_of: the schedule
+    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth: the schedule
     4  Losses        softplus, r1
     5  Weights       adam, update, set_rate, Draw, plain, compiled, average
     6  Held out      check_input, fixed_inputs, reconstruct, held_out
     7  Frozen        frozen, VGG
-    8  Processes     start, notes, join, watch, rank_zero_first, generator, seed_noise, broadcast, autocast,
-                     average_buffers
-    9  Flags         PAPER, CODE, OURS, Parser, method_parser, resolve, check_resolution, complete, check_images
+    8  Processes     start, notes, join, watch, rank_zero_first, generator, broadcast, autocast, average_buffers
+    9  Flags         PAPER, CODE, OURS, method_parser, resolve, check_resolution, complete, check_images
     10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
     11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, curves
     12 Errors        Error, command
@@ -74,7 +73,7 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv2d(nn.Module):
-    """A convolution with the run-time scale c = gain / sqrt(c_in k^2) and W ~ N(0, 1).   (ProGAN 4.1)"""
+    """A convolution with run-time scale c = gain / sqrt(c_in k^2), W ~ N(0, 1).   (ProGAN 4.1)"""
 
     def __init__(self, c_in, c_out, kernel, gain, stride=1, padding=0, bias=True):
         super().__init__()
@@ -90,7 +89,7 @@ class EqualConv2d(nn.Module):
 
 
 class EqualConvTranspose2d(nn.Module):
-    """The transposed convolution; k^2 / stride^2 weights a channel reach one output pixel, hence its fan-in."""
+    """The transposed convolution; k^2 / stride^2 weights a channel reach an output pixel: its fan-in."""
 
     def __init__(self, c_in, c_out, kernel, gain, stride=1, padding=0):
         super().__init__()
@@ -109,7 +108,7 @@ def pixel_norm(x):
 
 
 class Mapping(nn.Module):
-    """z -> w: pixel norm, then `depth` equalised layers with leaky ReLU 0.2, the last one too.   (StyleGAN, fig. 1)"""
+    """z -> w: pixel norm, then `depth` equalised layers, each with leaky ReLU 0.2.   (StyleGAN, fig. 1)"""
 
     def __init__(self, nz, nw, depth, lr_mul):
         super().__init__()
@@ -127,10 +126,10 @@ class Mapping(nn.Module):
 class InvertibleNetwork(nn.Module):
     """LIA's phi: w -> z and its inverse, couplings that share their parameters between the two.   (LIA eqs. 2-4)
 
-    A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2 wide, with leaky ReLU
-    0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2), h being 0 at first.  After each coupling the
-    order of the dimensions is reversed, so that the halves take turns.  All of it is in fp32.  Raises ValueError for an
-    odd n.
+    A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2
+    wide, with leaky ReLU 0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2),
+    h being 0 at first.  After each coupling the order of the dimensions is reversed, so that
+    the halves take turns.  All of it is in fp32.  Raises ValueError for an odd n.
     """
 
     def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
@@ -160,7 +159,7 @@ class InvertibleNetwork(nn.Module):
             for tau in self.tau:
                 top, bottom = x.chunk(2, 1)
                 shift, scale = self._shift_and_scale(tau, top)
-                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)                   # LIA eq. 3
+                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)               # LIA eq. 3
         return x
 
     def to_w(self, z):
@@ -170,16 +169,16 @@ class InvertibleNetwork(nn.Module):
             for tau in reversed(self.tau):
                 top, bottom = x.flip(1).chunk(2, 1)
                 shift, scale = self._shift_and_scale(tau, top)
-                x = torch.cat([top, bottom / scale - shift], 1)                             # LIA eq. 4
+                x = torch.cat([top, bottom / scale - shift], 1)                         # LIA eq. 4
         return x
 
 
 # ------------------------------------------------------------------------------------------------- 2 Backbones
-# A generator maps (N, nw) to images, an encoder images to (N, n_out).  An encoder is a trunk, whose output is what
-# the papers call long features, and a linear head.
+# A generator maps (N, nw) to images, an encoder images to (N, n_out).  An encoder is a
+# trunk, whose output is what the papers call long features, and a linear head.
 
 def squash(t):
-    """A smooth clip to [0, 1], of slope 1 at 1/2: sigmoid(4 t - 2), which is tanh of pixels in [-1, 1]."""
+    """A smooth clip to [0, 1], of slope 1 at 1/2; of pixels in [-1, 1] it is tanh."""
     return torch.sigmoid(4 * t - 2)
 
 
@@ -203,7 +202,7 @@ class MLPGenerator(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """C H W - 1024 - 1024 - n_out, the mirror of `MLPGenerator`; long features are the second hidden layer."""
+    """C H W - 1024 - 1024 - n_out, the mirror; long features are the second hidden layer."""
 
     def __init__(self, image_shape, n_out, width=1):
         super().__init__()
@@ -220,13 +219,13 @@ class MLPEncoder(nn.Module):
 
 
 def dcgan_channels(resolution, width=1):
-    """Channels at 4, 8, ... resolution/2 px: 64 at half size, doubling on the way down, at most 512."""
+    """Channels at 4, 8, ... resolution/2 px: 64 at half size, doubling downwards, at most 512."""
     levels = int(math.log2(resolution)) - 2
     return [max(min(64 * 2**(levels - 1 - i), 512) // width, 1) for i in range(levels)]
 
 
 class DCGANGenerator(nn.Module):
-    """DCGAN (1511.06434): a dense layer to 4x4, then transposed 4x4 convolutions of stride 2; batch norm, ReLU; tanh.
+    """DCGAN (1511.06434): a dense layer to 4x4, transposed 4x4 convolutions of stride 2; batch norm, ReLU; tanh.
 
     Weights are equalised, so that one learning rate serves every backbone (ours).
     """
@@ -250,7 +249,7 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANEncoder(nn.Module):
-    """The mirror, as DCGAN's discriminator: 4x4 convolutions of stride 2, leaky ReLU 0.2, a dense head.
+    """The mirror, DCGAN's discriminator: 4x4 convolutions of stride 2, leaky ReLU 0.2, a dense head.
 
     No batch norm: a code or a score must not depend on the other images of its batch.
     """
@@ -273,8 +272,8 @@ class DCGANEncoder(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------------- 3 StyleGAN
-# Karras, Laine, Aila 2019, 1812.04948.  Networks that grow hold their level (resolution 4 * 2^level) and alpha, which
-# fades that level in, as buffers; `grow` sets them.
+# Karras, Laine, Aila 2019, 1812.04948.  Networks that grow hold their level (resolution
+# 4 * 2^level) and alpha, which fades that level in, as buffers; `grow` sets them.
 
 STYLE_SIZES = [4 * 2**level for level in range(9)]      # of the larger side
 FUSED_FROM = 16     # px of the larger image from which scaling is fused (StyleGAN 128): 4 products in place of 9, but
@@ -282,7 +281,7 @@ FUSED_FROM = 16     # px of the larger image from which scaling is fused (StyleG
 
 
 def levels_of(image_shape):
-    """-> how many levels images (C, H, W) have, and (h, w) of level 0, of which the larger side is 4."""
+    """-> number of levels of images (C, H, W), and (h, w) of level 0, whose larger side is 4."""
     _, h, w = image_shape
     n = int(math.log2(max(h, w))) - 1
     return n, (h >> n - 1, w >> n - 1)
@@ -344,8 +343,8 @@ def grow(level, alpha, *modules):
     return changed
 
 
-# CUDA's autocast takes upscaling, sums and powers in fp32, the CPU's does not.  Of whole maps that would be twice the
-# memory, so these functions set their own precision, the same everywhere.
+# CUDA's autocast takes upscaling, sums and powers in fp32, the CPU's does not.  Of whole maps
+# that would be twice the memory, so these functions set their own precision, the same everywhere.
 own_precision = torch.autocast("cuda", enabled=False)
 
 
@@ -372,7 +371,7 @@ blur = Blur.apply
 
 
 class UpConv(EqualConv2d):
-    """Nearest up-scaling, then an equalised 3x3 convolution.  fused: as one transposed 4x4 convolution, the same."""
+    """Nearest up-scaling, then an equalised 3x3 convolution.  fused: the same as one transposed 4x4 one."""
 
     def __init__(self, c_in, c_out, gain, fused):
         super().__init__(c_in, c_out, 3, gain, padding=1, bias=False)
@@ -387,7 +386,7 @@ class UpConv(EqualConv2d):
 
 
 class DownConv(EqualConv2d):
-    """An equalised 3x3 convolution, then means of 2x2.  fused: as one 4x4 convolution of stride 2, the same."""
+    """An equalised 3x3 convolution, then means of 2x2.  fused: the same as one 4x4 of stride 2."""
 
     def __init__(self, c_in, c_out, gain, fused):
         super().__init__(c_in, c_out, 3, gain, padding=1)
@@ -413,14 +412,14 @@ def moments(x):
 
 
 class StyleLayer(nn.Module):
-    """What follows a convolution: noise, bias, leaky ReLU, instance norm, style.   (StyleGAN, fig. 1)"""
+    """What follows a convolution: noise, bias, leaky ReLU, instance norm, style.  (StyleGAN, fig. 1)"""
 
     def __init__(self, channels, nw, size):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
         self.noise_gain = nn.Parameter(torch.zeros(channels, 1, 1))
         self.style = EqualLinear(nw, 2 * channels, gain=1)
-        self.register_buffer("noise", torch.randn(1, 1, *size))             # what "fixed" stands for
+        self.register_buffer("noise", torch.randn(1, 1, *size))         # what "fixed" stands for
 
     def forward(self, x, w, eta):  # x [N,C,H,W], w [N,nw], eta [N,1,H,W] or None
         if eta is not None:
@@ -431,7 +430,7 @@ class StyleLayer(nn.Module):
 
 
 class StyleBlock(nn.Module):
-    """A level of the synthesis: two convolutions with a `StyleLayer` each; at level 0 a learned constant is first."""
+    """A level of the synthesis: two convolutions with a `StyleLayer` each; level 0 begins with a constant."""
 
     def __init__(self, level, c_in, c_out, nw, size):
         super().__init__()
@@ -451,8 +450,8 @@ class StyleBlock(nn.Module):
 class StyleGenerator(Growing):
     """The synthesis: w (N, nw), or (N, L, nw) with a row a layer, -> x (N, C, H, W) at the top level, linear.
 
-    num_layers is L = 2 levels.  noise: "random" (torch's own generators), "fixed" (a buffer a layer), "none", or a list
-    of a (N, 1, H, W) a layer, such as `draw_noise` gives.
+    num_layers is L = 2 levels.  noise: "random" (torch's own generators), "fixed" (a buffer
+    a layer), "none", or a list of a (N, 1, H, W) a layer, such as `draw_noise` gives.
     """
 
     def __init__(self, nw, image_shape, width=1, fmap_base=8192, rgb_gain=1.0):
@@ -463,9 +462,10 @@ class StyleGenerator(Growing):
         self.num_layers = 2 * self.levels
 
     def draw_noise(self, n, generator=None):
-        """A list of N(0, 1), (n, 1, H, W), of each layer up to the top level, on the networks' device."""
-        return [torch.empty(n, 1, *self.size(i // 2), device=self.alpha.device).normal_(generator=generator)
-                for i in range(2 * self.top + 2)]           # torch.randn cannot be compiled for any n
+        """N(0, 1), (n, 1, H, W), for each layer up to the top level, on the networks' device."""
+        device = self.alpha.device
+        return [torch.empty(n, 1, *self.size(i // 2), device=device).normal_(generator=generator)
+                for i in range(2 * self.top + 2)]       # torch.randn cannot be compiled for any n
 
     def forward(self, w, noise="random"):
         if w.ndim == 2:
@@ -488,8 +488,8 @@ class StyleGenerator(Growing):
 def mix_styles(w, others, top, p, draw):
     """Style mixing: with probability p an image's layers from a random one on take the style of another code.
 
-    w, others (N, nw) -> (N, 2 top + 2, nw), for a generator grown to level `top`; draw (N, 2) ~ U(0, 1) decides.
-    (StyleGAN 3.1)
+    w, others (N, nw) -> (N, 2 top + 2, nw), for a generator grown to level `top`; draw (N, 2) ~ U(0, 1)
+    decides.   (StyleGAN 3.1)
     """
     layers = 2 * top + 2
     cut = torch.where(draw[:, 0] < p, 1 + (draw[:, 1] * (layers - 1)).floor(), layers)          # 1 ... layers - 1
@@ -498,7 +498,7 @@ def mix_styles(w, others, top, p, draw):
 
 
 def minibatch_std(x, group):
-    """x and one more map: the deviation over groups of `group` images, a mean over channels and pixels.   (ProGAN 3)
+    """x and one more map: the deviation over `group` images, a mean over channels and pixels.   (ProGAN 3)
 
     Groups are smaller where they do not divide the batch.
     """
@@ -537,7 +537,7 @@ class StyleCritic(Growing):
         self.head = EqualLinear(c[0], n_out, gain=1)
 
     def map(self, x):
-        """-> the last map, (N, C, h, w) of level 0's size, which owes nothing to other images."""
+        """-> the last map, (N, C, h, w) of level 0's size, of each image alone."""
         y = lrelu(self.from_rgb[self.top](x))
         for i in range(self.top - 1, -1, -1):
             y = self.blocks[i](y)
@@ -598,7 +598,7 @@ class Growth:
 
 
 def growth_of(args, sine=False, short=False):
-    """The `Growth` of a run, from its arguments alone; of one level unless `complete_levels` gave it more.
+    """The `Growth` of a run, by its arguments; of one level unless `complete_levels` gave it more.
 
     sine: see `Growth`.  short: the first level lasts one part.
     """
@@ -621,8 +621,8 @@ def softplus(t):
 def r1(scores, x):
     """E ||grad_x score(x)||^2: squared l2 norm per image, averaged over the batch.   (Mescheder et al. 2018, eq. 9)
 
-    scores (N, 1) are those of x (N, ...); x is fp32 and requires grad, so the norm is fp32.  The caller multiplies by
-    gamma / 2.
+    scores (N, 1) are those of x (N, ...); x is fp32 and requires grad, so the norm is
+    fp32.  The caller multiplies by gamma / 2.
     """
     gradient, = torch.autograd.grad(scores.sum(), x, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
@@ -631,7 +631,7 @@ def r1(scores, x):
 # --------------------------------------------------------------------------------------------------- 5 Weights
 
 def adam(module, lr, betas, decay=0.0):
-    """One Adam a network: moments are kept per parameter, so steps that share a network share its moments.
+    """One Adam a network: moments belong to parameters, so steps that share a network share them.
 
     decay times a matrix or kernel is added to its gradient; biases, gains and constants have 1 or 3 dimensions.
     """
@@ -644,7 +644,7 @@ def adam(module, lr, betas, decay=0.0):
 def update(loss, *optimizers):
     """Move exactly the parameters of `optimizers` one step down `loss`, averaged over processes.
 
-    Gradients are taken at these parameters alone; one that `loss` does not depend on is not stepped.
+    Gradients are taken at these parameters alone; one that `loss` does not depend on stays.
     """
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     for optimizer in optimizers:
@@ -662,9 +662,9 @@ def set_rate(lr, *optimizers):
 
 
 class Draw:
-    """What the steps of a run draw: for the whole batch in every process, of which each takes its share.
+    """What the steps of a run draw: every process draws for the whole batch and takes its share.
 
-    model: whose prior it is, and on stylegan whose generator.  mixing: share of images that mix two codes' styles.
+    model: whose prior it is, and on stylegan whose generator.  mixing: share of images that mix styles.
     """
 
     def __init__(self, model, rng, rank=0, world=1, mixing=0.0):
@@ -707,14 +707,14 @@ def plain(net):
 
 
 def compiled(*networks):
-    """torch.compile each; a network that grows has a graph a level, and more for the ways in which it is called."""
+    """torch.compile each; a growing network has a graph a level, and more for the ways it is called."""
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 256
     return [torch.compile(network) for network in networks]
 
 
 @torch.no_grad()
 def ema_update(ema, model, beta):
-    """ema <- beta ema + (1 - beta) model, for parameters and float buffers; other buffers are copied."""
+    """ema <- beta ema + (1 - beta) model, parameters and float buffers; other buffers are copied."""
     pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
     floats = [(a, b) for a, b in pairs if a.is_floating_point()]
     torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - beta)
@@ -724,14 +724,14 @@ def ema_update(ema, model, beta):
 
 
 EMA_HALF_LIFE = 10_000      # images
-EMA_EVERY = 1024            # images between its moves: at each step they would take 2% of the MLP's time
+EMA_EVERY = 1024            # images between its moves, which take 2% of the MLP's time if made at each step
 
 
 def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
-    """Move a weight average after the step of `batch` images that began at `seen`, if it is due.  -> whether it was
+    """Move a weight average, if due, after the step of `batch` images that began at `seen`.  -> whether it was
 
-    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its level began, if that
-    is less (ours; papers are silent).
+    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the
+    run or its level began, if that is less (ours; papers are silent).
     """
     every = batch if each_step else max(batch, EMA_EVERY)
     due = seen % every < batch
@@ -743,7 +743,7 @@ def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
 # -------------------------------------------------------------------------------------------------- 6 Held out
 
 def check_input(x, shape):
-    """Raise ValueError, in one line, unless x is float images (N, *shape), as encoders take them."""
+    """Raise ValueError unless x is float images (N, *shape), as encoders take them."""
     tensor = isinstance(x, torch.Tensor)
     if not tensor or not x.is_floating_point() or tuple(x.shape[1:]) != tuple(shape):
         given = f"{x.dtype} {tuple(x.shape)}" if tensor else type(x).__name__
@@ -758,19 +758,19 @@ def few(image_shape):
 
 @torch.no_grad()
 def reconstruct(model, x):
-    """G(E(x)) clipped to [-1, 1], as it is shown; all reconstruction errors are computed from this."""
-    parts = x.split(few(x.shape[1:]))
-    return torch.cat([model.generate(model.encode(part), noise="fixed") for part in parts]).clamp(-1, 1)
+    """G(E(x)) clipped to [-1, 1], as it is shown; all reconstruction errors are of this."""
+    made = [model.generate(model.encode(part), noise="fixed") for part in x.split(few(x.shape[1:]))]
+    return torch.cat(made).clamp(-1, 1)
 
 
 def fixed_inputs(model, images, seed, device):
-    """x and z of every snapshot: the first held-out images, float, and codes (None without a prior).
+    """x and z of all snapshots: the first held-out images, float, and codes (None without a prior).
 
     1,000 of them up to 64 px, fewer of larger images.
     """
     n = max(min(1000, 2**22 // math.prod(model.image_shape[1:])), 16)
-    x = to_float(images.take(range(min(len(images), n))).to(device))
-    return x, model.prior(n, generator(device, seed, "pictures")) if hasattr(model, "prior") else None
+    z = model.prior(n, generator(device, seed, "pictures")) if hasattr(model, "prior") else None
+    return to_float(images.take(range(min(len(images), n))).to(device)), z
 
 
 @torch.no_grad()
@@ -778,7 +778,7 @@ def held_out(model, x, z):
     """How well a model inverts images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) that it was not trained on.
 
     -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|.
-    recip_w is "" if z is None (a model without a prior), and all are "" for a model without an encoder.
+    recip_w is "" if z is None (a model without a prior), and all are "" without an encoder.
     """
     if not hasattr(model, "encode"):
         return dict.fromkeys(Run.MEASURES, "")
@@ -792,8 +792,8 @@ def held_out(model, x, z):
 
 
 # ------------------------------------------------------------------------------------------ 7 Frozen networks
-# Pretrained networks: weights from the user's file, or a download that is checked by its digest.  eval.py has Inception
-# and LPIPS, because it alone uses them.
+# Pretrained networks: weights from the user's file, or a download that is checked by
+# its digest.  eval.py has Inception and LPIPS, because it alone uses them.
 
 FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
     "inception": ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -805,7 +805,7 @@ FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
 
 
 def frozen(name, file, cache, build, flag=None):
-    """build(state dict) -> network, of the weights in `file`, or fetched into `cache` if that is "".
+    """build(state dict) -> network, of the weights in `file`; if that is "", fetched into `cache`.
 
     flag: what takes a file in the caller's script, --name if not given.
     The network is in eval mode and its weights need no gradient.  It has checksum (8 digits of the file's SHA-256) and
@@ -844,19 +844,19 @@ def frozen(name, file, cache, build, flag=None):
 
 
 class VGG(nn.Module):
-    """VGG-16 up to conv5_3: x (N, 3 or 1, H, W) in [-1, 1] -> activations after the ReLU of conv1_2, conv2_2, conv3_3,
-    conv4_3, conv5_3; gradients reach x.
+    """VGG-16 up to conv5_3: x (N, 3 or 1, H, W) in [-1, 1] -> activations after the
+    ReLU of conv1_2, conv2_2, conv3_3, conv4_3, conv5_3; gradients reach x.
 
-    weights: torchvision's, with or without the classifier, of any precision.  Their input is divided by ImageNet's
-    deviation.  LIA's are Keras's, which see [0, 255] less the mean, so that the scale of the activations, and with it a
-    loss's weight, is another.
+    weights: torchvision's, with or without the classifier, of any precision.  Their input
+    is divided by ImageNet's deviation.  LIA's are Keras's, which see [0, 255] less the
+    mean, so that the scale of the activations, and with it a loss's weight, is another.
     """
     TAPS = (3, 8, 15, 22, 29)
 
     def __init__(self, weights):
         super().__init__()
         from torchvision.models import vgg16
-        with torch.device("meta"):                              # the classifier alone would take 500 MB
+        with torch.device("meta"):                          # the classifier alone would take 500 MB
             self.layers = vgg16(weights=None, init_weights=False).features[:30]
         self.layers.load_state_dict({key.removeprefix("features."): value.float() for key, value in weights.items()
                                      if not key.startswith("classifier.")}, assign=True)
@@ -905,7 +905,7 @@ def start(args):
 
 
 class Unread:
-    """A run's standard output and error: the run goes on when their reader has gone (`| head`, a closed terminal)."""
+    """A run's output: the run goes on when its reader has gone (`| head`, a closed terminal)."""
 
     def __init__(self, stream):
         self.stream = stream.stream if isinstance(stream, Unread) else stream
@@ -922,7 +922,7 @@ class Unread:
 
 
 def has_bf16(device):
-    """Whether a device multiplies in bf16 itself; a GPU may emulate it, and a CPU with AVX2 alone does."""
+    """Whether a device multiplies in bf16 itself; some GPUs, and CPUs with AVX2 alone, emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -940,7 +940,7 @@ def notes(args, device):
 
 
 def join(name):
-    """Join the other processes of `torchrun`, if any.  -> device, rank, world.  name: as for `find_device`.
+    """Join the other processes of `torchrun`, if any.  -> device, rank, world.  name: see `find_device`.
 
     One process a GPU (NCCL), or several on the CPU (gloo).  Processes wait for each other as long as it takes; if one
     dies, the job ends, see `watch`.  fp32 is fp32 from here on, not TF32.  Raises `Error` for a missing device.
@@ -965,8 +965,8 @@ def join(name):
 def watch(rank, world, ended):
     """End this process with one line if the next one of its job, on any machine, has been dead for WATCH_SECONDS.
 
-    Each counts up in the job's store, also a slow or waiting one, but not a frozen one.  Rounds are counted, not
-    seconds, so that a whole job can be paused and go on.
+    Each counts up in the job's store, also a slow or waiting one, but not a frozen one.
+    Rounds are counted, not seconds, so that a whole job can be paused and go on.
     """
     patience = float(os.environ.get("WATCH_SECONDS", 20))
     following = (rank + 1) % world
@@ -988,7 +988,7 @@ def watch(rank, world, ended):
 
 
 def find_device(name, local_rank=0):
-    """-> torch.device; "auto" is the GPU if there is one, and a GPU without a number is this process's.
+    """-> torch.device; "auto" is the GPU if there is one, a GPU without a number this process's.
 
     Raises `Error` if it is not there.
     """
@@ -1006,8 +1006,8 @@ def find_device(name, local_rank=0):
 
 
 def keep_memory():
-    """Have glibc keep freed memory.  The kernel would clear each page that it lends again: 5% (fp32) to 13% (bf16) of a
-    step of the MLP.  Without glibc nothing happens."""
+    """Have glibc keep freed memory.  The kernel would clear each page that it lends again:
+    5% (fp32) to 13% (bf16) of a step of the MLP.  Without glibc nothing happens."""
     import ctypes
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -1017,7 +1017,7 @@ def keep_memory():
 
 @contextlib.contextmanager
 def rank_zero_first():
-    """Process 0 runs the block before the others, so that they find what it downloads; or it raises its error first."""
+    """Process 0 runs the block, or raises its error, first, so that the others find what it downloads."""
     first = int(os.environ.get("RANK", 0)) == 0
     if dist.is_initialized() and not first:
         dist.barrier()
@@ -1031,8 +1031,8 @@ def rank_zero_first():
 def generator(device, seed, use, block=0):
     """A torch.Generator on device for one use of a run's seed: "training", "pictures", "evaluation" or "noise".
 
-    No two uses or blocks draw the same numbers; the initialisation has the seed itself.  Usual seeds stay below 2^32,
-    because the CPU's generator sees only the lowest 32 bits.
+    No two uses or blocks draw the same numbers; the initialisation has the seed itself.
+    Usual seeds stay below 2^32, because the CPU's generator sees only the lowest 32 bits.
     """
     number = ("training", "pictures", "evaluation", "noise").index(use) + 1
     return torch.Generator(device).manual_seed(1_000_003 * (seed + 1) + 10 * block + number)
@@ -1051,7 +1051,7 @@ def broadcast(module):
 
 
 def autocast(precision, device):
-    """-> a function that returns the context of a forward pass: bf16 autocast, or nothing for "fp32"."""
+    """-> a function that makes the context of a forward pass: bf16 autocast, or none for "fp32"."""
     if precision == "fp32":
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
@@ -1060,7 +1060,7 @@ def autocast(precision, device):
 def average_buffers(module):
     """Replace the statistics of batch norm, and the mean w, by their means over processes."""
     moving = ("running_mean", "running_var", "mean_w")
-    average_over_processes([b for name, b in module.named_buffers() if name.rpartition(".")[2] in moving])
+    average_over_processes([b for name, b in module.named_buffers() if name.split(".")[-1] in moving])
 
 
 @torch.no_grad()
@@ -1090,16 +1090,16 @@ class OURS(dict):
 
 
 class Parser(ArgumentParser):
-    """argparse with whole flag names only and one `error:` line.  `group` gives flags the means to say what they are
-    for, and keeps those marked rare out of --help, for --help-all."""
+    """argparse with whole flag names only and one `error:` line.  `group` gives flags the means
+    to say what they are for, and keeps those marked rare out of --help, for --help-all."""
 
     def __init__(self, doc=None, **kwargs):
         super().__init__(description=doc, allow_abbrev=False, formatter_class=lambda prog: RawDescriptionHelpFormatter(
             prog, max_help_position=32, width=120), **kwargs)
 
     def group(self, title):
-        """-> add(name, ...), as add_argument, into a group of --help.  only: values of other flags, the condition (see
-        `holds`) under which the flag means something."""
+        """-> add(name, ...), as add_argument, into a group of --help.  only: values of
+        other flags, the condition (see `holds`) under which the flag means something."""
         group = self.add_argument_group(title)
 
         def add(name, help, only=None, rare=False, **kwargs):
@@ -1111,37 +1111,31 @@ class Parser(ArgumentParser):
         self.exit(2, f"error: {message}; `python {self.prog} --help` lists the flags\n")
 
 
-def positive(kind, most=math.inf):
-    """An argparse type: int or float, above zero, finite and not above `most`."""
+def number(name, kind, good):
+    """An argparse type, `name` in its message: an int or float of which good(value) is true."""
     def parse(text):
         value = kind(text)
-        if not 0 < value <= most or value == math.inf:
+        if not good(value):
             raise ValueError
         return value
-    parse.__name__ = f"positive {kind.__name__}" + ("" if most == math.inf else f" up to {most:,}")     # in the message
+    parse.__name__ = name
     return parse
 
 
-def fraction(text):
-    """An argparse type: a float from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
+def positive(kind, most=math.inf):
+    """An argparse type: int or float, above zero, finite and not above `most`."""
+    name = f"positive {kind.__name__}" + ("" if most == math.inf else f" up to {most:,}")
+    return number(name, kind, lambda value: 0 < value <= most and value < math.inf)
 
 
-def seed(text):
-    """An argparse type: what all generators take."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise ValueError
-    return value
+fraction = number("fraction", float, lambda value: 0 <= value <= 1)
+seed = number("seed", int, lambda value: 0 <= value < 2**32)        # what all generators take
 
 
 def method_parser(doc, backbones, grows=None):
     """-> a `Parser` with the flags that all four scripts share.  doc: of the script; its first line heads --help.
 
-    backbones: their names.  grows: when a run grows through levels, by default whenever it is a stylegan.
+    backbones: their names.  grows: the condition under which a run grows, by default that it is a stylegan.
     """
     parser = Parser(doc.partition("\n")[0], usage=f"python {Path(sys.argv[0]).name} [--flag value] ...")
     style = dict(backbone="stylegan")
@@ -1211,7 +1205,7 @@ def flag(name):
 def look_up(table, values, given):
     """-> values completed by the rows of a method's table, and a dict of which are whose: given, paper, code, ours.
 
-    table: (condition, settings, ...) each; later rows refine earlier ones, and none changes what is given.
+    table: (condition, settings, ...) each; later rows refine earlier ones, none changes what is given.
     """
     values = {**values, **given}
     source = dict.fromkeys(given, "given")
@@ -1223,7 +1217,7 @@ def look_up(table, values, given):
     return values, source
 
 
-BY_LEVEL = ("kimg", "batch", "lr", "lr_d", "snapshot_kimg")         # of stylegan, where a table has 0
+BY_LEVEL = ("kimg", "batch", "lr", "lr_d", "snapshot_kimg")     # of stylegan, where a table has 0
 
 
 def say_defaults(parser, table, defaults):
@@ -1241,11 +1235,11 @@ def say_defaults(parser, table, defaults):
 
 
 def resolve(parser, method, table, argv, inherit=None, formerly=None):
-    """argv -> Namespace of all settings: explicit flag > table, see `look_up` > the parser's default.
+    """argv -> Namespace of all settings: explicit flag > table (see `look_up`) > parser's default.
 
     With --resume the run's own args.json takes the place of table and defaults.  inherit(given) -> settings of another
     run to begin from.  formerly: settings of runs from before their flags.  Adds `method`, `source` and `resume`, a
-    path or "".  Raises `Error` for a flag that means nothing with the others, or contradicts the run.
+    path or "".  Raises `Error` for a flag that has no meaning with the others, or contradicts the run.
     """
     defaults = vars(parser.parse_args([]))
     unset = object()
@@ -1300,17 +1294,18 @@ def check_resolution(args, resolutions):
                     f"other is 1/2, 3/4 or all of it, such as 128x96; not {args.resolution}")
     if args.resolution != "auto" and args.resolution not in [s for n in sizes for s in (f"{n}", f"{n}x{n}")]:
         others = [b for b, n in resolutions.items() if args.resolution in map(str, n)]
-        near = min(sizes, key=lambda size: abs(size - (int(sides[0]) if sides[0].isdecimal() else 0)))
+        wanted = int(sides[0]) if sides[0].isdecimal() else 0
+        near = min(sizes, key=lambda size: abs(size - wanted))
         raise Error(f"{args.backbone} makes images of {' or '.join(map(str, sizes))} px, not {args.resolution}; "
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {near}")
 
 
 def complete_levels(args, image_shape, world, rates=RATES, part=500, total=None):
-    """Complete what depends on the number of levels in a stylegan's args: kimg, grow_kimg, snapshot_kimg, batch, lr,
-    batches and rates.  Raises `Error` where sizes do not fit.
+    """Complete what depends on the number of levels in a stylegan's args: kimg, grow_kimg,
+    snapshot_kimg, batch, lr, batches and rates.  Raises `Error` where sizes do not fit.
 
-    rates: at 4, 8, ... px; part: thousands of images of a fade in the paper; total: of its whole training, if that is
-    not two parts more than the levels'.
+    rates: at 4, 8, ... px; part: thousands of images of a fade in the paper; total: of
+    its whole training, if that is not two parts more than the levels'.
     """
     n, _ = levels_of(image_shape)
     first = STYLE_SIZES.index(args.start_resolution)
@@ -1365,7 +1360,7 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     for name, value in vars(args).items():
         if name not in hidden:
             lines[titles.get(source.get(name), "settings")].append(f"{name} {value}")
-    lines["constants"] = [text for text in constants if text] + [f"ema half-life {EMA_HALF_LIFE:,} images"]
+    lines["constants"] = [c for c in constants if c] + [f"ema half-life {EMA_HALF_LIFE:,} images"]
     for title, shown in lines.items():
         if shown:
             print(f"{title}: {'  '.join(shown)}")
@@ -1393,7 +1388,7 @@ def place_of(args, images):
 # --------------------------------------------------------------------------------------------------- 10 The run
 
 def write_atomic(path, data):
-    """Write bytes so that `path`, or its target if it is a link, holds all of them or what it held before.
+    """Write bytes so that `path`, or what it links to, holds all of them or what it held before.
 
     A device or pipe gets them directly.
     """
@@ -1423,7 +1418,7 @@ def save(path, value):
 
 
 def code_version():
-    """The git commit of this code, with a + where files were changed since; "unknown" outside git."""
+    """The git commit of this code, with a + if files were changed since; "unknown" outside git."""
     describe = ["git", "-C", Path(__file__).parent, "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
@@ -1465,8 +1460,8 @@ FITS = {  # what args.json has besides flags, and whether it is as a run wrote i
 def read_args(run, method=None, parser=None):
     """The resolved arguments of a run folder, flags as the command line would have them.
 
-    parser: whose flags they are; those that all methods share if not given.  Raises `Error` if the folder holds none,
-    damaged ones, or another method's.
+    parser: whose flags they are; those that all methods share if not given.  Raises
+    `Error` if the folder holds none, damaged ones, or another method's.
     """
     path = Path(run, "args.json")
     try:
@@ -1489,10 +1484,12 @@ def read_args(run, method=None, parser=None):
         try:
             if value is None and name in args:
                 raise ValueError
-            if value != action.default and action.type:
+            if value == action.default:
+                continue
+            if action.type:
                 args[name] = value = action.type(str(value))
-            if value != action.default and (value is not True if action.nargs == 0 else value not in (
-                    action.choices or [value if action.type else str(value)])):
+            known = action.choices or [value if action.type else str(value)]
+            if value is not True if action.nargs == 0 else value not in known:
                 raise ValueError
         except (ValueError, TypeError, ArgumentTypeError):
             raise damaged(path, f"{name} cannot be {value!r}") from None
@@ -1524,7 +1521,7 @@ def read_checkpoint(run, args, device):
 
 
 def load_weights(run, args, model, weights, device):
-    """Load a run's averaged ("ema") or trained ("raw") weights into `model`, strictly.  -> model, in eval mode."""
+    """Load a run's averaged ("ema") or trained ("raw") weights into `model`.  -> model, in eval mode."""
     checkpoint = read_checkpoint(run, args, device)
     model.load_state_dict(checkpoint["state"]["ema" if weights == "ema" else "model"])
     model.seen = checkpoint["seen"]
@@ -1532,12 +1529,12 @@ def load_weights(run, args, model, weights, device):
 
 
 class Run:
-    """A run folder while it trains: log.csv, checkpoint.pt, pictures, the progress line.  Process 0 writes.
+    """The folder of a run that trains: log.csv, checkpoint.pt, pictures.  Process 0 writes, and shows progress.
 
-    args: the resolved arguments, with `out`.  state: name -> what training changes (modules, optimisers, torch
-    generators).  losses: their names, in the order of `step`.  growth: a `Growth`, for the progress line.  trace: a
-    file of the folder for a row of losses a step, or "".  With args.resume the checkpoint is read into state.  Raises
-    `Error` for a folder that already holds a run.
+    args: the resolved arguments, with `out`.  state: name -> what training changes (modules, optimisers,
+    torch generators).  losses: their names, in the order of `step`.  growth: a `Growth`, for the
+    progress line.  trace: a file of the folder for a row of losses a step, or "".  With args.resume the
+    checkpoint is read into state.  Raises `Error` for a folder that already holds a run.
     """
     HEADER = ("kimg", "seconds", "images/s", "lr", "level", "alpha", "peak_gb")
     MEASURES = ("mse", "recip_x", "recip_w")
@@ -1551,7 +1548,7 @@ class Run:
         self.folder = Path(args.out)            # with --resume A --out B, goes on from A in B
         self.writer = int(os.environ.get("RANK", 0)) == 0
         self.seen = 0
-        self.seconds = 0.0
+        self.seconds = 0.0                      # of training before this process
         self.last_snapshot = -1
         self.sums = [0.0 for _ in losses]       # since the last row of log.csv
         self.steps = 0
@@ -1562,11 +1559,12 @@ class Run:
         self._claim()
         if args.resume:
             self._resume(Path(args.resume))
-        self.began = self.looked = self.shown = time.time()
+        self.looked = self.shown = time.time()
+        self.began = self.looked - self.seconds
         self.drawn = 0.0
         self.rate = 0.0                         # images/s
         self.rated = None                       # images and time at the last look at the clock
-        self.lately = (0.0, 0.0)                # images and seconds of which the rate is made
+        self.lately = self.during = 0.0         # images, and their seconds, of which the rate is made
         self.window = None                      # images, time, CPU seconds when it began
         self.trial = None                       # threads and rate before a trial of fewer; False: it did not help
         self.pending = []                       # (images, losses not yet fetched from the device)
@@ -1603,7 +1601,7 @@ class Run:
                 or (self.seen >= self.args.kimg * 1000 and self.seen != self.last_snapshot))
 
     def step(self, losses, batch):
-        """Count one step of `batch` images.  losses: scalar tensors, fetched about once a second."""
+        """Count a step of `batch` images.  losses: scalar tensors, fetched about once a second."""
         self.seen += batch
         self.pending.append((self.seen, torch.stack([loss.detach().float() for loss in losses])))
         if dist.is_initialized():       # all stop at the same step, the one after; asked without waiting for the GPU
@@ -1616,12 +1614,11 @@ class Run:
             self._look()
 
     def snapshot(self, lr, measures, pictures, level=0, alpha=1.0):
-        """Write a row of log.csv, pictures ({folder: (H, W, C) uint8 array}), curves.png and the checkpoint."""
+        """Write a row of log.csv, pictures ({folder: (H, W, C) uint8}), curves.png and the checkpoint."""
         self._fetch()
         if self.writer:
             means = [s / self.steps if self.steps else "" for s in self.sums]
-            seconds = self.seconds + time.time() - self.began
-            row = [self.seen / 1000, round(seconds, 1), round(self.rate, 1) or "", lr, level, alpha,
+            row = [self.seen / 1000, round(time.time() - self.began, 1), round(self.rate, 1) or "", lr, level, alpha,
                    round(peak_memory(self.device) / 1e9, 3)]
             log = self._append("log.csv", [row + means + [measures[k] for k in self.MEASURES]])
             for name, picture in pictures.items():
@@ -1644,10 +1641,10 @@ class Run:
         if not self.writer:
             return
         args = {k: v for k, v in vars(self.args).items() if k != "resume"}
-        checkpoint = dict(args=args, seen=self.seen, seconds=self.seconds + time.time() - self.began,
-                          last_snapshot=self.last_snapshot, sums=self.sums, steps=self.steps,
-                          state={k: v.get_state() if isinstance(v, torch.Generator) else v.state_dict()
-                                 for k, v in self.state.items()})
+        state = {name: v.get_state() if isinstance(v, torch.Generator) else v.state_dict()
+                 for name, v in self.state.items()}
+        checkpoint = dict(args=args, seen=self.seen, seconds=time.time() - self.began, sums=self.sums,
+                          steps=self.steps, last_snapshot=self.last_snapshot, state=state)
         try:
             save(self.folder / "checkpoint.pt", checkpoint)
         except OSError as e:
@@ -1664,7 +1661,7 @@ class Run:
             dist.destroy_process_group()
         if self.writer:
             word, then = ("stopped", "go on with --resume") if self.stop else ("done", "python eval.py metrics")
-            seconds = duration(self.seconds + time.time() - self.began)
+            seconds = duration(time.time() - self.began)
             self._say(f"{word}: {self.seen / 1000:g} kimg in {seconds}; {then} {self.folder}")
         if self.stop:
             raise KeyboardInterrupt
@@ -1682,7 +1679,7 @@ class Run:
             raise Error(problem[0])
 
     def _occupied(self):
-        """Lock the folder, then see what is in it.  -> who has it or what it holds, and what to do, or ""."""
+        """Lock the folder and look into it.  -> who has it or what it holds, and what to do, or ""."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.folder / ".lock", "a+")
         try:
@@ -1698,7 +1695,7 @@ class Run:
         self.lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self.lock.flush()
         if self.args.out == self.args.resume:
-            for part in self.folder.glob("*.*.part"):       # of a process that was killed while it wrote
+            for part in self.folder.glob("*.*.part"):       # of a process that was killed
                 part.unlink()
         elif any((self.folder / name).exists() for name in ("args.json", "checkpoint.pt", "log.csv")):
             return (f"{self.folder} already holds a run; go on with it by --resume {self.folder}, or name another "
@@ -1714,7 +1711,7 @@ class Run:
         self.stop = self.stop or not dist.is_initialized()     # several processes agree in step
 
     def _resume(self, source):
-        """Read source's checkpoint, and bring to this folder the rows of its log.csv up to there."""
+        """Read source's checkpoint, and take over the rows of its log.csv up to there."""
         tables = self.columns if self.writer else {}
         if not (source / "checkpoint.pt").exists():     # stopped before the first one: begin again
             for name in tables:
@@ -1791,7 +1788,7 @@ class Run:
         self.pending = []
 
     def _spare_threads(self):
-        """Next to another busy program on a CPU, try fewer threads, and keep to them if that is faster.
+        """Next to another busy program on a CPU, try fewer threads, and keep them if that is faster.
 
         Each step waits for the thread that the other program has put aside: with two threads on two cores and one such
         program the MLP falls to a sixth of its speed, with one thread to a half.  OMP_NUM_THREADS settles the number.
@@ -1825,14 +1822,15 @@ class Run:
         print(("\n" if sys.stdout.isatty() else "") + line, flush=True)
 
     def _look(self):
-        """Once a second: fetch the losses, measure the rate; print the line, without a terminal every half minute."""
+        """Once a second: fetch losses, measure the rate, print the line (every 30 s if not on a terminal)."""
         self._fetch()
         now = self.looked = time.time()
         if self.rated:
             seconds = now - self.rated[1]
             kept = math.exp(-seconds / 30)          # what is 30 s old counts 1/e
-            self.lately = self.lately[0] * kept + self.seen - self.rated[0], self.lately[1] * kept + seconds
-            self.rate = self.lately[0] / max(self.lately[1], 1e-9)
+            self.lately = self.lately * kept + self.seen - self.rated[0]
+            self.during = self.during * kept + seconds
+            self.rate = self.lately / max(self.during, 1e-9)
         self.rated = (self.seen, now)
         self._spare_threads()
         terminal = sys.stdout.isatty()
@@ -1841,7 +1839,7 @@ class Run:
             line = f"{self.seen / 1000:.1f} of {self.args.kimg:g} kimg  " + "  ".join(
                 f"{name} {value:.3f}" for name, value in zip(self.losses, self.recent, strict=True))
             level, alpha, _, _ = self.growth.at(self.seen)
-            last = level == len(self.growth.sizes) - 1          # an image takes longer at the levels above
+            last = level == len(self.growth.sizes) - 1      # an image takes longer at the levels above
             if len(self.growth.sizes) > 1:
                 line += f"  {max(self.growth.sizes[level])} px" + (f", alpha {alpha:.2f}" if alpha < 1 else "")
             if self.rate > 0:
@@ -1932,13 +1930,13 @@ def curves(log, path):
     with open(log, newline="") as f:
         rows = list(csv.DictReader(f))
     kimg = [float(row["kimg"]) for row in rows]
-    names = [n for n in rows[0] if n not in ("kimg", "seconds", "lr", "level", "alpha", "peak_gb")
-             and any(row[n] for row in rows)]
+    names = [n for n in rows[0] if (n == "images/s" or n not in Run.HEADER) and any(row[n] for row in rows)]
     columns = max(math.ceil(len(names) / 2), 1)
     figure = matplotlib.figure.Figure(figsize=(4 * columns, 6), layout="constrained")
     for i, name in enumerate(names, 1):
         axes = figure.add_subplot(2, columns, i)
-        axes.plot(kimg, [float(row[name] or "nan") for row in rows], marker="o" if len(rows) < 10 else "")
+        values = [float(row[name] or "nan") for row in rows]
+        axes.plot(kimg, values, marker="o" if len(rows) < 10 else "")
         axes.set_title(name)
         axes.set_xlabel("kimg")
     buffer = io.BytesIO()
@@ -1955,8 +1953,8 @@ def is_out_of_memory(e):
 
 
 def command(main, *errors):
-    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory, no room on the
-    disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
+    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory,
+    no room on the disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
     code = 0
     message = None
     for name in ("stdout", "stderr"):           # closed by whoever began it

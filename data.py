@@ -148,8 +148,8 @@ class Images:
         return "".join(f"{round(256 * self.take([i]).double().mean().item()):04x}" for i in some)
 
     def unlike(self, args):
-        """How these training images differ from those of a run with these args, or "".  Means that are less than a
-        grey apart do not count (decoders and compressions differ), nor do names."""
+        """How these training images differ from those of a run with these args, or "".  Means that
+        are less than a grey apart do not count (decoders and compressions differ), nor do names."""
         shape = tuple(args["image_shape"])
         n = args["train_images"]
         had = f"{n:,} images {'x'.join(map(str, shape))}, and {self.name} has"
@@ -176,8 +176,8 @@ class Images:
 
 
 class Tiles(Images):
-    """A set cut into tiles of size x size, each with its image's label (InvGAN 3.3); neighbours come from different
-    images.  Raises DataError if the sides are no multiples of size."""
+    """A set cut into tiles of size x size, each with its image's label (InvGAN 3.3); neighbours
+    come from different images.  Raises DataError if the sides are no multiples of size."""
 
     def __init__(self, images, size):
         c, h, w = images.shape
@@ -676,8 +676,8 @@ class Store:
 
     @functools.cached_property
     def pyramid(self):
-        """{(C, H, W): all images at that size, uint8 (N, C, H, W), mapped into memory}, as `prepare` wrote them.
-        Raises DataError if it was made of other images."""
+        """{(C, H, W): all images at that size, uint8 (N, C, H, W), mapped into memory},
+        as `prepare` wrote them.  Raises DataError if it was made of other images."""
         folder = Path(f"{self.place}.pyramid")
         if not folder.exists():
             return {}
@@ -716,8 +716,8 @@ def divisor(kind, top, bits=(8, 12, 16, 32)):
 def to_array(image, channels, size, divisors=None):
     """A Pillow image of any mode -> uint8 (channels, H, W): upright, centre crop, area average.
 
-    Transparent pixels show white.  size: (W, H).  divisors: for modes "I" and "F", those of the image's set;
-    without them the image's own largest value decides.
+    Transparent pixels show white.  size: (W, H).  divisors: for modes "I" and "F",
+    those of the image's set; without them the image's own largest value decides.
     """
     image = ImageOps.exif_transpose(image)
     kind = image.mode[0]
@@ -737,8 +737,8 @@ def to_array(image, channels, size, divisors=None):
 
 
 def read_images(paths, channels, size=None, n=None):
-    """Image files, and the first n of folders, zips and GIFs -> uint8 (N, channels, H, W).  size: (H, W), or None for
-    that of the first image.  Raises DataError if one cannot be read."""
+    """Image files, and the first n of folders, zips and GIFs -> uint8 (N, channels, H, W).  size:
+    (H, W), or None for that of the first image.  Raises DataError if one cannot be read."""
     out = []
     for path in map(Path, paths):
         before = len(out)
@@ -763,13 +763,13 @@ def read_images(paths, channels, size=None, n=None):
 def survey(stores, wanted=None, sizes=None):
     """Sets the stores' shape and divisors, by up to 256 images of the first.
 
-    wanted: (W, H); without it the largest of sizes that the images fill.  Only deep images are decoded.
-    Raises DataError if there is no image, or one that is too small or has values below 0.
+    wanted: (W, H); without it the largest of sizes that the images fill.  Only deep images are
+    decoded.  Raises DataError if there is no image, or one that is too small or has values below 0.
     """
     store = stores[0]
     modes = set()
     sides = []
-    tops = {}
+    tops = Counter()            # largest values of deep images, by kind
     if not store.images:
         raise DataError(f"{store.place} has no images in it; they end in {' '.join(ENDINGS)}")
     for name in store.images[::math.ceil(len(store.images) / 256)]:
@@ -777,12 +777,10 @@ def survey(stores, wanted=None, sizes=None):
             image = store.picture(name)
             if (kind := image.mode[0]) in "IF":
                 values = _values(image)
-                low = values.min()
-                top = values.max()
-                if low < -top / 4:                      # less is what resampling leaves
-                    raise DataError(f"{store.path}/{store.top}{name} has values from {low:g} to {top:g}; scale "
-                                    f"the set's images to 0 ... 1, 0 ... 255 or 0 ... 65535")
-                tops[kind] = max(top, tops.get(kind, 0))
+                tops[kind] = max(tops[kind], values.max())
+                if values.min() < -values.max() / 4:    # less is what resampling leaves
+                    raise DataError(f"{store.path}/{store.top}{name} has values from {values.min():g} to "
+                                    f"{values.max():g}; scale the set's images to 0 ... 1, 0 ... 255 or 0 ... 65535")
             modes.add(image.mode)
             sides += image.size
     if not sides:
@@ -825,8 +823,8 @@ def _decoded(images, n):
 
 
 def _once(key, make):
-    """What make() gives, tensors.  Under torchrun process 0 leaves a file of them for each other process of its
-    machine, which maps and removes it."""
+    """What make() gives, tensors.  Under torchrun process 0 leaves a file of them for
+    each other process of its machine, which maps and removes it."""
     rank = int(os.environ.get("RANK", 0))
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     path = f"{tempfile.gettempdir()}/decoded-{os.getppid()}-{key}"
