@@ -395,7 +395,7 @@ class DownConv(EqualConv2d):
     def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,H/2,W/2]
         if not self.fused:
             return nnf.avg_pool2d(super().forward(x), 2)
-        w = nnf.avg_pool2d(self.weight * self.scale, 2, stride=1, padding=1)       # the mean of the four places
+        w = nnf.avg_pool2d(self.weight * self.scale, 2, stride=1, padding=1)    # mean of the four places
         return nnf.conv2d(x, w, self.bias, stride=2, padding=1)
 
 
@@ -697,7 +697,7 @@ class Draw:
 
         def noisy_G(w):
             noise = self.G.draw_noise(len(w) * self.world, self.rng)
-            return G(w, [eta[self.share].clone() for eta in noise])     # a view would keep the rest in memory
+            return G(w, [eta[self.share].clone() for eta in noise])     # a view would keep the rest
         return noisy_G
 
 
@@ -1155,7 +1155,7 @@ def method_parser(doc, backbones, grows=None):
         "image takes the place of each, and each is named)", rare=True, action="store_true")
 
     add = parser.group("networks")
-    add("--backbone", "networks (default: by the data)", default="auto", choices=["auto", *backbones])
+    add("--backbone", "networks (default: by the data)", default="auto", choices=["auto"] + list(backbones))
     add("--width", "divisor of all channel counts: 2 halves them", default=1, type=positive(int), metavar="K")
     add("--fmap-base", "stylegan: channels at 4 * 2^l px are this / 2^(l+1), at most 512, over --width", only=style,
         rare=True, type=positive(int), default=8192, metavar="N")
@@ -1269,14 +1269,16 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None):
                   if not holds({k: v}, values)]
         where = " ".join(k if v is True else f"{k} {v}" for k, v in wanted)
         raise Error(f"{flag(name)} is for {where}; leave it out, or pass that")
-    for name, value in given.items() if run else ():
-        if name not in RESUMABLE and str(value) not in (str(stored.get(name)), "auto"):
-            raise Error(f"{run} was trained with {flag(name)} {stored.get(name)}, not {value}; leave "
-                        f"the flag out to resume it, or start another run with --out")
     values = {k: v for k, v in values.items() if k in stored or k not in useless}
     if run:
-        kept = {k: v for k, v in given.items() if k in RESUMABLE}
-        return Namespace(**{**values, "out": run, **kept, "resume": run})
+        values.update(out=run, resume=run)
+        for name, value in given.items():
+            if name in RESUMABLE:
+                values[name] = value
+            elif str(value) not in (str(stored.get(name)), "auto"):
+                raise Error(f"{run} was trained with {flag(name)} {stored.get(name)}, not {value}; leave "
+                            f"the flag out to resume it, or start another run with --out")
+        return Namespace(**values)
     if "snapshot_kimg" not in given:
         values["snapshot_kimg"] = min(values["snapshot_kimg"], values["kimg"] / 4)
     return Namespace(**values, method=method, source=source)
@@ -1318,7 +1320,7 @@ def complete_levels(args, image_shape, world, rates=RATES, part=500, total=None)
     args.lr = args.lr or rates[n - 1]
     args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
     args.kimg = args.kimg or args.grow_kimg * parts
-    most = max(args.batch, 1000 * args.grow_kimg / 8)       # eight steps a part, or more: for short runs, ours
+    most = max(args.batch, 1000 * args.grow_kimg / 8)       # ours: short runs get eight steps a part
     args.batches = [max(round(min(k * args.batch / table[n - 1], most) / world), 1) * world for k in table[:n]]
     args.batch = args.batches[-1]
     args.rates = [rate * args.lr / rates[n - 1] for rate in rates[:n]]
@@ -1342,10 +1344,10 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
                  args.split if args.split not in ("auto", default_split) else "",
                  args.resolution if args.resolution != "auto" else "", f"s{args.seed}" if args.seed else ""]
         args.out = str(Path("runs", "-".join(part for part in parts if part)))
-    h, w = getattr(images, "images", images).shape[1:]                      # of tiles: of what they are cut from
+    h, w = getattr(images, "images", images).shape[1:]          # of tiles: of what they are cut from
     args.resolution = str(w) if w == h else f"{w}x{h}"
     args.split = images.split or "auto"
-    args.data_root, args.data = place_of(args, images)
+    keep_place(args, images)
     if int(os.environ.get("RANK", 0)):
         return
     print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
@@ -1370,7 +1372,7 @@ def check_images(args, images):
     """Raise `Error` where a resumed run's images are not those that it was trained on; note where it goes on."""
     if problem := images.unlike(vars(args)):
         raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or --data-root")
-    args.data_root, args.data = place_of(args, images)
+    keep_place(args, images)
     code = code_version()
     if code not in args.versions["code"]:
         args.versions["code"] += f", {code}"
@@ -1380,9 +1382,10 @@ def check_images(args, images):
         print(f"resuming {args.resume}{where}{longer}")
 
 
-def place_of(args, images):
-    """-> data_root and data, as a run keeps them in case it is resumed from another folder."""
-    return str(Path(args.data_root).resolve()), str(images.path or args.data)
+def keep_place(args, images):
+    """Note where the images are, in case the run is resumed from another folder."""
+    args.data_root = str(Path(args.data_root).resolve())
+    args.data = str(images.path or args.data)
 
 
 # --------------------------------------------------------------------------------------------------- 10 The run
@@ -1450,7 +1453,7 @@ FITS = {  # what args.json has besides flags, and whether it is as a run wrote i
         and len(value) == levels_of(args["image_shape"])[0],
     "rates": lambda value, args: min(value) > 0 and len(value) == levels_of(args["image_shape"])[0],
     "versions": lambda value, args: isinstance(value["code"], str),
-    "given": lambda value, args: {"split", "resolution"} <= {*value},
+    "given": lambda value, args: {"split", "resolution"} <= set(value),
     "train_images": lambda value, args: value > 0,
     "image_means": lambda value, args: len(bytes.fromhex(value)) % 2 == 0,
     "schedule_kimg": lambda value, args: value > 0,
@@ -1514,7 +1517,7 @@ def read_checkpoint(run, args, device):
         raise Error(f"{path} cannot be read ({type(e).__name__}); it is damaged or not a checkpoint of this project: "
                     f"put back a copy, or delete it and train again") from None
     for key, value in written:
-        if key not in (*RESUMABLE, "resume", "versions") and value != args.get(key):
+        if key not in RESUMABLE + ("resume", "versions") and value != args.get(key):
             raise Error(f"{path} was written with {key} = {value}, but args.json says {args.get(key)}; "
                         f"the two files belong to different runs")
     return checkpoint
@@ -1566,7 +1569,7 @@ class Run:
         self.rated = None                       # images and time at the last look at the clock
         self.lately = self.during = 0.0         # images, and their seconds, of which the rate is made
         self.window = None                      # images, time, CPU seconds when it began
-        self.trial = None                       # threads and rate before a trial of fewer; False: it did not help
+        self.trial = None           # threads and rate before a trial of fewer; False: it did not help
         self.pending = []                       # (images, losses not yet fetched from the device)
         self.stop = False                       # a signal asked to stop, and all processes agree
         self.stop_wanted = 0                    # which signal this process had,
@@ -1740,7 +1743,7 @@ class Run:
                 raise Error(f"{source / name} does not hold this run's rows; put back a copy, or move it away, and a "
                             f"new one begins") from None
             text = io.StringIO()
-            csv.writer(text).writerows([columns, *rows])
+            csv.writer(text).writerows([columns] + rows)
             write_atomic(self.folder / name, text.getvalue().encode())
 
     def _take(self, target, value, seen):
@@ -1761,7 +1764,7 @@ class Run:
     def _append(self, name, rows):
         path = self.folder / name
         if not path.exists():
-            rows = [self.columns[name], *rows]
+            rows = [self.columns[name]] + rows
         with open(path, "a", newline="") as f:
             csv.writer(f).writerows(rows)
             f.flush()
@@ -1780,7 +1783,7 @@ class Run:
             raise Error(f"{self.losses[i]} is {values[step, i].item()} at {seen[step] / 1000:g} kimg; the checkpoint "
                         f"of {self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
         if self.trace and self.writer:
-            self._append(self.trace, [[n / 1000, *row] for n, row in zip(seen, values.tolist(), strict=True)])
+            self._append(self.trace, [[n / 1000] + row for n, row in zip(seen, values.tolist(), strict=True)])
         for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
             self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
         self.steps += len(values)
