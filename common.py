@@ -2,14 +2,13 @@
 
     1  Layers        EqualLinear, EqualConv2d, EqualConvTranspose2d, pixel_norm, Mapping
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
-    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth, growth_of: the schedule
+    3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth: the schedule
     4  Losses        softplus, r1
     5  Weights       adam, update, set_rate, Draw, plain, compiled, average
     6  Held out      check_input, fixed_inputs, reconstruct, held_out
     7  Frozen        frozen, VGG
-    8  Processes     start, notes, join, watch, rank_zero_first, generator, seed_noise, broadcast, autocast,
-                     average_buffers
-    9  Flags         PAPER, CODE, OURS, Parser, method_parser, resolve, check_resolution, complete, check_images
+    8  Processes     start, notes, join, watch, rank_zero_first, generator, broadcast, autocast, average_buffers
+    9  Flags         PAPER, CODE, OURS, method_parser, resolve, check_resolution, complete, check_images
     10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
     11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, open_image, show, curves
     12 Errors        Error, command
@@ -74,7 +73,7 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv2d(nn.Module):
-    """A convolution with the run-time scale c = gain / sqrt(c_in k^2) and W ~ N(0, 1).   (ProGAN 4.1)"""
+    """A convolution with run-time scale c = gain / sqrt(c_in k^2), W ~ N(0, 1).   (ProGAN 4.1)"""
 
     def __init__(self, c_in, c_out, kernel, gain, stride=1, padding=0, bias=True):
         super().__init__()
@@ -84,12 +83,13 @@ class EqualConv2d(nn.Module):
         self.stride, self.padding = stride, padding
 
     def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,H/stride,W/stride]
-        x, w = (x * self.scale, self.weight) if x.numel() < self.weight.numel() else (x, self.weight * self.scale)
-        return nnf.conv2d(x, w, self.bias, self.stride, self.padding)
+        if x.numel() < self.weight.numel():     # the smaller of the two is scaled
+            return nnf.conv2d(x * self.scale, self.weight, self.bias, self.stride, self.padding)
+        return nnf.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
 
 
 class EqualConvTranspose2d(nn.Module):
-    """The transposed convolution; k^2 / stride^2 weights a channel reach one output pixel, hence its fan-in."""
+    """The transposed convolution; k^2 / stride^2 weights a channel reach an output pixel: its fan-in."""
 
     def __init__(self, c_in, c_out, kernel, gain, stride=1, padding=0):
         super().__init__()
@@ -108,7 +108,7 @@ def pixel_norm(x):
 
 
 class Mapping(nn.Module):
-    """z -> w: pixel norm, then `depth` equalised layers with leaky ReLU 0.2, the last one too.   (StyleGAN, fig. 1)"""
+    """z -> w: pixel norm, then `depth` equalised layers, each with leaky ReLU 0.2.   (StyleGAN, fig. 1)"""
 
     def __init__(self, nz, nw, depth, lr_mul):
         super().__init__()
@@ -126,17 +126,18 @@ class Mapping(nn.Module):
 class InvertibleNetwork(nn.Module):
     """LIA's phi: w -> z and its inverse, couplings that share their parameters between the two.   (LIA eqs. 2-4)
 
-    A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2 wide, with leaky ReLU
-    0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2), h being 0 at first.  After each coupling the
-    order of the dimensions is reversed, so that the halves take turns.  All of it is in fp32.  Raises ValueError for an
-    odd n.
+    A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2
+    wide, with leaky ReLU 0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2),
+    h being 0 at first.  After each coupling the order of the dimensions is reversed, so that
+    the halves take turns.  All of it is in fp32.  Raises ValueError for an odd n.
     """
 
     def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
         super().__init__()
         if n % 2:
             raise ValueError(f"an invertible network needs an even dimension, not {n}")
-        self.affine, out = coupling == "affine", n if coupling == "affine" else n // 2
+        self.affine = coupling == "affine"
+        out = n if self.affine else n // 2
         self.tau = nn.ModuleList(nn.ModuleList(
             [EqualLinear(n // 2, n, math.sqrt(2), lr_mul), EqualLinear(n, out, math.sqrt(2), lr_mul)])
             for _ in range(depth))
@@ -158,7 +159,7 @@ class InvertibleNetwork(nn.Module):
             for tau in self.tau:
                 top, bottom = x.chunk(2, 1)
                 shift, scale = self._shift_and_scale(tau, top)
-                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)                   # LIA eq. 3
+                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)               # LIA eq. 3
         return x
 
     def to_w(self, z):
@@ -168,16 +169,16 @@ class InvertibleNetwork(nn.Module):
             for tau in reversed(self.tau):
                 top, bottom = x.flip(1).chunk(2, 1)
                 shift, scale = self._shift_and_scale(tau, top)
-                x = torch.cat([top, bottom / scale - shift], 1)                             # LIA eq. 4
+                x = torch.cat([top, bottom / scale - shift], 1)                         # LIA eq. 4
         return x
 
 
 # ------------------------------------------------------------------------------------------------- 2 Backbones
-# A generator maps (N, nw) to images, an encoder images to (N, n_out).  An encoder is a trunk, whose output is what
-# the papers call long features, and a linear head.
+# A generator maps (N, nw) to images, an encoder images to (N, n_out).  An encoder is a
+# trunk, whose output is what the papers call long features, and a linear head.
 
 def squash(t):
-    """A smooth clip to [0, 1], of slope 1 at 1/2: sigmoid(4 t - 2), which is tanh of pixels in [-1, 1]."""
+    """A smooth clip to [0, 1], of slope 1 at 1/2; of pixels in [-1, 1] it is tanh."""
     return torch.sigmoid(4 * t - 2)
 
 
@@ -186,7 +187,9 @@ class MLPGenerator(nn.Module):
 
     def __init__(self, nw, image_shape, width=1, last=None):
         super().__init__()
-        self.image_shape, self.last, hidden = tuple(image_shape), last, max(1024 // width, 1)
+        hidden = max(1024 // width, 1)
+        self.image_shape = tuple(image_shape)
+        self.last = last
         self.layer1 = EqualLinear(nw, hidden, gain=math.sqrt(2))
         self.layer2 = EqualLinear(hidden, hidden, gain=math.sqrt(2))
         self.layer3 = EqualLinear(hidden, math.prod(image_shape), gain=1)
@@ -199,7 +202,7 @@ class MLPGenerator(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """C H W - 1024 - 1024 - n_out, the mirror of `MLPGenerator`; long features are the second hidden layer."""
+    """C H W - 1024 - 1024 - n_out, the mirror; long features are the second hidden layer."""
 
     def __init__(self, image_shape, n_out, width=1):
         super().__init__()
@@ -216,13 +219,13 @@ class MLPEncoder(nn.Module):
 
 
 def dcgan_channels(resolution, width=1):
-    """Channels at 4, 8, ... resolution/2 px: 64 at half size, doubling on the way down, at most 512."""
+    """Channels at 4, 8, ... resolution/2 px: 64 at half size, doubling downwards, at most 512."""
     levels = int(math.log2(resolution)) - 2
     return [max(min(64 * 2**(levels - 1 - i), 512) // width, 1) for i in range(levels)]
 
 
 class DCGANGenerator(nn.Module):
-    """DCGAN (1511.06434): a dense layer to 4x4, then transposed 4x4 convolutions of stride 2; batch norm, ReLU; tanh.
+    """DCGAN (1511.06434): a dense layer to 4x4, transposed 4x4 convolutions of stride 2; batch norm, ReLU; tanh.
 
     Weights are equalised, so that one learning rate serves every backbone (ours).
     """
@@ -246,7 +249,7 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANEncoder(nn.Module):
-    """The mirror, as DCGAN's discriminator: 4x4 convolutions of stride 2, leaky ReLU 0.2, a dense head.
+    """The mirror, DCGAN's discriminator: 4x4 convolutions of stride 2, leaky ReLU 0.2, a dense head.
 
     No batch norm: a code or a score must not depend on the other images of its batch.
     """
@@ -269,8 +272,8 @@ class DCGANEncoder(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------------- 3 StyleGAN
-# Karras, Laine, Aila 2019, 1812.04948.  Networks that grow hold their level (resolution 4 * 2^level) and alpha, which
-# fades that level in, as buffers; `grow` sets them.
+# Karras, Laine, Aila 2019, 1812.04948.  Networks that grow hold their level (resolution
+# 4 * 2^level) and alpha, which fades that level in, as buffers; `grow` sets them.
 
 STYLE_SIZES = [4 * 2**level for level in range(9)]      # of the larger side
 FUSED_FROM = 16     # px of the larger image from which scaling is fused (StyleGAN 128): 4 products in place of 9, but
@@ -278,7 +281,7 @@ FUSED_FROM = 16     # px of the larger image from which scaling is fused (StyleG
 
 
 def levels_of(image_shape):
-    """-> how many levels images (C, H, W) have, and (h, w) of level 0, of which the larger side is 4."""
+    """-> number of levels of images (C, H, W), and (h, w) of level 0, whose larger side is 4."""
     _, h, w = image_shape
     n = int(math.log2(max(h, w))) - 1
     return n, (h >> n - 1, w >> n - 1)
@@ -296,15 +299,16 @@ class Growing(nn.Module):
         super().__init__()
         self.levels, self.base = levels_of(image_shape)
         self.channels = [style_channels(level, width, fmap_base, fmap_max) for level in range(self.levels)]
-        self.register_buffer("level", torch.tensor(self.levels - 1))
+        self.register_buffer("level", torch.tensor(0))
         self.register_buffer("alpha", torch.tensor(1.0))
-        self.top, self.fades = self.levels - 1, False           # the same, without asking the device
+        self.grow(self.levels - 1, 1.0)
 
     def grow(self, level, alpha):
         """alpha in [0, 1]: 0 is the smaller network, 1 the larger."""
         self.level.fill_(level)
         self.alpha.fill_(alpha)
-        self.top, self.fades = level, level > 0 and alpha < 1
+        self.top = level                        # the same, without asking the device
+        self.fades = level > 0 and alpha < 1
 
     def _load_from_state_dict(self, *args):
         super()._load_from_state_dict(*args)
@@ -339,8 +343,8 @@ def grow(level, alpha, *modules):
     return changed
 
 
-# CUDA's autocast takes upscaling, sums and powers in fp32, the CPU's does not.  Of whole maps that would be twice the
-# memory, so these functions set their own precision, the same everywhere.
+# CUDA's autocast takes upscaling, sums and powers in fp32, the CPU's does not.  Of whole maps
+# that would be twice the memory, so these functions set their own precision, the same everywhere.
 own_precision = torch.autocast("cuda", enabled=False)
 
 
@@ -367,7 +371,7 @@ blur = Blur.apply
 
 
 class UpConv(EqualConv2d):
-    """Nearest up-scaling, then an equalised 3x3 convolution.  fused: as one transposed 4x4 convolution, the same."""
+    """Nearest up-scaling, then an equalised 3x3 convolution.  fused: the same as one transposed 4x4 one."""
 
     def __init__(self, c_in, c_out, gain, fused):
         super().__init__(c_in, c_out, 3, gain, padding=1, bias=False)
@@ -382,7 +386,7 @@ class UpConv(EqualConv2d):
 
 
 class DownConv(EqualConv2d):
-    """An equalised 3x3 convolution, then means of 2x2.  fused: as one 4x4 convolution of stride 2, the same."""
+    """An equalised 3x3 convolution, then means of 2x2.  fused: the same as one 4x4 of stride 2."""
 
     def __init__(self, c_in, c_out, gain, fused):
         super().__init__(c_in, c_out, 3, gain, padding=1)
@@ -391,7 +395,7 @@ class DownConv(EqualConv2d):
     def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,H/2,W/2]
         if not self.fused:
             return nnf.avg_pool2d(super().forward(x), 2)
-        w = nnf.avg_pool2d(self.weight * self.scale, 2, stride=1, padding=1)       # the mean of the four places
+        w = nnf.avg_pool2d(self.weight * self.scale, 2, stride=1, padding=1)    # mean of the four places
         return nnf.conv2d(x, w, self.bias, stride=2, padding=1)
 
 
@@ -409,14 +413,14 @@ def moments(x):
 
 
 class StyleLayer(nn.Module):
-    """What follows a convolution: noise, bias, leaky ReLU, instance norm, style.   (StyleGAN, fig. 1)"""
+    """What follows a convolution: noise, bias, leaky ReLU, instance norm, style.  (StyleGAN, fig. 1)"""
 
     def __init__(self, channels, nw, size):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
         self.noise_gain = nn.Parameter(torch.zeros(channels, 1, 1))
         self.style = EqualLinear(nw, 2 * channels, gain=1)
-        self.register_buffer("noise", torch.randn(1, 1, *size))             # what "fixed" stands for
+        self.register_buffer("noise", torch.randn(1, 1, *size))         # what "fixed" stands for
 
     def forward(self, x, w, eta):  # x [N,C,H,W], w [N,nw], eta [N,1,H,W] or None
         if eta is not None:
@@ -427,7 +431,7 @@ class StyleLayer(nn.Module):
 
 
 class StyleBlock(nn.Module):
-    """A level of the synthesis: two convolutions with a `StyleLayer` each; at level 0 a learned constant is first."""
+    """A level of the synthesis: two convolutions with a `StyleLayer` each; level 0 begins with a constant."""
 
     def __init__(self, level, c_in, c_out, nw, size):
         super().__init__()
@@ -447,8 +451,8 @@ class StyleBlock(nn.Module):
 class StyleGenerator(Growing):
     """The synthesis: w (N, nw), or (N, L, nw) with a row a layer, -> x (N, C, H, W) at the top level, linear.
 
-    num_layers is L = 2 levels.  noise: "random" (torch's own generators), "fixed" (a buffer a layer), "none", or a list
-    of a (N, 1, H, W) a layer, such as `draw_noise` gives.
+    num_layers is L = 2 levels.  noise: "random" (torch's own generators), "fixed" (a buffer
+    a layer), "none", or a list of a (N, 1, H, W) a layer, such as `draw_noise` gives.
     """
 
     def __init__(self, nw, image_shape, width=1, fmap_base=8192, rgb_gain=1.0, fmap_max=512):
@@ -459,9 +463,10 @@ class StyleGenerator(Growing):
         self.num_layers = 2 * self.levels
 
     def draw_noise(self, n, generator=None):
-        """A list of N(0, 1), (n, 1, H, W), of each layer up to the top level, on the networks' device."""
-        return [torch.empty(n, 1, *self.size(i // 2), device=self.alpha.device).normal_(generator=generator)
-                for i in range(2 * self.top + 2)]           # torch.randn cannot be compiled for any n
+        """N(0, 1), (n, 1, H, W), for each layer up to the top level, on the networks' device."""
+        device = self.alpha.device
+        return [torch.empty(n, 1, *self.size(i // 2), device=device).normal_(generator=generator)
+                for i in range(2 * self.top + 2)]       # torch.randn cannot be compiled for any n
 
     def forward(self, w, noise="random"):
         if w.ndim == 2:
@@ -471,9 +476,10 @@ class StyleGenerator(Growing):
             eta = self.draw_noise(len(w))
         elif noise in ("fixed", "none"):
             eta = [layer.noise if noise == "fixed" else None for b in self.blocks for layer in (b.layer1, b.layer2)]
-        x, before = None, None
+        x = None
         for i, block in enumerate(self.blocks[:self.top + 1]):
-            before, x = x, block(x, w[:, 2 * i], w[:, 2 * i + 1], eta[2 * i], eta[2 * i + 1])
+            before = x
+            x = block(x, w[:, 2 * i], w[:, 2 * i + 1], eta[2 * i], eta[2 * i + 1])
         rgb = self.to_rgb[self.top](x)
         if self.fades:
             rgb = self.fade(upscale(self.to_rgb[self.top - 1](before)), rgb)
@@ -483,8 +489,8 @@ class StyleGenerator(Growing):
 def mix_styles(w, others, top, p, draw):
     """Style mixing: with probability p an image's layers from a random one on take the style of another code.
 
-    w, others (N, nw) -> (N, 2 top + 2, nw), for a generator grown to level `top`; draw (N, 2) ~ U(0, 1) decides.
-    (StyleGAN 3.1)
+    w, others (N, nw) -> (N, 2 top + 2, nw), for a generator grown to level `top`; draw (N, 2) ~ U(0, 1)
+    decides.   (StyleGAN 3.1)
     """
     layers = 2 * top + 2
     cut = torch.where(draw[:, 0] < p, 1 + (draw[:, 1] * (layers - 1)).floor(), layers)          # 1 ... layers - 1
@@ -493,7 +499,7 @@ def mix_styles(w, others, top, p, draw):
 
 
 def minibatch_std(x, group):
-    """x and one more map: the deviation over groups of `group` images, a mean over channels and pixels.   (ProGAN 3)
+    """x and one more map: the deviation over `group` images, a mean over channels and pixels.   (ProGAN 3)
 
     Groups are smaller where they do not divide the batch.
     """
@@ -523,7 +529,8 @@ class StyleCritic(Growing):
 
     def __init__(self, image_shape, n_out, width=1, fmap_base=8192, std_group=4):
         super().__init__(image_shape, width, fmap_base)
-        c, self.std_group = self.channels, std_group
+        c = self.channels
+        self.std_group = std_group
         self.from_rgb = nn.ModuleList(EqualConv2d(image_shape[0], n, 1, gain=math.sqrt(2)) for n in c)
         self.blocks = nn.ModuleList(CriticBlock(c[i + 1], c[i], self.size(i + 1)) for i in range(self.levels - 1))
         self.conv = EqualConv2d(c[0] + (std_group > 0), c[0], 3, gain=math.sqrt(2), padding=1)
@@ -531,7 +538,7 @@ class StyleCritic(Growing):
         self.head = EqualLinear(c[0], n_out, gain=1)
 
     def map(self, x):
-        """-> the last map, (N, C, h, w) of level 0's size, which owes nothing to other images."""
+        """-> the last map, (N, C, h, w) of level 0's size, of each image alone."""
         y = lrelu(self.from_rgb[self.top](x))
         for i in range(self.top - 1, -1, -1):
             y = self.blocks[i](y)
@@ -592,7 +599,7 @@ class Growth:
 
 
 def growth_of(args, sine=False, short=False):
-    """The `Growth` of a run, from its arguments alone; of one level unless `complete_levels` gave it more.
+    """The `Growth` of a run, by its arguments; of one level unless `complete_levels` gave it more.
 
     sine: see `Growth`.  short: the first level lasts one part.
     """
@@ -600,7 +607,8 @@ def growth_of(args, sine=False, short=False):
         return Growth([tuple(args.image_shape[1:])], [args.batch], [args.lr])
     n, (h, w) = levels_of(args.image_shape)
     sizes = [(h << level, w << level) for level in range(n)]
-    first, part = STYLE_SIZES.index(args.start_resolution), 1000 * args.grow_kimg
+    first = STYLE_SIZES.index(args.start_resolution)
+    part = 1000 * args.grow_kimg
     return Growth(sizes, args.batches, args.rates, first, part, sine, skipped=part if short else 0)
 
 
@@ -614,8 +622,8 @@ def softplus(t):
 def r1(scores, x):
     """E ||grad_x score(x)||^2: squared l2 norm per image, averaged over the batch.   (Mescheder et al. 2018, eq. 9)
 
-    scores (N, 1) are those of x (N, ...); x is fp32 and requires grad, so the norm is fp32.  The caller multiplies by
-    gamma / 2.
+    scores (N, 1) are those of x (N, ...); x is fp32 and requires grad, so the norm is
+    fp32.  The caller multiplies by gamma / 2.
     """
     gradient, = torch.autograd.grad(scores.sum(), x, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
@@ -624,7 +632,7 @@ def r1(scores, x):
 # --------------------------------------------------------------------------------------------------- 5 Weights
 
 def adam(module, lr, betas, decay=0.0):
-    """One Adam a network: moments are kept per parameter, so steps that share a network share its moments.
+    """One Adam a network: moments belong to parameters, so steps that share a network share them.
 
     decay times a matrix or kernel is added to its gradient; biases, gains and constants have 1 or 3 dimensions.
     """
@@ -637,7 +645,7 @@ def adam(module, lr, betas, decay=0.0):
 def update(loss, *optimizers):
     """Move exactly the parameters of `optimizers` one step down `loss`, averaged over processes.
 
-    Gradients are taken at these parameters alone; one that `loss` does not depend on is not stepped.
+    Gradients are taken at these parameters alone; one that `loss` does not depend on stays.
     """
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     for optimizer in optimizers:
@@ -655,14 +663,17 @@ def set_rate(lr, *optimizers):
 
 
 class Draw:
-    """What the steps of a run draw: for the whole batch in every process, of which each takes its share.
+    """What the steps of a run draw: every process draws for the whole batch and takes its share.
 
-    model: whose prior it is, and on stylegan whose generator.  mixing: share of images that mix two codes' styles.
+    model: whose prior it is, and on stylegan whose generator.  mixing: share of images that mix styles.
     """
 
     def __init__(self, model, rng, rank=0, world=1, mixing=0.0):
-        self.model, self.rng, self.mixing = model, rng, mixing
-        self.share, self.world = slice(rank, None, world), world
+        self.model = model
+        self.rng = rng
+        self.mixing = mixing
+        self.world = world
+        self.share = slice(rank, None, world)
         self.G = next((m for m in model.modules() if isinstance(m, StyleGenerator)), None)
 
     def z(self, n):
@@ -681,20 +692,14 @@ class Draw:
         return mix_styles(w, F(self.z(len(w))), self.G.top, self.mixing, draw)
 
     def noisy(self, G):
-        """G, whose noise in training is drawn here if it has any."""
-        return G if self.G is None else NoisyGenerator(G, self)
+        """G, compiled or not, whose noise in training is drawn here if it has any."""
+        if self.G is None:
+            return G
 
-
-class NoisyGenerator:
-    """w -> x of a StyleGAN generator, compiled or not, with the noise of a `Draw`."""
-
-    def __init__(self, G, draw):
-        self.G, self.draw = G, draw
-
-    def __call__(self, w):
-        draw = self.draw
-        noise = draw.G.draw_noise(len(w) * draw.world, draw.rng)
-        return self.G(w, [eta[draw.share].clone() for eta in noise])        # a view would keep the rest in memory
+        def noisy_G(w):
+            noise = self.G.draw_noise(len(w) * self.world, self.rng)
+            return G(w, [eta[self.share].clone() for eta in noise])     # a view would keep the rest
+        return noisy_G
 
 
 def plain(net):
@@ -703,15 +708,15 @@ def plain(net):
 
 
 def compiled(*networks):
-    """torch.compile each; a network that grows has a graph a level, and more for the ways in which it is called."""
+    """torch.compile each; a growing network has a graph a level, and more for the ways it is called."""
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 256
     return [torch.compile(network) for network in networks]
 
 
 @torch.no_grad()
 def ema_update(ema, model, beta):
-    """ema <- beta ema + (1 - beta) model, for parameters and floating-point buffers; other buffers are copied."""
-    pairs = list(zip([*ema.parameters(), *ema.buffers()], [*model.parameters(), *model.buffers()], strict=True))
+    """ema <- beta ema + (1 - beta) model, parameters and float buffers; other buffers are copied."""
+    pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
     floats = [(a, b) for a, b in pairs if a.is_floating_point()]
     torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - beta)
     for a, b in pairs:
@@ -720,14 +725,14 @@ def ema_update(ema, model, beta):
 
 
 EMA_HALF_LIFE = 10_000      # images
-EMA_EVERY = 1024            # images between its moves: at each step they would take 2% of the MLP's time
+EMA_EVERY = 1024            # images between its moves, which take 2% of the MLP's time if made at each step
 
 
 def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
-    """Move a weight average after the step of `batch` images that began at `seen`, if it is due.  -> whether it was
+    """Move a weight average, if due, after the step of `batch` images that began at `seen`.  -> whether it was
 
-    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its level began, if that
-    is less (ours; papers are silent).
+    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the
+    run or its level began, if that is less (ours; papers are silent).
     """
     every = batch if each_step else max(batch, EMA_EVERY)
     due = seen % every < batch
@@ -739,7 +744,7 @@ def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
 # -------------------------------------------------------------------------------------------------- 6 Held out
 
 def check_input(x, shape):
-    """Raise ValueError, in one line, unless x is float images (N, *shape), as encoders take them."""
+    """Raise ValueError unless x is float images (N, *shape), as encoders take them."""
     tensor = isinstance(x, torch.Tensor)
     if not tensor or not x.is_floating_point() or tuple(x.shape[1:]) != tuple(shape):
         given = f"{x.dtype} {tuple(x.shape)}" if tensor else type(x).__name__
@@ -754,19 +759,19 @@ def few(image_shape):
 
 @torch.no_grad()
 def reconstruct(model, x):
-    """G(E(x)) clipped to [-1, 1], as it is shown; all reconstruction errors are computed from this."""
-    parts = x.split(few(x.shape[1:]))
-    return torch.cat([model.generate(model.encode(part), noise="fixed") for part in parts]).clamp(-1, 1)
+    """G(E(x)) clipped to [-1, 1], as it is shown; all reconstruction errors are of this."""
+    made = [model.generate(model.encode(part), noise="fixed") for part in x.split(few(x.shape[1:]))]
+    return torch.cat(made).clamp(-1, 1)
 
 
 def fixed_inputs(model, images, seed, device):
-    """x and z of every snapshot: the first held-out images, float, and codes (None without a prior).
+    """x and z of all snapshots: the first held-out images, float, and codes (None without a prior).
 
     1,000 of them up to 64 px, fewer of larger images.
     """
     n = max(min(1000, 2**22 // math.prod(model.image_shape[1:])), 16)
-    x = to_float(images.take(range(min(len(images), n))).to(device))
-    return x, model.prior(n, generator(device, seed, "pictures")) if hasattr(model, "prior") else None
+    z = model.prior(n, generator(device, seed, "pictures")) if hasattr(model, "prior") else None
+    return to_float(images.take(range(min(len(images), n))).to(device)), z
 
 
 @torch.no_grad()
@@ -774,7 +779,7 @@ def held_out(model, x, z):
     """How well a model inverts images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) that it was not trained on.
 
     -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|.
-    recip_w is "" if z is None (a model without a prior), and all are "" for a model without an encoder.
+    recip_w is "" if z is None (a model without a prior), and all are "" without an encoder.
     """
     if not hasattr(model, "encode"):
         return dict.fromkeys(Run.MEASURES, "")
@@ -788,8 +793,8 @@ def held_out(model, x, z):
 
 
 # ------------------------------------------------------------------------------------------ 7 Frozen networks
-# Pretrained networks: weights from the user's file, or a download that is checked by its digest.  eval.py has Inception
-# and LPIPS, because it alone uses them.
+# Pretrained networks: weights from the user's file, or a download that is checked by
+# its digest.  eval.py has Inception and LPIPS, because it alone uses them.
 
 FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
     "inception": ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -801,13 +806,14 @@ FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
 
 
 def frozen(name, file, cache, build, flag=None):
-    """build(state dict) -> network, of the weights in `file`, or fetched into `cache` if that is "".
+    """build(state dict) -> network, of the weights in `file`; if that is "", fetched into `cache`.
 
     flag: what takes a file in the caller's script, --name if not given.
     The network is in eval mode and its weights need no gradient.  It has checksum (8 digits of the file's SHA-256) and
     official (whether they are those of `FROZEN`).  Raises `Error` if the weights cannot be had or do not fit.
     """
-    (url, digest), flag = FROZEN[name], flag or f"--{name}"
+    url, digest = FROZEN[name]
+    flag = flag or f"--{name}"
     path = Path(file or Path(cache) / Path(url).name)
     if not file and not path.exists():
         print(f"fetching {url} into {cache}", flush=True)
@@ -831,26 +837,27 @@ def frozen(name, file, cache, build, flag=None):
         if is_out_of_memory(e):
             raise
         raise Error(f"{path} does not hold the {name} weights, but others; {remedy}") from None
-    network.checksum, network.official = checksum, checksum == digest
+    network.checksum = checksum
+    network.official = checksum == digest
     if not file and not network.official:
         raise Error(f"{path} is not the file that is at {url}; {remedy}")
     return network.eval().requires_grad_(False)
 
 
 class VGG(nn.Module):
-    """VGG-16 up to conv5_3: x (N, 3 or 1, H, W) in [-1, 1] -> activations after the ReLU of conv1_2, conv2_2, conv3_3,
-    conv4_3, conv5_3; gradients reach x.
+    """VGG-16 up to conv5_3: x (N, 3 or 1, H, W) in [-1, 1] -> activations after the
+    ReLU of conv1_2, conv2_2, conv3_3, conv4_3, conv5_3; gradients reach x.
 
-    weights: torchvision's, with or without the classifier, of any precision.  Their input is divided by ImageNet's
-    deviation.  LIA's are Keras's, which see [0, 255] less the mean, so that the scale of the activations, and with it a
-    loss's weight, is another.
+    weights: torchvision's, with or without the classifier, of any precision.  Their input
+    is divided by ImageNet's deviation.  LIA's are Keras's, which see [0, 255] less the
+    mean, so that the scale of the activations, and with it a loss's weight, is another.
     """
     TAPS = (3, 8, 15, 22, 29)
 
     def __init__(self, weights):
         super().__init__()
         from torchvision.models import vgg16
-        with torch.device("meta"):                              # the classifier alone would take 500 MB
+        with torch.device("meta"):                          # the classifier alone would take 500 MB
             self.layers = vgg16(weights=None, init_weights=False).features[:30]
         self.layers.load_state_dict({key.removeprefix("features."): value.float() for key, value in weights.items()
                                      if not key.startswith("classifier.")}, assign=True)
@@ -858,7 +865,8 @@ class VGG(nn.Module):
         self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
 
     def forward(self, x, last=29):
-        x, taps = (x - self.mean) / self.std, []            # one grey channel becomes three
+        taps = []
+        x = (x - self.mean) / self.std                      # one grey channel becomes three
         for i, layer in enumerate(self.layers[:last + 1]):
             x = layer(x)
             if i in self.TAPS:
@@ -878,13 +886,15 @@ def start(args):
     Sets args.precision if it is "auto".  Raises `Error` for a missing device or a batch that does not divide.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
-    if wrong := [n for n in getattr(args, "batches", None) or [args.batch] if n % world]:
+    if args.batch % world:
         raise Error(f"--batch {args.batch} does not divide among {world} processes; "
-                    f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}" if args.batch % world
-                    else f"the run's batch of {wrong[0]} at a lower level does not divide among {world} processes; "
+                    f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}")
+    if wrong := [n for n in getattr(args, "batches", []) if n % world]:
+        raise Error(f"the run's batch of {wrong[0]} at a lower level does not divide among {world} processes; "
                     f"resume it on as many as it began with")
     device, rank, world = join(args.device)
-    sys.stdout, sys.stderr = Unread(sys.stdout), Unread(sys.stderr)
+    sys.stdout = Unread(sys.stdout)
+    sys.stderr = Unread(sys.stderr)
     if device.type == "cpu":
         keep_memory()
     torch.backends.cudnn.benchmark = True       # sizes stay the same within a level
@@ -896,7 +906,7 @@ def start(args):
 
 
 class Unread:
-    """A run's standard output and error: the run goes on when their reader has gone (`| head`, a closed terminal)."""
+    """A run's output: the run goes on when its reader has gone (`| head`, a closed terminal)."""
 
     def __init__(self, stream):
         self.stream = stream.stream if isinstance(stream, Unread) else stream
@@ -913,7 +923,7 @@ class Unread:
 
 
 def has_bf16(device):
-    """Whether a device multiplies in bf16 itself; a GPU may emulate it, and a CPU with AVX2 alone does."""
+    """Whether a device multiplies in bf16 itself; some GPUs, and CPUs with AVX2 alone, emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -931,12 +941,13 @@ def notes(args, device):
 
 
 def join(name):
-    """Join the other processes of `torchrun`, if any.  -> device, rank, world.  name: as for `find_device`.
+    """Join the other processes of `torchrun`, if any.  -> device, rank, world.  name: see `find_device`.
 
     One process a GPU (NCCL), or several on the CPU (gloo).  Processes wait for each other as long as it takes; if one
     dies, the job ends, see `watch`.  fp32 is fp32 from here on, not TF32.  Raises `Error` for a missing device.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ.get("RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
     device = find_device(name, int(os.environ.get("LOCAL_RANK", 0)))
     if device.type == "cuda":
         if world > 1 and device.index != int(os.environ["LOCAL_RANK"]):
@@ -955,8 +966,8 @@ def join(name):
 def watch(rank, world, ended):
     """End this process with one line if the next one of its job, on any machine, has been dead for WATCH_SECONDS.
 
-    Each counts up in the job's store, also a slow or waiting one, but not a frozen one.  Rounds are counted, not
-    seconds, so that a whole job can be paused and go on.
+    Each counts up in the job's store, also a slow or waiting one, but not a frozen one.
+    Rounds are counted, not seconds, so that a whole job can be paused and go on.
     """
     patience = float(os.environ.get("WATCH_SECONDS", 20))
     following = (rank + 1) % world
@@ -978,7 +989,7 @@ def watch(rank, world, ended):
 
 
 def find_device(name, local_rank=0):
-    """-> torch.device; "auto" is the GPU if there is one, and a GPU without a number is this process's.
+    """-> torch.device; "auto" is the GPU if there is one, a GPU without a number this process's.
 
     Raises `Error` if it is not there.
     """
@@ -996,8 +1007,8 @@ def find_device(name, local_rank=0):
 
 
 def keep_memory():
-    """Have glibc keep freed memory.  The kernel would clear each page that it lends again: 5% (fp32) to 13% (bf16) of a
-    step of the MLP.  Without glibc nothing happens."""
+    """Have glibc keep freed memory.  The kernel would clear each page that it lends again:
+    5% (fp32) to 13% (bf16) of a step of the MLP.  Without glibc nothing happens."""
     import ctypes
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -1007,7 +1018,7 @@ def keep_memory():
 
 @contextlib.contextmanager
 def rank_zero_first():
-    """Process 0 runs the block before the others, so that they find what it downloads; or it raises its error first."""
+    """Process 0 runs the block, or raises its error, first, so that the others find what it downloads."""
     first = int(os.environ.get("RANK", 0)) == 0
     if dist.is_initialized() and not first:
         dist.barrier()
@@ -1019,21 +1030,18 @@ def rank_zero_first():
 
 
 def generator(device, seed, use, block=0):
-    """A torch.Generator on device for one use of a run's seed: "training", "pictures" or "evaluation".
+    """A torch.Generator on device for one use of a run's seed: "training", "pictures", "evaluation" or "noise".
 
     No two uses or blocks draw the same numbers; the initialisation has the seed itself.
+    Usual seeds stay below 2^32, because the CPU's generator sees only the lowest 32 bits.
     """
-    return torch.Generator(device).manual_seed(_seed(seed, use, block))
-
-
-def _seed(seed, use, block):
-    """Below 2^32 for usual seeds, because the CPU's generator sees only the lowest 32 bits."""
-    return 1_000_003 * (seed + 1) + 10 * block + ("training", "pictures", "evaluation", "noise").index(use) + 1
+    number = ("training", "pictures", "evaluation", "noise").index(use) + 1
+    return torch.Generator(device).manual_seed(1_000_003 * (seed + 1) + 10 * block + number)
 
 
 def seed_noise(seed, block):
     """Seed torch's own generators, from which G draws its noise, for one block of images."""
-    torch.manual_seed(_seed(seed, "noise", block))
+    torch.manual_seed(generator("cpu", seed, "noise", block).initial_seed())
 
 
 def broadcast(module):
@@ -1044,7 +1052,7 @@ def broadcast(module):
 
 
 def autocast(precision, device):
-    """-> a function that returns the context of a forward pass: bf16 autocast, or nothing for "fp32"."""
+    """-> a function that makes the context of a forward pass: bf16 autocast, or none for "fp32"."""
     if precision == "fp32":
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
@@ -1053,7 +1061,7 @@ def autocast(precision, device):
 def average_buffers(module):
     """Replace the statistics of batch norm, and the mean w, by their means over processes."""
     moving = ("running_mean", "running_var", "mean_w")
-    average_over_processes([b for name, b in module.named_buffers() if name.rpartition(".")[2] in moving])
+    average_over_processes([b for name, b in module.named_buffers() if name.split(".")[-1] in moving])
 
 
 @torch.no_grad()
@@ -1083,20 +1091,20 @@ class OURS(dict):
 
 
 class Parser(ArgumentParser):
-    """argparse with whole flag names only and one `error:` line.  `group` gives flags the means to say what they are
-    for, and keeps those marked rare out of --help, for --help-all."""
+    """argparse with whole flag names only and one `error:` line.  `group` gives flags the means
+    to say what they are for, and keeps those marked rare out of --help, for --help-all."""
 
     def __init__(self, doc=None, **kwargs):
         super().__init__(description=doc, allow_abbrev=False, formatter_class=lambda prog: RawDescriptionHelpFormatter(
             prog, max_help_position=32, width=120), **kwargs)
 
     def group(self, title):
-        """-> add(name, ...), as add_argument, into a group of --help.  only: values of other flags, the condition (see
-        `holds`) under which the flag means something."""
-        group, everything = self.add_argument_group(title), "--help-all" in sys.argv
+        """-> add(name, ...), as add_argument, into a group of --help.  only: values of
+        other flags, the condition (see `holds`) under which the flag means something."""
+        group = self.add_argument_group(title)
 
         def add(name, help, only=None, rare=False, **kwargs):
-            text = SUPPRESS if rare and not everything else help
+            text = SUPPRESS if rare and "--help-all" not in sys.argv else help
             group.add_argument(name, help=text, **kwargs).only = only or {}
         return add
 
@@ -1104,42 +1112,35 @@ class Parser(ArgumentParser):
         self.exit(2, f"error: {message}; `python {self.prog} --help` lists the flags\n")
 
 
-def positive(kind, most=math.inf, or_zero=False):
-    """An argparse type: int or float, above zero (or_zero: or zero), finite and not above `most`."""
+def number(name, kind, good):
+    """An argparse type, `name` in its message: an int or float of which good(value) is true."""
     def parse(text):
         value = kind(text)
-        if not (0 < value <= most or (or_zero and value == 0)) or value == math.inf:
+        if not good(value):
             raise ValueError
         return value
-    parse.__name__ = (f"positive {kind.__name__}" + ("" if most == math.inf else f" up to {most:,}")    # in the message
-                      + (" or 0" if or_zero else ""))
+    parse.__name__ = name
     return parse
 
 
-def fraction(text):
-    """An argparse type: a float from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
+def positive(kind, most=math.inf):
+    """An argparse type: int or float, above zero, finite and not above `most`."""
+    name = f"positive {kind.__name__}" + ("" if most == math.inf else f" up to {most:,}")
+    return number(name, kind, lambda value: 0 < value <= most and value < math.inf)
 
 
-def seed(text):
-    """An argparse type: what all generators take."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise ValueError
-    return value
+fraction = number("fraction", float, lambda value: 0 <= value <= 1)
+seed = number("seed", int, lambda value: 0 <= value < 2**32)        # what all generators take
 
 
 def method_parser(doc, backbones, grows=None):
     """-> a `Parser` with the flags that all four scripts share.  doc: of the script; its first line heads --help.
 
-    backbones: their names.  grows: when a run grows through levels, by default whenever it is a stylegan.
+    backbones: their names.  grows: the condition under which a run grows, by default that it is a stylegan.
     """
-    script = Path(sys.argv[0]).name
-    parser = Parser(doc.partition("\n")[0], usage=f"python {script} [--flag value] ...")
-    style, grows = dict(backbone="stylegan"), grows or dict(backbone="stylegan")
+    parser = Parser(doc.partition("\n")[0], usage=f"python {Path(sys.argv[0]).name} [--flag value] ...")
+    style = dict(backbone="stylegan")
+    grows = grows or style
     parser.epilog = ("In brackets: defaults, except the bundled digits', whose runs are shorter.  Every run prints its "
                      "settings, and which of them are the paper's.")
 
@@ -1155,7 +1156,7 @@ def method_parser(doc, backbones, grows=None):
         "image takes the place of each, and each is named)", rare=True, action="store_true")
 
     add = parser.group("networks")
-    add("--backbone", "networks (default: by the data)", default="auto", choices=["auto", *backbones])
+    add("--backbone", "networks (default: by the data)", default="auto", choices=["auto"] + list(backbones))
     add("--width", "divisor of all channel counts: 2 halves them", default=1, type=positive(int), metavar="K")
     add("--fmap-base", "stylegan: channels at 4 * 2^l px are this / 2^(l+1), at most 512, over --width", only=style,
         rare=True, type=positive(int), default=8192, metavar="N")
@@ -1205,9 +1206,10 @@ def flag(name):
 def look_up(table, values, given):
     """-> values completed by the rows of a method's table, and a dict of which are whose: given, paper, code, ours.
 
-    table: (condition, settings, ...) each; later rows refine earlier ones, and none changes what is given.
+    table: (condition, settings, ...) each; later rows refine earlier ones, none changes what is given.
     """
-    values, source = {**values, **given}, dict.fromkeys(given, "given")
+    values = {**values, **given}
+    source = dict.fromkeys(given, "given")
     for condition, *rows in table:
         for row in rows if holds(condition, values) else ():
             new = {k: v for k, v in row.items() if k not in given}
@@ -1216,7 +1218,7 @@ def look_up(table, values, given):
     return values, source
 
 
-BY_LEVEL = ("kimg", "batch", "lr", "lr_d", "snapshot_kimg")         # of stylegan, where a table has 0
+BY_LEVEL = ("kimg", "batch", "lr", "lr_d", "snapshot_kimg")     # of stylegan, where a table has 0
 
 
 def say_defaults(parser, table, defaults):
@@ -1234,13 +1236,14 @@ def say_defaults(parser, table, defaults):
 
 
 def resolve(parser, method, table, argv, inherit=None, formerly=None):
-    """argv -> Namespace of all settings: explicit flag > table, see `look_up` > the parser's default.
+    """argv -> Namespace of all settings: explicit flag > table (see `look_up`) > parser's default.
 
     With --resume the run's own args.json takes the place of table and defaults.  inherit(given) -> settings of another
     run to begin from.  formerly: settings of runs from before their flags.  Adds `method`, `source` and `resume`, a
-    path or "".  Raises `Error` for a flag that means nothing with the others, or contradicts the run.
+    path or "".  Raises `Error` for a flag that has no meaning with the others, or contradicts the run.
     """
-    defaults, unset = vars(parser.parse_args([])), object()
+    defaults = vars(parser.parse_args([]))
+    unset = object()
     if {"-h", "--help", "--help-all"} & set(sys.argv if argv is None else argv):
         say_defaults(parser, table, defaults)
     given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(defaults, unset))))
@@ -1252,10 +1255,10 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None):
     stored = {}
     if run:
         run = str(Path(run))
-        stored = read_args(run, method)
-        if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - {*stored}:
+        stored = read_args(run, method, parser)
+        if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - stored.keys():
             raise damaged(Path(run, "args.json"), f"{min(missing)} is missing")
-        stored = {**(formerly or {}), **as_flags(run, stored, parser)}
+        stored = {**(formerly or {}), **stored}
     elif given.get("backbone") == "auto":
         del given["backbone"]
     inherited = inherit(given) if inherit and not run else {}
@@ -1267,36 +1270,19 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None):
                   if not holds({k: v}, values)]
         where = " ".join(k if v is True else f"{k} {v}" for k, v in wanted)
         raise Error(f"{flag(name)} is for {where}; leave it out, or pass that")
-    for name, value in given.items() if run else ():
-        if name not in RESUMABLE and str(value) not in (str(stored.get(name)), "auto"):
-            raise Error(f"{run} was trained with {flag(name)} {stored.get(name)}, not {value}; leave "
-                        f"the flag out to resume it, or start another run with --out")
     values = {k: v for k, v in values.items() if k in stored or k not in useless}
     if run:
-        kept = {k: v for k, v in given.items() if k in RESUMABLE}
-        return Namespace(**{**values, "out": run, **kept, "resume": run})
+        values.update(out=run, resume=run)
+        for name, value in given.items():
+            if name in RESUMABLE:
+                values[name] = value
+            elif str(value) not in (str(stored.get(name)), "auto"):
+                raise Error(f"{run} was trained with {flag(name)} {stored.get(name)}, not {value}; leave "
+                            f"the flag out to resume it, or start another run with --out")
+        return Namespace(**values)
     if "snapshot_kimg" not in given:
         values["snapshot_kimg"] = min(values["snapshot_kimg"], values["kimg"] / 4)
     return Namespace(**values, method=method, source=source)
-
-
-def as_flags(run, stored, parser):
-    """The values of run's args.json, flags as the command line would have them.  Raises `Error`."""
-    out = dict(stored)
-    for action in parser._actions:
-        name = action.dest
-        value = stored.get(name, action.default)
-        try:
-            if value is None and name in stored:
-                raise ValueError
-            if value != action.default and action.type:
-                out[name] = value = action.type(str(value))
-            if value != action.default and (value is not True if action.nargs == 0 else value not in (
-                    action.choices or [value if action.type else str(value)])):
-                raise ValueError
-        except (ValueError, TypeError, ArgumentTypeError):
-            raise damaged(Path(run, "args.json"), f"{name} cannot be {value!r}") from None
-    return out
 
 
 def check_resolution(args, resolutions):
@@ -1304,35 +1290,38 @@ def check_resolution(args, resolutions):
     sizes = resolutions[args.backbone]
     sides = args.resolution.split("x")
     if args.backbone == "stylegan" and all(s.isdecimal() for s in sides) and len(sides) == 2:
-        large, small = max(map(int, sides)), min(map(int, sides))
+        small, large = sorted(map(int, sides))
         if large in STYLE_SIZES and small in (large // 2, large * 3 // 4, large):
             return
         raise Error(f"stylegan makes WxH whose larger side is one of {', '.join(map(str, STYLE_SIZES))} and whose "
                     f"other is 1/2, 3/4 or all of it, such as 128x96; not {args.resolution}")
     if args.resolution != "auto" and args.resolution not in [s for n in sizes for s in (f"{n}", f"{n}x{n}")]:
         others = [b for b, n in resolutions.items() if args.resolution in map(str, n)]
-        near = min(sizes, key=lambda size: abs(size - (int(sides[0]) if sides[0].isdecimal() else 0)))
+        wanted = int(sides[0]) if sides[0].isdecimal() else 0
+        near = min(sizes, key=lambda size: abs(size - wanted))
         raise Error(f"{args.backbone} makes images of {' or '.join(map(str, sizes))} px, not {args.resolution}; "
                     + (f"pass --backbone {others[0]}, or " if others else "pass ") + f"--resolution {near}")
 
 
-def complete_levels(args, image_shape, world, batches=BATCHES, rates=RATES, part=500, total=None):
-    """Complete what depends on the number of levels in a stylegan's args: kimg, grow_kimg, snapshot_kimg, batch, lr,
-    batches and rates.  Raises `Error` where sizes do not fit.
+def complete_levels(args, image_shape, world, rates=RATES, part=500, total=None):
+    """Complete what depends on the number of levels in a stylegan's args: kimg, grow_kimg,
+    snapshot_kimg, batch, lr, batches and rates.  Raises `Error` where sizes do not fit.
 
-    batches: {processes: images a step over all of them at 4, 8, ... px}; rates: at 4, 8, ... px; part: thousands of
-    images of a fade in the paper; total: of its whole training, if that is not two parts more than the levels'.
+    rates: at 4, 8, ... px; part: thousands of images of a fade in the paper; total: of
+    its whole training, if that is not two parts more than the levels'.
     """
-    n, size = levels_of(image_shape)[0], max(image_shape[1:])
+    n, _ = levels_of(image_shape)
     first = STYLE_SIZES.index(args.start_resolution)
     if first >= n:
+        size = max(image_shape[1:])
         raise Error(f"--start-resolution {args.start_resolution} is above the images' {size} px; pass {size} or less")
-    table = batches[max(k for k in batches if k <= world)]
+    table = BATCHES[max(k for k in BATCHES if k <= world)]
     parts = total / part if total else 2 * (n - first) + 2
-    args.batch, args.lr = args.batch or table[n - 1], args.lr or rates[n - 1]
+    args.batch = args.batch or table[n - 1]
+    args.lr = args.lr or rates[n - 1]
     args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
     args.kimg = args.kimg or args.grow_kimg * parts
-    most = max(args.batch, 1000 * args.grow_kimg / 8)       # eight steps a part, or more: for short runs, ours
+    most = max(args.batch, 1000 * args.grow_kimg / 8)       # ours: short runs get eight steps a part
     args.batches = [max(round(min(k * args.batch / table[n - 1], most) / world), 1) * world for k in table[:n]]
     args.batch = args.batches[-1]
     args.rates = [rate * args.lr / rates[n - 1] for rate in rates[:n]]
@@ -1351,14 +1340,15 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     vars(args).update(label=label, schedule_kimg=args.kimg, data_name=images.name, image_shape=list(images.shape),
                       train_images=len(images), image_means=images.means())
     args.versions = dict(torch=str(torch.__version__), code=code_version())
-    named = [args.split if args.split not in ("auto", default_split) else "",
-             args.resolution if args.resolution != "auto" else "", f"s{args.seed}" if args.seed else ""]
     if args.out == "auto":
-        parts = [args.method, *words, args.backbone, images.name, *named]
+        parts = [args.method, *words, args.backbone, images.name,
+                 args.split if args.split not in ("auto", default_split) else "",
+                 args.resolution if args.resolution != "auto" else "", f"s{args.seed}" if args.seed else ""]
         args.out = str(Path("runs", "-".join(part for part in parts if part)))
-    h, w = getattr(images, "images", images).shape[1:]                      # of tiles: of what they are cut from
-    args.resolution, args.split = str(w) if w == h else f"{w}x{h}", images.split or "auto"
-    args.data_root, args.data = place_of(args, images)
+    h, w = getattr(images, "images", images).shape[1:]          # of tiles: of what they are cut from
+    args.resolution = str(w) if w == h else f"{w}x{h}"
+    args.split = images.split or "auto"
+    keep_place(args, images)
     if int(os.environ.get("RANK", 0)):
         return
     print(f"{label} on {images.name}: {len(images):,} training and {len(held_out):,} held-out images, "
@@ -1366,24 +1356,24 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     print("\n".join(images.about(held_out)))
     hidden = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
               "image_means", "schedule_kimg", "given", "source"}
-    given = "given, or the decoder's" if getattr(args, "decoder", "") else "given"
-    titles = dict(none="settings", given=given, paper="of the paper", code="of the authors' code",
-                  ours="ours")
-    lines = {title: [] for title in [*titles.values(), "constants"]}
-    for name in [k for k in vars(args) if k not in hidden]:
-        source = args.source.get(dict(batches="batch", rates="lr").get(name, name))
-        lines[titles.get(source, "settings")].append(f"{name} {getattr(args, name)}")
-    lines["constants"] = [*constants, f"ema half-life {EMA_HALF_LIFE:,} images"]
+    source = {**args.source, "batches": args.source.get("batch"), "rates": args.source.get("lr")}
+    titles = dict(none="settings", given="given, or the decoder's" if getattr(args, "decoder", "") else "given",
+                  paper="of the paper", code="of the authors' code", ours="ours")
+    lines = {title: [] for title in titles.values()}
+    for name, value in vars(args).items():
+        if name not in hidden:
+            lines[titles.get(source.get(name), "settings")].append(f"{name} {value}")
+    lines["constants"] = [c for c in constants if c] + [f"ema half-life {EMA_HALF_LIFE:,} images"]
     for title, shown in lines.items():
         if shown:
-            print(f"{title}: {'  '.join(line for line in shown if line)}")
+            print(f"{title}: {'  '.join(shown)}")
 
 
 def check_images(args, images):
     """Raise `Error` where a resumed run's images are not those that it was trained on; note where it goes on."""
     if problem := images.unlike(vars(args)):
         raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or --data-root")
-    args.data_root, args.data = place_of(args, images)
+    keep_place(args, images)
     fresh = not args.train_images               # of public weights: from now on these are its images
     if fresh:
         vars(args).update(data_name=images.name, train_images=len(images), image_means=images.means())
@@ -1397,15 +1387,16 @@ def check_images(args, images):
         print(f"resuming {args.resume}{where}{longer}{begin}")
 
 
-def place_of(args, images):
-    """-> data_root and data, as a run keeps them in case it is resumed from another folder."""
-    return str(Path(args.data_root).resolve()), str(images.path or args.data)
+def keep_place(args, images):
+    """Note where the images are, in case the run is resumed from another folder."""
+    args.data_root = str(Path(args.data_root).resolve())
+    args.data = str(images.path or args.data)
 
 
 # --------------------------------------------------------------------------------------------------- 10 The run
 
 def write_atomic(path, data):
-    """Write bytes so that `path`, or its target if it is a link, holds all of them or what it held before.
+    """Write bytes so that `path`, or what it links to, holds all of them or what it held before.
 
     A device or pipe gets them directly.
     """
@@ -1435,7 +1426,7 @@ def save(path, value):
 
 
 def code_version():
-    """The git commit of this code, with a + where files were changed since; "unknown" outside git."""
+    """The git commit of this code, with a + if files were changed since; "unknown" outside git."""
     describe = ["git", "-C", Path(__file__).parent, "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
@@ -1467,15 +1458,19 @@ FITS = {  # what args.json has besides flags, and whether it is as a run wrote i
         and len(value) == levels_of(args["image_shape"])[0],
     "rates": lambda value, args: min(value) > 0 and len(value) == levels_of(args["image_shape"])[0],
     "versions": lambda value, args: isinstance(value["code"], str),
-    "given": lambda value, args: {"split", "resolution"} <= {*value},
+    "given": lambda value, args: {"split", "resolution"} <= set(value),
     "train_images": lambda value, args: value >= 0,      # 0: unknown, of public weights
     "image_means": lambda value, args: len(bytes.fromhex(value)) % 2 == 0,
     "schedule_kimg": lambda value, args: value > 0,
 }
 
 
-def read_args(run, method=None):
-    """The resolved arguments of a run folder.  Raises `Error` if it holds none, damaged ones, or another method's."""
+def read_args(run, method=None, parser=None):
+    """The resolved arguments of a run folder, flags as the command line would have them.
+
+    parser: whose flags they are; those that all methods share if not given.  Raises
+    `Error` if the folder holds none, damaged ones, or another method's.
+    """
     path = Path(run, "args.json")
     try:
         args = json.loads(path.read_text())
@@ -1491,7 +1486,22 @@ def read_args(run, method=None):
             raise damaged(path, f"{name} cannot be {args[name]!r}")
     if method not in (None, args["method"]):
         raise Error(f"{run} is a run of {args['method']}.py, not of {method}.py; use that script")
-    return as_flags(run, args, method_parser("", [args["backbone"]]))
+    for action in (parser or method_parser("", [args["backbone"]]))._actions:
+        name = action.dest
+        value = args.get(name, action.default)
+        try:
+            if value is None and name in args:
+                raise ValueError
+            if value == action.default:
+                continue
+            if action.type:
+                args[name] = value = action.type(str(value))
+            known = action.choices or [value if action.type else str(value)]
+            if value is not True if action.nargs == 0 else value not in known:
+                raise ValueError
+        except (ValueError, TypeError, ArgumentTypeError):
+            raise damaged(path, f"{name} cannot be {value!r}") from None
+    return args
 
 
 def read_checkpoint(run, args, device):
@@ -1499,8 +1509,8 @@ def read_checkpoint(run, args, device):
     path = Path(run) / "checkpoint.pt"
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
-        written, _ = checkpoint["args"].items(), checkpoint["state"].items()
-        if type(checkpoint["seen"]) is not int:
+        written = checkpoint["args"].items()
+        if type(checkpoint["seen"]) is not int or not isinstance(checkpoint["state"], dict):
             raise TypeError
     except FileNotFoundError:
         raise Error(f"{run} has no checkpoint.pt yet; train it first") from None
@@ -1512,14 +1522,14 @@ def read_checkpoint(run, args, device):
         raise Error(f"{path} cannot be read ({type(e).__name__}); it is damaged or not a checkpoint of this project: "
                     f"put back a copy, or delete it and train again") from None
     for key, value in written:
-        if key not in (*RESUMABLE, "resume", "versions") and value != args.get(key):
+        if key not in RESUMABLE + ("resume", "versions") and value != args.get(key):
             raise Error(f"{path} was written with {key} = {value}, but args.json says {args.get(key)}; "
                         f"the two files belong to different runs")
     return checkpoint
 
 
 def load_weights(run, args, model, weights, device):
-    """Load a run's averaged ("ema") or trained ("raw") weights into `model`, strictly.  -> model, in eval mode."""
+    """Load a run's averaged ("ema") or trained ("raw") weights into `model`.  -> model, in eval mode."""
     checkpoint = read_checkpoint(run, args, device)
     model.load_state_dict(checkpoint["state"]["ema" if weights == "ema" else "model"])
     model.seen = checkpoint["seen"]
@@ -1527,12 +1537,12 @@ def load_weights(run, args, model, weights, device):
 
 
 class Run:
-    """A run folder while it trains: log.csv, checkpoint.pt, pictures, the progress line.  Process 0 writes.
+    """The folder of a run that trains: log.csv, checkpoint.pt, pictures.  Process 0 writes, and shows progress.
 
-    args: the resolved arguments, with `out`.  state: name -> what training changes (modules, optimisers, torch
-    generators).  losses: their names, in the order of `step`.  growth: a `Growth`, for the progress line.  trace: a
-    file of the folder for a row of losses a step, or "".  With args.resume the checkpoint is read into state.  Raises
-    `Error` for a folder that already holds a run.
+    args: the resolved arguments, with `out`.  state: name -> what training changes (modules, optimisers,
+    torch generators).  losses: their names, in the order of `step`.  growth: a `Growth`, for the
+    progress line.  trace: a file of the folder for a row of losses a step, or "".  With args.resume the
+    checkpoint is read into state.  Raises `Error` for a folder that already holds a run.
     """
     HEADER = ("kimg", "seconds", "images/s", "lr", "level", "alpha", "peak_gb")
     MEASURES = ("mse", "recip_x", "recip_w")
@@ -1540,30 +1550,32 @@ class Run:
     def __init__(self, args, state, losses, device, growth, trace=""):
         self.args = args
         self.state = state
-        self.losses = list(losses)
+        self.losses = tuple(losses)
         self.device = device
         self.growth = growth
         self.folder = Path(args.out)            # with --resume A --out B, goes on from A in B
         self.writer = int(os.environ.get("RANK", 0)) == 0
         self.seen = 0
-        self.seconds = 0.0
+        self.seconds = 0.0                      # of training before this process
         self.last_snapshot = -1
         self.sums = [0.0 for _ in losses]       # since the last row of log.csv
         self.steps = 0
         self.trace = trace
-        self.columns = {"log.csv": [*self.HEADER, *losses, *self.MEASURES], trace: ["kimg", *losses]}
+        self.columns = {"log.csv": self.HEADER + self.losses + self.MEASURES}
+        if trace:
+            self.columns[trace] = ("kimg", *losses)
         self._claim()
         if args.resume:
             self._resume(Path(args.resume))
-        self.began = self.looked = self.shown = time.time()
+        self.looked = self.shown = time.time()
+        self.began = self.looked - self.seconds
         self.drawn = 0.0
         self.rate = 0.0                         # images/s
         self.rated = None                       # images and time at the last look at the clock
-        self.lately = (0.0, 0.0)                # images and seconds of which the rate is made
+        self.lately = self.during = 0.0         # images, and their seconds, of which the rate is made
         self.window = None                      # images, time, CPU seconds when it began
-        self.trial = None                       # threads and rate before a trial of fewer; False: it did not help
+        self.trial = None           # threads and rate before a trial of fewer; False: it did not help
         self.pending = []                       # (images, losses not yet fetched from the device)
-        self.taken = 0                          # steps by this process
         self.stop = False                       # a signal asked to stop, and all processes agree
         self.stop_wanted = 0                    # which signal this process had,
         self.stop_asked = 0.0                   # and when
@@ -1597,9 +1609,8 @@ class Run:
                 or (self.seen >= self.args.kimg * 1000 and self.seen != self.last_snapshot))
 
     def step(self, losses, batch):
-        """Count one step of `batch` images.  losses: scalar tensors, fetched about once a second."""
+        """Count a step of `batch` images.  losses: scalar tensors, fetched about once a second."""
         self.seen += batch
-        self.taken += 1
         self.pending.append((self.seen, torch.stack([loss.detach().float() for loss in losses])))
         if dist.is_initialized():       # all stop at the same step, the one after; asked without waiting for the GPU
             if self.asked:
@@ -1611,14 +1622,13 @@ class Run:
             self._look()
 
     def snapshot(self, lr, measures, pictures, level=0, alpha=1.0):
-        """Write a row of log.csv, pictures ({folder: (H, W, C) uint8 array}), curves.png and the checkpoint."""
+        """Write a row of log.csv, pictures ({folder: (H, W, C) uint8}), curves.png and the checkpoint."""
         self._fetch()
         if self.writer:
             means = [s / self.steps if self.steps else "" for s in self.sums]
-            seconds = self.seconds + time.time() - self.began
-            row = [self.seen / 1000, round(seconds, 1), round(self.rate, 1) or "", lr, level, alpha,
-                   round(peak_memory(self.device) / 1e9, 3), *means, *(measures[k] for k in self.MEASURES)]
-            log = self._append("log.csv", [row])
+            row = [self.seen / 1000, round(time.time() - self.began, 1), round(self.rate, 1) or "", lr, level, alpha,
+                   round(peak_memory(self.device) / 1e9, 3)]
+            log = self._append("log.csv", [row + means + [measures[k] for k in self.MEASURES]])
             for name, picture in pictures.items():
                 (self.folder / name).mkdir(exist_ok=True)
                 kimg = f"{int(self.seen / 1000):06d}" if self.args.snapshot_kimg >= 1 else f"{self.seen / 1000:010.3f}"
@@ -1639,10 +1649,10 @@ class Run:
         if not self.writer:
             return
         args = {k: v for k, v in vars(self.args).items() if k != "resume"}
-        checkpoint = dict(args=args, seen=self.seen, seconds=self.seconds + time.time() - self.began,
-                          last_snapshot=self.last_snapshot, sums=self.sums, steps=self.steps,
-                          state={k: v.get_state() if isinstance(v, torch.Generator) else v.state_dict()
-                                 for k, v in self.state.items()})
+        state = {name: v.get_state() if isinstance(v, torch.Generator) else v.state_dict()
+                 for name, v in self.state.items()}
+        checkpoint = dict(args=args, seen=self.seen, seconds=time.time() - self.began, sums=self.sums,
+                          steps=self.steps, last_snapshot=self.last_snapshot, state=state)
         try:
             save(self.folder / "checkpoint.pt", checkpoint)
         except OSError as e:
@@ -1659,7 +1669,7 @@ class Run:
             dist.destroy_process_group()
         if self.writer:
             word, then = ("stopped", "go on with --resume") if self.stop else ("done", "python eval.py metrics")
-            seconds = duration(self.seconds + time.time() - self.began)
+            seconds = duration(time.time() - self.began)
             self._say(f"{word}: {self.seen / 1000:g} kimg in {seconds}; {then} {self.folder}")
         if self.stop:
             raise KeyboardInterrupt
@@ -1677,7 +1687,7 @@ class Run:
             raise Error(problem[0])
 
     def _occupied(self):
-        """Lock the folder, then see what is in it.  -> who has it or what it holds, and what to do, or ""."""
+        """Lock the folder and look into it.  -> who has it or what it holds, and what to do, or ""."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.folder / ".lock", "a+")
         try:
@@ -1693,7 +1703,7 @@ class Run:
         self.lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self.lock.flush()
         if self.args.out == self.args.resume:
-            for part in self.folder.glob("*.*.part"):       # of a process that was killed while it wrote
+            for part in self.folder.glob("*.*.part"):       # of a process that was killed
                 part.unlink()
         elif any((self.folder / name).exists() for name in ("args.json", "checkpoint.pt", "log.csv")):
             return (f"{self.folder} already holds a run; go on with it by --resume {self.folder}, or name another "
@@ -1709,8 +1719,8 @@ class Run:
         self.stop = self.stop or not dist.is_initialized()     # several processes agree in step
 
     def _resume(self, source):
-        """Read source's checkpoint, and bring to this folder the rows of its log.csv up to there."""
-        tables = [name for name in self.columns if name and self.writer]
+        """Read source's checkpoint, and take over the rows of its log.csv up to there."""
+        tables = self.columns if self.writer else {}
         if not (source / "checkpoint.pt").exists():     # stopped before the first one: begin again
             for name in tables:
                 (self.folder / name).unlink(missing_ok=True)
@@ -1725,22 +1735,20 @@ class Run:
                 raise ValueError(f"{len(self.sums)} losses for {', '.join(self.losses)}")
         if self.seen - max(getattr(self.args, "batches", [self.args.batch])) >= self.args.kimg * 1000:
             raise Error(f"{source} has shown {self.seen / 1000:g} kimg already; pass a longer --kimg, or none")
-        for name in tables:
+        for name, columns in tables.items():
             if not (source / name).is_file():
                 continue
-            columns = self.columns[name]
             try:
                 with open(source / name, newline="", encoding="utf-8") as f:
-                    rows = list(csv.reader(f))
-                if rows[0] != columns:
+                    header, *rows = csv.reader(f)
+                if header != list(columns):
                     raise ValueError
-                rows = [row for row in rows[1:] if len(row) == len(columns)]
-                rows = [row for row in rows if float(row[0]) * 1000 <= self.seen + 0.5]
-            except (ValueError, IndexError, csv.Error):
+                rows = [row for row in rows if len(row) == len(columns) and float(row[0]) * 1000 <= self.seen + 0.5]
+            except (ValueError, csv.Error):
                 raise Error(f"{source / name} does not hold this run's rows; put back a copy, or move it away, and a "
                             f"new one begins") from None
             text = io.StringIO()
-            csv.writer(text).writerows([columns, *rows])
+            csv.writer(text).writerows([columns] + rows)
             write_atomic(self.folder / name, text.getvalue().encode())
 
     def _take(self, target, value, seen):
@@ -1761,7 +1769,7 @@ class Run:
     def _append(self, name, rows):
         path = self.folder / name
         if not path.exists():
-            rows = [self.columns[name], *rows]
+            rows = [self.columns[name]] + rows
         with open(path, "a", newline="") as f:
             csv.writer(f).writerows(rows)
             f.flush()
@@ -1780,7 +1788,7 @@ class Run:
             raise Error(f"{self.losses[i]} is {values[step, i].item()} at {seen[step] / 1000:g} kimg; the checkpoint "
                         f"of {self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
         if self.trace and self.writer:
-            self._append(self.trace, [[n / 1000, *row] for n, row in zip(seen, values.tolist(), strict=True)])
+            self._append(self.trace, [[n / 1000] + row for n, row in zip(seen, values.tolist(), strict=True)])
         for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
             self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
         self.steps += len(values)
@@ -1788,23 +1796,21 @@ class Run:
         self.pending = []
 
     def _spare_threads(self):
-        """Next to another busy program on a CPU, try fewer threads, and keep to them if that is faster.
+        """Next to another busy program on a CPU, try fewer threads, and keep them if that is faster.
 
         Each step waits for the thread that the other program has put aside: with two threads on two cores and one such
         program the MLP falls to a sixth of its speed, with one thread to a half.  OMP_NUM_THREADS settles the number.
         """
         threads = torch.get_num_threads()
-        if self.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or self.trial is False:
-            return
-        if threads == 1 and not self.trial:
+        settled = self.trial is False or (threads == 1 and not self.trial)
+        if self.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or settled:
             return
         now = (self.seen, time.time(), time.process_time())
-        images, seconds, busy = [b - a for a, b in zip(self.window or now, now, strict=True)]
-        if self.window and seconds < 5:
+        self.window = self.window or now
+        images, seconds, busy = [b - a for a, b in zip(self.window, now, strict=True)]
+        if seconds < 5:
             return
-        began, self.window = self.window, now
-        if not began:
-            return
+        self.window = now
         if self.trial:
             before, rate_before = self.trial
             faster = images / seconds / rate_before
@@ -1824,14 +1830,15 @@ class Run:
         print(("\n" if sys.stdout.isatty() else "") + line, flush=True)
 
     def _look(self):
-        """Once a second: fetch the losses, measure the rate; print the line, without a terminal every half minute."""
+        """Once a second: fetch losses, measure the rate, print the line (every 30 s if not on a terminal)."""
         self._fetch()
         now = self.looked = time.time()
         if self.rated:
             seconds = now - self.rated[1]
             kept = math.exp(-seconds / 30)          # what is 30 s old counts 1/e
-            self.lately = self.lately[0] * kept + self.seen - self.rated[0], self.lately[1] * kept + seconds
-            self.rate = self.lately[0] / max(self.lately[1], 1e-9)
+            self.lately = self.lately * kept + self.seen - self.rated[0]
+            self.during = self.during * kept + seconds
+            self.rate = self.lately / max(self.during, 1e-9)
         self.rated = (self.seen, now)
         self._spare_threads()
         terminal = sys.stdout.isatty()
@@ -1840,7 +1847,7 @@ class Run:
             line = f"{self.seen / 1000:.1f} of {self.args.kimg:g} kimg  " + "  ".join(
                 f"{name} {value:.3f}" for name, value in zip(self.losses, self.recent, strict=True))
             level, alpha, _, _ = self.growth.at(self.seen)
-            last = level == len(self.growth.sizes) - 1          # an image takes longer at the levels above
+            last = level == len(self.growth.sizes) - 1      # an image takes longer at the levels above
             if len(self.growth.sizes) > 1:
                 line += f"  {max(self.growth.sizes[level])} px" + (f", alpha {alpha:.2f}" if alpha < 1 else "")
             if self.rate > 0:
@@ -1905,7 +1912,8 @@ def snapshot_pictures(model, x, z):
 
     For `Run.snapshot`.  64 samples and 32 pairs up to 256 px, fewer of larger images.
     """
-    columns, pictures = max(min(8, 2048 // x.shape[3]), 2), {}
+    columns = max(min(8, 2048 // x.shape[3]), 2)
+    pictures = {}
     if hasattr(model, "encode"):
         x = x[:columns**2 // 2]
         pictures["reconstructions"] = pairs(x, reconstruct(model, x), 2 * columns)
@@ -1948,13 +1956,13 @@ def curves(log, path):
     with open(log, newline="") as f:
         rows = list(csv.DictReader(f))
     kimg = [float(row["kimg"]) for row in rows]
-    names = [n for n in rows[0] if n not in ("kimg", "seconds", "lr", "level", "alpha", "peak_gb")
-             and any(row[n] for row in rows)]
+    names = [n for n in rows[0] if (n == "images/s" or n not in Run.HEADER) and any(row[n] for row in rows)]
     columns = max(math.ceil(len(names) / 2), 1)
     figure = matplotlib.figure.Figure(figsize=(4 * columns, 6), layout="constrained")
     for i, name in enumerate(names, 1):
         axes = figure.add_subplot(2, columns, i)
-        axes.plot(kimg, [float(row[name] or "nan") for row in rows], marker="o" if len(rows) < 10 else "")
+        values = [float(row[name] or "nan") for row in rows]
+        axes.plot(kimg, values, marker="o" if len(rows) < 10 else "")
         axes.set_title(name)
         axes.set_xlabel("kimg")
     buffer = io.BytesIO()
@@ -1971,9 +1979,10 @@ def is_out_of_memory(e):
 
 
 def command(main, *errors):
-    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory, no room on the
-    disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
-    code, message = 0, None
+    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory,
+    no room on the disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
+    code = 0
+    message = None
     for name in ("stdout", "stderr"):           # closed by whoever began it
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))

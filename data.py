@@ -59,7 +59,7 @@ CUTS = {  # sets in the order of their files: what they are, how many (0: any nu
        for name in ("bedroom", "cat", "car")},
 }
 ARRAYS = ("mnist-mini", "mnist", "cifar10")     # -mini: 10,000 + 2,000 digits that come with the code
-NAMES = (*ARRAYS, "celeba", *CUTS)
+NAMES = ARRAYS + ("celeba",) + tuple(CUTS)
 RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
 MANY = 200_000              # larger folders are not searched for equal files, which takes long
 ENDINGS = tuple(".png .apng .jpg .jpeg .jpe .jfif .jp2 .j2k .webp .avif .bmp .dib .gif .tif .tiff "
@@ -148,9 +148,10 @@ class Images:
         return "".join(f"{round(256 * self.take([i]).double().mean().item()):04x}" for i in some)
 
     def unlike(self, args):
-        """How these training images differ from those of a run with these args, or "".  Means that are less than a
-        grey apart do not count (decoders and compressions differ), nor do names."""
-        shape, n = tuple(args["image_shape"]), args["train_images"]
+        """How these training images differ from those of a run with these args, or "".  Means that
+        are less than a grey apart do not count (decoders and compressions differ), nor do names."""
+        shape = tuple(args["image_shape"])
+        n = args["train_images"]
         had = f"{n:,} images {'x'.join(map(str, shape))}, and {self.name} has"
         if n == 0 and self.shape == shape:                  # public weights: of which images is not known
             return ""
@@ -164,26 +165,30 @@ class Images:
     def about(self, held_out):
         """Lines on what was read: classes by name and count, then `notes`."""
         if self.labels is None:
-            return ["classes: none", *self.notes]
-        if self.labels.ndim > 1:
-            return [f"attributes: {self.labels.shape[1]}", *self.notes]
-        labels = torch.cat([part.labels for part in (self, held_out) if part.labels is not None])
-        found = [f"{self.label_names[c] if self.label_names else c} ({n:,})"
-                 for c, n in sorted(Counter(labels.tolist()).items())]
-        more = f" ... {len(found)} in all" if len(found) > 12 else ""
-        return [f"classes: {', '.join(found[:12])}{more}", *self.notes]
+            kinds = "classes: none"
+        elif self.labels.ndim > 1:
+            kinds = f"attributes: {self.labels.shape[1]}"
+        else:
+            labels = torch.cat([part.labels for part in (self, held_out) if part.labels is not None])
+            found = [f"{self.label_names[c] if self.label_names else c} ({n:,})"
+                     for c, n in sorted(Counter(labels.tolist()).items())]
+            more = f" ... {len(found)} in all" if len(found) > 12 else ""
+            kinds = f"classes: {', '.join(found[:12])}{more}"
+        return [kinds] + list(self.notes)
 
 
 class Tiles(Images):
-    """A set cut into tiles of size x size, each with its image's label (InvGAN 3.3); neighbours come from different
-    images.  Raises DataError if the sides are no multiples of size."""
+    """A set cut into tiles of size x size, each with its image's label (InvGAN 3.3); neighbours
+    come from different images.  Raises DataError if the sides are no multiples of size."""
 
     def __init__(self, images, size):
         c, h, w = images.shape
         if h % size or w % size:
             raise DataError(f"{images.name}'s images of {w}x{h} do not cut into tiles of {size}; pass "
                             f"--resolution {max(w // size, 1) * size}x{max(h // size, 1) * size}")
-        self.images, self.size, self.per_image = images, size, (h // size) * (w // size)
+        self.images = images
+        self.size = size
+        self.per_image = (h // size) * (w // size)
         i, tile = self._place(np.arange(len(images) * self.per_image))
         super().__init__(images.name, images.part, f"{images.source}, tiles of {size} of {w}x{h}",
                          images.ids[i] * self.per_image + tile, (c, size, size),
@@ -198,7 +203,8 @@ class Tiles(Images):
     def take(self, indices, size=None):
         i, tile = self._place(torch.as_tensor(indices))
         once, which = i.unique(return_inverse=True)             # an image is read once
-        x, s = self.images.take(once), self.size
+        x = self.images.take(once)
+        s = self.size
         n, c, h, w = x.shape
         tiles = x.view(n, c, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5).reshape(n, -1, c, s, s)
         return shrink(tiles[which, tile], size or (s, s))
@@ -213,7 +219,8 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
     sizes: the resolutions that the caller can use; "auto" takes the largest that the images fill.
     Raises DataError: unknown name or split, missing or empty folder, broken zip, unreadable images.
     """
-    path, wanted = _find(data, root), parse_resolution(resolution)
+    path = _find(data, root)
+    wanted = parse_resolution(resolution)
     splits = CUTS[data][2] if data in CUTS else SPLITS.get(data, {})
     if split == "auto":
         split = next(iter(splits), None)
@@ -244,7 +251,7 @@ def _find(data, root):
             raise DataError(f"{flag} is empty; name a set, a folder or a zip")
     inside = Path(root) / ("celeba/img_align_celeba" if data == "celeba" else data)
     typed = [] if data in NAMES else [Path(data)]
-    return next((path for path in (*typed, inside, Path(f"{inside}.zip")) if path.exists()), None)
+    return next((path for path in typed + [inside, Path(f"{inside}.zip")] if path.exists()), None)
 
 
 def base_name(data):
@@ -279,14 +286,14 @@ def _mnist_mini(wanted):
 def _torchvision(name, root, split, wanted):
     """mnist or cifar10, downloaded if absent.  ids: the training file's, then the test file's."""
     from torchvision.datasets import CIFAR10, MNIST
-    kind, files = CIFAR10, f"the unpacked cifar-10-batches-py into {root}"
-    if name == "mnist":
-        kind, files = MNIST, (f"train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte "
-                              f"and t10k-labels-idx1-ubyte into {root}/MNIST/raw")
+    kind = MNIST if name == "mnist" else CIFAR10
     try:
         train, test = (kind(root, train=train, download=True) for train in (True, False))
     except Exception as e:
         reason = " ".join(f"{type(e).__name__} {e}".split())
+        files = (f"train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+                 f"t10k-labels-idx1-ubyte into {root}/MNIST/raw" if name == "mnist" else
+                 f"the unpacked cifar-10-batches-py into {root}")
         raise DataError(f"{kind.__name__} is not under --data-root {root}, and its download failed "
                         f"({reason}); put {files}, or name the right --data-root") from None
     pixels = np.concatenate([train.data, test.data])
@@ -309,7 +316,7 @@ def _in_memory(name, ids, pixels, labels, wanted, train, test, names=None, split
     else:
         pixels = pixels[:, None] if digits else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     whole = Images(name, "train", "mnist" if digits else name, ids, pixels.shape[1:],
-                   torch.from_numpy(labels.astype(np.int64)), [*"0123456789"] if digits else names,
+                   torch.from_numpy(labels.astype(np.int64)), list("0123456789") if digits else names,
                    torch.from_numpy(pixels), split=split)
     return whole.select("train", train), whole.select("test", test)
 
@@ -338,7 +345,8 @@ def _named(name, root, path, split, wanted, sizes, skip_bad):
             needs = f"{count:,}" if count else "more"
             raise DataError(f"{path} has {n:,} images, and {name} has {needs}, which its split {split} cuts; "
                             f"complete it, or name it by its path to hold out its last tenth")
-        train, test = range(end), range(begin, n)
+        train = range(end)
+        test = range(begin, n)
         labels, label_names = store.labels() if "" in store.tables else (None, None)
     survey([store], wanted, sizes or ([178] if name == "celeba" else None))
     whole = Images(name, "train", name, np.arange(n), store.shape, labels, label_names, store=store,
@@ -350,9 +358,11 @@ def _named(name, root, path, split, wanted, sizes, skip_bad):
 def _celeba(store, base, split):
     """-> positions of the training and the test part, attributes and their names, from the lists in base."""
     place = {Path(name).name: i for i, name in enumerate(store.images)}
-    n, labels, names = len(place), None, None
-    train, test = range(n * 5 // 6), range(n * 5 // 6, n)
-    if split == "official":
+    n = len(place)
+    if split == "5-1":
+        train = range(n * 5 // 6)
+        test = range(n * 5 // 6, n)
+    else:
         partition = base / "list_eval_partition.txt"
         if not partition.exists():
             raise DataError(f"there is no {partition}; put CelebA's there, or pass --split 5-1")
@@ -361,19 +371,21 @@ def _celeba(store, base, split):
                        for number in "02")
     if not train or not test:
         raise DataError(f"{store.path} has {n} images, and {split} leaves a part empty; complete it")
-    if (base / "list_attr_celeba.txt").exists():
-        _, head, *rows = (base / "list_attr_celeba.txt").read_text().splitlines()
-        names, marks = head.split(), {name: values for name, *values in map(str.split, rows)}
-        none = ["-1"] * len(names)
-        labels = torch.tensor([[mark == "1" for mark in marks.get(name, none)] for name in place])
-    return train, test, labels, names
+    if not (base / "list_attr_celeba.txt").exists():
+        return train, test, None, None
+    _, head, *rows = (base / "list_attr_celeba.txt").read_text().splitlines()
+    names = head.split()
+    marks = {name: [mark == "1" for mark in values] for name, *values in map(str.split, rows)}
+    none = dict.fromkeys(names, False).values()
+    return train, test, torch.tensor([list(marks.get(name, none)) for name in place]), names
 
 
 def _files(path, wanted, sizes, skip_bad):
     """(train, test) of a folder or zip."""
     stores, held = _parts(Store(path, skip_bad))
     survey(stores, wanted, sizes)
-    wholes, names = [], None
+    wholes = []
+    names = None
     for part, store in zip(("train", "test"), stores, strict=False):
         labels, names = store.labels(names)
         source = f"{path.resolve()} {part}" if len(stores) == 2 else str(path.resolve())
@@ -381,9 +393,11 @@ def _files(path, wanted, sizes, skip_bad):
         whole = Images(base_name(path), part, source, ids, store.shape, labels, names, store=store,
                        path=path.resolve())
         wholes.append(_decoded(whole, len(stores[0].images)))
-    n, first = len(wholes[0]), _first_of(wholes)
+    n = len(wholes[0])
+    first = _first_of(wholes)
     if len(stores) == 1:
-        held_out, twins = _held_out(wholes[0].labels, first), first != np.arange(n)
+        held_out = _held_out(wholes[0].labels, first)
+        twins = first != np.arange(n)
         again = "more than once, each kept in one part"
     else:
         held_out = np.arange(len(first)) >= n
@@ -391,11 +405,12 @@ def _files(path, wanted, sizes, skip_bad):
         again = "of the test part are in the training part, and count there alone"
     chosen = np.flatnonzero((held_out & held_out[first])[-len(wholes[-1]):])
     if not len(chosen):
-        raise DataError(f"{path} has {len({*first})} image(s) that differ, too few for a training and a test part; "
-                        f"add images")
+        raise DataError(f"{path} has {len(set(first))} image(s) that differ, too few for a training and a test "
+                        f"part; add images")
     labels = wholes[-1].labels
     if labels is not None and labels.ndim == 1:         # the head of the test part shows all classes
-        labels, place = labels[chosen].numpy(), np.zeros(len(chosen))
+        labels = labels[chosen].numpy()
+        place = np.zeros(len(chosen))
         for c in np.unique(labels):
             place[labels == c] = np.arange((labels == c).sum())
         chosen = chosen[np.argsort(place, kind="stable")]
@@ -435,13 +450,14 @@ def _parts(store):
 def _first_of(wholes):
     """-> (N,) int64, for all images in a row: the position of the first one whose file is equal."""
     files = [(images.store, images.store.images[i]) for images in wholes for i in images.ids]
-    first, alike = np.arange(len(files)), dict.fromkeys(range(len(files)), ())
+    first = np.arange(len(files))
     if len(files) > MANY and files[0][0].path.is_dir():
         return first
+    alike = dict.fromkeys(range(len(files)), ())
     with ThreadPool() as pool:
         for closely in range(3):                # few files are opened, and fewer are read whole
-            traits = pool.starmap(Store.trait, [(*files[i], closely) for i in alike], 256)
-            alike = {i: (*alike[i], trait) for i, trait in zip(alike, traits, strict=True)}
+            traits = pool.starmap(Store.trait, [files[i] + (closely,) for i in alike], 256)
+            alike = {i: known + (trait,) for (i, known), trait in zip(alike.items(), traits, strict=True)}
             count = Counter(alike.values())
             alike = {i: known for i, known in alike.items() if count[known] > 1}
     earliest = {}
@@ -453,10 +469,11 @@ def _first_of(wholes):
 def _held_out(labels, first):
     """(N,) bool: the last tenth of the pictures (of each class), 2 or more of 4; equal files go with their first."""
     pictures = np.flatnonzero(first == np.arange(len(first)))
-    groups, held = [pictures], np.zeros(len(first), bool)
+    groups = [pictures]
     if labels is not None and labels.ndim == 1:
         classes = (pictures[(labels[pictures] == c).numpy()] for c in labels.unique())
         groups = [group for group in classes if len(group) > 1] or groups
+    held = np.zeros(len(first), bool)
     for group in groups:
         n = max(len(group) // 10, min(2 if len(groups) == 1 else 1, len(group) // 2))
         held[group[len(group) - n:]] = True
@@ -485,10 +502,14 @@ class Store:
 
     def __init__(self, path, skip_bad=False):
         self.path = self.place = Path(path)
-        self.skip_bad, self.bad, self.told = skip_bad, {}, set()
-        self.left_out, self.divisors = Counter(), {}
+        self.skip_bad = skip_bad
+        self.bad = {}
+        self.told = set()
+        self.left_out = Counter()
+        self.divisors = {}
         self._zip = self._process = None
-        images, tables = [], []
+        images = []
+        tables = []
         for name in sorted(self._walk() if self.path.is_dir() else self._open()[1]):
             kind = Path(name).suffix.lower()
             if HIDDEN.search(name):
@@ -549,8 +570,10 @@ class Store:
 
     def below(self, folder):
         """The part of it that lies in a folder below `top`."""
-        part, lead = copy.copy(self), f"{folder}/"
-        part.left_out, part.top = Counter(), self.top + lead
+        lead = f"{folder}/"
+        part = copy.copy(self)
+        part.left_out = Counter()
+        part.top = self.top + lead
         part.place = self.path / part.top if self.path.is_dir() else Path(f"{self.path}.{folder}")
         part.images = [name.removeprefix(lead) for name in self.images if name.startswith(lead)]
         part.tables = {name.removeprefix(lead) for name in self.tables if name.startswith(lead)}
@@ -608,14 +631,15 @@ class Store:
         the training part's classes.  Raises DataError if the labels make no sense."""
         if "" in self.tables:
             return self._table()
-        names, folder = self.images, Path(self.top).name
+        names = self.images
+        folder = Path(self.top).name
         if known and folder in known and self.place == self.path:
             names = [f"{folder}/{name}" for name in names]      # a test part of one class
         folders = [name.split("/")[0] for name in names]
-        if not all("/" in name for name in names) or len({*folders, *(known or ())}) < 2:
+        if not all("/" in name for name in names) or len(set(folders).union(known or ())) < 2:
             return None, None
-        classes = known or sorted({*folders})
-        if strangers := {*folders} - {*classes}:
+        classes = known or sorted(set(folders))
+        if strangers := set(folders).difference(classes):
             raise DataError(f"{self.place} has a class {min(strangers)!r} that the training part has not; take it away")
         number = {name: i for i, name in enumerate(classes)}
         return torch.tensor([number[folder] for folder in folders]), classes
@@ -624,8 +648,8 @@ class Store:
         """The labels in dataset.json."""
         try:
             content = json.loads(self.bytes("dataset.json"))
-            table, names = dict(content["labels"] or {}), content.get("classes")
-            table = {name.replace("\\", "/"): row for name, row in table.items()}
+            table = {name.replace("\\", "/"): row for name, row in dict(content["labels"] or {}).items()}
+            names = content.get("classes")
         except Exception as e:
             raise DataError(f"{self.place}: dataset.json is not as the StyleGAN tools write it, with a class or "
                             f"a row of attributes an image ({type(e).__name__} {e}); mend it or take it away") from None
@@ -636,7 +660,8 @@ class Store:
                             f"labels to null")
         rows = [table[name] for name in self.images]
         lists = [row for row in rows if isinstance(row, list)]
-        width, off = max(map(len, lists), default=0), -1 if any(-1 in row for row in lists) else 0
+        width = max(map(len, lists), default=0)
+        off = -1 if any(-1 in row for row in lists) else 0
         for name, row in zip(self.images, rows, strict=True):
             if width:
                 good = isinstance(row, list) and len(row) == width and all(mark in (off, 1) for mark in row)
@@ -653,8 +678,8 @@ class Store:
 
     @functools.cached_property
     def pyramid(self):
-        """{(C, H, W): all images at that size, uint8 (N, C, H, W), mapped into memory}, as `prepare` wrote them.
-        Raises DataError if it was made of other images."""
+        """{(C, H, W): all images at that size, uint8 (N, C, H, W), mapped into memory},
+        as `prepare` wrote them.  Raises DataError if it was made of other images."""
         folder = Path(f"{self.place}.pyramid")
         if not folder.exists():
             return {}
@@ -693,8 +718,8 @@ def divisor(kind, top, bits=(8, 12, 16, 32)):
 def to_array(image, channels, size, divisors=None):
     """A Pillow image of any mode -> uint8 (channels, H, W): upright, centre crop, area average.
 
-    Transparent pixels show white.  size: (W, H).  divisors: for modes "I" and "F", those of the image's set;
-    without them the image's own largest value decides.
+    Transparent pixels show white.  size: (W, H).  divisors: for modes "I" and "F",
+    those of the image's set; without them the image's own largest value decides.
     """
     image = ImageOps.exif_transpose(image)
     kind = image.mode[0]
@@ -714,8 +739,8 @@ def to_array(image, channels, size, divisors=None):
 
 
 def read_images(paths, channels, size=None, n=None):
-    """Image files, and the first n of folders, zips and GIFs -> uint8 (N, channels, H, W).  size: (H, W), or None for
-    that of the first image.  Raises DataError if one cannot be read."""
+    """Image files, and the first n of folders, zips and GIFs -> uint8 (N, channels, H, W).  size:
+    (H, W), or None for that of the first image.  Raises DataError if one cannot be read."""
     out = []
     for path in map(Path, paths):
         before = len(out)
@@ -740,10 +765,13 @@ def read_images(paths, channels, size=None, n=None):
 def survey(stores, wanted=None, sizes=None):
     """Sets the stores' shape and divisors, by up to 256 images of the first.
 
-    wanted: (W, H); without it the largest of sizes that the images fill.  Only deep images are decoded.
-    Raises DataError if there is no image, or one that is too small or has values below 0.
+    wanted: (W, H); without it the largest of sizes that the images fill.  Only deep images are
+    decoded.  Raises DataError if there is no image, or one that is too small or has values below 0.
     """
-    store, modes, sides, tops = stores[0], set(), [], {}
+    store = stores[0]
+    modes = set()
+    sides = []
+    tops = Counter()            # largest values of deep images, by kind
     if not store.images:
         raise DataError(f"{store.place} has no images in it; they end in {' '.join(ENDINGS)}")
     for name in store.images[::math.ceil(len(store.images) / 256)]:
@@ -751,11 +779,10 @@ def survey(stores, wanted=None, sizes=None):
             image = store.picture(name)
             if (kind := image.mode[0]) in "IF":
                 values = _values(image)
-                low, top = values.min(), values.max()
-                if low < -top / 4:                      # less is what resampling leaves
-                    raise DataError(f"{store.path}/{store.top}{name} has values from {low:g} to {top:g}; scale "
-                                    f"the set's images to 0 ... 1, 0 ... 255 or 0 ... 65535")
-                tops[kind] = max(top, tops.get(kind, 0))
+                tops[kind] = max(tops[kind], values.max())
+                if values.min() < -values.max() / 4:    # less is what resampling leaves
+                    raise DataError(f"{store.path}/{store.top}{name} has values from {values.min():g} to "
+                                    f"{values.max():g}; scale the set's images to 0 ... 1, 0 ... 255 or 0 ... 65535")
             modes.add(image.mode)
             sides += image.size
     if not sides:
@@ -773,7 +800,8 @@ def survey(stores, wanted=None, sizes=None):
 
 def _decoded(images, n):
     """The images, in memory if their set of n is small; with skip_bad, those that can be read."""
-    store, names = images.store, [images.store.images[i] for i in images.ids]
+    store = images.store
+    names = [store.images[i] for i in images.ids]
     ready = store.pyramid.get(images.shape)
     if n * math.prod(images.shape) >= RESIDENT_BYTES:
         return images
@@ -790,16 +818,17 @@ def _decoded(images, n):
     key = repr((store.place.resolve(), images.shape, images.part, images.split, store.skip_bad))
     good, pixels = _once(hashlib.sha256(key.encode()).hexdigest()[:16], decode)
     if len(good) < len(names) and int(os.environ.get("RANK", 0)) == 0:
-        bad = min({*range(len(names))} - {*good.tolist()})
+        bad = min(set(range(len(names))).difference(good.tolist()))
         print(f"left out {len(names) - len(good)} of {len(names)} images of {store.place} that cannot be read, "
               f"the first {names[bad]}", file=sys.stderr)
     return dataclasses.replace(images.select(images.part, good.numpy()), pixels=pixels)
 
 
 def _once(key, make):
-    """What make() gives, tensors.  Under torchrun process 0 leaves a file of them for each other process of its
-    machine, which maps and removes it."""
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """What make() gives, tensors.  Under torchrun process 0 leaves a file of them for
+    each other process of its machine, which maps and removes it."""
+    rank = int(os.environ.get("RANK", 0))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     path = f"{tempfile.gettempdir()}/decoded-{os.getppid()}-{key}"
     with contextlib.suppress(OSError):                          # there is none on another machine
         if rank and os.stat(f"{path}-{rank}").st_uid == os.getuid():
@@ -839,7 +868,8 @@ def prepare(data, root="data", resolution="auto"):
 
 
 def _write_pyramid(store, shapes):
-    folder, part = Path(f"{store.place}.pyramid"), Path(f"{store.place}.pyramid.part")
+    folder = Path(f"{store.place}.pyramid")
+    part = Path(f"{folder}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
 
@@ -886,7 +916,8 @@ def order(n, seed, begin, count):
     while count:
         epoch, at = divmod(begin, n)
         out.append(permutation(n, seed, epoch)[at:at + count])
-        begin, count = begin + len(out[-1]), count - len(out[-1])
+        begin += len(out[-1])
+        count -= len(out[-1])
     return torch.cat(out)
 
 
@@ -927,16 +958,16 @@ def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
 
 def _leave_signals(worker):
     """Signals are for the training process, which saves and then ends its workers."""
-    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*dir(signal)}:       # Windows has no SIGHUP
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"}.intersection(dir(signal)):      # Windows has no SIGHUP
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     sys.excepthook = lambda *_: None        # of the thread that hands images over, once the training process is gone
 
 
 def _watched(loader):
     """A loader's batches; DataError if one is waited for and a worker has been killed."""
-    before = {*multiprocessing.active_children()}
+    before = multiprocessing.active_children()
     source = iter(loader)
-    workers = {*multiprocessing.active_children()} - before
+    workers = set(multiprocessing.active_children()).difference(before)
     if workers and hasattr(signal, "SIGCHLD"):                  # not on Windows
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)           # PyTorch's own raises amid a step
 

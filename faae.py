@@ -577,14 +577,8 @@ def weights(text):
     raise ValueError
 
 
-def below_one(text):
-    """An argparse type: a number in [0, 1)."""
-    if 0 <= float(text) < 1:
-        return float(text)
-    raise ValueError
-
-
-weights.__name__, below_one.__name__ = "weight, or two with a comma between", "number in [0, 1)"    # for argparse
+weights.__name__ = "weight, or two with a comma between"        # for argparse
+below_one = common.number("number in [0, 1)", float, lambda value: 0 <= value < 1)
 
 
 def parse_args(argv=None):

@@ -415,8 +415,8 @@ def parse_args(argv=None):
     add("--targets", "codes and features that others are to meet: held, or moving as printed (eqs. 2, 3, 5)",
         choices=["held", "moving"])
     add("--gamma", "weight of R1, over 2", type=float, metavar="W")
-    add("--lr-d", "learning rate of D (0: the others')", type=common.positive(float, or_zero=True),
-        metavar="R")
+    add("--lr-d", "learning rate of D (0: the others')", metavar="R",
+        type=common.number("positive float or 0", float, lambda rate: 0 <= rate < float("inf")))
     add("--w-weight", "weight of || w - D(G(w)) ||^2, over w and w_R (eq. 3)", type=float, metavar="W")
     add("--fm-weight", "weight of feature matching (eq. 2)", only=FULL, type=float, metavar="W")
     add("--cycle-weight", "weight of the second cycle (eq. 3)", only=FULL, type=float, metavar="W")

@@ -399,7 +399,7 @@ def inherit(parser, given):
         raise Error("--stage 2 trains the encoder of a decoder that is there; train one with --stage 1, and name its "
                     "run folder by --decoder RUN")
     run = given["decoder"]
-    stored = common.as_flags(run, dict(rgb="linear") | common.read_args(run, "lia"), parser)   # as before its flag
+    stored = dict(rgb="linear") | common.read_args(run, "lia", parser)       # as before its flag
     if stored["stage"] != "1":
         raise Error(f"{run} is a run of stage 2; name the run of stage 1, {stored['decoder']}")
     common.read_checkpoint(run, stored, "cpu")
