@@ -265,6 +265,7 @@ SETTINGS = [  # later rows refine earlier ones; the paper's are of sections 6 an
     (dict(), dict(recipe="paper", backbone="stylegan"),
         PAPER(step3="EG", d_act="lrelu"), CODE(latent_loss="mean"),
         OURS(gamma=1.0, kimg=1000, snapshot_kimg=25)),          # gamma was chosen on MNIST
+    (dict(data=data.GREY), dict(backbone="mlp")),
     (dict(data=("mnist", "mnist-mini")), PAPER(backbone="mlp")),
     (dict(data="cifar10"), dict(backbone="dcgan")),
     (dict(backbone="mlp"), PAPER(nz=50, nw=50, batch=128, lr=0.002),
@@ -311,7 +312,7 @@ def parse_args(argv=None):
         default=SUPPRESS)
     add("--export", "file for the authors' code to write the averaged weights of --resume RUN to", metavar="FILE",
         default=SUPPRESS)
-    return common.resolve(parser, "alae", SETTINGS, argv, formerly=dict(g_end="linear", fmap_max=512))
+    return common.resolve(parser, "alae", SETTINGS, argv, network_args, formerly=dict(g_end="linear", fmap_max=512))
 
 
 # -------------------------------------------------------------------------------------------------------- main
@@ -341,6 +342,7 @@ def main(argv=None):
     model = ALAE(**network_args(vars(args))).to(device)
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
+    common.begin_from(args, model, device)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(net, args.lr, BETAS) for name, net in model.named_children()})
@@ -385,11 +387,14 @@ def network_args(args):
     return {k: args[k] for k in names if k in args}
 
 
-def load(run, device="cpu", weights="ema"):
-    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw".  Raises common.Error."""
+def load(run, device="cpu", weights="ema", kimg=None):
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of --keep-kimg.
+
+    Raises common.Error.
+    """
     args = common.read_args(run, "alae")
     with common.fitting(run):
-        return common.load_weights(run, args, ALAE(**network_args(args)), weights, device)
+        return common.load_weights(run, args, ALAE(**network_args(args)), weights, device, kimg)
 
 
 # ---------------------------------------------------------------------------------------------- public weights

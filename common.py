@@ -1173,6 +1173,7 @@ def method_parser(doc, backbones, grows=None):
     add("--start-resolution", "size of the larger side to grow from (the final one: no growing)", only=grows, rare=True,
         type=positive(int), default=4, choices=STYLE_SIZES, metavar="N")
     add("--seed", "random seed of weights, codes and image order", default=0, type=seed, metavar="S")
+    add("--init", "run whose averaged weights this one begins from, with other images", default="", metavar="RUN")
 
     add = parser.group("run")
     add("--out", "run folder (default: runs/METHOD-BACKBONE-DATA and what is not the default)", default="auto",
@@ -1180,6 +1181,8 @@ def method_parser(doc, backbones, grows=None):
     add("--resume", "run to go on with", default="", metavar="RUN")
     add("--snapshot-kimg", "thousands of images between pictures, log rows and checkpoints",
         type=positive(float), metavar="K")
+    add("--keep-kimg", "thousands of images between averaged weights that stay, in RUN/kept (default: none stay)",
+        rare=True, type=positive(int), default=0, metavar="K")
     add("--device", "cpu, cuda, cuda:1 ... (default: the GPU if there is one)", default="auto")
     add("--precision", "number format of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 "
         "is not TF32)", rare=True, default="auto", choices=["auto", "fp32", "bf16"])
@@ -1190,7 +1193,7 @@ def method_parser(doc, backbones, grows=None):
 
 
 # What --resume may change; data and data_root only to where the same images are
-RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "data", "data_root")
+RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "keep_kimg", "data", "data_root")
 
 
 def holds(condition, values):
@@ -1235,12 +1238,25 @@ def say_defaults(parser, table, defaults):
             action.help += f" [{', '.join(map(str, shown))}]" if shown else ""
 
 
-def resolve(parser, method, table, argv, inherit=None, formerly=None):
+def settings_of(run, given, method, parser, networks):
+    """-> the settings of the networks of --init's run.  Raises `Error` if one is given otherwise."""
+    stored = read_args(run, method, parser)
+    settings = {**networks(stored), "resolution": stored["resolution"]}
+    _, h, w = settings.pop("image_shape")
+    for name, value in settings.items():
+        if name in given and str(given[name]) != str(value):
+            raise Error(f"the networks of {run} have {flag(name)} {value}, not {given[name]}; leave the flag out, or "
+                        f"begin without --init")
+    return {**settings, "start_resolution": max(h, w)}          # it has grown
+
+
+def resolve(parser, method, table, argv, networks, inherit=None, formerly=None):
     """argv -> Namespace of all settings: explicit flag > table (see `look_up`) > parser's default.
 
-    With --resume the run's own args.json takes the place of table and defaults.  inherit(given) -> settings of another
-    run to begin from.  formerly: settings of runs from before their flags.  Adds `method`, `source` and `resume`, a
-    path or "".  Raises `Error` for a flag that has no meaning with the others, or contradicts the run.
+    With --resume the run's own args.json takes the place of table and defaults.  networks(args) -> the arguments of the
+    method's model.  inherit(given) -> settings of another run to begin from.  formerly: settings of runs from before
+    their flags.  Adds `method`, `source` and `resume`, a path or "".  Raises `Error` for a flag that has no meaning
+    with the others, or contradicts the run.
     """
     defaults = vars(parser.parse_args([]))
     unset = object()
@@ -1262,6 +1278,8 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None):
     elif given.get("backbone") == "auto":
         del given["backbone"]
     inherited = inherit(given) if inherit and not run else {}
+    if "init" in given and not run:
+        inherited.update(settings_of(given["init"], given, method, parser, networks))
     values, source = look_up(table, defaults, stored or {**inherited, **given})
 
     useless = {a.dest: a.only for a in parser._actions if not holds(getattr(a, "only", {}), values)}
@@ -1504,16 +1522,18 @@ def read_args(run, method=None, parser=None):
     return args
 
 
-def read_checkpoint(run, args, device):
-    """checkpoint.pt of a run, on `device`.  Raises `Error` if it is missing, broken, or of other settings."""
-    path = Path(run) / "checkpoint.pt"
+def read_checkpoint(run, args, device, name="checkpoint.pt"):
+    """A checkpoint of a run, on `device`.  Raises `Error` if it is missing, broken, or of other settings."""
+    path = Path(run) / name
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
         written = checkpoint["args"].items()
         if type(checkpoint["seen"]) is not int or not isinstance(checkpoint["state"], dict):
             raise TypeError
     except FileNotFoundError:
-        raise Error(f"{run} has no checkpoint.pt yet; train it first") from None
+        kept = ", ".join(str(int(path.stem)) for path in sorted(Path(run, "kept").glob("*.pt")))
+        raise Error(f"{run} has no {name}; " + ("train it first" if name == "checkpoint.pt" else
+                    f"it keeps the weights of these kimg: {kept or 'none (see --keep-kimg)'}")) from None
     except OSError as e:
         raise Error(f"{path} cannot be opened ({e.strerror}); check its permissions and the disk") from None
     except Exception as e:      # torch.load lets through whatever the damage leads to
@@ -1528,9 +1548,37 @@ def read_checkpoint(run, args, device):
     return checkpoint
 
 
-def load_weights(run, args, model, weights, device):
-    """Load a run's averaged ("ema") or trained ("raw") weights into `model`.  -> model, in eval mode."""
-    checkpoint = read_checkpoint(run, args, device)
+def begin_from(args, model, device):
+    """Give a new run the averaged weights of --init, if there is one.
+
+    Raises `Error` for images of another shape, and for a run that has not grown up.
+    """
+    if not args.init or (args.resume and Path(args.resume, "checkpoint.pt").exists()):
+        return
+    stored = read_args(args.init)
+    if stored["image_shape"] != args.image_shape:
+        theirs, ours = ("x".join(map(str, shape)) for shape in (stored["image_shape"], args.image_shape))
+        raise Error(f"--init {args.init} makes images of {theirs}, and these are {ours}; begin without it")
+    checkpoint = read_checkpoint(args.init, stored, device)
+    with fitting(args.init):
+        model.load_state_dict(checkpoint["state"]["ema"])
+    check_grown(args.init, model)
+
+
+def check_grown(run, model):
+    """Raise `Error` for a model whose networks have not grown up."""
+    for m in model.modules():
+        if isinstance(m, Growing) and (m.top < m.levels - 1 or m.fades):
+            raise Error(f"{run} has grown to {max(m.size())} px only, alpha {float(m.alpha):.2f}; go on with it by "
+                        f"--resume first")
+
+
+def load_weights(run, args, model, weights, device, kimg=None):
+    """Load a run's averaged ("ema") or trained ("raw") weights into `model`; kimg: those that were kept there.
+    -> model, in eval mode."""
+    checkpoint = read_checkpoint(run, args, device, "checkpoint.pt" if kimg is None else f"kept/{kimg:06d}.pt")
+    if kimg is not None and weights == "raw":
+        raise Error(f"{run} keeps averaged weights alone; leave out kimg, or weights raw")
     model.load_state_dict(checkpoint["state"]["ema" if weights == "ema" else "model"])
     model.seen = checkpoint["seen"]
     return model.to(device).eval().requires_grad_(False)
@@ -1636,6 +1684,9 @@ class Run:
             if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
                 curves(log, self.folder / "curves.png")
                 self.drawn = time.time()
+        keep = self.args.keep_kimg * 1000
+        if self.writer and keep and self.seen and self.seen // keep != self.last_snapshot // keep:
+            self.write(f"kept/{int(self.seen / 1000):06d}.pt", ["ema"])
         self.sums = [0.0 for _ in self.losses]
         self.steps = 0
         self.last_snapshot = self.seen
@@ -1646,17 +1697,20 @@ class Run:
 
     def save(self):
         """Write checkpoint.pt: all of state, and how far the run is."""
-        if not self.writer:
-            return
+        if self.writer:
+            self.write("checkpoint.pt", self.state)
+
+    def write(self, file, names):
+        """Write what state has of these names, and how far the run is, into a file of the folder."""
         args = {k: v for k, v in vars(self.args).items() if k != "resume"}
         state = {name: v.get_state() if isinstance(v, torch.Generator) else v.state_dict()
-                 for name, v in self.state.items()}
+                 for name, v in self.state.items() if name in names}
         checkpoint = dict(args=args, seen=self.seen, seconds=time.time() - self.began, sums=self.sums,
                           steps=self.steps, last_snapshot=self.last_snapshot, state=state)
         try:
-            save(self.folder / "checkpoint.pt", checkpoint)
+            save(self.folder / file, checkpoint)
         except OSError as e:
-            raise Error(f"{self.folder}/checkpoint.pt could not be written ({e.strerror}); the last one is whole: make "
+            raise Error(f"{self.folder}/{file} could not be written ({e.strerror}); the last checkpoint is whole: make "
                         f"room and --resume {self.folder}") from None
 
     def finish(self):

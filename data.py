@@ -58,7 +58,8 @@ CUTS = {  # sets in the order of their files: what they are, how many (0: any nu
                         {"all": (-10_000, -10_000), "100k": (100_000, -10_000)})     # LIA ranked its 100k
        for name in ("bedroom", "cat", "car")},
 }
-ARRAYS = ("mnist-mini", "mnist", "cifar10")     # -mini: 10,000 + 2,000 digits that come with the code
+GREY = ("mnist-mini", "mnist", "fashion-mnist", "kmnist", "emnist-letters")     # of 28x28
+ARRAYS = GREY + ("cifar10",)                    # -mini: 10,000 + 2,000 digits that come with the code
 NAMES = ARRAYS + ("celeba",) + tuple(CUTS)
 RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
 MANY = 200_000              # larger folders are not searched for equal files, which takes long
@@ -284,25 +285,31 @@ def _mnist_mini(wanted):
 
 
 def _torchvision(name, root, split, wanted):
-    """mnist or cifar10, downloaded if absent.  ids: the training file's, then the test file's."""
-    from torchvision.datasets import CIFAR10, MNIST
-    kind = MNIST if name == "mnist" else CIFAR10
+    """A set of torchvision's, downloaded if absent.  ids: the training file's, then the test file's."""
+    from torchvision.datasets import CIFAR10, EMNIST, KMNIST, MNIST, FashionMNIST
+    kind = {"mnist": MNIST, "fashion-mnist": FashionMNIST, "kmnist": KMNIST, "emnist-letters": EMNIST,
+            "cifar10": CIFAR10}[name]
+    letters = dict(split="letters") if kind is EMNIST else {}
     try:
-        train, test = (kind(root, train=train, download=True) for train in (True, False))
+        train, test = (kind(root, train=train, download=True, **letters) for train in (True, False))
     except Exception as e:
         reason = " ".join(f"{type(e).__name__} {e}".split())
-        files = (f"train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-                 f"t10k-labels-idx1-ubyte into {root}/MNIST/raw" if name == "mnist" else
+        first, second = ("emnist-letters-train", "emnist-letters-test") if letters else ("train", "t10k")
+        files = (f"{first}-images-idx3-ubyte, {first}-labels-idx1-ubyte, {second}-images-idx3-ubyte and "
+                 f"{second}-labels-idx1-ubyte into {root}/{kind.__name__}/raw" if name in GREY else
                  f"the unpacked cifar-10-batches-py into {root}")
         raise DataError(f"{kind.__name__} is not under --data-root {root}, and its download failed "
                         f"({reason}); put {files}, or name the right --data-root") from None
     pixels = np.concatenate([train.data, test.data])
     labels = np.concatenate([train.targets, test.targets])
+    names = train.classes
+    if letters:             # its files have rows for columns, and count from 1
+        pixels, labels, names = pixels.transpose(0, 2, 1), labels - 1, names[1:]
     ids = np.arange(len(pixels))
     parts = np.split(ids, [len(train.data)])
     if split == "sw":
         parts = np.split(np.random.RandomState(0).permutation(60_000), [50_000])
-    return _in_memory(name, ids, pixels, labels, wanted, *parts, train.classes, split)
+    return _in_memory(name, ids, pixels, labels, wanted, *parts, names, split)
 
 
 def _in_memory(name, ids, pixels, labels, wanted, train, test, names=None, split=None):
@@ -315,8 +322,9 @@ def _in_memory(name, ids, pixels, labels, wanted, train, test, names=None, split
         pixels = np.stack([to_array(Image.fromarray(x), channels, wanted) for x in pixels])
     else:
         pixels = pixels[:, None] if digits else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    whole = Images(name, "train", "mnist" if digits else name, ids, pixels.shape[1:],
-                   torch.from_numpy(labels.astype(np.int64)), list("0123456789") if digits else names,
+    mnist = name.startswith("mnist")
+    whole = Images(name, "train", "mnist" if mnist else name, ids, pixels.shape[1:],
+                   torch.from_numpy(labels.astype(np.int64)), list("0123456789") if mnist else names,
                    torch.from_numpy(pixels), split=split)
     return whole.select("train", train), whole.select("test", test)
 

@@ -78,7 +78,7 @@ def load_method(run, name):
         if e.name != name:
             raise
         raise Error(f"{run} names the method {name!r}; there is no {name}.py here") from None
-    if load is None or list(inspect.signature(load).parameters) != ["run", "device", "weights"]:
+    if load is None or list(inspect.signature(load).parameters)[:3] != ["run", "device", "weights"]:
         raise Error(f"{run}/args.json names the method {name!r}, which is none; put back what the script wrote")
     return load
 
@@ -93,7 +93,9 @@ class View:
         self.options = options
         self.device = options.device
         self.weights = options.weights or weights
-        self.model = load_method(run, self.args["method"])(run, self.device, self.weights).requires_grad_(False)
+        kept = dict(kimg=options.kimg) if getattr(options, "kimg", None) else {}
+        load = load_method(run, self.args["method"])
+        self.model = load(run, self.device, self.weights, **kept).requires_grad_(False)
         self.shape = tuple(self.args["image_shape"])
         self.batch = getattr(options, "batch", 0) or common.few(self.shape)     # made at a time
         self.grey = "; grey repeated to RGB" if self.shape[0] == 1 else ""
@@ -3291,6 +3293,8 @@ def parse_args(argv=None):
         help="averaged, or as trained (default: ema; table alae-2: raw)")
     add("metrics table figure invert", "--seed", type=common.seed, default=0,
         help="evaluation seed of the codes z and all other draws")
+    add(every, "--kimg", type=common.positive(int), metavar="K",
+        help="averaged weights that --keep-kimg kept at K thousand images (default: the last ones)")
     add(every, "--device", default="auto", help="cpu, cuda ... (default: the GPU if there is one)")
     add("metrics table", "--batch", type=common.positive(int), default=0,
         help="images at a time (default: by their size); random noise depends on it")

@@ -539,7 +539,7 @@ BIGAN = dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, deca
 SETTINGS = [  # later rows refine earlier ones
     (dict(), dict(objective="faae", backbone="dcgan", nw=0), PAPER(reencode_weight="100", adversarial_weight=0.1),
         OURS(reenc="mse", fake_weight=0.5, g_steps=2, d_norm="off", beta1=0.9, lr_final=1.0)),
-    (dict(data=("mnist", "mnist-mini")), dict(backbone="mlp")),
+    (dict(data=data.GREY), dict(backbone="mlp")),
     (CONVS, OURS(batch=32, decay_kind="inverse", kimg=2500, snapshot_kimg=50, **F_AAE)),
     (SECTION_4, PAPER(**F_AAE)),
     (SECTION_4 | dict(data="cifar10"), PAPER(kimg=50 * 50)),            # 50 epochs
@@ -607,7 +607,7 @@ def parse_args(argv=None):
         type=common.positive(int), metavar="N")
     add("--d-norm", "batch norm in D's MLP (BiGAN on MNIST: on)", only=dict(objective="bigan"), rare=True,
         choices=["off", "on"])
-    args = common.resolve(parser, "faae", SETTINGS, argv)
+    args = common.resolve(parser, "faae", SETTINGS, argv, network_args)
     if args.backbone == "stylegan" and args.objective not in ("faae", "aae"):
         raise Error(f"--backbone stylegan is for --objective faae or aae; take another backbone for {args.objective}")
     if args.nw not in (0, args.nz):
@@ -676,6 +676,7 @@ def main(argv=None):
     model = make_model(vars(args)).to(device)
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
+    common.begin_from(args, model, device)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = make_optimizers(model, args)
@@ -714,18 +715,26 @@ def main(argv=None):
 
 # -------------------------------------------------------------------------------------------------------- load
 
+def network_args(args):
+    """The keyword arguments of a model among a run's arguments."""
+    names = ("backbone", "image_shape", "nz", "width", "objective", "fmap_base", "d_norm")
+    return {k: args[k] for k in names if k in args}
+
+
 def make_model(args):
     """The untrained model of a run's arguments."""
     kind = GenerativeAutoencoder if args["objective"] in PRIORS else Autoencoder
-    names = ("backbone", "image_shape", "nz", "width", "objective", "fmap_base", "d_norm")
-    return kind(**{k: args[k] for k in names if k in args})
+    return kind(**network_args(args))
 
 
-def load(run, device="cpu", weights="ema"):
-    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw".  Raises common.Error."""
+def load(run, device="cpu", weights="ema", kimg=None):
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of --keep-kimg.
+
+    Raises common.Error.
+    """
     args = common.read_args(run, "faae")
     with common.fitting(run):
-        return common.load_weights(run, args, make_model(args), weights, device)
+        return common.load_weights(run, args, make_model(args), weights, device, kimg)
 
 
 if __name__ == "__main__":

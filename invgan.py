@@ -386,7 +386,7 @@ SETTINGS = [  # later rows refine earlier ones
     (dict(), dict(backbone="stylegan"), PAPER(variant="full", gan_loss="logistic", gan_codes="prior"),
         OURS(targets="held", gamma=0.0, lr_d=0.0, w_weight=1.0, fm_weight=1.0, cycle_weight=1.0, mmd_weight=1.0,
              fm="paired")),
-    (dict(data=("mnist", "mnist-mini", "cifar10")), dict(backbone="dcgan")),
+    (dict(data=data.GREY + ("cifar10",)), dict(backbone="dcgan")),
     (dict(data="imagenet"), dict(backbone="biggan")),
     (dict(backbone="mlp"), OURS(nz=50, nw=50, batch=128, lr=0.002, kimg=2000, snapshot_kimg=100)),
     (dict(backbone="mlp", data="mnist-mini"), OURS(kimg=400, snapshot_kimg=10)),
@@ -425,7 +425,8 @@ def parse_args(argv=None):
     add("--patches", "side of random patches to train on (section 4.3)", type=common.positive(int), default=0,
         metavar="N")
     add("--grow", "growing from --start-resolution (default: at the full size)", only=STYLE, action="store_true")
-    args = common.resolve(parser, "invgan", SETTINGS, argv, formerly=dict(gan_codes="both", targets="held"))
+    args = common.resolve(parser, "invgan", SETTINGS, argv, network_args,
+                          formerly=dict(gan_codes="both", targets="held"))
     if args.patches and (args.patches not in RESOLUTIONS[args.backbone] or getattr(args, "grow", False)):
         sizes = " or ".join(map(str, RESOLUTIONS[args.backbone]))
         raise Error(f"{args.backbone} trains on patches of {sizes} px, without --grow; not {args.patches}")
@@ -473,6 +474,7 @@ def main(argv=None):
     model = InvGAN(**network_args(vars(args))).to(device)
     if args.backbone != "mlp":
         model.to(memory_format=torch.channels_last)
+    common.begin_from(args, model, device)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(net, args.lr_d if name == "D" else args.lr, BETAS[args.backbone])
@@ -528,11 +530,14 @@ def network_args(args):
     return {k: args[k] for k in ("backbone", "image_shape", "nz", "nw", "width", "fmap_base") if k in args}
 
 
-def load(run, device="cpu", weights="ema"):
-    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw".  Raises common.Error."""
+def load(run, device="cpu", weights="ema", kimg=None):
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of --keep-kimg.
+
+    Raises common.Error.
+    """
     args = common.read_args(run, "invgan")
     with common.fitting(run):
-        return common.load_weights(run, args, InvGAN(**network_args(args)), weights, device)
+        return common.load_weights(run, args, InvGAN(**network_args(args)), weights, device, kimg)
 
 
 if __name__ == "__main__":

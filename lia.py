@@ -311,7 +311,7 @@ SETTINGS = [  # later rows refine earlier ones
         PAPER(mapping="flow", coupling="additive", adversarial="wasserstein", gamma=10.0, inference="encoder",
               perceptual="vgg16", perceptual_norm="l2", beta=0.001, pixel_weight=0.0, adversarial_weight=1.0),
         CODE(depth=4, critic="finetune"), OURS(flip="off", kl_weight=0.01)),
-    (dict(data=("mnist", "mnist-mini")), dict(backbone="mlp")),
+    (dict(data=data.GREY), dict(backbone="mlp")),
     (dict(data="cifar10"), dict(backbone="dcgan")),
     # a linear end leaves speckle: on the bundled digits Frechet (digits) of samples was 648 with it, and 136 with tanh
     (dict(backbone="mlp"), OURS(batch=128, kimg=2000, snapshot_kimg=100, perceptual="critic", rgb="tanh")),
@@ -381,7 +381,10 @@ def parse_args(argv=None):
         choices=["finetune", "frozen"])
     add("--log-gradients", "gradients.csv, a row a step: mean |gradient| of f's first, middle, last layer, and losses",
         only=STAGE_2, rare=True, action="store_true")
-    args = common.resolve(parser, "lia", SETTINGS, argv, partial(inherit, parser), formerly=dict(rgb="linear"))
+    args = common.resolve(parser, "lia", SETTINGS, argv, network_args, partial(inherit, parser),
+                          formerly=dict(rgb="linear"))
+    if args.init and args.stage == "2":
+        raise Error("--init is for --stage 1, because stage 2 begins from its decoder; leave it out")
     if args.mapping == "flow" and (args.nz != args.nw or args.nw % 2):
         raise Error(f"an invertible network maps z to w of the same, even dimension, not {args.nz} to {args.nw}; pass "
                     f"--nz and --nw alike, or --mapping mlp")
@@ -455,6 +458,7 @@ def train_decoder(args):
     model = Decoder(**network_args(vars(args))).to(device)
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
+    common.begin_from(args, model, device)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(getattr(model, name), args.lr, BETAS["1"]) for name in ("phi", "g", "c")})
@@ -583,9 +587,7 @@ def three_layers(f):
 def take_decoder(model, run, device):
     """Give a model of stage 2 what stage 1 trained: the averaged phi and g, and the critic as it is, also as eps."""
     averaged, trained = load(run, device, "ema"), load(run, device, "raw")
-    if averaged.grows and (averaged.g.top < averaged.g.levels - 1 or averaged.g.fades):
-        raise Error(f"{run} has grown to {max(averaged.g.size())} px only, alpha {float(averaged.g.alpha):.2f}; go on "
-                    f"with it by --resume first")
+    common.check_grown(run, averaged)
     model.phi.load_state_dict(averaged.phi.state_dict())
     model.g.load_state_dict(averaged.g.state_dict())
     for network in (model.c, getattr(model, "eps", model.c)):
@@ -603,12 +605,15 @@ def network_args(args):
     return {k: args[k] for k in names if k in args}
 
 
-def load(run, device="cpu", weights="ema"):
-    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw".  Raises common.Error."""
+def load(run, device="cpu", weights="ema", kimg=None):
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of --keep-kimg.
+
+    Raises common.Error.
+    """
     args = common.read_args(run, "lia")
     with common.fitting(run):
         model = (Decoder if args["stage"] == "1" else LIA)(**network_args(args))
-        return common.load_weights(run, args, model, weights, device)
+        return common.load_weights(run, args, model, weights, device, kimg)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""--init begins a run from another's averaged weights; --keep-kimg keeps some; sets of torchvision by name."""
+import csv
+import importlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import torchvision
+from conftest import checkpoint_of
+
+import alae
+import common
+import data
+import eval as evaluation
+
+SMALL = ("--width", "64", "--batch", "64", "--seed", "3")
+METHODS = {"alae": (), "lia": (), "invgan": ("--backbone", "mlp"), "faae": ("--objective", "aae")}
+
+
+def train(method, *flags):
+    importlib.import_module(method).main([str(flag) for flag in flags])
+
+
+def measures(run):
+    """mse and recip_w of the first and the last row of log.csv."""
+    with open(Path(run, "log.csv"), newline="") as f:
+        rows = [(row["mse"], row["recip_w"]) for row in csv.DictReader(f)]
+    return rows[0], rows[-1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_begins_from_averaged_weights(method, tmp_path, monkeypatch):
+    """Its measures before the first step are the other run's last ones, and its optimisers are new."""
+    monkeypatch.chdir(tmp_path)
+    train(method, *SMALL, *METHODS[method], "--kimg", 0.256, "--out", "first")
+    train(method, "--init", "first", "--seed", 3, "--batch", 64, "--lr", 0.0007, "--kimg", 0.064, "--out", "second")
+    if method == "lia":         # stage 1 has no encoder to measure
+        before = checkpoint_of(Path("first"))["state"]["ema"]
+        after = checkpoint_of(Path("second"))["state"]["model"]
+        assert all((after[k] - before[k]).abs().max() < 0.01 for k in before if before[k].is_floating_point())
+        assert any((after[k] != before[k]).any() for k in before)
+    else:
+        assert measures("second")[0] == measures("first")[1] != measures("first")[0]
+    args = common.read_args("second")
+    assert (args["width"], args["lr"], args["init"]) == (64, 0.0007, "first")
+    assert checkpoint_of(Path("second"))["seen"] == 64
+    train(method, "--resume", "second", "--kimg", 0.128)        # goes on from its own checkpoint
+    assert checkpoint_of(Path("second"))["seen"] == 128
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--width", "8"], "the networks of first have --width 64, not 8"),
+    (["--g-end", "linear"], "have --g-end sigmoid, not linear"),
+    (["--resolution", "32"], "have --resolution 28, not 32"),
+    (["--data", "rgb"], "--init first makes images of 1x28x28, and these are 3x28x28"),
+    (["--init", "nothing"], "nothing holds no run")])
+def test_networks_of_another_kind_are_refused(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train("alae", *SMALL, "--kimg", 0.064, "--out", "first")
+    Path("rgb").mkdir()
+    for i in range(12):
+        pixels = np.random.default_rng(i).integers(256, size=(28, 28, 3), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(f"rgb/{i}.png")
+    with pytest.raises(common.Error, match=message):
+        train("alae", "--init", "first", "--kimg", 0.064, "--out", "second", *flags)
+
+
+def test_stage_2_begins_from_its_decoder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train("lia", *SMALL, "--kimg", 0.064, "--out", "first")
+    with pytest.raises(common.Error, match="--init is for --stage 1"):
+        train("lia", "--stage", 2, "--decoder", "first", "--init", "first")
+
+
+def test_a_growing_run_begins_grown_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ("--backbone", "stylegan", "--resolution", 8, "--width", 256, "--batch", 4)
+    train("alae", *small, "--kimg", 0.016, "--grow-kimg", 0.008, "--out", "half")
+    with pytest.raises(common.Error, match="half has grown to 8 px only, alpha 0.00"):
+        train("alae", "--init", "half", "--batch", 4, "--kimg", 0.004, "--out", "second")
+    train("alae", *small, "--start-resolution", 8, "--kimg", 0.004, "--out", "whole")
+    train("alae", "--init", "whole", "--batch", 4, "--kimg", 0.004, "--out", "third")
+    assert common.read_args("third")["start_resolution"] == 8
+
+
+def test_kept_weights_are_those_of_then(tmp_path, monkeypatch):
+    """What a run of 2 kimg keeps at 1 is the average that a run of 1 kimg ends with."""
+    monkeypatch.chdir(tmp_path)
+    train("alae", *SMALL, "--kimg", 2.048, "--snapshot-kimg", 0.512, "--keep-kimg", 1, "--out", "long")
+    train("alae", *SMALL, "--kimg", 1.024, "--out", "short")
+    assert sorted(path.name for path in Path("long/kept").iterdir()) == ["000001.pt", "000002.pt"]
+    kept, last = alae.load("long", kimg=1).state_dict(), alae.load("short").state_dict()
+    assert all(kept[name].equal(last[name]) for name in last)
+    assert set(torch.load("long/kept/000001.pt", weights_only=True)["state"]) == {"ema"}
+    with pytest.raises(common.Error, match="long has no kept/000005.pt; it keeps the weights of these kimg: 1, 2"):
+        alae.load("long", kimg=5)
+    with pytest.raises(common.Error, match="keeps averaged weights alone"):
+        alae.load("long", weights="raw", kimg=1)
+
+    for run, flags in (("long", ["--kimg", "1"]), ("short", [])):
+        evaluation.main(["figure", "samples", run, *flags, "--out", f"{run}.png"])
+    assert Path("long.png").read_bytes() == Path("short.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist", "emnist-letters", "mnist"])
+def test_sets_of_torchvision(name, monkeypatch):
+    """Letters lie on their side in their files, and count from 1; the others are as they are."""
+    pixels = {True: torch.randint(256, (52, 28, 28), dtype=torch.uint8),
+              False: torch.randint(256, (26, 28, 28), dtype=torch.uint8)}
+    letters = name == "emnist-letters"
+
+    class Fake:
+        def __init__(self, root, train, download, **more):
+            assert more == (dict(split="letters") if letters else {})
+            self.data, n = pixels[train], len(pixels[train])
+            self.targets = torch.arange(n) % 26 + 1 if letters else torch.arange(n) % 10
+            self.classes = ["N/A", *"abcdefghijklmnopqrstuvwxyz"] if letters else [f"class {i}" for i in range(10)]
+
+    kind = {"fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist-letters": "EMNIST", "mnist": "MNIST"}[name]
+    monkeypatch.setattr(torchvision.datasets, kind, Fake)
+    train, test = data.load(name)
+    wanted = np.swapaxes(pixels[True].numpy(), 1, 2) if letters else pixels[True].numpy()
+    assert (train.pixels[:, 0].numpy() == wanted).all()
+    assert (len(train), len(test), train.shape) == (52, 26, (1, 28, 28))
+    assert train.labels[:3].tolist() == [0, 1, 2]
+    assert train.label_names[1] == dict(mnist="1").get(name, "b" if letters else "class 1")
+    assert (train.source == "mnist") == (name == "mnist")
+    assert alae.parse_args(["--data", name]).backbone == "mlp"
