@@ -16,9 +16,9 @@ import common
 import data
 
 # What the first number does.  l: larger, s: smaller, a: about the same
-ANSWERS = {"alae-sum": "s", "alae-step3": "a", "alae-moments": "s", "alae-no-r1": "l", "lia-sign": "l", "lia-bf16": "l",
+ANSWERS = {"alae-sum": "s", "alae-step3": "a", "alae-no-r1": "l", "lia-sign": "l", "lia-bf16": "l",
            "invgan-mmd": "l", "faae-weight": "l", "faae-apart": "a", "faae-aae": "s"}
-FLAGS = {"alae-sum": dict(latent_loss=("mean", "sum")), "alae-step3": dict(step3=("EG", "EGF")), "alae-moments": {},
+FLAGS = {"alae-sum": dict(latent_loss=("mean", "sum")), "alae-step3": dict(step3=("EG", "EGF")),
          "alae-no-r1": dict(gamma=(1.0, 0.0)), "lia-sign": {}, "invgan-mmd": dict(mmd_weight=(1.0, 0.0)),
          "faae-weight": dict(reencode_weight=("10", "1000")), "faae-apart": dict(reencode_weight=("10", "1000")),
          "faae-aae": dict(objective=("faae", "aae"))}
