@@ -251,7 +251,8 @@ EXPERIMENTS = {
         functools.partial(train, faae, FAAE, CODES, more=("--reencode-weight", "1000"))),
     "faae-apart": Experiment(
         "F-AAE eq. 4",
-        "The same, in a program where each phase has an Adam of its own. What happens to the error of codes?",
+        "Weigh re-encoding 1000 in place of 10, in a program where each phase has an Adam of its own. What happens to "
+        "the error of codes?",
         "`--reencode-weight 1000`; on both sides `faae.update` keeps the moments of each phase apart",
         "Adam divides a gradient by its usual size, so a phase's weight leaves its steps as they are, and W_re and "
         "W_adv do nothing. With one Adam for both phases of G, both gradients are divided by one size.",
