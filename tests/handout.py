@@ -5,6 +5,7 @@
     python tests/handout.py OUT --notebook              and each as a notebook, in nbgrader's conventions
     python tests/handout.py --gradescope FILE.zip       the autograder for Gradescope, with the solutions
     python tests/handout.py --check r1                  that this exercise's tests fail without it, and no other's
+    python tests/handout.py --check                     the same of all exercises, one by one
 
 The scripts carry no marks: `exercises.py` says where each exercise is.  OUT has no history and no solution; in it
 `python tests/grade.py` tells how far one is.
@@ -31,7 +32,7 @@ from exercises import (
     split,
     text_of,
 )
-from grade import BASE, base_tests, fail, outcome
+from grade import BASE, base_tests, fail, import_once, outcome
 
 # What a copy is made of, besides the scripts: no results, no caches, and not the tests that hold solutions
 PARTS = ("*.py", "*.md", "*.txt", ".ruff.toml", ".gitignore", ".github/*.md", ".github/*.png", "tests/*.py",
@@ -219,15 +220,16 @@ def parse_args(argv):
                         help=f"exercises that are empty: {', '.join(NAMED)}")
     parser.add_argument("--notebook", action="store_true", help="the exercises as notebooks, too")
     parser.add_argument("--gradescope", type=Path, metavar="FILE", help="zip of the autograder")
-    parser.add_argument("--check", nargs="+", metavar="NAME", choices=NAMED, help="exercises to check one by one")
+    parser.add_argument("--check", nargs="*", metavar="NAME", choices=NAMED,
+                        help="exercises to check one by one (default: all)")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
     chosen = [e for e in EXERCISES if e.name in args.exercise]
-    if not (args.out or args.gradescope or args.check):
-        sys.exit(fail("nothing to write; pass a folder OUT, --gradescope FILE.zip or --check NAME"))
+    if not (args.out or args.gradescope or args.check is not None):
+        sys.exit(fail("nothing to write; pass a folder OUT, --gradescope FILE.zip or --check"))
     if (ROOT / "tests" / "handout.zip").exists():
         sys.exit(fail(f"{ROOT} is a handout itself, without solutions; run this in the project"))
     if args.out and args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
@@ -241,11 +243,13 @@ def main(argv=None):
             print(args.gradescope)
     except OSError as e:
         sys.exit(fail(f"{e.filename}: {e.strerror}; name another place"))
-    for name in args.check or []:
+    failed = False
+    import_once()
+    for name in [] if args.check is None else args.check or NAMED:
         wrong = what_else_fails(NAMED[name])
+        failed |= bool(wrong)
         print(f"{name}: {'; '.join(wrong) or 'its own tests fail without it, and no others'}", flush=True)
-        if wrong:
-            sys.exit(1)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
