@@ -3,8 +3,8 @@ const calm = matchMedia('(prefers-reduced-motion: reduce)');
 const said = document.getElementById('said');
 let current = '';
 
-function go(element) {
-  element.scrollIntoView({block: 'center', behavior: calm.matches ? 'auto' : 'smooth'});
+function go(element, from) {                  // at once where both sides move: one smooth scroll stops another
+  element.scrollIntoView({block: 'center', behavior: from && !calm.matches ? 'smooth' : 'auto'});
 }
 
 function show(id, from) {
@@ -12,8 +12,8 @@ function show(id, from) {
   const lines = [...document.querySelectorAll(`[data-eq~="${id}"]`)];
   document.querySelectorAll('.lit').forEach(element => element.classList.remove('lit'));
   [card, ...lines].forEach(element => element.classList.add('lit'));
-  if (from !== 'code' && lines.length) go(document.getElementById(card.dataset.first));
-  if (from !== 'paper') go(card);
+  if (from !== 'code' && lines.length) go(document.getElementById(card.dataset.first), from);
+  if (from !== 'paper') go(card, from);
   current = id;
   history.replaceState(null, '', '#' + id);
   const count = lines.length === 1 ? '1 line' : (lines.length || 'no') + ' lines';
@@ -24,7 +24,7 @@ function follow(id, from, card) {
   const target = document.getElementById(id);
   if (!target) return;
   if (card && target !== card) show(card.id, 'paper');
-  if (target.matches('.eq')) show(id, from); else go(target);
+  if (target.matches('.eq')) show(id, from); else go(target, 'paper');
 }
 
 document.documentElement.classList.add('js');
