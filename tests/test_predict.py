@@ -157,9 +157,19 @@ def test_a_line_to_paste(monkeypatch, capsys):
         "alae-sum": {"a size": ((1, 2, 3), (11, 12, 13)), "an error": ((0.123,) * 3,) * 2}}
 
 
-def test_code_that_is_not_written_yet(small, monkeypatch):
-    def empty(*_):
-        raise NotImplementedError("ALAE Alg. 1: f(t)")
-    monkeypatch.setattr(predict.alae, "train_step", empty)
-    with pytest.raises(common.Error, match="not written yet: ALAE Alg. 1: f"):
-        EXPERIMENTS["alae-sum"].run(False, 0, 0.2)
+def test_a_name_that_is_not_there(capsys):
+    with pytest.raises(SystemExit) as end:
+        predict.main(["alae-r1"])
+    assert end.value.code == 2
+    assert "there is no alae-r1; choose from alae-sum, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "where", "what"), [
+    ("alae-sum", predict.alae, "train_step"), ("lia-bf16", common, "InvertibleNetwork"), ("lia-sign", common, "r1")])
+def test_code_that_is_not_written_yet(name, where, what, small, monkeypatch):
+    def empty(*_, **__):
+        raise NotImplementedError("eq. 0")
+    monkeypatch.setattr(where, what, empty)
+    monkeypatch.setattr(predict, "KIMG", 0.2)
+    with pytest.raises(common.Error, match="^not written yet: eq. 0; write it first$"):
+        predict.main([name])
