@@ -130,7 +130,8 @@ def test_commands_parse(page, decoder):
 @by_name
 def test_flags_exist(page):
     """Each flag on a method's page is one of its script, of eval.py or of torchrun; elsewhere, of any script."""
-    scripts = [page.stem, "eval"] if page.stem in METHODS else [*METHODS, "eval", "data", "bench", "handout", "grade"]
+    others = [*METHODS, "eval", "data", "bench", "handout", "grade", "predict"]
+    scripts = [page.stem, "eval"] if page.stem in METHODS else others
     known = {flag for name in scripts for flag in flags_of(name)} | {*get_args_parser()._option_string_actions}
     assert {*FLAG.findall(page.read_text())} <= known
 
