@@ -7,7 +7,7 @@
     5  Weights       adam, update, set_rate, Draw, plain, compiled, average
     6  Held out      check_input, fixed_inputs, reconstruct, held_out
     7  Frozen        frozen, VGG
-    8  Processes     start, notes, join, watch, rank_zero_first, generator, broadcast, autocast, average_buffers
+    8  Processes     start, notes, join, watch, rank_zero_first, generator, autocast, average_buffers
     9  Flags         PAPER, CODE, OURS, method_parser, resolve, check_resolution, complete, check_images
     10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
     11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, open_image, show, curves
@@ -380,7 +380,8 @@ class UpConv(EqualConv2d):
     def forward(self, x):  # [N,c_in,H,W] -> [N,c_out,2H,2W]
         if not self.fused:
             return super().forward(upscale(x))
-        w = self.weight.transpose(0, 1).contiguous(memory_format=torch.channels_last)   # conv_transpose2d's own order
+        # in conv_transpose2d's own order
+        w = self.weight.transpose(0, 1).contiguous(memory_format=torch.channels_last)
         w = nnf.avg_pool2d(w.flip(2, 3) * (4 * self.scale), 2, stride=1, padding=1)
         return nnf.conv_transpose2d(x, w, stride=2, padding=1)
 
@@ -493,7 +494,7 @@ def mix_styles(w, others, top, p, draw):
     decides.   (StyleGAN 3.1)
     """
     layers = 2 * top + 2
-    cut = torch.where(draw[:, 0] < p, 1 + (draw[:, 1] * (layers - 1)).floor(), layers)          # 1 ... layers - 1
+    cut = torch.where(draw[:, 0] < p, 1 + (draw[:, 1] * (layers - 1)).floor(), layers)  # 1 ... layers - 1
     keep = torch.arange(layers, device=w.device) < cut[:, None]
     return torch.where(keep[:, :, None], w[:, None], others[:, None])
 
