@@ -3193,7 +3193,7 @@ def seed_ranges(text):
 # A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
 COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo)
 SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
-          "lia-1", "lia-2", "invgan-1")
+          "table lia-1", "table lia-2", "table invgan-1")
 
 
 def port(text):
@@ -3321,14 +3321,13 @@ def main(argv=None):
         print(f"table    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
               + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + "; invgan-2 and -8 also: inpaint, merge, edit)")
         return
-    name = getattr(args, "name", "")
+    work = " ".join(filter(None, (args.command, getattr(args, "name", ""))))
     if getattr(args, "inception", "") and args.features == "auto":
         args.features = "inception"
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not {args.command, name} & set(SHARED):
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and work not in SHARED:
         if int(os.environ.get("RANK", 0)):
             sys.exit(2)
-        raise Error(f"{f'{args.command} {name}'.strip()} is the work of one process; run it by python, without "
-                    f"torchrun")
+        raise Error(f"{work} is the work of one process; run it by python, without torchrun")
     args.device, rank, world = common.join(args.device)
     torch.backends.cudnn.allow_tf32 = False         # PPL's differences would drown in it
     if rank or sys.stdout is None:                  # None: it was closed
