@@ -43,7 +43,6 @@ import warnings
 import zipfile
 from argparse import ArgumentTypeError, Namespace
 from collections import namedtuple
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import common  # before torch, whose threads wait as it says
@@ -2250,13 +2249,13 @@ def write_pictures(items):
         Image.fromarray(picture).save(part, "png")
         os.replace(part, path)
     ahead = collections.deque()
-    with ThreadPool() as pool:
+    with concurrent.futures.ThreadPoolExecutor() as pool:       # waits for its threads, or Python may abort at its end
         for item in items:
-            ahead.append(pool.apply_async(write, item))
+            ahead.append(pool.submit(write, *item))
             if len(ahead) > 4 * os.cpu_count():
-                ahead.popleft().get()
+                ahead.popleft().result()
         for job in ahead:
-            job.get()
+            job.result()
 
 
 def wait_for_all():
@@ -2371,7 +2370,7 @@ def encode(args):
 
     def pictures():
         for begin, end in progress("images", n, view.batch):
-            images = pool.map(photos.read, [i % n for i in range(begin, end + bool(folder))])
+            images = list(pool.map(photos.read, [i % n for i in range(begin, end + bool(folder))]))
             following = images.pop() if folder else None
             rows = [i for i in range(begin, end) if images[i - begin] is not None]
             if not rows:
@@ -2390,7 +2389,7 @@ def encode(args):
                                          1).double().cpu()
                 for i, a, b in zip(rows, x, y, strict=True):
                     yield folder / f"{stems[i]}.png", np.concatenate([picture_of(a), picture_of(b)], 1)
-    with ThreadPool() as pool:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
         write_pictures(pictures())
     kept = add_up(good).bool()
     w, told = add_up(w)[kept], add_up(told)[kept]
