@@ -1251,7 +1251,7 @@ def settings_of(run, given, method, parser, networks):
     return {**settings, "start_resolution": max(h, w)}          # it has grown
 
 
-def resolve(parser, method, table, argv, networks, inherit=None, formerly=None):
+def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=None):
     """argv -> Namespace of all settings: explicit flag > table (see `look_up`) > parser's default.
 
     With --resume the run's own args.json takes the place of table and defaults.  networks(args) -> the arguments of the
@@ -1685,7 +1685,7 @@ class Run:
             if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
                 curves(log, self.folder / "curves.png")
                 self.drawn = time.time()
-        keep = self.args.keep_kimg * 1000
+        keep = getattr(self.args, "keep_kimg", 0) * 1000
         if self.writer and keep and self.seen and self.seen // keep != self.last_snapshot // keep:
             self.write(f"kept/{int(self.seen / 1000):06d}.pt", ["ema"])
         self.sums = [0.0 for _ in self.losses]

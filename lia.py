@@ -381,8 +381,8 @@ def parse_args(argv=None):
         choices=["finetune", "frozen"])
     add("--log-gradients", "gradients.csv, a row a step: mean |gradient| of f's first, middle, last layer, and losses",
         only=STAGE_2, rare=True, action="store_true")
-    args = common.resolve(parser, "lia", SETTINGS, argv, network_args, partial(inherit, parser),
-                          formerly=dict(rgb="linear"))
+    args = common.resolve(parser, "lia", SETTINGS, argv, partial(inherit, parser),
+                          formerly=dict(rgb="linear"), networks=network_args)
     if args.init and args.stage == "2":
         raise Error("--init is for --stage 1, because stage 2 begins from its decoder; leave it out")
     if args.mapping == "flow" and (args.nz != args.nw or args.nw % 2):
