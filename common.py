@@ -1239,9 +1239,9 @@ def say_defaults(parser, table, defaults):
             action.help += f" [{', '.join(map(str, shown))}]" if shown else ""
 
 
-def settings_of(run, given, method, parser, networks):
+def settings_of(run, given, method, parser, networks, formerly):
     """-> the settings of the networks of --init's run.  Raises `Error` if one is given otherwise."""
-    stored = read_args(run, method, parser)
+    stored = {**(formerly or {}), **read_args(run, method, parser)}
     settings = {**networks(stored), "resolution": stored["resolution"]}
     _, h, w = settings.pop("image_shape")
     for name, value in settings.items():
@@ -1280,7 +1280,7 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=N
         del given["backbone"]
     inherited = inherit(given) if inherit and not run else {}
     if "init" in given and not run:
-        inherited.update(settings_of(given["init"], given, method, parser, networks))
+        inherited.update(settings_of(given["init"], given, method, parser, networks, formerly))
     values, source = look_up(table, defaults, stored or {**inherited, **given})
 
     useless = {a.dest: a.only for a in parser._actions if not holds(getattr(a, "only", {}), values)}
@@ -1532,7 +1532,7 @@ def read_checkpoint(run, args, device, name="checkpoint.pt"):
         if type(checkpoint["seen"]) is not int or not isinstance(checkpoint["state"], dict):
             raise TypeError
     except FileNotFoundError:
-        kept = ", ".join(str(int(path.stem)) for path in sorted(Path(run, "kept").glob("*.pt")))
+        kept = ", ".join(path.stem.lstrip("0") for path in sorted(Path(run, "kept").glob("*.pt")))
         raise Error(f"{run} has no {name}; " + ("train it first" if name == "checkpoint.pt" else
                     f"it keeps the weights of these kimg: {kept or 'none (see --keep-kimg)'}")) from None
     except OSError as e:
@@ -1758,8 +1758,9 @@ class Run:
         self.lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self.lock.flush()
         if self.args.out == self.args.resume:
-            for part in self.folder.glob("*.*.part"):       # of a process that was killed
-                part.unlink()
+            for part in self.folder.rglob("*.[0-9]*.part"):         # of a process that was killed
+                if part.is_file():
+                    part.unlink()
         elif any((self.folder / name).exists() for name in ("args.json", "checkpoint.pt", "log.csv")):
             return (f"{self.folder} already holds a run; go on with it by --resume {self.folder}, or name another "
                     f"folder by --out")

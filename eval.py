@@ -2721,7 +2721,8 @@ def whole(text, end, name):
 def read_photo(content, shape):
     """The bytes of an image file -> (1, C, H, W) in [-1, 1], read as in training."""
     try:
-        image = Image.open(io.BytesIO(content), formats=PHOTOS)
+        Image.init()
+        image = Image.open(io.BytesIO(content), formats=[kind for kind in PHOTOS if kind in Image.OPEN])
         if image.width * image.height > PIXELS:
             raise Image.DecompressionBombError
         return common.to_float(torch.tensor(data.to_array(image, shape[0], shape[:0:-1])))[None]
@@ -3040,6 +3041,10 @@ async function load(slot, path, file) { // an image into slot A or B of every ru
       const code = await (await ask(`${path}&run=${run.number}`, file)).json();
       if (turn != turns[slot]) return;                          // another image has been asked for since
       run[slot] = code;
+      if (!code.z && sliders.space.value == "z") {
+        sliders.space.value = "w";
+        moved();
+      }
       const image = run.part(`img.${slot}`);
       image.src = image.nextElementSibling.href = code.picture;
       image.parentElement.hidden = false;
@@ -3049,7 +3054,6 @@ async function load(slot, path, file) { // an image into slot A or B of every ru
   }
   const z = runs.every(run => [run.A, run.B].every(code => !code || code.z));
   sliders.space.options[1].disabled = !z;
-  if (!z) sliders.space.value = "w";
   say([...wrong].join(" "));
 }
 

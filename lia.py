@@ -385,6 +385,8 @@ def parse_args(argv=None):
                           formerly=dict(rgb="linear"), networks=network_args)
     if args.init and args.stage == "2":
         raise Error("--init is for --stage 1, because stage 2 begins from its decoder; leave it out")
+    if args.init and not args.resume and common.read_args(args.init).get("stage") == "2":
+        raise Error(f"--init {args.init} is a run of stage 2; name its run of stage 1, or pass --stage 2 --decoder")
     if args.mapping == "flow" and (args.nz != args.nw or args.nw % 2):
         raise Error(f"an invertible network maps z to w of the same, even dimension, not {args.nz} to {args.nw}; pass "
                     f"--nz and --nw alike, or --mapping mlp")

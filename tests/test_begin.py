@@ -1,6 +1,7 @@
 """--init begins a run from another's averaged weights; --keep-kimg keeps some; sets of torchvision by name."""
 import csv
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +68,41 @@ def test_networks_of_another_kind_are_refused(flags, message, tmp_path, monkeypa
         train("alae", "--init", "first", "--kimg", 0.064, "--out", "second", *flags)
 
 
+def test_a_run_from_before_a_flag_keeps_what_it_had(tmp_path, monkeypatch):
+    """--rgb of LIA's mlp had no flag once, and was linear."""
+    monkeypatch.chdir(tmp_path)
+    train("lia", *SMALL, "--kimg", 0.064, "--rgb", "linear", "--out", "first")
+    args, checkpoint = json.loads(Path("first/args.json").read_text()), checkpoint_of(Path("first"))
+    for name in ("rgb", "init", "keep_kimg"):
+        del args[name], checkpoint["args"][name]
+    Path("first/args.json").write_text(json.dumps(args))
+    torch.save(checkpoint, "first/checkpoint.pt")
+    train("lia", "--init", "first", "--batch", 64, "--kimg", 0.064, "--out", "second")
+    assert common.read_args("second")["rgb"] == "linear"
+
+
+def test_a_resumed_run_clears_away_its_own_parts_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train("alae", *SMALL, "--kimg", 0.064, "--out", "first")
+    Path("first/kept").mkdir()
+    Path("first/samples.zip.part").mkdir()              # which `eval.py samples` goes on with
+    Path("first/kept/000001.pt.123.part").touch()
+    Path("first/kept/mine.pt").touch()
+    with pytest.raises(common.Error, match="it keeps the weights of these kimg: mine"):
+        alae.load("first", kimg=5)
+    train("alae", "--resume", "first", "--kimg", 0.128)
+    assert Path("first/samples.zip.part").is_dir()
+    assert not Path("first/kept/000001.pt.123.part").exists()
+
+
 def test_stage_2_begins_from_its_decoder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train("lia", *SMALL, "--kimg", 0.064, "--out", "first")
     with pytest.raises(common.Error, match="--init is for --stage 1"):
         train("lia", "--stage", 2, "--decoder", "first", "--init", "first")
+    train("lia", "--stage", 2, "--decoder", "first", "--batch", 64, "--kimg", 0.064, "--out", "second")
+    with pytest.raises(common.Error, match="--init second is a run of stage 2; name its run of stage 1"):
+        train("lia", "--init", "second", "--out", "third")
 
 
 def test_a_growing_run_begins_grown_up(tmp_path, monkeypatch):

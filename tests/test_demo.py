@@ -266,6 +266,15 @@ def test_what_is_wrong_gets_a_sentence(server, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_pillow_without_a_format_reads_the_others(monkeypatch):
+    """Formats are tried in turn, and one that is not there stopped those after it."""
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    buffer = io.BytesIO()
+    picture(0).save(buffer, "BMP")
+    assert evaluation.read_photo(buffer.getvalue(), (3, 8, 8)).shape == (1, 3, 8, 8)
+
+
 def test_only_the_page_may_ask(server):
     for headers in [dict(Host="evil.example"), dict(Host="127.0.0.1"), dict(Host="127.0.0.1:1"),
                     dict(Origin="http://evil.example"), dict(Origin="null"), dict(Sec_Fetch_Site="cross-site"),
