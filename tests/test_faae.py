@@ -469,7 +469,7 @@ def parser():
     caught = []
     original = common.resolve
     try:
-        common.resolve = lambda p, *rest: caught.append(p) or original(p, *rest)
+        common.resolve = lambda p, *rest, **named: caught.append(p) or original(p, *rest, **named)
         faae.parse_args([])
     finally:
         common.resolve = original
