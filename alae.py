@@ -267,7 +267,7 @@ SETTINGS = [  # later rows refine earlier ones; the paper's are of sections 6 an
         OURS(gamma=1.0, kimg=1000, snapshot_kimg=25)),          # gamma was chosen on MNIST
     (dict(data=data.GREY), dict(backbone="mlp")),
     (dict(data=("mnist", "mnist-mini")), PAPER(backbone="mlp")),
-    (dict(data="cifar10"), dict(backbone="dcgan")),
+    (dict(data=data.COLOUR), dict(backbone="dcgan")),
     (dict(backbone="mlp"), PAPER(nz=50, nw=50, batch=128, lr=0.002),
         OURS(g_end="sigmoid", kimg=6000, snapshot_kimg=100)),
     # short: a smaller batch and a higher rate get further in 270,000 images than the paper's

@@ -59,7 +59,8 @@ CUTS = {  # sets in the order of their files: what they are, how many (0: any nu
        for name in ("bedroom", "cat", "car")},
 }
 GREY = ("mnist-mini", "mnist", "fashion-mnist", "kmnist", "emnist-letters")     # of 28x28
-ARRAYS = GREY + ("cifar10",)                    # -mini: 10,000 + 2,000 digits that come with the code
+COLOUR = ("cifar10", "svhn")                    # of 32x32
+ARRAYS = GREY + COLOUR                          # -mini: 10,000 + 2,000 digits that come with the code
 NAMES = ARRAYS + ("celeba",) + tuple(CUTS)
 RESIDENT_BYTES = 2e9        # smaller sets are decoded once and kept on the device
 MANY = 200_000              # larger folders are not searched for equal files, which takes long
@@ -231,7 +232,7 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
         known = [f"{name} ({SPLITS[data][name]})" if data in SPLITS else name for name in splits]
         raise DataError(f"{data} has no split {split!r}; it is {' or '.join(known)}")
     if data in ARRAYS:
-        wanted = wanted or _largest(32, sizes or [32 if data == "cifar10" else 28])
+        wanted = wanted or _largest(32, sizes or [32 if data in COLOUR else 28])
         if data == "mnist-mini":
             return _mnist_mini(wanted)
         return _torchvision(data, root, split, wanted)
@@ -286,23 +287,33 @@ def _mnist_mini(wanted):
 
 def _torchvision(name, root, split, wanted):
     """A set of torchvision's, downloaded if absent.  ids: the training file's, then the test file's."""
-    from torchvision.datasets import CIFAR10, EMNIST, KMNIST, MNIST, FashionMNIST
+    from torchvision.datasets import CIFAR10, EMNIST, KMNIST, MNIST, SVHN, FashionMNIST
     kind = {"mnist": MNIST, "fashion-mnist": FashionMNIST, "kmnist": KMNIST, "emnist-letters": EMNIST,
-            "cifar10": CIFAR10}[name]
+            "cifar10": CIFAR10, "svhn": SVHN}[name]
     letters = dict(split="letters") if kind is EMNIST else {}
     try:
-        train, test = (kind(root, train=train, download=True, **letters) for train in (True, False))
+        if kind is SVHN:
+            train, test = (kind(root, split=part, download=True) for part in ("train", "test"))
+        else:
+            train, test = (kind(root, train=train, download=True, **letters) for train in (True, False))
+    except ModuleNotFoundError as e:
+        package = e.name.partition(".")[0]
+        raise DataError(f"{name} is read through {package}, which is not installed; pip install {package}") from None
     except Exception as e:
         reason = " ".join(f"{type(e).__name__} {e}".split())
         first, second = ("emnist-letters-train", "emnist-letters-test") if letters else ("train", "t10k")
         files = (f"{first}-images-idx3-ubyte, {first}-labels-idx1-ubyte, {second}-images-idx3-ubyte and "
                  f"{second}-labels-idx1-ubyte into {root}/{kind.__name__}/raw" if name in GREY else
+                 f"train_32x32.mat and test_32x32.mat into {root}" if kind is SVHN else
                  f"the unpacked cifar-10-batches-py into {root}")
         raise DataError(f"{kind.__name__} is not under --data-root {root}, and its download failed "
                         f"({reason}); put {files}, or name the right --data-root") from None
     pixels = np.concatenate([train.data, test.data])
-    labels = np.concatenate([train.targets, test.targets])
-    names = train.classes
+    if kind is SVHN:
+        pixels = pixels.transpose(0, 2, 3, 1)
+        labels, names = np.concatenate([train.labels, test.labels]), list("0123456789")
+    else:
+        labels, names = np.concatenate([train.targets, test.targets]), train.classes
     if letters:             # its files have rows for columns, and count from 1
         pixels, labels, names = pixels.transpose(0, 2, 1), labels - 1, names[1:]
     ids = np.arange(len(pixels))

@@ -386,7 +386,7 @@ SETTINGS = [  # later rows refine earlier ones
     (dict(), dict(backbone="stylegan"), PAPER(variant="full", gan_loss="logistic", gan_codes="prior"),
         OURS(targets="held", gamma=0.0, lr_d=0.0, w_weight=1.0, fm_weight=1.0, cycle_weight=1.0, mmd_weight=1.0,
              fm="paired")),
-    (dict(data=data.GREY + ("cifar10",)), dict(backbone="dcgan")),
+    (dict(data=data.ARRAYS), dict(backbone="dcgan")),
     (dict(data="imagenet"), dict(backbone="biggan")),
     (dict(backbone="mlp"), OURS(nz=50, nw=50, batch=128, lr=0.002, kimg=2000, snapshot_kimg=100)),
     (dict(backbone="mlp", data="mnist-mini"), OURS(kimg=400, snapshot_kimg=10)),

@@ -312,7 +312,7 @@ SETTINGS = [  # later rows refine earlier ones
               perceptual="vgg16", perceptual_norm="l2", beta=0.001, pixel_weight=0.0, adversarial_weight=1.0),
         CODE(depth=4, critic="finetune"), OURS(flip="off", kl_weight=0.01)),
     (dict(data=data.GREY), dict(backbone="mlp")),
-    (dict(data="cifar10"), dict(backbone="dcgan")),
+    (dict(data=data.COLOUR), dict(backbone="dcgan")),
     # a linear end leaves speckle: on the bundled digits Frechet (digits) of samples was 648 with it, and 136 with tanh
     (dict(backbone="mlp"), OURS(batch=128, kimg=2000, snapshot_kimg=100, perceptual="critic", rgb="tanh")),
     (dict(backbone="mlp", data="mnist-mini"), OURS(kimg=400, snapshot_kimg=10)),

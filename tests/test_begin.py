@@ -2,6 +2,7 @@
 import csv
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +160,25 @@ def test_sets_of_torchvision(name, monkeypatch):
     assert train.label_names[1] == dict(mnist="1").get(name, "b" if letters else "class 1")
     assert (train.source == "mnist") == (name == "mnist")
     assert alae.parse_args(["--data", name]).backbone == "mlp"
+
+
+def test_svhn(tmp_path, monkeypatch):
+    """Its files, as SciPy writes them, have pixels as (H, W, C, N), and 10 for the digit 0."""
+    scipy_io = pytest.importorskip("scipy.io")
+    pixels = {name: torch.randint(256, (32, 32, 3, n), dtype=torch.uint8).numpy()
+              for name, n in dict(train=20, test=10).items()}
+    for name, x in pixels.items():
+        scipy_io.savemat(tmp_path / f"{name}_32x32.mat", dict(X=x, y=np.arange(x.shape[3])[:, None] % 10 + 1))
+    monkeypatch.setattr(torchvision.datasets.SVHN, "download", lambda self: None)
+    monkeypatch.setattr(torchvision.datasets.SVHN, "_check_integrity", lambda self: True)
+    train, test = data.load("svhn", tmp_path)
+    assert (len(train), len(test), train.shape) == (20, 10, (3, 32, 32))
+    assert (train.take([3])[0].permute(1, 2, 0).numpy() == pixels["train"][..., 3]).all()
+    assert test.take([9])[0, 2, 1, 0] == pixels["test"][1, 0, 2, 9]
+    assert train.labels[[0, 8, 9]].tolist() == [1, 9, 0]
+    for method in METHODS:
+        assert importlib.import_module(method).parse_args(["--data", "svhn"]).backbone == "dcgan"
+    for name in ("scipy", "scipy.io"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(data.DataError, match="svhn is read through scipy, which is not installed; pip install scipy$"):
+        data.load("svhn", tmp_path)
