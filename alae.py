@@ -13,8 +13,9 @@
     w  (B, nw)       latent code                      G  w -> x  generator
     x  (B, C, H, W)  image in [-1, 1]                 E  x -> w  encoder
                                                       D  w -> logit, the discriminator's second half: D o E judges x
-Algorithm 1 is `train_step`; the encoder of section 5 is `StyleEncoder`.  Where we differ from the paper or from the
-released code, the line says so, with the flag that restores the other; the whole list is in .github/alae.md.
+Algorithm 1 is `train_step`; the encoder of section 5 is `StyleEncoder`; eqs. 3-5 are definitions and a goal.  Where we
+differ from the paper or from the authors' released code ("the code"), the line says so, with the flag that restores
+the other; the whole list is in .github/alae.md.
 """
 import copy
 import json
@@ -46,10 +47,10 @@ MEAN_W = 0.995              # what the running mean of w keeps at a step; the co
 # ------------------------------------------------------------------------------------------------- Algorithm 1
 
 def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
-    """One iteration on real images x (B, C, H, W), a leaf in E's range.
+    """One iteration on real images x (B, C, H, W), as E takes them; R1 needs x to be no one's result.
 
-    nets: F, G, E, D.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16 passes.  mean_w:
-    running mean of w, moved in place.  -> L_ED, R1's term, L_FG, L_EG; all are means over the batch.
+    nets: F, G, E, D, in train mode.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16
+    passes.  mean_w: running mean of w, moved in place.  -> L_ED without R1's term, that term, L_FG, L_EG; means.
     """
     F, G, E, D = nets
     B = len(x)
@@ -62,28 +63,28 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
         fake_score = D(E(fake))
         real_score = plain(D)(plain(E)(x.requires_grad_()))     # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(real_score, x)     # gradient with respect to x, as in the code; the paper prints theta
-    L_ED = softplus(fake_score) + softplus(-real_score)                                     # line 6; eq. 1's signs err
+    L_ED = softplus(fake_score) + softplus(-real_score)             # line 6, which is eq. 1 with f(t) = -softplus(-t)
     update(L_ED + R1, opt.E, opt.D)                                                         # line 7
     if mean_w is not None:
         mean_w.lerp_(w.float().mean(0), 1 - MEAN_W)
 
     # Step II: F and G fool them (lines 8-11)
     with amp():
-        L_FG = softplus(-D(E(G(draw.mix(F(draw.z(B)), F)))))                                # lines 9, 10
+        L_FG = softplus(-D(E(G(draw.mix(F(draw.z(B)), F)))))                                # line 9, line 10
     update(L_FG, opt.F, opt.G)                                                              # line 11
 
     # Step III: E inverts G in latent space (lines 12-15)
     with amp():
         with torch.set_grad_enabled(args.step3 == "EGF"):
             w = F(draw.z(B))                                                                # line 13
-        error = w.detach().float() - E(G(w)).float()
+        error = w.detach().float() - E(G(w)).float()        # with EGF, F is reached through G alone
     L_EG = error.square().sum(1).mean()                                                     # line 14, eq. 8
-    if args.latent_loss == "mean":          # as in the code: a sum makes step III so strong that E(x) shrinks
+    if args.latent_loss == "mean":      # the default, as in the code: a sum is so strong that E(x) shrinks
         L_EG = L_EG / args.nw
     if args.step3 == "EG":
         update(L_EG, opt.E, opt.G)                                                          # line 15
     else:
-        update(L_EG, opt.E, opt.G, opt.F)   # the code: F is reached through G
+        update(L_EG, opt.E, opt.G, opt.F)   # as in the code
 
     return L_ED, R1, L_FG, L_EG
 
@@ -172,8 +173,8 @@ class StyleEncoder(common.Growing):
     def features(self, x):
         """-> w (N, nw), and the styles that it is made of, (N, n)."""
         styles = self.styles(x)
-        parts = [C(style) for C, style in zip(self.C, styles, strict=False)]
-        if self.fades:
+        parts = [C(style) for C, style in zip(self.C, styles, strict=False)]    # of the levels that there are yet
+        if self.fades:                      # the top level's two
             parts[-2:] = [self.alpha * part for part in parts[-2:]]
         return sum(parts), torch.cat(styles, 1)                                                 # eq. 9
 
@@ -261,7 +262,9 @@ class ALAE(nn.Module):
 
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 STYLE = dict(backbone="stylegan")
-SETTINGS = [  # later rows refine earlier ones; the paper's are of sections 6 and 7
+# Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER (its sections 6 and 7), CODE and OURS
+# say where a value comes from.
+SETTINGS = [
     (dict(), dict(recipe="paper", backbone="stylegan"),
         PAPER(step3="EG", d_act="lrelu"), CODE(latent_loss="mean"),
         OURS(gamma=1.0, kimg=1000, snapshot_kimg=25)),          # gamma was chosen on MNIST
@@ -295,7 +298,7 @@ def parse_args(argv=None):
     add = parser.group("method")
     add("--recipe", "choices of the printed method, or of the released code", choices=["paper", "official"])
     add("--gamma", "weight of R1, over 2 (Alg. 1 line 6; paper: open; code: 10)", type=float, metavar="W")
-    add("--latent-loss", "reduction over w's dimensions (Alg. 1 line 14: sum)", choices=["mean", "sum"])
+    add("--latent-loss", "reduction over w's dimensions (Alg. 1 line 14: sum; code: mean)", choices=["mean", "sum"])
     add("--step3", "networks that step III moves (Alg. 1 line 15: EG; code: EGF)", choices=["EG", "EGF"])
     add("--d-act", "activation between D's layers (code: none)", choices=["lrelu", "none"])
     add("--g-end", "last activation of G (code: linear)", only=dict(backbone="mlp"), choices=["sigmoid", "linear"])
@@ -308,8 +311,8 @@ def parse_args(argv=None):
     add("--layers", "gains, slope, biases of E's and G's ends", only=STYLE, choices=["paper", "released"])
     add("--flip", "mirroring of half of the images (code: on)", only=STYLE, choices=["off", "on"])
     add = parser.group("public weights")                # see `convert`
-    add("--official", "checkpoint of the authors' code to make a run of; next to it --out, --batch", metavar="FILE",
-        default=SUPPRESS)
+    add("--official", "checkpoint of the authors' code, made into a run folder; with --out and --batch alone",
+        metavar="FILE", default=SUPPRESS)
     add("--export", "file for the authors' code to write the averaged weights of --resume RUN to", metavar="FILE",
         default=SUPPRESS)
     return common.resolve(parser, "alae", SETTINGS, argv, networks=network_args,

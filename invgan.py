@@ -13,8 +13,8 @@
     x  (B, C, H, W)  image in [-1, 1]                 D  x -> code w~, score c, features f: one trunk and two heads
     w_R              w~ of real images
 Section 3.2 is `train_step` and eq. 3 is `full`; section 4.4 compares it with `augmented` and `naive`.  The paper leaves
-open all weights, optimisers, rates, widths and lengths.  Where we differ from it, the line says so; the whole list,
-with the flags that restore the other reading, is in .github/invgan.md.
+open all weights, optimisers, rates, widths and lengths; its eq. 4 is a definition.  Where we differ from it, the line
+says so; the whole list, with the flags that restore the other reading, is in .github/invgan.md.
 """
 import copy
 from argparse import Namespace
@@ -44,12 +44,12 @@ BETAS = dict(mlp=(0.5, 0.999), dcgan=(0.0, 0.99), biggan=(0.0, 0.999), stylegan=
 # ------------------------------------------------------------------------------------------------- section 3.2
 
 def target(w, args):
-    """A code that others are to meet, held: w could shrink to nothing.  As printed, M and D move it too."""
+    """w as a target: without gradient, because w could shrink to nothing.  --targets moving: with it, as printed."""
     return w.detach() if args.targets == "held" else w
 
 
-# The variants.  x: real images, half the batch; z: noise of the prior; mover: "D", or "MG" for M and G.
-# -> fakes, those of z first, their scores, and the other terms than the GAN's.
+# The variants.  x: real images, half the batch; z: noise of the prior; mover: "D" in D's step, "MG" in M's and G's.
+# -> fakes, those of z first; their scores; the terms that are not the GAN's.  # joins two batches of codes.
 
 def naive(nets, x, z, args, amp, mover):
     """Section 4.4: codes of generated images alone.  x is empty, and z the whole batch."""
@@ -59,7 +59,7 @@ def naive(nets, x, z, args, amp, mover):
         fake = G(w)
     with amp():
         of_fake = D(fake)
-    L_w = squared(target(w, args), of_fake.code)                            # M and G minimise it too, as eq. 5 says
+    L_w = mean_square(target(w, args), of_fake.code)                        # eq. 5; M and G minimise it too
     return fake, of_fake.score, dict(L_w=L_w)
 
 
@@ -73,7 +73,7 @@ def augmented(nets, x, z, args, amp, mover):
         fake = G(w_all)
     with amp():
         of_fake = D(fake)
-    L_w = squared(target(w_all, args), of_fake.code)                        # eq. 5
+    L_w = mean_square(target(w_all, args), of_fake.code)                    # eq. 5 over w # w_R
     return fake, of_fake.score, dict(L_w=L_w)
 
 
@@ -85,35 +85,37 @@ def full(nets, x, z, args, amp, mover):
     with amp():
         w = M(z)
         w_all = torch.cat([w.to(of_x.code.dtype), of_x.code])               # w # w_R; one forward: batch norm sees both
-        fake = G(w_all)
+        fake = G(w_all)                 # with gradient in D's step too, where D learns through G by w_R
     with amp():
         of_fake = D(fake)
-    L_w = squared(target(w_all, args), of_fake.code)                        # eq. 3, first term
-    f_fake = of_fake.features[len(z):]
+    L_w = mean_square(target(w_all, args), of_fake.code)                    # eq. 3, first term
+    f_x, f_fake = of_x.features, of_fake.features[len(z):]
     with amp():
-        holds_f = mover == "D" and args.targets == "held"
-        if holds_f:                     # f is D's trunk with its weights held, or they would shrink the features
-            held = {name: p.detach() for name, p in D.named_parameters()}
-            f_fake = functional_call(D, held, (fake[len(z):],)).features
-        again = D(G(of_fake.code)).code                                     # the second cycle
-    f_x = of_x.features.detach() if holds_f else of_x.features
+        if mover == "D" and args.targets == "held":     # f is D's trunk, whose weights would shrink the features
+            f_x, f_fake = f_x.detach(), features_held(D, fake[len(z):])
+        code_again = D(G(of_fake.code)).code                                # the second cycle
     if args.fm == "paired":
-        L_fm = squared(f_x, f_fake)                                         # eq. 2 as the prose has it, of each image
+        L_fm = mean_square(f_x, f_fake)                                     # eq. 2 as the prose has it, of each image
     else:
         L_fm = torch.linalg.vector_norm(f_x.float().mean(0) - f_fake.float().mean(0))       # eq. 2 as printed, of means
-    L_cycle = squared(target(of_fake.code, args), again)    # eq. 3, third term: w~ less D(G(w~)), printed as w~ - w~
+    L_cycle = mean_square(target(of_fake.code, args), code_again)           # eq. 3, third term; printed as w~ - w~
     L_MMD = mmd(w, of_x.code)                                               # eq. 3, fourth term
     return fake, of_fake.score, dict(L_w=L_w, L_fm=L_fm, L_cycle=L_cycle, L_MMD=L_MMD)
+
+
+def features_held(D, x):
+    """D's features of x, with gradient to x and none to D's weights."""
+    return functional_call(D, {name: p.detach() for name, p in D.named_parameters()}, (x,)).features
 
 
 VARIANTS = dict(full=full, augmented=augmented, naive=naive)
 
 
 def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
-    """One iteration of eq. 3 on real images x (B, C, H, W), a leaf: D's step, then M's and G's.
+    """One iteration of eq. 3 on real images x (B, C, H, W): D's step, then M's and G's.
 
-    nets: M, G, D.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16 passes.  mean_w:
-    running mean of w, moved in place.  -> L_D, R1's term, L_G, the variant's terms in D's step; means over the batch.
+    nets: M, G, D, in train mode.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16 passes.
+    mean_w: running mean of w, moved in place.  -> L_D, R1's term, L_G, the variant's terms in D's step.
     """
     M, _, D = nets
     terms_of = VARIANTS[args.variant]
@@ -127,7 +129,7 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     # max over D of L_GAN, min over D of the rest
     fake, _, terms = terms_of(nets, real, draw.z(n), args, amp, "D")
     with amp():
-        c_fake = D(fake[:B].detach()).score
+        c_fake = D(fake[:B].detach()).score     # again, without gradient: L_GAN must not reach D through w_R
         c_real = plain(D)(x.requires_grad_() if args.gamma else x).score    # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(c_real, x) if args.gamma else torch.zeros((), device=x.device)     # steadies dcgan too
     if hinge:
@@ -140,33 +142,35 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
             mean_w.lerp_(plain(M)(draw.z(B)).float().mean(0), 1 - MEAN_W)
 
     # min over M and G
-    _, score, again = terms_of(nets, real, draw.z(n), args, amp, "MG")
+    _, score, terms_MG = terms_of(nets, real, draw.z(n), args, amp, "MG")
     c_fake = score[:B]
     L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                            # eq. 1, non-saturating
-    update(L_G + weighted(again, args), opt.M, opt.G)                                       # eq. 3
+    update(L_G + weighted(terms_MG, args), opt.M, opt.G)                                       # eq. 3
 
     return [L_D, R1, L_G] + list(terms.values())
 
 
-def squared(a, b):
-    """|| a - b ||^2 over dimensions, a mean over the batch, in fp32.  As a sum, G would hide codes in speckle."""
+def mean_square(a, b):
+    """(a - b)^2, a mean over dimensions and the batch, in fp32.  As a sum, G would hide codes in speckle."""
     return (a.float() - b.float()).square().mean()
 
 
 def mmd(a, b):
-    """Unbiased squared maximum mean discrepancy of two sets of codes (N, d), (M, d), in fp32; it may be negative.
+    """Unbiased squared maximum mean discrepancy of codes a (n, nw) and b (m, nw), in fp32; it may be negative.
 
-    N, M > 1, of each process's own batch.  The kernel, "an RBF kernel" in the paper, is a mean of
-    exp(- |a - b|^2 / (s m)), m the median squared distance of all pairs, held, and s of BANDWIDTHS.   (section 3.2)
+    n, m > 1, of each process's own batch.  The kernel, "an RBF kernel" in the paper, is a mean of
+    exp(- |a - b|^2 / (s median)), the median of the squared distances of all pairs, held, and s of BANDWIDTHS.
+    (section 3.2)
     """
     n = len(a)
     m = len(b)
     both = torch.cat([a, b]).float()
     squares = both.square().sum(1)
-    d = (squares[:, None] + squares - 2 * both @ both.T).clamp(min=0)       # [N+M,N+M]
-    pairs = d.detach().flatten()[1:].view(n + m - 1, n + m + 1)[:, :-1]     # all but the diagonal
-    median = pairs.median().clamp(min=1e-12)
-    k = sum(torch.exp(-d / (s * median)) for s in BANDWIDTHS) / len(BANDWIDTHS)
+    distance2 = (squares[:, None] + squares - 2 * both @ both.T).clamp(min=0)       # (n + m, n + m)
+    # Without its first entry, in rows one longer, the diagonal is the last column; a mask would wait for the device
+    off_diagonal = distance2.detach().flatten()[1:].view(n + m - 1, n + m + 1)[:, :-1]
+    median = off_diagonal.median().clamp(min=1e-12)
+    k = sum(torch.exp(-distance2 / (s * median)) for s in BANDWIDTHS) / len(BANDWIDTHS)
     k = k - k.diag().diag()
     return k[:n, :n].sum() / (n * (n - 1)) + k[n:, n:].sum() / (m * (m - 1)) - 2 * k[:n, n:].mean()
 
@@ -382,7 +386,8 @@ class InvGAN(nn.Module):
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES, "biggan": [32]}
 LABELS = dict(full="InvGAN", augmented="InvGAN augmented", naive="InvGAN naive")
 STYLE, FULL = dict(backbone="stylegan"), dict(variant="full")
-SETTINGS = [  # later rows refine earlier ones
+# Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER, OURS: the source.
+SETTINGS = [
     (dict(), dict(backbone="stylegan"), PAPER(variant="full", gan_loss="logistic", gan_codes="prior"),
         OURS(targets="held", gamma=0.0, lr_d=0.0, w_weight=1.0, fm_weight=1.0, cycle_weight=1.0, mmd_weight=1.0,
              fm="paired")),

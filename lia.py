@@ -16,9 +16,9 @@ Numbers of equations and sections are those of the text submitted to ICLR 2020 (
                                                       c    x -> score, the critic: large for real images
                                                       eps  x -> features that reconstructions are compared by
 Section 3.1 is `decoder_step`, section 3.2 `encoder_step`; the network of eqs. 2-4 is `common.InvertibleNetwork`.  Where
-we differ from the paper or from the released code, the line says so, with the flag that restores the other; the whole
-list is in .github/lia.md.  The in-domain encoder of Zhu et al. 2020 is --adversarial logistic --pixel-weight 1
---perceptual-norm mse --beta 5e-5 --adversarial-weight 0.08.
+we differ from the paper or from the authors' released code ("the code"), the line says so, with the flag that restores
+the other; the whole list is in .github/lia.md.  The in-domain encoder of Zhu et al. 2020 is --adversarial logistic
+--pixel-weight 1 --perceptual-norm mse --beta 5e-5 --adversarial-weight 0.08.
 """
 import copy
 import math
@@ -43,7 +43,7 @@ BETAS = {"1": (0.0, 0.99), "2": (0.9, 0.99)}    # Adam's, of each stage; stage 2
 LR_MUL = 0.01               # learning rate of phi and of the MLP in its place, relative to g's, as in the code
 MLP_DEPTH = 8               # layers of StyleGAN's mapping network
 MEAN_W = 0.995              # what the running mean of w keeps at a step
-DECAY = 0.8                 # of stage 2's learning rate, at each quarter of it
+DECAY = 0.8                 # of stage 2's learning rate, which falls smoothly by it over each quarter of the run
 PART, TOTAL = 600, 25_000   # thousands of images: of a fade, and of stage 1, on stylegan, as in the code
 RATES = (0.001,) * 5 + (0.0015, 0.002, 0.003, 0.003)        # of stage 1 at 4, 8, ... px, as in the code
 
@@ -53,21 +53,21 @@ RATES = (0.001,) * 5 + (0.0015, 0.002, 0.003, 0.003)        # of stage 1 at 4, 8
 def decoder_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     """One iteration of stage 1 on real images x (B, C, H, W), a leaf.
 
-    nets: phi, g, c.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16 passes.  mean_w:
-    running mean of w, moved in place.  -> L_c, R1's term, L_g; means over the batch.
+    nets: phi, g, c, in train mode.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16
+    passes.  mean_w: running mean of w, moved in place.  -> L_c, R1's term, L_g; means over the batch.
     """
     phi, g, c = nets
     B = len(x)
 
-    # max over c of eq. 7
+    # The critic goes down eq. 6 (eq. 7 prints "max over c", see `move_critic`)
     with torch.no_grad(), amp():
-        w = phi.to_w(draw.z(B))                                                             # eq. 10
+        w = phi.to_w(draw.z(B))                                                             # eq. 10; eq. 9 with an MLP
         fake = g(draw.mix(w, phi.to_w))
     L_c, R1 = move_critic(c, opt.c, fake, x, args, amp)
     if mean_w is not None:
         mean_w.lerp_(w.float().mean(0), 1 - MEAN_W)
 
-    # min over phi and g of eq. 7
+    # phi and g go down -E c(x~), their part of eq. 7
     with amp():
         L_g = adversarial_loss(c(g(draw.mix(phi.to_w(draw.z(B)), phi.to_w))), args.adversarial)
     update(L_g, opt.phi, opt.g)
@@ -75,7 +75,7 @@ def decoder_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
 
 
 def move_critic(c, opt_c, fake, x, args, amp):
-    """One step of c down eq. 6, on x~ without gradient and real images x.  -> the loss without R1's term, that term
+    """One step of c down eq. 6, on x~ without gradient and real images x.  -> its loss without R1's term; that term.
 
     Printed, eq. 7 maximises + R1, and eq. 8 gives c no one sign: c scores realness here, as in eq. 6.
     """
@@ -89,14 +89,14 @@ def move_critic(c, opt_c, fake, x, args, amp):
 
 
 def critic_loss(fake, real, form):
-    """Eq. 6 without R1, which c minimises: scores of x~ less scores of x, or the logistic loss in its place."""
+    """The critic's loss, eq. 6 without R1's term: E c(x~) - E c(x), or the logistic loss in its place."""
     if form == "logistic":
         return softplus(fake) + softplus(-real)
     return fake.float().mean() - real.float().mean()
 
 
 def adversarial_loss(fake, form):
-    """What phi, g and f minimise of eqs. 7 and 8: minus the score of x~."""
+    """The loss of phi, g and f in eqs. 7 and 8: -E c(x~), or the logistic loss in its place."""
     return softplus(-fake) if form == "logistic" else -fake.float().mean()
 
 
@@ -105,34 +105,34 @@ def adversarial_loss(fake, form):
 def encoder_step(nets, opt, x, eps, draw, args, amp=nullcontext):
     """One iteration of stage 2 on real images x (B, C, H, W), a leaf; g and phi stay as they are.
 
-    nets: f, g, c, phi.  opt: an Adam of f, c.  eps: images -> features.  -> L_f without its adversarial term and
-    divergence, that term, L_c, R1's term, and the divergence with --inference vae; 0 where c is frozen.
+    nets: f, c, in train mode, and g, phi, in eval mode.  opt: an Adam of f, c.  eps: images -> features.
+    -> L_rec; L_adv, weighed; L_c and R1's term, 0 if c is frozen; with --inference vae also the divergence.
     """
     f, g, c, phi = nets
     L_c = R1 = divergence = torch.zeros((), device=x.device)
     with amp():
         w = f(x)                                                                            # eq. 2, without phi
-    if args.inference == "vae":
+    if args.inference == "vae":             # f has mean and log variance of z in place of w (section 5.3)
         mu, logvar = w.float().chunk(2, 1)
         w = phi.to_w(mu + (logvar / 2).exp() * draw.z(len(x)))
-        divergence = args.kl_weight * kl(mu, logvar)                                        # eq. 1; section 5.3
+        divergence = args.kl_weight * kl(mu, logvar)                                        # eq. 1; the weight is ours
     with amp():
-        x_hat = g(w)                        # with fixed noise, as in the code
-        L_eps = perceptual_loss(eps, x, x_hat, args.perceptual_norm)                        # eq. 5
-        L_adv = args.adversarial_weight * adversarial_loss(c(x_hat), args.adversarial)
+        x_tilde = g(w)                        # with fixed noise, as in the code
+        L_eps = perceptual_loss(eps, x, x_tilde, args.perceptual_norm)                        # eq. 5
+        L_adv = args.adversarial_weight * adversarial_loss(c(x_tilde), args.adversarial)
     L_rec = args.beta * L_eps
     if args.pixel_weight:                   # as in the code
-        L_rec = L_rec + args.pixel_weight * (x - x_hat.float()).square().mean()
+        L_rec = L_rec + args.pixel_weight * (x - x_tilde.float()).square().mean()
     update(L_rec + L_adv + divergence, opt.f)                                               # eq. 8; its min is over f
 
-    if args.critic == "finetune":           # the game of section 3.2, as in the code; by the asterisk c is frozen
-        L_c, R1 = move_critic(c, opt.c, x_hat.detach(), x, args, amp)       # eq. 6, x~ = g(f(x)) from before f moved
+    if args.critic == "finetune":           # as in the code; by eq. 8's asterisk c is frozen
+        L_c, R1 = move_critic(c, opt.c, x_tilde.detach(), x, args, amp)       # eq. 6, x~ = g(f(x)) from before f moved
     return (L_rec, L_adv, L_c, R1, divergence) if args.inference == "vae" else (L_rec, L_adv, L_c, R1)
 
 
-def perceptual_loss(eps, x, x_hat, norm):
+def perceptual_loss(eps, x, x_tilde, norm):
     """Eq. 5: || eps(x) - eps(x~) ||_2 of each image, or the mean square; a mean over the batch, in fp32."""
-    d = (eps(x).float() - eps(x_hat).float()).flatten(1)
+    d = (eps(x).float() - eps(x_tilde).float()).flatten(1)
     return d.square().mean() if norm == "mse" else torch.linalg.vector_norm(d, dim=1).mean()
 
 
@@ -306,7 +306,8 @@ STYLE, STAGE_1, STAGE_2 = dict(backbone="stylegan"), dict(stage="1"), dict(stage
 LSUN = ("lsun-bedroom", "lsun-cat", "lsun-car")
 # LSUN: the first 100,000 images, where the paper ranks that many of the first 500,000
 SPLITS = {"ffhq": "65-5", **dict.fromkeys(LSUN, "100k")}
-SETTINGS = [  # later rows refine earlier ones
+# Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER, CODE, OURS: the source.
+SETTINGS = [
     (dict(), dict(recipe="paper", stage="1", backbone="stylegan"),
         PAPER(mapping="flow", coupling="additive", adversarial="wasserstein", gamma=10.0, inference="encoder",
               perceptual="vgg16", perceptual_norm="l2", beta=0.001, pixel_weight=0.0, adversarial_weight=1.0),
@@ -324,6 +325,7 @@ SETTINGS = [  # later rows refine earlier ones
     (STYLE, CODE(adversarial="logistic", start_resolution=8, mixing=0.9, fmap_base=8192), PAPER(nz=512, nw=512),
         OURS(batch=0, rgb="linear", adam_state="kept", grow_kimg=0.0)),
     (STAGE_1 | STYLE, CODE(lr=0.0), OURS(kimg=0.0, snapshot_kimg=0.0)),
+    # the published length is the code's
     (STAGE_1 | STYLE | dict(kimg=0.0, grow_kimg=0.0), CODE(kimg=0.0, grow_kimg=0.0)),
     (STAGE_2 | STYLE, CODE(lr=0.0001, kimg=12_000), OURS(snapshot_kimg=250)),
     (dict(data="ffhq"), PAPER(split=SPLITS["ffhq"])),
@@ -352,13 +354,13 @@ def parse_args(argv=None):
     add("--recipe", "choices of the printed method, or of the released code", choices=["paper", "official"])
     add("--stage", "1: decoder and critic (section 3.1); 2: encoder (3.2)", choices=["1", "2"])
     add("--mapping", "map from z to w: invertible (eq. 10) or StyleGAN's (eq. 9)", choices=["flow", "mlp"])
-    add("--coupling", "couplings of the invertible network (eqs. 3, 4)", only=flow, rare=True,
-        choices=["additive", "affine"])
+    add("--coupling", "couplings of the invertible network: of eqs. 3 and 4, or with a scale too (section 2.1)",
+        only=flow, rare=True, choices=["additive", "affine"])
     add("--depth", "number of couplings (paper: \"layer number 8\"; code: 4 of 2 layers)", only=flow, rare=True,
         type=common.positive(int), metavar="N")
     add("--adversarial", "form of eq. 6 (paper: wasserstein; code: logistic)", choices=["wasserstein", "logistic"])
-    add("--gamma", "weight of R1, over 2 (eq. 6)", type=float, metavar="W")
-    add("--rgb", "output of g (code: tanh)", only=dict(backbone=("mlp", "stylegan")), rare=True,
+    add("--gamma", "weight of R1's term, which is gamma / 2 |grad c|^2 (eq. 6)", type=float, metavar="W")
+    add("--rgb", "last activation of g (code: tanh)", only=dict(backbone=("mlp", "stylegan")), rare=True,
         choices=["linear", "tanh"])
     add("--flip", "mirroring of half of the images (code, on FFHQ: on)", choices=["off", "on"])
     add("--adam-state", "state of Adam at a new level (code: fresh)", only=STAGE_1 | STYLE, rare=True,
@@ -367,7 +369,8 @@ def parse_args(argv=None):
         type=common.fraction, metavar="P")
     add = parser.group("method, stage 2")
     add("--decoder", "run of stage 1", only=STAGE_2, default="", metavar="RUN")
-    add("--inference", "map of f: x to w, or x to N(mu, sigma) of z", only=STAGE_2, choices=["encoder", "vae"])
+    add("--inference", "output of f: w, or mean and log variance of z (section 5.3)", only=STAGE_2,
+        choices=["encoder", "vae"])
     add("--kl-weight", "weight of the divergence from the prior (paper: not stated)",
         only=STAGE_2 | dict(inference="vae"), type=float, metavar="W")
     add("--perceptual", "eps of eq. 5: VGG-16 conv4_3 (FILE: its weights), stage 1's critic's features, or pixels",
@@ -377,7 +380,7 @@ def parse_args(argv=None):
         type=float, metavar="W")
     add("--pixel-weight", "weight of the mean squared error (code: 1)", only=STAGE_2, type=float, metavar="W")
     add("--adversarial-weight", "weight of f's adversarial loss (code: 0.1)", only=STAGE_2, type=float, metavar="W")
-    add("--critic", "critic in stage 2: goes on learning (code), or does not", only=STAGE_2,
+    add("--critic", "critic in stage 2: finetune, as the code, or frozen, as eq. 8's asterisk says", only=STAGE_2,
         choices=["finetune", "frozen"])
     add("--log-gradients", "gradients.csv, a row a step: mean |gradient| of f's first, middle, last layer, and losses",
         only=STAGE_2, rare=True, action="store_true")

@@ -139,8 +139,7 @@ EQUATIONS = [
         ("test_algorithm_1_by_hand",), by=("line 6", "line 10"),
         reading=r"f(t) = -\operatorname{softplus}(-t)",
         note="Section 3 asks for a concave f, and section 6 sets f = softplus, which is convex: "
-             "maximised over D it would reward the wrong side.  Algorithm 1 is right, and is what "
-             "we follow.",
+             "eq. 1 with it has no bound over D.  Algorithm 1 is right, and is what we follow.",
         differs=("f = softplus",)),
     Equation(
         "alae", "eq. 2", "4",

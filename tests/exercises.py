@@ -98,8 +98,8 @@ EXERCISES = [
         "the unbiased estimate under a mean of RBF kernels, whose bandwidths are BANDWIDTHS times the median",
         "InvGAN 3.2: unbiased MMD^2 of two sets of codes", 40, 15, ("invgan.py: mmd",)),
     Exercise("invgan", "InvGAN's three objectives", "InvGAN, sections 3.2 and 4.4, equations 2, 3 and 5",
-        "naive, augmented and full, by `squared`, `target` and `mmd`; in D's step of full, f's own weights are held "
-        'where args.targets is "held"',
+        "naive, augmented and full, by `mean_square`, `target` and `mmd`; in D's step of full, f's own weights are "
+        'held where args.targets is "held"',
         "InvGAN eqs. 2, 3 and 5: codes, features, the second cycle and MMD", 180, 40,
         ("invgan.py: naive", "invgan.py: augmented", "invgan.py: full")),
     Exercise("frechet", "The Frechet distance", "Heusel et al. 2017 (1706.08500), equation 6",

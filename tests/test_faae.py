@@ -201,7 +201,7 @@ def test_the_losses_of_jlr():
     opt = Namespace(**{n: torch.optim.SGD(net.parameters(), 0.0) for n, net in model.named_children()})
     codes = iter(z)
     L_re, L_D, L_G = faae.jlr((model.G, model.E, model.D), opt, x, draws(lambda n: next(codes)), nullcontext,
-                              Namespace(W_re=0.25, W_adv=1.0, d=faae.squared))
+                              Namespace(W_re=0.25, W_adv=1.0, d=faae.squared_l2))
     fake, second = model.G(z[0]).detach(), model.G(z[1]).detach()
     expected = [((z[1] - model.E(second))**2).sum(1).mean().item(),
                 plus(-model.D(x).detach().numpy()) + plus(model.D(fake).detach().numpy()),
@@ -571,7 +571,7 @@ def test_what_the_loop_gives_its_step(flags, here, monkeypatch):
         weights = {"--reencode-weight": (3, 7)}.get(flags[2] if len(flags) > 2 else "", None)
         assert h.W_re == (weights[k > 0] if weights else {"faae": 10, "aae": 100, "bigan": 1}[args.objective])
         assert h.W_adv == {"faae": 0.1, "aae": 5, "bigan": 1}[args.objective]
-        assert h.d is (faae.l2 if "l2" in flags else faae.squared if args.objective == "bigan" else faae.mse)
+        assert h.d is (faae.l2 if "l2" in flags else faae.squared_l2 if args.objective == "bigan" else faae.mse)
 
 
 def test_rates_and_average_in_the_loop(here, monkeypatch):
