@@ -269,7 +269,7 @@ def test_frechet_measures(dummy, cache, tmp_path):
         assert m[f"frechet_{kind}"] == pytest.approx(evaluation.frechet(moments(f), moments(train)), rel=1e-3)
     kernel, _ = evaluation.kernel_distance(net.features(sets["midpoints"]), train, 0)
     assert m["kernel_midpoints"] == pytest.approx(kernel, rel=1e-3)
-    assert m["n"] == dict.fromkeys(evaluation.KINDS, 500)
+    assert m["n"] == dict.fromkeys(sets, 500)
     assert m["frechet_real"] < 0.1 * m["frechet_reconstructions"] < 0.1 * m["frechet_samples"]
     path, = cache.glob(f"reference-{net.checksum}-{view.train.fingerprint()}.pt")
     assert evaluation.measure_frechet(view, args).numbers == m                  # the reference from the cache
