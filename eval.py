@@ -1363,7 +1363,9 @@ class Descent:
         keys = [image.cpu().numpy().tobytes() for image in x]
         new = [i for i, key in enumerate(keys) if key not in self.found]
         if new:
-            self.found.update(zip([keys[i] for i in new], self.descend(x[new], self.steps), strict=True))
+            with torch.enable_grad():
+                found = self.descend(x[new], self.steps)
+            self.found.update(zip([keys[i] for i in new], found, strict=True))
         return torch.stack([self.found[key] for key in keys])
 
 
@@ -2180,7 +2182,7 @@ def run_with(words, *abilities):
 
 
 # A table or figure of a paper.  title: as the command has it; shows: what; runs: a `Want` each; draws: the figure in
-# FIGURES; paper: its data; needs: "images" of the runs' set, its "labels", "features" for distances or "paths";
+# FIGURES; paper: its data; needs: "images" of the runs' set, its "labels", what "features" or "paths" take;
 # flags: more of the command, words in capitals are files of the user's own; also: more commands; note: if there is
 # nothing to run, why
 Item = namedtuple("Item", "title shows runs draws paper needs flags also note",
@@ -2219,7 +2221,7 @@ ITEMS = [
          "CelebA-HQ at 256 px"),
     Item("figure alae-9", "style mixing of real images", (STYLE_ALAE,), "mixing", "celebrities' photos: --images"),
     Item("table lia-1", "FID, SWD, MSE of reconstructions", (run_with("an encoder", "encode"),), paper="FFHQ",
-         needs="features", flags="--optimise 100"),
+         needs="features levels", flags="--optimise 100"),
     Item("table lia-2", "FID of samples", (BY_PRIOR,), paper="FFHQ, LSUN cat, car, bedroom", needs="features"),
     Item("figure lia-1", "modules of LIA", note="diagram"),
     Item("figure lia-2", "two-stage training", note="diagram"),
@@ -2282,6 +2284,7 @@ ITEMS = [
 ALIASES = {item.title.removeprefix("figure "): item.draws for item in ITEMS if item.draws}
 NEEDS = {"images": "images of the runs' set", "labels": "class labels of the set",
          "features": "Inception's weights, or class labels for a classifier (--features auto)",
+         "levels": "images of 16 px or more",
          "paths": "LPIPS's weights, or class labels for a classifier (--features auto)"}
 OPENED = "data data_root cache inception vgg lpips".split()         # flags of list that its commands get
 
@@ -2321,6 +2324,8 @@ def lacking(item, views, args):
             if need in item.needs and not view.has_classes and not (names and weights_at_hand(args, *names)):
                 lack.append(f"{view.run}: {view.train.name} has no class labels" + (
                     f"; without them, weights: {', '.join(f'--{name} FILE' for name in names)}" if names else ""))
+        if "levels" in item.needs and not swd_levels(view.shape):
+            lack.append(f"{view.run}: images of 16 px or more")
         if item.draws == "gradients":
             try:
                 read_gradients(view)
@@ -2374,7 +2379,7 @@ def listed(args):
         if method != paper:
             print(f"{'' if not paper else chr(10)}{dict(faae='F-AAE', invgan='InvGAN').get(method, method.upper())}")
             paper = method
-        print(f"{item.title:15} {item.shows}" + "".join(f"   [{text}]" for text in (item.note or item.paper,)))
+        print(wrapped(f"{item.title:16}{item.shows}   [{item.note or item.paper}]", ""))
         if views and item.runs:
             some, row["missing"] = chosen_for(item, views, args)
             row["ready"] = not row["missing"]
@@ -2389,13 +2394,15 @@ def listed(args):
             print(wrapped(f"{'; '.join(commands)}   needs: {needs}"))
         out.append(row)
     if not views:
-        print(f"\nmetrics  {' '.join(MEASURES)}\ntable    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}")
-        print("\n".join(command.__name__ for command in COMMANDS if command not in (metrics, table, figure)))
+        print(f"\nmetrics  {' '.join(MEASURES)}\ntable    {' '.join(TABLES)}")
+        print(textwrap.fill(f"figure   {' '.join(FIGURES)}", 120, subsequent_indent=" " * 9))
+        print("others   " + " ".join(command.__name__ for command in COMMANDS
+                                    if command not in (metrics, table, figure)))
     return out
 
 
-def wrapped(text):
-    return textwrap.fill(text, 120, initial_indent="    ", subsequent_indent="        ", break_long_words=False,
+def wrapped(text, indent="    "):
+    return textwrap.fill(text, 120, initial_indent=indent, subsequent_indent="        ", break_long_words=False,
                          break_on_hyphens=False)
 
 
