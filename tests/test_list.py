@@ -1,20 +1,24 @@
-"""`eval.py list`: every table and figure of the papers that has a command is run, on small runs of every method."""
+"""`eval.py list`: every table and figure of the papers that has a command is run, on small runs of every method.  And
+numbers of the tables alae-3 to alae-5, of rows of optimisation, and of the times that are said before."""
 import copy
 import json
 import math
 import re
 import shutil
 import struct
+import sys
 import warnings
 
 import numpy as np
 import pytest
+import torch
 from conftest import MNIST, change, fill, fill_zip, options, run_here
 from PIL import Image
 from torch import nn
 from torchvision.models import _api
 
 import alae
+import common
 import data
 import eval as evaluation
 import faae
@@ -227,3 +231,154 @@ def test_list_as_text(runs, folder, script, capsys):
     shutil.rmtree(spaced)
     err = script("eval.py", "list", runs["alae"], "nothing", code=2).stderr
     assert err == "error: nothing holds no run (no readable args.json); name a folder that a script made\n"
+
+
+# ----------------------------------------------------- tables alae-3 to 5, rows of optimisation, times, on Dummy's G
+
+class Four(evaluation.Classifier):
+    """Features that are the means of the quarters of an image."""
+    d, batch, official, name, title, checksum = 4, 500, False, "four", "Frechet (four)", "0"
+
+    def __init__(self):
+        super(evaluation.Classifier, self).__init__()
+
+    def features(self, x):
+        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+@pytest.fixture
+def four(monkeypatch):
+    monkeypatch.setattr(evaluation, "extractor_of", lambda *_: Four())
+    monkeypatch.setattr(evaluation, "kernel_distance", lambda *_: (0.0, 0.0))
+
+
+def moments(x):
+    f = Four().features(x).double()
+    return f.mean(0), f.T.cov()
+
+
+def even(n, many):
+    return torch.linspace(0, n - 1, many, dtype=torch.float64).long()
+
+
+def test_distances_to_some_images_half_of_them_flipped(dummy, tmp_path):
+    view = evaluation.View(dummy("run"), options())
+    x = view.images(even(10000, 50), "train")
+    flipped = np.random.RandomState(3).rand(50) < 0.5
+    assert 10 < flipped.sum() < 40
+    for flip in (None, 3):
+        for _ in range(2):                                                      # counted, then read
+            (mean, covariance), kept = evaluation.reference(view, Four(), tmp_path, most=50, flip=flip)
+            torch.testing.assert_close((mean, covariance), moments(x), rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(kept, Four().features(x))
+        x = torch.where(torch.from_numpy(flipped)[:, None, None, None], x.flip(3), x)
+    assert len(list(tmp_path.glob("reference-*.pt"))) == 2
+
+
+def test_table_alae_3(dummy, four, tmp_path, capsys):
+    run = str(dummy("run", dim=0.5))
+    view = evaluation.View(run, options())
+    samples = view.model.generate(view.model.map(view.codes(60, 0)))
+    for sources, x in (("test", view.images(range(60))), ("train", view.images(even(10000, 60), "train"))):
+        for most in (0, 80):
+            real = moments(view.images(even(10000, most or 10000), "train"))
+            rows = evaluation.table_alae_3([run], options(cache=str(tmp_path), n=60, sources=sources, reference_n=most))
+            out = capsys.readouterr().out
+            generation, reconstruction = rows.values()
+            key = "mnist-mini, Frechet (four)"
+            assert generation[key] == pytest.approx(evaluation.frechet(moments(samples), real), rel=1e-3)
+            assert reconstruction[key] == pytest.approx(evaluation.frechet(moments(0.5 * x), real), rel=1e-3)
+            assert ("against 80 of 10,000 training images" if most else "against 10,000 training images") in out
+            for label in ("generation, 60 to train, ours", f"reconstruction, 60 of {sources} to train, ours"):
+                assert re.search(rf"^Dummy {label} +- +- +\d+\.\d\d", out, re.MULTILINE)
+    assert re.search(r"^StyleALAE reconstruction, paper +16.52 +15.92 +-$", out, re.MULTILINE)
+    assert re.search(r"^PGGAN \(quoted\), paper +- +8.34", out, re.MULTILINE)
+
+
+def test_tables_alae_4_and_5(dummy, four, tmp_path, capsys):
+    """G(w) = w / 2 and map(z) = z / 2, so along W a step of epsilon moves the image by epsilon (b - a) / 4."""
+    run = str(dummy("run", dim=0.5))
+    view = evaluation.View(run, options())
+    a, b = view.codes(400, 0)[0::2], view.codes(400, 0)[1::2]
+    length = Four().features((b - a).view(-1, 1, 28, 28) / 4).square().mean(1).sort().values[1:-1].mean().item()
+    args = options(cache=str(tmp_path), n=200)
+    in_z, in_w = evaluation.table_alae_4([run], args).values()
+    assert in_w["full, PPL by four"] == pytest.approx(length, rel=0.1)
+    assert in_w["end, PPL by four"] == pytest.approx(length, rel=0.1)
+    assert in_z["full, PPL by four"] > 0
+    out = capsys.readouterr().out
+    assert re.search(r"^StyleALAE, W, paper +134.5 +103.4", out, re.MULTILINE)
+    assert re.search(r"^StyleGAN, Z \(quoted\), paper +412.0 +lost", out, re.MULTILINE)
+    assert "Dummy, W, 200 pairs, ours" in out
+    assert "PPL by four: about 0m0" in out[:out.index("StyleGAN")]                        # before anything is shown
+    row = evaluation.table_alae_5([run], args)[run]
+    assert row["PPL full, PPL by four"] == in_w["full, PPL by four"]
+    samples = view.model.generate(view.model.map(view.codes(200, 0)))
+    real = moments(view.images(range(10000), "train"))
+    assert row["Frechet (four)"] == pytest.approx(evaluation.frechet(moments(samples), real), rel=1e-3)
+    assert re.search(r"^StyleALAE, paper +19.21 +33.29", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_path_lengths_by_lpips_where_its_weights_are_named(dummy, monkeypatch):
+    view, asked = evaluation.View(dummy("run"), options()), []
+    monkeypatch.setattr(evaluation, "lpips_of", lambda *_: asked.append(1))
+    for flags in (dict(features="inception"), dict(lpips="heads.pth")):
+        evaluation.paths_by(view, options(**flags))
+    assert len(asked) == 2
+
+
+def test_rows_of_optimisation(dummy, four, tmp_path, capsys):
+    """G dims by 0.7 and E keeps: a descent finds x / 0.7, in-domain what both agree on."""
+    run = str(dummy("run", dim=0.7))
+    x = evaluation.View(run, options()).images(range(5))
+    args = options(cache=str(tmp_path), n=60, optimise=5, steps=400)
+    encoder, descent = evaluation.table_lia_1([run], args).values()
+    assert encoder["label"] == "Dummy"
+    assert encoder["MSE x1000"] > 10 > 0.1 > descent["MSE x1000"]
+    assert descent["label"] == "MSE-based optimization, 5 images"
+    assert "400 steps of Adam, lr 0.01, in w, from the mean w, loss pixel" in descent["protocol"]
+    assert "5 of 2,000 test images" in descent["protocol"]
+    out = capsys.readouterr().out
+    assert re.search(r"^  optimisation of 5 images: about \d+m\d\ds$", out, re.MULTILINE)
+    assert re.search(r"^MSE-based optimization, 5 images, ours ", out, re.MULTILINE)
+
+    encoder, domain, descent = evaluation.table_invgan_1([run], args).values()
+    agreed = 0.7 * x / (0.7**2 + 2 * 0.3**2)                    # least (0.7 w - x)^2 + 2 (w - 0.7 w)^2
+    assert domain["MAE"] == pytest.approx((0.7 * agreed.clamp(-1 / 0.7, 1 / 0.7) - x).abs().mean().item(), abs=0.005)
+    assert descent["MAE"] < 0.01
+    assert domain["label"] == "Dummy In-D. Inv., 5 images"
+    assert set(domain) - set(descent) == {"RandRec, Frechet (four)", "IntTs, Frechet (four)"}
+    assert descent["s an image"] > 0
+
+
+def test_a_generator_alone_has_a_row_of_optimisation(dummy, four, tmp_path, monkeypatch):
+    run = str(dummy("run"))
+    monkeypatch.delattr(sys.modules["dummy"].Dummy, "encode")
+    args = options(cache=str(tmp_path), n=20, optimise=3, steps=2)
+    (row,) = evaluation.table_lia_1([run], args).values()
+    assert row["label"] == "MSE-based optimization, 3 images"
+    args.optimise = 0
+    with pytest.raises(evaluation.Lacks, match="has no 'encode'"):
+        evaluation.table_lia_1([run], args)
+
+
+def test_times_are_measured(dummy, monkeypatch):
+    """By a clock that an image moves by half a second; a step of a descent by 3, after 100 of preparation."""
+    view, now = evaluation.View(dummy("run"), options()), [0.0]
+
+    def pass_by(seconds):
+        now[0] += seconds
+    monkeypatch.setattr(evaluation, "clock", lambda view: now[0])
+    assert evaluation.seconds_of(view, 100, 10, lambda begin, end: pass_by((end - begin) / 2)) == 50
+    assert evaluation.seconds_of(view, 3, 10, lambda begin, end: pass_by((end - begin) / 2)) == 1.5
+    assert evaluation.seconds_of_steps(view, lambda steps: pass_by(100 + 3 * steps), 200, 4) == 3 * 200 * 4
+
+
+def test_flags_of_tables(dummy):
+    run = dummy("run")
+    for flags, message in ((("lia-2", "--optimise", 3), "--optimise is for table lia-1, invgan-1"),
+                           (("lia-1", "--steps", 3), "--steps is of the rows by --optimise N"),
+                           (("lia-1", "--flip"), "--flip is for table alae-3, alae-5"),
+                           (("alae-3", "--face-crop"), "--face-crop is for table alae-4, alae-5")):
+        with pytest.raises(common.Error, match=message):
+            evaluation.main(["table", flags[0], str(run), *map(str, flags[1:])])
