@@ -13,7 +13,7 @@
     python eval.py interpolate RUN PHOTO PHOTO... --out film.gif        a film from photo to photo
     python eval.py compare RUN RUN...      the same images through several runs, and their errors
     python eval.py demo RUN...             a page in the browser: your photos through the runs
-    python eval.py list                    all measures, tables and figures
+    python eval.py list [RUN...]           every table and figure of the papers; which of them runs suffice for
 
 A run is the folder that a training script made.  This file knows a method only by what its `load`
 returns: map, generate, encode, features, prior.
@@ -1272,10 +1272,9 @@ def next_to_paper(name, columns, runs, args, measure):
 
 
 def frechet_of(view, args, *wanted, **against):
-    """-> the Frechet distances of kinds of pictures; the distance's name; what they depend on; and n of each."""
+    """-> the Frechet distances of kinds of pictures; the distance's name; what they depend on."""
     m, protocol, title, _ = measure_frechet(view, args, wanted, **against)
-    return ([m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted], title, f"{title}; {protocol}",
-            [m["n"].get(kind, 0) for kind in wanted])
+    return [m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted], title, f"{title}; {protocol}"
 
 
 def table_alae_3(runs, args):
@@ -1285,12 +1284,13 @@ def table_alae_3(runs, args):
 
     def measure(view):
         view.need((*PRIOR, "encode"))
-        distances, title, how, n = frechet_of(view, args, "samples", kind, most=args.reference_n, flip=args.flip)
-        name, label = view.train.name, view.args["label"]
-        whose = args.reference or "train"
-        return [(f"{label} {what}, {many:,}{of} to {whose}",
-                 {name if title == "FID" else f"{name}, {title}": distance}, how) for what, of, distance, many in zip(
-                     ("generation", "reconstruction"), ("", f" of {args.sources}"), distances, n, strict=True)]
+        kinds = "samples", kind
+        distances, title, how = frechet_of(view, args, *kinds, most=args.reference_n, flip=args.flip)
+        column = view.train.name if title == "FID" else f"{view.train.name}, {title}"
+        counts = [pictures(view, k, args)[0] for k in kinds]
+        rows = [f"generation, {counts[0]:,}", f"reconstruction, {counts[1]:,} of {args.sources}"]
+        return [(f"{view.args['label']} {row} to {args.reference or 'train'}", {column: distance}, how)
+                for row, distance in zip(rows, distances, strict=True)]
     print(f"Frechet distances of samples, and of reconstructions of the {PARTS[args.sources]} part; FID is "
           f"by Inception (the released code: -n 50000 --sources train --reference-n 50000 --flip)")
     return next_to_paper("alae-3", dict.fromkeys(("ffhq", "lsun-bedroom"), ".2f"), runs, args, measure)
@@ -1333,9 +1333,9 @@ def table_alae_5(runs, args):
     """ALAE's table 5: Frechet distance of samples, and path length of whole paths in W, as the released code."""
     def measure(view):
         view.need(PRIOR)
-        (distance,), title, how, (n,) = frechet_of(view, args, "samples", most=args.reference_n, flip=args.flip)
+        (distance,), title, how = frechet_of(view, args, "samples", most=args.reference_n, flip=args.flip)
         (length,), by, how_long, pairs = ppl_of(view, args, [("w", "full")])
-        return [(f"{view.args['label']}, {n:,} to {args.reference or 'train'}, {pairs:,} pairs",
+        return [(f"{view.args['label']}, {code_count(view, args):,} to {args.reference or 'train'}, {pairs:,} pairs",
                  {title: distance, f"PPL full{by}": length}, f"{how}; {how_long}")]
     print(f"Frechet distances of samples, FID by Inception; path lengths in W"
           f"{', of the face crop' if args.face_crop else ''} (the paper: -n 50000; it does not name the space)")
@@ -1399,7 +1399,7 @@ def table_lia_1(runs, args):
     FID is to the training part, SWD to the test originals; --reference: both to one.
     --optimise N: also a row of MSE optimisation on each run's generator, of the first N."""
     def row(label, view, args):
-        (distance,), title, how, _ = frechet_of(view, args, "reconstructions")
+        (distance,), title, how = frechet_of(view, args, "reconstructions")
         swd = measure_swd(view, args)
         e = errors(view, test_indices(view, args))
         wrong = e["mse_wrong_pair"] and 1000 * e["mse_wrong_pair"]
@@ -1427,7 +1427,7 @@ def table_lia_2(runs, args):
     """LIA's table 2: Frechet distances of samples; the paper's are FIDs of 50,000 (-n)."""
     def measure(view):
         view.need(PRIOR)
-        (distance,), title, how, _ = frechet_of(view, args, "samples")
+        (distance,), title, how = frechet_of(view, args, "samples")
         name = view.train.name if title == "FID" else f"{view.train.name}, {title}"
         return [(view.args["label"], {name: distance}, how)]
     sets = ("ffhq", "lsun-cat", "lsun-car", "lsun-bedroom")
@@ -1450,9 +1450,9 @@ def table_invgan_1(runs, args):
         title = some[-1][1]
         e = errors(view, test_indices(view, Namespace(**{**vars(args), "n": counts[-1]})))
         heads = [names[kind] if title == "FID" else f"{names[kind]}, {title}" for kind in kinds]
-        distances = {head: both for head, *both in zip(heads, *(distances for distances, *_ in some), strict=True)}
+        distances = {head: both for head, *both in zip(heads, *(distances for distances, _, _ in some), strict=True)}
         return label, {**distances, "MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")}, (
-            f"{'; and '.join(how for _, _, how, _ in some)}; MAE: {of_test(view, e['n'])}, floors (MSE) "
+            f"{'; and '.join(how for _, _, how in some)}; MAE: {of_test(view, e['n'])}, floors (MSE) "
             f"{e['mse_mean_image']:.4f} of the mean image, {cell(e['mse_wrong_pair'], '.4f')} of wrong pairs, itself "
             f"{e['mse']:.4f}; seconds: {len(x)} images at once on {view.device.type}, {torch.get_num_threads()} "
             f"threads")
