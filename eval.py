@@ -981,8 +981,9 @@ def measure_ppl(view, args, net=None, paths=PATHS):
         view, args, "z", torch.zeros(n, 1, device=view.device), begin, end))))
     m = {f"{name}_{space}_{part}": path_length(view, args, net, n, space, part) for space, part in paths}
     crop = "of the face crop, " if args.face_crop else ""
+    grey = "" if isinstance(getattr(net, "extractor", None), Classifier) else view.grey
     return Result(dict(m, n=n), (
-        f"{n:,} pairs each, epsilon {EPSILON:g}, slerp in Z with lengths kept, {net.checksum}{view.grey}; "
+        f"{n:,} pairs each, epsilon {EPSILON:g}, slerp in Z with lengths kept, {net.checksum}{grey}; "
         f"{crop}images above 256 px averaged down to it; mean between the 1st and 99th percentile; random noise, one "
         f"for both ends, no truncation"), title)
 
@@ -1203,11 +1204,14 @@ def print_row(label, cells, left=32, right=16):
     print(f"{label:{left}}" + "".join(f"{v if isinstance(v, str) else cell(v):>{right}}" for v in cells))
 
 
+OF_A_TRIAL = {"given", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root",
+              "versions", "image_means"}        # in these, trials of one setting may differ
+
+
 def unlike(view, other):
     """In what two runs differ that are to be trials of one setting, or None."""
-    own = {"given", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root",
-           "versions", "image_means"}       # in which trials may differ
-    return next((key for key, value in view.args.items() if key not in own and value != other.args.get(key)), None)
+    return next((key for key, value in view.args.items() if key not in OF_A_TRIAL and value != other.args.get(key)),
+                None)
 
 
 def table_alae_2(runs, args):
@@ -1306,7 +1310,8 @@ def paths_by(view, args):
 
     def distance(a, b):
         return per_image((features(a) - features(b)).square())
-    distance.title, distance.official = net.title.removeprefix("Frechet ").strip("()"), False
+    distance.extractor, distance.official = net, False
+    distance.title = net.title.removeprefix("Frechet ").strip("()")
     distance.checksum = f"mean square of features of {net.name} {net.checksum}"
     return distance
 
@@ -1370,15 +1375,19 @@ class Descent:
 
 
 def by_descent(view, args, domain=False):
-    """The view with a `Descent` in place of its encoder, and args for its first --optimise test images; says how long
-    that will take.  -> both, and what it depends on"""
+    """The view with a `Descent` in place of its encoder, and args for its first --optimise test images, which are
+    optimised here, once it is said how long that will take.  -> both, and what it depends on"""
     view.need(PRIOR)
     n = min(args.optimise, len(view.test))
     model = Descent(view, args, domain)
+    what = f"{'in-domain inversion' if domain else 'optimisation'} of {n} images"
     x = view.images(torch.arange(min(n, view.batch)))
-    tell_time(f"{'in-domain inversion' if domain else 'optimisation'} of {n} images{' and samples' if domain else ''}",
-              seconds_of_steps(view, lambda steps: model.descend(x, steps), model.steps,
-                               (1 + domain) * math.ceil(n / view.batch)))
+    tell_time(what, seconds_of_steps(view, lambda steps: model.descend(x, steps), model.steps,
+                                     math.ceil(n / view.batch)))
+    began = clock(view)
+    for begin, end in progress(what, n, view.batch, shared=False):
+        model.encode(view.images(torch.arange(begin, end)))
+    model.seconds = (clock(view) - began) / n
     other = copy.copy(view)
     other.model = model
     return other, Namespace(**{**vars(args), "n": n}), model.how
@@ -1476,9 +1485,8 @@ def table_invgan_1(runs, args):
 def seconds_an_image(view, x):
     """Seconds to encode and decode an image, of x (N, C, H, W) at once."""
     if isinstance(view.model, Descent):
-        view.model.found.clear()
-    else:
-        common.reconstruct(view.model, x)                       # the first call also prepares
+        return view.model.seconds
+    common.reconstruct(view.model, x)                           # the first call also prepares
     began = clock(view)
     common.reconstruct(view.model, x)
     return (clock(view) - began) / len(x)
@@ -2255,7 +2263,7 @@ ITEMS = [
          (Want("InvGAN", lambda view: INVGAN.fits(view) and not view.args.get("patches")), TILES),
          paper="CelebA at 128 px, ImageNet", needs="labels"),
     Item("table invgan-3", "FID of ReStyle's reconstructions by iteration; quoted but for ours",
-         (Want("any method (invgan.py --restyle)", lambda view: bool(view.args.get("restyle")), True),),
+         (Want("ReStyle (invgan.py --restyle RUN)", lambda view: "generator" in view.args, True),),
          paper="FFHQ", needs="features"),
     Item("figure invgan-1", "training of InvGAN", note="diagram"),
     Item("figure invgan-2", "style mixing, in-painting, merging, editing", (INVGAN_STYLE,), "styles", "FFHQ at 128 px",

@@ -327,12 +327,18 @@ def test_path_lengths_by_lpips_where_its_weights_are_named(dummy, monkeypatch):
     assert len(asked) == 2
 
 
-def test_rows_of_optimisation(dummy, four, tmp_path, capsys):
-    """G dims by 0.7 and E keeps: a descent finds x / 0.7, in-domain what both agree on."""
-    run = str(dummy("run", dim=0.7))
+def test_rows_of_optimisation(dummy, four, tmp_path, monkeypatch, capsys):
+    """G dims by 0.7 and E keeps: a descent finds x / 0.7, in-domain what both agree on; once for all measures."""
+    run, optimise, whole = str(dummy("run", dim=0.7)), evaluation.optimise, []
+
+    def counted(view, x, space, distance, steps, *rest, **more):
+        whole.append(len(x) if steps == 400 else 0)
+        return optimise(view, x, space, distance, steps, *rest, **more)
+    monkeypatch.setattr(evaluation, "optimise", counted)
     x = evaluation.View(run, options()).images(range(5))
     args = options(cache=str(tmp_path), n=60, optimise=5, steps=400)
     encoder, descent = evaluation.table_lia_1([run], args).values()
+    assert sum(whole) == 5
     assert encoder["label"] == "Dummy"
     assert encoder["MSE x1000"] > 10 > 0.1 > descent["MSE x1000"]
     assert descent["label"] == "MSE-based optimization, 5 images"
