@@ -752,7 +752,7 @@ def reference(view, extractor, cache, part="train", most=0, flip=None, told=0):
         told += seconds_of(view, len(places), min(view.batch, extractor.batch),
                            lambda begin, end: extractor.features(make(begin, end)))
     if told:
-        tell_time(f"{extractor.title}", told)
+        tell_time(f"features of {extractor.name}", told)
     if there:
         return _from_cache(path, "cpu", lambda v: (
             (v["mean"], v["covariance"]), v["kept"].to(view.device)))
