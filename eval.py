@@ -13,7 +13,7 @@
     python eval.py interpolate RUN PHOTO PHOTO... --out film.gif        a film from photo to photo
     python eval.py compare RUN RUN...      the same images through several runs, and their errors
     python eval.py demo RUN...             a page in the browser: your photos through the runs
-    python eval.py list                    all measures, tables and figures
+    python eval.py list [RUN...]           every table and figure of the papers; which of them runs suffice for
 
 A run is the folder that a training script made.  This file knows a method only by what its `load`
 returns: map, generate, encode, features, prior.
@@ -21,6 +21,7 @@ returns: map, generate, encode, features, prior.
 import base64
 import collections
 import concurrent.futures
+import copy
 import csv
 import difflib
 import functools
@@ -33,9 +34,11 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import socketserver
 import sys
+import textwrap
 import time
 import traceback
 import urllib.parse
@@ -212,6 +215,29 @@ def progress(what, n, size, shared=True):
         print(f"\r{'':79}", end="\r", flush=True)
 
 
+def clock(view):
+    """The time, once the device has finished its work."""
+    if view.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.time()
+
+
+def seconds_of(view, n, size, make):
+    """How long make(begin, end) takes for n things, `size` at a time: by the first batch, after a small one
+    that prepares."""
+    size = min(size, n)
+    make(0, min(size, 2))
+    began = clock(view)
+    make(0, size)
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    return (clock(view) - began) * n / size / world
+
+
+def tell_time(what, seconds):
+    """Says how long something will take, before it starts."""
+    print(f"  {what}: about {common.duration(seconds)}", flush=True)
+
+
 def leads():
     """Whether this process writes."""
     return not dist.is_initialized() or dist.get_rank() == 0
@@ -287,7 +313,9 @@ def of_test(view, n):
 
 
 def cell(value, form=".2f"):
-    """A number as a table shows it; several, joined by /; "-" for None."""
+    """A number as a table shows it; several, joined by /; "-" for None; a word as it is."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, (tuple, list)):
         return "/".join(cell(v, form) for v in value)
     return "-" if value is None else format(value, form)
@@ -308,6 +336,7 @@ KINDS = {
     "resamples": Kind("samples reconstructed", ("prior", "map", "encode")),
     "reconstructions": Kind("test images reconstructed", ("encode",), "reconstructions with fixed noise"),
     "midpoints": Kind("midpoints of test images", ("encode",)),
+    "training": Kind("training images reconstructed", ("encode",), "reconstructions with fixed noise"),
     "real": Kind("test images themselves", ()),
 }
 
@@ -324,7 +353,8 @@ def pictures(view, kind, args):
     """How many pictures of a kind there are, and make(begin, end) -> (N, C, H, W) in [-1, 1].
     midpoints: of the mean of two neighbouring test images' codes.   (InvGAN, table 1)"""
     model = view.model
-    indices = test_indices(view, args)
+    part = "train" if kind == "training" else "test"
+    indices = evenly(len(view.train), args.n or 10_000) if part == "train" else test_indices(view, args)
 
     def make(begin, end):
         if kind == "midpoints":
@@ -335,8 +365,8 @@ def pictures(view, kind, args):
             common.seed_noise(args.seed, begin)                 # whichever process draws it
             x = model.generate(w, noise="random").clamp(-1, 1)
         else:
-            x = view.images(indices[begin:end])
-        return common.reconstruct(model, x) if kind in ("resamples", "reconstructions") else x
+            x = view.images(indices[begin:end], part)
+        return x if kind in ("samples", "real") else common.reconstruct(model, x)
     return code_count(view, args) if kind in ("samples", "resamples") else len(indices), make
 
 
@@ -354,7 +384,7 @@ def of_each(counts):
 
 
 def noise_of(kinds):
-    return "; ".join(KINDS[kind].noise for kind in KINDS if kind in kinds and KINDS[kind].noise)
+    return "; ".join(dict.fromkeys(KINDS[kind].noise for kind in KINDS if kind in kinds and KINDS[kind].noise))
 
 
 # ----------------------------------------------------------------------- 4 Errors, codes, sharpness
@@ -703,33 +733,53 @@ def features_of(view, extractor, what, n, make):
     return moments, add_up(kept)
 
 
-def reference(view, extractor, cache, part="train"):
-    """Gaussian of a whole part's features, and up to KEPT of the features; kept in `cache`."""
+def reference(view, extractor, cache, part="train", most=0, flip=None, told=0):
+    """Gaussian of a part's features, and up to KEPT of the features; kept in `cache`.
+    most: how many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped, or None.
+    told: seconds that what follows will take, said before with the time of this."""
     images = view.part(part)
-    path = Path(cache) / f"reference-{extractor.checksum}-{images.fingerprint()}.pt"
-    if add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0:   # all have it
+    places = evenly(len(images), most or len(images))
+    words = (f"-{most}" if len(places) < len(images) else "") + ("" if flip is None else f"-flip{flip}")
+    path = Path(cache) / f"reference-{extractor.checksum}-{images.fingerprint()}{words}.pt"
+    flipped = torch.from_numpy(np.random.RandomState(flip).rand(len(places)) < 0.5)
+
+    def make(begin, end):
+        x = view.images(places[begin:end], part)
+        some = flipped[begin:end].to(x.device)
+        return x if flip is None else torch.where(some[:, None, None, None], x.flip(3), x)
+    there = add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0       # all have it
+    if not there and len(places) > 1:
+        told += seconds_of(view, len(places), min(view.batch, extractor.batch),
+                           lambda begin, end: extractor.features(make(begin, end)))
+    if told:
+        tell_time(f"features of {extractor.name}", told)
+    if there:
         return _from_cache(path, "cpu", lambda v: (
             (v["mean"], v["covariance"]), v["kept"].to(view.device)))
-    if len(images) < 2:
-        raise Lacks(f"{view.run}: a distance needs 2 {part} images or more, and there is {len(images)}")
-    moments, kept = features_of(view, extractor, f"features of the {part} part", len(images),
-                                lambda begin, end: view.images(torch.arange(begin, end), part))
+    if len(places) < 2:
+        raise Lacks(f"{view.run}: a distance needs 2 {part} images or more, and there is {len(places)}")
+    moments, kept = features_of(view, extractor, f"features of the {part} part", len(places), make)
     mean, covariance = moments.gaussian()
     if leads():
         _to_cache(path, dict(mean=mean, covariance=covariance, kept=kept.cpu()))
     return (mean, covariance), kept
 
 
-def measure_frechet(view, args, wanted=KINDS):
-    """Frechet and kernel distances to the training part or --reference: FID and KID by Inception."""
+def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions", "midpoints", "real"), most=0,
+                    flip=False):
+    """Frechet and kernel distances to the training part or --reference: FID and KID by Inception.
+    most, flip: to so many of its images (0: all), half of them flipped."""
     extractor = extractor_of(view, args)
     part = args.reference or "train"
-    real, kept_real = reference(view, extractor, args.cache, part)
+    made = {kind: pictures(view, kind, args) for kind in available(view, wanted)}
+    seconds = sum(seconds_of(view, many, min(view.batch, extractor.batch),
+                             lambda begin, end, make=make: extractor.features(make(begin, end)))
+                  for many, make in made.values() if many > 1)
+    real, kept_real = reference(view, extractor, args.cache, part, most, args.seed if flip else None, seconds)
     fid, kid = ("fid", "kid") if extractor.official else ("frechet", "kernel")
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
     n, notes = {}, []
-    for kind in available(view, wanted):
-        many, make = pictures(view, kind, args)
+    for kind, (many, make) in made.items():
         if many < 2:
             too_few = f"{KINDS[kind].words}: a distance needs 2 or more, and this is {many}"
             notes.append(f"left out: {too_few}")
@@ -743,7 +793,8 @@ def measure_frechet(view, args, wanted=KINDS):
     if not n:
         raise Lacks(f"{view.run}: {too_few}")
     images = view.part(part)
-    few = min(len(images), min(n.values()))
+    taken = min(most or len(images), len(images))
+    few = min(taken, min(n.values()))
     if few < extractor.d:
         notes.append(f"warning: {few:,} images are too few for {extractor.d:,} features, whose covariance they do not "
                      f"fill; the kernel distance stands few images better")
@@ -752,8 +803,9 @@ def measure_frechet(view, args, wanted=KINDS):
                      f"{few:,} share images, and its deviation comes out too small")
     grey = "" if isinstance(extractor, Classifier) else view.grey
     return Result(dict(m, n=n), (
-        f"features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(n)} against {len(images):,} "
-        f"{PARTS[part]} images ({images.fingerprint()}), not flipped; kernel distance "
+        f"features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(n)} against {taken:,} "
+        f"{f'of {len(images):,} ' if taken < len(images) else ''}{PARTS[part]} images ({images.fingerprint()}), "
+        f"{'half of them' if flip else 'not'} flipped; kernel distance "
         f"over 100 subsets of {min(few, SUBSET):,}, from up to {KEPT:,} of each; {noise_of(n)}"),
         extractor.title, notes)
 
@@ -919,18 +971,31 @@ EPSILON = 1e-4          # how far apart the two images of a pair are
 PATHS = [(space, part) for space in "zw" for part in ("full", "end")]
 
 
-def measure_ppl(view, args):
-    """Perceptual path length in Z (slerp) and W (lerp), full and at ends.   (StyleGAN 4.1)"""
-    net = lpips_of(view, args)
+def measure_ppl(view, args, net=None, paths=PATHS):
+    """Perceptual path length in Z (slerp) and W (lerp), full and at ends, by `net`, LPIPS.   (StyleGAN 4.1)"""
+    net = net or lpips_of(view, args)
     n = code_count(view, args)
     name = "ppl" if net.official else "path"
-    m = {f"{name}_{space}_{part}": path_length(view, args, net, n, space, part)
-         for space, part in PATHS}
+    title = "PPL" if net.official else f"PPL by {net.title}"
+    tell_time(title, len(paths) * seconds_of(view, n, view.batch, lambda begin, end: net(*pairs_apart(
+        view, args, "z", torch.zeros(n, 1, device=view.device), begin, end))))
+    m = {f"{name}_{space}_{part}": path_length(view, args, net, n, space, part) for space, part in paths}
     crop = "of the face crop, " if args.face_crop else ""
+    grey = "" if isinstance(getattr(net, "extractor", None), Classifier) else view.grey
     return Result(dict(m, n=n), (
-        f"{n:,} pairs each, epsilon {EPSILON:g}, slerp in Z with lengths kept, {net.checksum}{view.grey}; "
+        f"{n:,} pairs each, epsilon {EPSILON:g}, slerp in Z with lengths kept, {net.checksum}{grey}; "
         f"{crop}images above 256 px averaged down to it; mean between the 1st and 99th percentile; random noise, one "
-        f"for both ends, no truncation"), "PPL" if net.official else f"PPL by {net.title}")
+        f"for both ends, no truncation"), title)
+
+
+def pairs_apart(view, args, space, t, begin, end):
+    """The begin-th ... end-th pairs of images EPSILON apart, at t (N, 1) of their paths."""
+    codes = view.codes(2 * end, args.seed, 2 * begin)
+    a, b = (codes if space == "z" else view.model.map(codes)).unflatten(0, (-1, 2)).unbind(1)
+    for at in (t[begin:end], t[begin:end] + EPSILON):
+        w = view.model.map(slerp(a, b, at)) if space == "z" else a + at * (b - a)
+        common.seed_noise(args.seed, begin)         # the same for both ends
+        yield as_ppl_sees(view.model.generate(w, noise="random"), args.face_crop)
 
 
 def path_length(view, args, net, n, space, part):
@@ -938,14 +1003,7 @@ def path_length(view, args, net, n, space, part):
     d = torch.zeros(n, dtype=torch.float64, device=view.device)
     t = torch.from_numpy(np.random.RandomState(args.seed).rand(n, 1)).to(view.device).float() * (part == "full")
     for begin, end in progress(f"pairs in {space.upper()}, {part}", n, view.batch):
-        codes = view.codes(2 * end, args.seed, 2 * begin)
-        a, b = (codes if space == "z" else view.model.map(codes)).unflatten(0, (-1, 2)).unbind(1)
-        ends = []
-        for at in (t[begin:end], t[begin:end] + EPSILON):
-            w = view.model.map(slerp(a, b, at)) if space == "z" else a + at * (b - a)
-            common.seed_noise(args.seed, begin)         # the same for both ends
-            ends.append(as_ppl_sees(view.model.generate(w, noise="random"), args.face_crop))
-        d[begin:end] = net(*ends).double() / EPSILON**2
+        d[begin:end] = net(*pairs_apart(view, args, space, t, begin, end)).double() / EPSILON**2
     return within_percentiles(add_up(d))
 
 
@@ -1100,6 +1158,19 @@ PAPER = {  # the papers' numbers; None where a paper gives none
         "BiGAN":  (95.83, 97.14, 90.52, 97.59, 95.38, 96.81, 91.34, 97.74),
         "ALAE":   (93.79, 97.61, 93.47, 98.20, 94.59, 97.47, 94.23, 98.64),
     },
+    "alae-3": {  # FID: FFHQ, LSUN bedroom; quoted: from other papers
+        "StyleGAN (quoted)": (4.40, 2.65), "PGGAN (quoted)": (None, 8.34), "IntroVAE (quoted)": (None, 8.84),
+        "Pioneer (quoted)": (None, 18.39), "Balanced Pioneer (quoted)": (None, 17.89),
+        "StyleALAE generation": (13.09, 17.13), "StyleALAE reconstruction": (16.52, 15.92),
+    },
+    "alae-4": {  # PPL on FFHQ, full and end; lost: the column ends have in print, not in the text that we have
+        "StyleGAN, Z (quoted)": (412.0, "lost"), "StyleGAN without mixing, W (quoted)": (200.5, "lost"),
+        "StyleGAN, W (quoted)": (231.5, "lost"), "StyleALAE, Z": (300.5, "lost"), "StyleALAE, W": (134.5, 103.4),
+    },
+    "alae-5": {  # CelebA-HQ, 256 px: FID by 50,000 samples, PPL full (in which space, it does not say; the code: W)
+        "PGGAN (quoted)": (8.03, 229.2), "GLOW (quoted)": (68.93, 219.6), "PIONEER (quoted)": (39.17, 155.2),
+        "Balanced PIONEER (quoted)": (25.25, 146.2), "StyleALAE": (19.21, 33.29),
+    },
     "lia-1": {  # FFHQ's last 5,000 images reconstructed: FID, SWD, MSE (likely in 0.001 on [-1, 1])
         "LIA": (16.88, 10.01, 18.10), "ALI": (74.98, 15.09, 32.61), "AGE": (118.88, 38.70, 29.91),
         "MSE-based optimization": (44.79, 43.44, 18.81), "Encoded StyleGAN": (22.26, 15.82, 23.18),
@@ -1133,11 +1204,19 @@ def print_row(label, cells, left=32, right=16):
     print(f"{label:{left}}" + "".join(f"{v if isinstance(v, str) else cell(v):>{right}}" for v in cells))
 
 
+OF_A_TRIAL = {"given", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root",
+              "versions", "image_means"}        # in these, trials of one setting may differ
+
+
+def unlike(view, other):
+    """In what two runs differ that are to be trials of one setting, or None."""
+    return next((key for key, value in view.args.items() if key not in OF_A_TRIAL and value != other.args.get(key)),
+                None)
+
+
 def table_alae_2(runs, args):
     """ALAE's table 2: every run is one trial of its label and split; trials are averaged."""
     trials = {}
-    own = {"given", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root",
-           "versions", "image_means"}       # in which trials may differ
     for run in runs:
         view = View(run, args, "raw")
         if view.test.source != "mnist" or view.test.split is None:
@@ -1145,10 +1224,9 @@ def table_alae_2(runs, args):
         view.need(["features"])
         done = trials.setdefault((view.args["label"], view.test.split), [])
         other = done[0][0] if done else view
-        for key, value in view.args.items():
-            if key not in own and value != other.args.get(key):
-                raise Error(f"{run} and {other.run} differ in {key} ({value}, {other.args.get(key)}), so they are not "
-                            f"trials of one setting; make a table of each")
+        if key := unlike(view, other):
+            raise Error(f"{run} and {other.run} differ in {key} ({view.args[key]}, {other.args.get(key)}), so they are "
+                        f"not trials of one setting; make a table of each")
         result = classification(view)
         done.append((view, result))
         print(f"{view.title}: " + "  ".join(f"{c} {result[c]:.2f}" for c in ACCURACIES), flush=True)
@@ -1171,48 +1249,181 @@ def table_alae_2(runs, args):
 
 
 def next_to_paper(name, columns, runs, args, measure):
-    """Prints table `name`: the paper's rows, then the runs', measure(view) -> ({column: number},
+    """Prints table `name`: the paper's rows, then the runs', measure(view) -> rows (label, {column: number},
     protocol).  columns: the paper's, and the format of each; other columns of ours follow."""
     out, ours = {}, []
     for run in runs:
         view = View(run, args)
-        cells, protocol = measure(view)
-        out[str(run)] = dict(label=view.args["label"], **cells,
-                             protocol=f"{protocol}; evaluation seed {args.seed}; {view.protocol}")
-        ours.append((view.args["label"] + ", ours", cells))
-        print(f"  {view.title}: " + "  ".join(f"{c} {cell(v, columns.get(c, '.2f'))}" for c, v in cells.items()),
-              flush=True)
+        print(f"  {view.title}:", flush=True)
+        for i, (label, cells, protocol) in enumerate(measure(view)):
+            out[f"{run}, {label}" if i else str(run)] = dict(
+                label=label, **cells, protocol=f"{protocol}; evaluation seed {args.seed}; {view.protocol}")
+            ours.append((f"{label}, ours", cells))
+            print(f"  {label}: " + "  ".join(f"{c} {cell(v, columns.get(c, '.2f'))}" for c, v in cells.items()),
+                  flush=True)
     papers = [(f"{label}, paper", dict(zip(columns, cells))) for label, cells in PAPER[name].items()]
     heads = list(columns) + [c for _, cells in ours for c in cells]
     widths = {c: max(len(c) + 2, 16) for c in heads}
-    print(f"{'':32}" + "".join(f"{c:>{width}}" for c, width in widths.items()))
+    left = max(32, *(len(label) for label, _ in papers + ours))
+    print(f"{'':{left}}" + "".join(f"{c:>{width}}" for c, width in widths.items()))
     for label, cells in papers + ours:
-        print(f"{label:32}" + "".join(f"{cell(cells.get(c), columns.get(c, '.2f')):>{width}}"
-                                      for c, width in widths.items()))
+        print(f"{label:{left}}" + "".join(f"{cell(cells.get(c), columns.get(c, '.2f')):>{width}}"
+                                          for c, width in widths.items()))
     print(f"Evaluation code {common.code_version()}.")
     for label, row in out.items():
         print(f"{label}: {row['protocol']}")
     return out
 
 
-def frechet_of(view, args, *wanted):
+def frechet_of(view, args, *wanted, **against):
     """-> the Frechet distances of kinds of pictures; the distance's name; what they depend on."""
-    m, protocol, title, _ = measure_frechet(view, args, wanted)
+    m, protocol, title, _ = measure_frechet(view, args, wanted, **against)
     return [m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted], title, f"{title}; {protocol}"
+
+
+def table_alae_3(runs, args):
+    """ALAE's table 3: Frechet distances of samples and of reconstructions to the training part, or to --reference-n
+    of its images, with --flip.  Reconstructions are of the test part, as the paper says, or of --sources train."""
+    kind = dict(test="reconstructions", train="training")[args.sources]
+
+    def measure(view):
+        view.need((*PRIOR, "encode"))
+        kinds = "samples", kind
+        distances, title, how = frechet_of(view, args, *kinds, most=args.reference_n, flip=args.flip)
+        column = view.train.name if title == "FID" else f"{view.train.name}, {title}"
+        counts = [pictures(view, k, args)[0] for k in kinds]
+        rows = [f"generation, {counts[0]:,}", f"reconstruction, {counts[1]:,} of {args.sources}"]
+        return [(f"{view.args['label']} {row} to {args.reference or 'train'}", {column: distance}, how)
+                for row, distance in zip(rows, distances, strict=True)]
+    print(f"Frechet distances of samples, and of reconstructions of the {PARTS[args.sources]} part; FID is "
+          f"by Inception (the released code: -n 50000 --sources train --reference-n 50000 --flip)")
+    return next_to_paper("alae-3", dict.fromkeys(("ffhq", "lsun-bedroom"), ".2f"), runs, args, measure)
+
+
+def paths_by(view, args):
+    """What measures path lengths: LPIPS with --features inception or --lpips, else features of `extractor_of`, whose
+    squared differences take its place."""
+    if args.features == "inception" or args.lpips:
+        return lpips_of(view, args)
+    net = extractor_of(view, args)
+    features = net.features if isinstance(net, Classifier) else lambda x: net(x)[-1].mean((2, 3))
+
+    def distance(a, b):
+        return per_image((features(a) - features(b)).square())
+    distance.extractor, distance.official = net, False
+    distance.title = net.title.removeprefix("Frechet ").strip("()")
+    distance.checksum = f"mean square of features of {net.name} {net.checksum}"
+    return distance
+
+
+def ppl_of(view, args, paths):
+    """-> path lengths, the words for their columns after "full" or "end", what they depend on, and n."""
+    m, protocol, title, _ = measure_ppl(view, args, paths_by(view, args), paths)
+    return list(m.values())[:-1], "" if title == "PPL" else f", {title}", f"{title}; {protocol}", m["n"]
+
+
+def table_alae_4(runs, args):
+    """ALAE's table 4: perceptual path lengths in Z and in W, of whole paths and of their ends."""
+    def measure(view):
+        view.need(PRIOR)
+        lengths, by, how, n = ppl_of(view, args, PATHS)
+        return [(f"{view.args['label']}, {space}, {n:,} pairs", {f"full{by}": full, f"end{by}": end}, how)
+                for space, full, end in zip("ZW", lengths[0::2], lengths[1::2], strict=True)]
+    print(f"Path lengths{', of the face crop' if args.face_crop else ''} (the released code: -n 50000 --face-crop).  "
+          f"lost: the text of the paper that we have lacks it")
+    return next_to_paper("alae-4", dict(full=".1f", end=".1f"), runs, args, measure)
+
+
+def table_alae_5(runs, args):
+    """ALAE's table 5: Frechet distance of samples, and path length of whole paths in W, as the released code."""
+    def measure(view):
+        view.need(PRIOR)
+        (distance,), title, how = frechet_of(view, args, "samples", most=args.reference_n, flip=args.flip)
+        (length,), by, how_long, pairs = ppl_of(view, args, [("w", "full")])
+        return [(f"{view.args['label']}, {code_count(view, args):,} to {args.reference or 'train'}, {pairs:,} pairs",
+                 {title: distance, f"PPL full{by}": length}, f"{how}; {how_long}")]
+    print(f"Frechet distances of samples, FID by Inception; path lengths in W"
+          f"{', of the face crop' if args.face_crop else ''} (the paper: -n 50000; it does not name the space)")
+    return next_to_paper("alae-5", {"FID": ".2f", "PPL full": ".2f"}, runs, args, measure)
+
+
+class Descent:
+    """A run's model whose encoder is `optimise`, in w: from the mean w, or from the run's own E (in-domain)."""
+
+    def __init__(self, view, args, domain=False):
+        self.model, self.found = view.model, {}
+        self.steps = args.steps or (100 if domain else 1000)
+        loss = Namespace(loss="vgg9" if domain and args.vgg else "pixel", method="in-domain", vgg=args.vgg,
+                         cache=args.cache)
+        distance = distance_for(view, loss)
+        self.how = (f"{self.steps} steps of Adam, lr {LR:g}, in w, from {'E(x)' if domain else 'the mean w'}, loss "
+                    f"pixel{' and conv4_3' if loss.loss == 'vgg9' else ''}")
+        self.descend = lambda x, steps: optimise(view, x, "w", distance, steps, LR, domain=domain, seed=args.seed)[1]
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def encode(self, x):
+        """Each image is optimised once, whatever asks for it."""
+        keys = [image.cpu().numpy().tobytes() for image in x]
+        new = [i for i, key in enumerate(keys) if key not in self.found]
+        if new:
+            with torch.enable_grad():
+                found = self.descend(x[new], self.steps)
+            self.found.update(zip([keys[i] for i in new], found, strict=True))
+        return torch.stack([self.found[key] for key in keys])
+
+
+def by_descent(view, args, domain=False):
+    """The view with a `Descent` in place of its encoder, and args for its first --optimise test images, which are
+    optimised here, once it is said how long that will take.  -> both, and what it depends on"""
+    view.need(PRIOR)
+    n = min(args.optimise, len(view.test))
+    model = Descent(view, args, domain)
+    what = f"{'in-domain inversion' if domain else 'optimisation'} of {n} images"
+    x = view.images(torch.arange(min(n, view.batch)))
+    tell_time(what, seconds_of_steps(view, lambda steps: model.descend(x, steps), model.steps,
+                                     math.ceil(n / view.batch)))
+    began = clock(view)
+    for begin, end in progress(what, n, view.batch, shared=False):
+        model.encode(view.images(torch.arange(begin, end)))
+    model.seconds = (clock(view) - began) / n
+    other = copy.copy(view)
+    other.model = model
+    return other, Namespace(**{**vars(args), "n": n}), model.how
+
+
+def seconds_of_steps(view, descend, steps, batches):
+    """How long descend(steps) takes, for each of so many batches, by its first steps."""
+    def time_of(steps):
+        began = clock(view)
+        descend(steps)
+        return clock(view) - began
+    time_of(1)                                              # the first call also prepares
+    return max(time_of(4) - time_of(1), 0) / 3 * steps * batches
 
 
 def table_lia_1(runs, args):
     """LIA's table 1: how well test images are reconstructed; MSE in 0.001 on [-1, 1], and on [0, 255].
-    FID is to the training part, SWD to the test originals; --reference: both to one."""
-    def measure(view):
-        view.need(["encode"])
+    FID is to the training part, SWD to the test originals; --reference: both to one.
+    --optimise N: also a row of MSE optimisation on each run's generator, of the first N."""
+    def row(label, view, args):
         (distance,), title, how = frechet_of(view, args, "reconstructions")
         swd = measure_swd(view, args)
         e = errors(view, test_indices(view, args))
         wrong = e["mse_wrong_pair"] and 1000 * e["mse_wrong_pair"]
-        return {"SWD x1000": swd.numbers["swd_reconstructions"], "MSE x1000": 1000 * e["mse"],
-                "MSE, 0-255": e["mse_255"], "mean image": 1000 * e["mse_mean_image"], "wrong pairs": wrong,
-                title: distance}, f"{how}; SWD: {swd.protocol}; MSE: {of_test(view, e['n'])}"
+        return label, {"SWD x1000": swd.numbers["swd_reconstructions"], "MSE x1000": 1000 * e["mse"],
+                       "MSE, 0-255": e["mse_255"], "mean image": 1000 * e["mse_mean_image"], "wrong pairs": wrong,
+                       title: distance}, f"{how}; SWD: {swd.protocol}; MSE: {of_test(view, e['n'])}"
+
+    def measure(view):
+        if view.can(["encode"]) or not args.optimise:
+            view.need(["encode"])
+            yield row(view.args["label"], view, args)
+        if args.optimise:
+            other, few, how = by_descent(view, args)
+            label, cells, protocol = row(f"MSE-based optimization, {few.n} images", other, few)
+            yield label, cells, f"{how}; {protocol}"
     print(f"Reconstructions of test images: Frechet distances to the {args.reference or 'train'} part, SWD to the "
           f"{args.reference or 'test'} part (--reference: both to one; the paper does not say to which)")
     columns = ("FID", "SWD x1000", "MSE x1000", "MSE, 0-255", "mean image", "wrong pairs")
@@ -1226,47 +1437,59 @@ def table_lia_2(runs, args):
     def measure(view):
         view.need(PRIOR)
         (distance,), title, how = frechet_of(view, args, "samples")
-        return {view.train.name if title == "FID" else f"{view.train.name}, {title}": distance}, how
+        name = view.train.name if title == "FID" else f"{view.train.name}, {title}"
+        return [(view.args["label"], {name: distance}, how)]
     sets = ("ffhq", "lsun-cat", "lsun-car", "lsun-bedroom")
     print("FID of samples on each set; what is no FID, or of another set, has a column of its own")
     return next_to_paper("lia-2", dict.fromkeys(sets, ".2f"), runs, args, measure)
 
 
-def clock(view):
-    """The time, once the device has finished its work."""
-    if view.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.time()
-
-
 def table_invgan_1(runs, args):
     """InvGAN's table 1: MAE, seconds to encode and decode an image, and Frechet distances by 500 and
-    by 50,000 (-n) samples, reconstructed samples, reconstructed test images and midpoints."""
+    by 50,000 (-n) samples, reconstructed samples, reconstructed test images and midpoints.
+    --optimise N: also rows of in-domain inversion and of MSE optimisation, of N of each."""
     names = dict(samples="Rand", resamples="RandRec", reconstructions="TsRec", midpoints="IntTs")
     most = args.n or 50_000
 
+    def row(label, view, args, counts, kinds):
+        """Frechet distances by each of the counts; errors and seconds by the last."""
+        x = view.images(torch.arange(min(view.batch, counts[-1], len(view.test))))
+        seconds = seconds_an_image(view, x)
+        some = [frechet_of(view, Namespace(**{**vars(args), "n": n}), *kinds) for n in counts]
+        title = some[-1][1]
+        e = errors(view, test_indices(view, Namespace(**{**vars(args), "n": counts[-1]})))
+        heads = [names[kind] if title == "FID" else f"{names[kind]}, {title}" for kind in kinds]
+        distances = {head: both for head, *both in zip(heads, *(distances for distances, _, _ in some), strict=True)}
+        return label, {**distances, "MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")}, (
+            f"{'; and '.join(how for _, _, how in some)}; MAE: {of_test(view, e['n'])}, floors (MSE) "
+            f"{e['mse_mean_image']:.4f} of the mean image, {cell(e['mse_wrong_pair'], '.4f')} of wrong pairs, itself "
+            f"{e['mse']:.4f}; seconds: {len(x)} images at once on {view.device.type}, {torch.get_num_threads()} "
+            f"threads")
+
     def measure(view):
         view.need((*PRIOR, "encode"))
-        by_few, by_most = (Namespace(**{**vars(args), "n": n}) for n in (500, most))
-        few, _, how_few = frechet_of(view, by_few, *names)
-        many, title, how = frechet_of(view, by_most, *names)
-        e = errors(view, test_indices(view, by_most))
-        x = view.images(torch.arange(min(view.batch, len(view.test))))
-        common.reconstruct(view.model, x)                       # the first call also prepares
-        began = clock(view)
-        common.reconstruct(view.model, x)
-        seconds = (clock(view) - began) / len(x)
-        heads = [name if title == "FID" else f"{name}, {title}" for name in names.values()]
-        distances = {head: both for head, *both in zip(heads, few, many, strict=True)}
-        return {**distances, "MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")}, (
-            f"{how_few}; and {how}; MAE: {of_test(view, e['n'])}, floors (MSE) {e['mse_mean_image']:.4f} "
-            f"of the mean image, {cell(e['mse_wrong_pair'], '.4f')} of wrong pairs, itself {e['mse']:.4f}; seconds: "
-            f"{len(x)} images at once on {view.device.type}, {torch.get_num_threads()} threads")
+        yield row(view.args["label"], view, args, (500, most), names)
+        for domain in (True, False) if args.optimise else ():
+            other, few, how = by_descent(view, args, domain)
+            name = "In-D. Inv." if domain else "MSE opt."
+            label, cells, protocol = row(f"{view.args['label']} {name}, {few.n} images", other, few, (few.n,),
+                                         names if domain else ("samples", "reconstructions"))
+            yield label, cells, f"{how}; {protocol}"
     columns = {**dict.fromkeys(names.values(), ".2f"), "MAE": ".3f", "s an image": ".1e", "MAE, 28x28": ".3f"}
     out = next_to_paper("invgan-1", columns, runs, args, measure)
     print(f"Distances by 500 and by {most:,} images, or as many as there are.  *: what the paper gives "
           f"as MAE there is the root of a mean square, which is no less")
     return out
+
+
+def seconds_an_image(view, x):
+    """Seconds to encode and decode an image, of x (N, C, H, W) at once."""
+    if isinstance(view.model, Descent):
+        return view.model.seconds
+    common.reconstruct(view.model, x)                           # the first call also prepares
+    began = clock(view)
+    common.reconstruct(view.model, x)
+    return (clock(view) - began) / len(x)
 
 
 def average_precision(scores, truth):
@@ -1406,8 +1629,8 @@ def binary_classifier(x, target, device, args, steps=0):
     return net
 
 
-TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2, "invgan-1": table_invgan_1,
-          "invgan-2": table_invgan_2}
+TABLES = {"alae-2": table_alae_2, "alae-3": table_alae_3, "alae-4": table_alae_4, "alae-5": table_alae_5,
+          "lia-1": table_lia_1, "lia-2": table_lia_2, "invgan-1": table_invgan_1, "invgan-2": table_invgan_2}
 
 
 # -------------------------------------------------------------------- 10 Figures: images and panels
@@ -1720,6 +1943,8 @@ def steps_shown(steps):
 
 def draw_path(view, x, args):
     """Optimisation in z (upper rows) and in w (lower), step by step (LIA fig. 13)."""
+    tell_time(f"{view.run.name}: optimisation in z and in w", 2 * seconds_of_steps(
+        view, lambda steps: optimise(view, x, "z", pixel_distance, steps, PATH_LR), PATH_STEPS, 1))
     both = [optimise(view, x, space, pixel_distance, PATH_STEPS, PATH_LR, seed=args.seed,
                      keep=steps_shown(PATH_STEPS))[2] for space in ("z", "w")]
     return rows([torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both])
@@ -1905,49 +2130,293 @@ def draw_gradients(views, _, args):
 
 # -------------------------------------------------------------------------- 13 The table of figures
 
-# draw(view, images, args) -> picture, or of all views if `together`; papers: the papers' numbers; needs: methods of
-# the model; images(views, args), or None if it takes none; flags: those for this figure alone; legend: what is where
-Figure = namedtuple("Figure", "draw papers needs images flags legend together",
-                    defaults=(("encode",), None, (), "", False))
+# draw(view, images, args) -> picture, or of all views if `together`; needs: methods of the model; images(views, args),
+# or None if it takes none; flags: those for this figure alone; legend: what is where
+Figure = namedtuple("Figure", "draw needs images flags legend together", defaults=(("encode",), None, (), "", False))
 FIGURES = {
-    "samples": Figure(draw_samples, "alae-6 faae-8 lia-8", PRIOR, flags=("truncation", "truncation_layers")),
-    "reconstructions": Figure(
-        draw_reconstructions, "alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 lia-14 lia-15 lia-16 "
-        "invgan-7", images=first(32), together=True),
-    "traversal": Figure(draw_traversal, "alae-4", ("prior", "map", "features")),
-    "morph": Figure(draw_morph, "faae-9", images=corners),
-    "mixing": Figure(draw_mixing, "alae-9 lia-10", images=lambda *_: None, flags=("generated",)),
-    "interpolation": Figure(draw_interpolation, "lia-6 lia-9 lia-11 lia-12", images=pairs(4)),
+    "samples": Figure(draw_samples, PRIOR, flags=("truncation", "truncation_layers")),
+    "reconstructions": Figure(draw_reconstructions, images=first(32), together=True),
+    "traversal": Figure(draw_traversal, ("prior", "map", "features")),
+    "morph": Figure(draw_morph, images=corners),
+    "mixing": Figure(draw_mixing, images=lambda *_: None, flags=("generated",)),
+    "interpolation": Figure(draw_interpolation, images=pairs(4)),
     "manipulate": Figure(
-        draw_manipulate, "lia-4 lia-17", images=lambda views, args: None if args.codes else first(4)(views, args),
+        draw_manipulate, images=lambda views, args: None if args.codes else first(4)(views, args),
         flags=("boundary", "codes"), legend="columns: original (none with --codes), reconstruction, then the code "
         "moved by -5 ... 5 along the unit normal"),
     "path": Figure(
-        draw_path, "lia-13", PRIOR, first(4), legend=f"columns: after {', '.join(map(str, steps_shown(PATH_STEPS)))} "
+        draw_path, PRIOR, first(4), legend=f"columns: after {', '.join(map(str, steps_shown(PATH_STEPS)))} "
         f"steps of Adam, lr {PATH_LR}, then the original"),
-    "gradients": Figure(draw_gradients, "lia-7 lia-18", (), together=True),
-    "styles": Figure(draw_styles, "invgan-2 invgan-8", images=pairs(4)),
-    "variants": Figure(draw_variants, "invgan-5", images=first(16), together=True,
+    "gradients": Figure(draw_gradients, (), together=True),
+    "styles": Figure(draw_styles, images=pairs(4)),
+    "variants": Figure(draw_variants, images=first(16), together=True,
                        legend="rows: images, then reconstructions and differences of each run"),
-    "inpaint": Figure(draw_inpaint, "", images=first(16), together=True,
+    "inpaint": Figure(draw_inpaint, images=first(16), together=True,
                       legend="rows: images, the same without a square, reconstructions of each run"),
-    "merge": Figure(draw_merge, "", images=pairs(16), flags=("mask",), together=True,
+    "merge": Figure(draw_merge, images=pairs(16), flags=("mask",), together=True,
                     legend="rows: first images, second images, both merged, reconstructions of each run"),
-    "edit": Figure(draw_edit, "", images=first(16), together=True,
+    "edit": Figure(draw_edit, images=first(16), together=True,
                    legend="rows: edited images, reconstructions of each run"),
-    "tiles": Figure(draw_tiles, "invgan-4", images=of_any_size, flags=("resolution",), together=True,
+    "tiles": Figure(draw_tiles, images=of_any_size, flags=("resolution",), together=True,
                     legend="columns: images, reconstructions, differences"),
     "deblur": Figure(
-        draw_deblur, "invgan-3", images=of_any_size, flags=("resolution",),
+        draw_deblur, images=of_any_size, flags=("resolution",),
         legend="columns: images, half their size enlarged, reconstructed, and w + a (w - w blurred), a = "
         + ", ".join(f"{a:g}" for a in EXTRAPOLATION)),
-    "frames": Figure(draw_frames, "invgan-6", flags=("frames", "resolution"), together=True),
+    "frames": Figure(draw_frames, flags=("frames", "resolution"), together=True),
 }
-ALIASES = {number: name for name, row in FIGURES.items() for number in row.papers.split()}
 
 
-# ------------------------------------------------------------------------- 14 Inversion, boundaries
+# ------------------------------------------------------------------ 14 Every table and figure of the papers
 
+# A run that an item takes.  words: what it is; fits(view); many: all that fit, and not the first alone
+Want = namedtuple("Want", "words fits many", defaults=(False,))
+
+
+def run_of(*labels, many=False, **settings):
+    """A run with one of the papers' names (labels), and with settings of its script; True: any but none."""
+    flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in settings.items()]
+
+    def fits(view):
+        have = view.args
+        return have["label"] in labels and all(
+            bool(have.get(name)) if value is True else have.get(name) == value for name, value in settings.items())
+    return Want(" or ".join(labels) + (f" ({' '.join(flags)})" if flags else ""), fits, many)
+
+
+def run_with(words, *abilities):
+    """All runs whose model has these methods."""
+    return Want(f"any method that has {words}", lambda view: view.can(abilities), True)
+
+
+# A table or figure of a paper.  title: as the command has it; shows: what; runs: a `Want` each; draws: the figure in
+# FIGURES; paper: its data; needs: "images" of the runs' set, its "labels", what "features" or "paths" take;
+# flags: more of the command, words in capitals are files of the user's own; also: more commands; note: if there is
+# nothing to run, why
+Item = namedtuple("Item", "title shows runs draws paper needs flags also note",
+                  defaults=((), "", "", "images", "", (), ""))
+MLP_ALAE, STYLE_ALAE = run_of("ALAE", backbone="mlp"), run_of("StyleALAE")
+LIA_2, LIA_STYLE = run_of("LIA", stage="2"), run_of("LIA", stage="2", backbone="stylegan")
+ENCODED = run_of("Encoded StyleGAN", stage="2", mapping="mlp")
+ALI, AGE, BIGAN, AAE = (run_of(name, objective=name.lower()) for name in ("ALI", "AGE", "BiGAN", "AAE"))
+FAAE = run_of("F-AAE")
+GRADIENTS = (run_of("LIA", stage="2", log_gradients=True), run_of("VAE", inference="vae", log_gradients=True))
+FIVE = (LIA_2, ALI, AGE, ENCODED)
+INVGAN, INVGAN_STYLE = run_of("InvGAN"), run_of("InvGAN", backbone="stylegan")
+TILES = run_of("InvGAN", patches=True)
+EDITS = ("figure inpaint RUN", "figure merge RUN", "figure edit RUN --images EDITED")
+BY_PRIOR, BY_BOTH = run_with("a prior", *PRIOR), run_with("a prior and an encoder", *PRIOR, "encode")
+ITEMS = [
+    Item("table alae-1", "what autoencoders match, and where", note="words, nothing to run"),
+    Item("table alae-2", "accuracy (%) of 1-NN and SVM on short and long features",
+         (run_of("ALAE", "BiGAN", "LR", "JLR", "AE l1", "AE l2", data="mnist", many=True),), paper="MNIST",
+         needs="labels"),
+    Item("table alae-3", "FID of generations and reconstructions; all but StyleALAE quoted", (BY_BOTH,),
+         paper="FFHQ at 1024 px, LSUN bedroom at 256 px", needs="features"),
+    Item("table alae-4", "PPL, full and end, in Z and W; StyleGAN quoted", (BY_PRIOR,), paper="FFHQ at 1024 px",
+         needs="paths"),
+    Item("table alae-5", "FID and PPL; all but StyleALAE quoted", (BY_PRIOR,), paper="CelebA-HQ at 256 px",
+         needs="features paths"),
+    Item("figure alae-1", "architecture of ALAE", note="diagram"),
+    Item("figure alae-2", "architecture of StyleALAE", note="diagram"),
+    Item("figure alae-3", "reconstructions: images, BiGAN's, ALAE's", (BIGAN, MLP_ALAE), "reconstructions", "MNIST"),
+    Item("figure alae-4", "samples of one digit joined in Z and in W", (MLP_ALAE,), "traversal", "MNIST", ""),
+    Item("figure alae-5", "reconstructions", (STYLE_ALAE,), "reconstructions", "FFHQ at 1024 px"),
+    Item("figure alae-6", "generations", (STYLE_ALAE,), "samples", "FFHQ at 1024 px", ""),
+    Item("figure alae-7", "generations and reconstructions", (STYLE_ALAE,), "reconstructions", "LSUN bedroom at 256 px",
+         also=("figure samples RUN",)),
+    Item("figure alae-8", "reconstructions; PIONEERs' are quoted", (STYLE_ALAE,), "reconstructions",
+         "CelebA-HQ at 256 px"),
+    Item("figure alae-9", "style mixing of real images", (STYLE_ALAE,), "mixing", "celebrities' photos: --images"),
+    Item("table lia-1", "FID, SWD, MSE of reconstructions", (run_with("an encoder", "encode"),), paper="FFHQ",
+         needs="features levels", flags="--optimise 100"),
+    Item("table lia-2", "FID of samples", (BY_PRIOR,), paper="FFHQ, LSUN cat, car, bedroom", needs="features"),
+    Item("figure lia-1", "modules of LIA", note="diagram"),
+    Item("figure lia-2", "two-stage training", note="diagram"),
+    Item("figure lia-3", "reconstructions of five models; MSE optimisation by invert", FIVE, "reconstructions", "FFHQ",
+         also=("invert RUN",)),
+    Item("figure lia-4", "faces moved along boundaries: glass, pose, gender, smile, age", (LIA_2,), "manipulate",
+         "FFHQ", flags="--boundary BOUNDARIES"),
+    Item("figure lia-5", "reconstructions", (LIA_2,), "reconstructions", "LSUN cat, bedroom, car"),
+    Item("figure lia-6", "interpolation of real images", (LIA_2,), "interpolation", "LSUN"),
+    Item("figure lia-7", "gradients and losses of LIA's encoder and a VAE's", GRADIENTS, "gradients", "FFHQ", ""),
+    Item("figure lia-8", "generations of StyleGAN and LIA",
+         (run_of("StyleGAN", "StyleGAN (Wasserstein)", mapping="mlp", stage="1"), run_of("LIA")), "samples",
+         "FFHQ, LSUN", ""),
+    Item("figure lia-9", "interpolation of real images; Glow's row is quoted", (LIA_2,), "interpolation", "FFHQ"),
+    Item("figure lia-10", "style mixing of real images", (LIA_STYLE,), "mixing", "FFHQ"),
+    Item("figure lia-11", "interpolation of real images", (LIA_2,), "interpolation", "FFHQ, LSUN"),
+    Item("figure lia-12", "interpolation in z and in w", (run_of("LIA", stage="2", mapping="flow"),), "interpolation",
+         "FFHQ, LSUN"),
+    Item("figure lia-13", "steps of optimisation in z and in w", (run_of("LIA"),), "path", "FFHQ"),
+    Item("figure lia-14", "reconstructions of five models; MSE optimisation by invert", FIVE, "reconstructions", "FFHQ",
+         also=("invert RUN",)),
+    Item("figure lia-15", "reconstructions", (LIA_2,), "reconstructions", "LSUN"),
+    Item("figure lia-16", "reconstructions", (LIA_2,), "reconstructions", "LSUN"),
+    Item("figure lia-17", "faces moved along boundaries", (LIA_2,), "manipulate", "FFHQ",
+         flags="--boundary BOUNDARIES"),
+    Item("figure lia-18", "gradients of the encoders' middle layer", GRADIENTS, "gradients", "FFHQ", ""),
+    Item("figure lia-19", "layers of LIA", note="diagram"),
+    Item("table invgan-1", "FID of samples, reconstructions, midpoints; MAE; seconds; all but InvGAN quoted",
+         (BY_BOTH,), paper="MNIST, CelebA and FFHQ at 128 px", needs="features", flags="--optimise 100"),
+    Item("table invgan-2", "average precision of classifiers that see reconstructions",
+         (Want("InvGAN", lambda view: INVGAN.fits(view) and not view.args.get("patches")), TILES),
+         paper="CelebA at 128 px, ImageNet", needs="labels"),
+    Item("table invgan-3", "FID of ReStyle's reconstructions by iteration; quoted but for ours",
+         (Want("ReStyle (invgan.py --restyle RUN)", lambda view: "generator" in view.args, True),),
+         paper="FFHQ", needs="features"),
+    Item("figure invgan-1", "training of InvGAN", note="diagram"),
+    Item("figure invgan-2", "style mixing, in-painting, merging, editing", (INVGAN_STYLE,), "styles", "FFHQ at 128 px",
+         also=EDITS),
+    Item("figure invgan-3", "de-blurring by extrapolated codes of tiles", (TILES,), "deblur", "--images of FFHQ"),
+    Item("figure invgan-4", "reconstructions tile by tile, and differences", (TILES,), "tiles",
+         "ImageNet, --images of FFHQ"),
+    Item("figure invgan-5", "reconstructions and differences of three variants",
+         (run_of("InvGAN naive", variant="naive"), run_of("InvGAN augmented", variant="augmented"), INVGAN),
+         "variants", "MNIST"),
+    Item("figure invgan-6", "a video tile by tile, and frames between", (TILES,), "frames", "UCF101", "",
+         "--frames FRAMES"),
+    Item("figure invgan-7", "reconstructions", (INVGAN,), "reconstructions", "CelebA at 128 px"),
+    Item("figure invgan-8", "style mixing, in-painting, merging, editing", (INVGAN_STYLE,), "styles",
+         "CelebA at 128 px", also=EDITS),
+    *(Item(f"figure faae-{i}", f"framework of {name}", note="diagram")
+      for i, name in enumerate(("F-AAE", "a GAN", "AAE", "BiGAN"), 1)),
+    Item("figure faae-5", "reconstructions of AAE and F-AAE", (AAE, FAAE), "reconstructions", "CIFAR-10"),
+    Item("figure faae-6", "reconstructions of AAE and F-AAE", (AAE, FAAE), "reconstructions", "CelebA at 32 px"),
+    Item("figure faae-7", "reconstructions of BiGAN (quoted there), AAE and F-AAE", (BIGAN, AAE, FAAE),
+         "reconstructions", "ImageNet at 64 px"),
+    Item("figure faae-8", "generations of F-AAE and AAE", (FAAE, AAE), "samples", "CelebA at 32 px", ""),
+    Item("figure faae-9", "morphs between four real images, F-AAE's and AAE's", (FAAE, AAE), "morph",
+         "CelebA at 32 px"),
+]
+ALIASES = {item.title.removeprefix("figure "): item.draws for item in ITEMS if item.draws}
+NEEDS = {"images": "images of the runs' set", "labels": "class labels of the set",
+         "features": "Inception's weights, or class labels for a classifier (--features auto)",
+         "levels": "images of 16 px or more",
+         "paths": "LPIPS's weights, or class labels for a classifier (--features auto)"}
+OPENED = "data data_root cache inception vgg lpips".split()         # flags of list that its commands get
+
+
+def command_of(item):
+    """The command of an item, with RUN for each run."""
+    runs = " ".join("RUN..." if want.many else "RUN" for want in item.runs)
+    return " ".join(filter(None, (item.title, runs, item.flags)))
+
+
+def spelled(command, views, args):
+    """A command with these runs in place of RUN, and with the flags by which `list` has found their data."""
+    runs = " ".join(shlex.quote(str(view.run)) for view in views)
+    command = re.sub(r"RUN(\.\.\.)?( RUN(\.\.\.)?)*", lambda _: runs, command)
+    if "BOUNDARIES" in command:
+        command = command.replace("BOUNDARIES", f"{shlex.quote(str(views[0].run))}/boundaries/*.npy")
+    known = {flag for flag in OPENED if getattr(args, flag) != args.parser.get_default(flag)}
+    taken = known if command.startswith("table") else known & {"data", "data_root"}
+    return f"python eval.py {command}" + "".join(
+        f" --{flag.replace('_', '-')} {shlex.quote(getattr(args, flag))}" for flag in OPENED if flag in taken)
+
+
+def weights_at_hand(args, *names):
+    """Whether the weights of pretrained networks are named or in the cache."""
+    return all(getattr(args, name) or (Path(args.cache) / Path(common.FROZEN[name][0]).name).exists()
+               for name in names)
+
+
+def lacking(item, views, args):
+    """What an item still needs, if it has its runs: a list of sentences."""
+    lack = []
+    for view in views:
+        if item.needs and view.missing:
+            lack.append(str(view.missing))
+            continue
+        for need, names in (("labels", None), ("features", ("inception",)), ("paths", ("vgg", "lpips"))):
+            if need in item.needs and not view.has_classes and not (names and weights_at_hand(args, *names)):
+                lack.append(f"{view.run}: {view.train.name} has no class labels" + (
+                    f"; without them, weights: {', '.join(f'--{name} FILE' for name in names)}" if names else ""))
+        if "levels" in item.needs and not swd_levels(view.shape):
+            lack.append(f"{view.run}: images of 16 px or more")
+        if item.draws == "gradients":
+            try:
+                read_gradients(view)
+            except Error as e:
+                lack.append(str(e))
+        if "BOUNDARIES" in item.flags and not any((view.run / "boundaries").glob("*.npy")):
+            lack.append(f"boundaries: python eval.py boundary {shlex.quote(str(view.run))} makes them of labels")
+    if len(views) > 1 and item.draws and FIGURES[item.draws].together and item.needs and not lack:
+        try:
+            shared_test_images(views)
+        except Error as e:
+            lack.append(str(e))
+    return lack
+
+
+def chosen_for(item, views, args):
+    """Which of the runs an item takes, and what is missing, a list: those of one set and size for a figure."""
+    groups = {}
+    for view in views:
+        name = view.args.get("data_name") or view.args["data"]
+        key = (name if view.missing else view.test.source, view.shape) if item.draws else ()
+        groups.setdefault(key, []).append(view)
+    best = None
+    for group in groups.values():
+        fit = {want: [view for view in group if want.fits(view)] for want in item.runs}
+        lack = [f"a run of {want.words}" for want in item.runs if not fit[want]]
+        some = [view for want, found in fit.items() for view in (found if want.many else found[:1])]
+        if item.title == "table alae-2":
+            some = [view for view in some if not any(unlike(view, other) for other in some[:some.index(view)]
+                                                     if view.args["label"] == other.args["label"])]
+        if item.title.removeprefix("table ") not in TABLES and not item.draws:
+            lack.append("its command")
+        lack = lack or lacking(item, some, args)
+        if best is None or len(lack) < len(best[1]):
+            best = some, lack
+    return best
+
+
+def listed(args):
+    """Prints every table and figure of the papers: what it shows, its command and what that needs, or with runs if
+    they suffice.  -> a list of dicts for --json"""
+    views = [View(run, args) for run in args.runs]
+    out, paper = [], ""
+    for item in ITEMS:
+        commands = [command_of(item), *item.also] if item.runs else []
+        row = dict(title=item.title, shows=item.shows, paper=item.paper, note=item.note,
+                   runs=[want.words for want in item.runs],
+                   needs=[NEEDS[need] for need in item.needs.split()] if item.runs else [],
+                   commands=[f"python eval.py {command}" for command in commands])
+        method = item.title.split()[1].partition("-")[0]
+        if method != paper:
+            print(f"{'' if not paper else chr(10)}{dict(faae='F-AAE', invgan='InvGAN').get(method, method.upper())}")
+            paper = method
+        print(wrapped(f"{item.title:16}{item.shows}   [{item.note or item.paper}]", ""))
+        if views and item.runs:
+            some, row["missing"] = chosen_for(item, views, args)
+            row["ready"] = not row["missing"]
+            if row["ready"]:
+                row["commands"] = [spelled(command, some if i == 0 else some[:1], args)
+                                   for i, command in enumerate(commands)]
+                print("\n".join(f"    ready: {command}" for command in row["commands"]))
+            else:
+                print(wrapped(f"missing: {'; '.join(row['missing'])}"))
+        elif item.runs:
+            needs = "; ".join([f"runs of {', '.join(row['runs'])}", *row["needs"]])
+            print(wrapped(f"{'; '.join(commands)}   needs: {needs}"))
+        out.append(row)
+    if not views:
+        print(f"\nmetrics  {' '.join(MEASURES)}\ntable    {' '.join(TABLES)}")
+        print(textwrap.fill(f"figure   {' '.join(FIGURES)}", 120, subsequent_indent=" " * 9))
+        print("others   " + " ".join(command.__name__ for command in COMMANDS
+                                    if command not in (metrics, table, figure)))
+    return out
+
+
+def wrapped(text, indent="    "):
+    return textwrap.fill(text, 120, initial_indent=indent, subsequent_indent="        ", break_long_words=False,
+                         break_on_hyphens=False)
+
+
+# ------------------------------------------------------------------------- 15 Inversion, boundaries
+
+LR = 0.01               # of Adam
 CLIP_DRAWS = 1000       # z is clipped to the range of so many draws from the prior
 
 
@@ -2032,7 +2501,7 @@ def invert(args):
     if args.method == "encoder" and (args.steps or args.lr or args.save_path):
         raise Error("--steps, --lr and --save-path are for --method optimise and in-domain; leave them out")
     steps = args.steps or (100 if domain else 1000)
-    lr = args.lr or (0.01 if args.optimizer == "adam" else 1.0)
+    lr = args.lr or (LR if args.optimizer == "adam" else 1.0)
     if args.method != "optimise":
         view.need(["encode"])
     if "w+" in args.space and view.model.num_layers == 1:
@@ -2053,6 +2522,9 @@ def invert(args):
     out, picture = {}, [x]
     for space in todo:
         view.made(codes(space, x[:view.batch], steps=1)[1])         # the first call also prepares
+        if space != "encoder":
+            tell_time(f"{args.method}, {space}, of {len(x)} images", seconds_of_steps(view, lambda some, space=space: (
+                codes(space, x[:view.batch], steps=some)), steps, math.ceil(len(x) / view.batch)))
         began = clock(view)
         v, w, path = zip(*(codes(space, part) for part in x.split(view.batch)), strict=True)
         y = view.made(torch.cat(w)).clamp(-1, 1)
@@ -2123,7 +2595,7 @@ def boundary(args):
     return out
 
 
-# ------------------------------------------------------------------------------ 15 Photos and codes
+# ------------------------------------------------------------------------------ 16 Photos and codes
 # samples, encode, decode, interpolate: pictures, codes and films as files.
 
 BLOCK_OF_SEEDS = 32     # seeds whose pictures are made together, because last bits depend on the batch
@@ -2547,7 +3019,7 @@ def boundary_between(view, args):
     return {name: dict(accuracy=accuracy, n=len(target))}
 
 
-# -------------------------------------------------------------------------------------- 16 Commands
+# -------------------------------------------------------------------------------------- 17 Commands
 
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
@@ -2623,7 +3095,12 @@ def check_owners(args, owners):
 
 def table(args):
     """Print one of the papers' tables next to what the runs give."""
-    check_owners(args, dict(only=["invgan-2"], classifier=["invgan-2"], epochs=["invgan-2"]))
+    paths, distances, descent = ["alae-4", "alae-5"], ["alae-3", "alae-5"], ["lia-1", "invgan-1"]
+    check_owners(args, dict(only=["invgan-2"], classifier=["invgan-2"], epochs=["invgan-2"], lpips=paths,
+                            face_crop=paths, sources=["alae-3"], reference_n=distances, flip=distances,
+                            optimise=descent, steps=descent))
+    if args.steps and not args.optimise:
+        raise Error("--steps is of the rows by --optimise N; add that, or leave it out")
     return TABLES[args.name](args.runs, args)
 
 
@@ -2691,7 +3168,7 @@ def write_picture(picture, path):
         print(f"wrote {path}{older}")
 
 
-# ------------------------------------------------------------------------------------------ 17 Demo
+# ------------------------------------------------------------------------------------------ 18 Demo
 # A page that only this machine reaches.  Codes travel with each request, so the server keeps nothing but the models,
 # which one thread runs.  The page waits for each picture and then asks for what the sliders say by then.
 
@@ -3156,7 +3633,7 @@ start().catch(e => say(e.message));
 """
 
 
-# ---------------------------------------------------------------------------------- 18 Command line
+# ---------------------------------------------------------------------------------- 19 Command line
 
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
@@ -3196,7 +3673,7 @@ def seed_ranges(text):
 # A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
 COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo)
 SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
-          "table lia-1", "table lia-2", "table invgan-1")
+          "table alae-3", "table alae-4", "table alae-5", "table lia-1", "table lia-2", "table invgan-1")
 
 
 def port(text):
@@ -3214,12 +3691,15 @@ def parse_args(argv=None):
         doc = inspect.getdoc(function)
         sub = subs[function.__name__] = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
         sub.set_defaults(function=function, parser=sub)
-    commands.add_parser("list", help="All measures, tables and figures.")
 
     def add(to, *flags, **options):
         for name in to.split():
             subs[name].add_argument(*flags, **options)
     every = " ".join(subs)
+    subs["list"] = commands.add_parser("list", help="Every table and figure of the papers, and what runs suffice for.",
+                                       doc=inspect.getdoc(listed))
+    subs["list"].set_defaults(function=listed, parser=subs["list"], device="cpu", weights="", kimg=None)
+    add("list", "runs", nargs="*", metavar="RUN", help="run folders")
     file = dict(default="", metavar="FILE")
     some = dict(nargs="+", default=[])
     number = dict(type=common.positive(int, 10**9), default=0)
@@ -3246,12 +3726,13 @@ def parse_args(argv=None):
              "(digits for MNIST, else the set's name; the default)")
     add("metrics table", "--reference", default="", choices=["train", "test"],
         help="part that distances are to (default: train; SWD of reconstructions: their originals)")
-    add("metrics table", "--inception", **file, help="pt_inception-2015-12-05-6726825d.pth")
-    add("metrics", "--lpips", **file, help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl")
-    add("metrics table invert", "--vgg", **file, help="vgg16-397923af.pth or another VGG-16, perhaps "
+    add("metrics table list", "--inception", **file, help="pt_inception-2015-12-05-6726825d.pth")
+    add("metrics table list", "--lpips", **file, help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl (tables "
+        "alae-4, alae-5: PPL by LPIPS, as with --features inception; else by the features that --features names)")
+    add("metrics table invert list", "--vgg", **file, help="vgg16-397923af.pth or another VGG-16, perhaps "
         "without its top, for --features vgg16, lpips, ppl and --loss vgg9")
-    add("metrics", "--face-crop", action="store_true",
-        help="ppl: the part where a face is (rows 3/8 to 7/8, columns 2/8 to 6/8)")
+    add("metrics table", "--face-crop", action="store_true",
+        help="ppl, alae-4, alae-5: the part where a face is (rows 3/8 to 7/8, columns 2/8 to 6/8)")
     add("table", "--classifier", default="resnet50", metavar="NAME", help="invgan-2: of torchvision")
     add("table", "--epochs", type=common.positive(int), default=20, help="invgan-2: a classifier's")
     add("invert", "--method", default="optimise", choices=["optimise", "in-domain", "encoder"],
@@ -3259,7 +3740,15 @@ def parse_args(argv=None):
     add("invert", "--space", nargs="+", default=["w"], choices=["z", "w", "w+"], help="after IMAGE")
     add("invert", "--loss", default="pixel", choices=["pixel", "vgg9"],
         help="mean square of pixels, or of VGG-16 conv3_3 (in-domain: of pixels and of conv4_3)")
-    add("invert", "--steps", type=common.positive(int), default=0,
+    add("table", "--optimise", type=common.positive(int), default=0, metavar="N",
+        help="lia-1, invgan-1: rows of optimisation of the first N test images (default: none)")
+    add("table", "--sources", default="test", choices=["test", "train"],
+        help="alae-3: part whose images are reconstructed (default: test, as the paper; released code: train)")
+    add("table", "--reference-n", **number, metavar="N",
+        help="alae-3, alae-5: number of training images that distances are to (default: all; released code: 50000)")
+    add("table", "--flip", action="store_true",
+        help="alae-3, alae-5: half of the images that distances are to are flipped, as in the released code")
+    add("invert table", "--steps", type=common.positive(int), default=0,
         help="steps of descent (default: 1000, in-domain 100)")
     add("invert", "--optimizer", default="adam", choices=["adam", "descent"])
     add("invert", "--lr", type=common.positive(float), default=0.0,
@@ -3301,11 +3790,11 @@ def parse_args(argv=None):
     add(every, "--device", default="auto", help="cpu, cuda ... (default: the GPU if there is one)")
     add("metrics table", "--batch", type=common.positive(int), default=0,
         help="images at a time (default: by their size); random noise depends on it")
-    add(every, "--data", default="", metavar="PATH", help="the runs' images, if they have moved")
-    add(every, "--data-root", default="", metavar="DIR", help="folder of named sets, if moved")
-    add("metrics table invert", "--cache", default="cache", metavar="DIR",
+    add(every + " list", "--data", default="", metavar="PATH", help="the runs' images, if they have moved")
+    add(every + " list", "--data-root", default="", metavar="DIR", help="folder of named sets, if moved")
+    add("metrics table invert list", "--cache", default="cache", metavar="DIR",
         help="folder for fetched weights, classifiers and statistics of real images")
-    add("metrics table compare invert boundary", "--json", **file, help="file for the numbers")
+    add("metrics table compare invert boundary list", "--json", **file, help="file for the numbers")
     add("figure compare invert", "--out", **file, help="file for the picture")
     add("boundary", "--out", default="", metavar="FOLDER", help="folder for the boundaries")
     add("demo", "--port", type=port, default=8000, help="port on 127.0.0.1 (default: 8000; 0: any free one)")
@@ -3318,14 +3807,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.command == "list":
-        unnamed = [command.__name__ for command in COMMANDS if command not in (metrics, table, figure)]
-        print("\n".join([f"metrics  {' '.join(MEASURES)}", *unnamed]))
-        print(f"table    {' '.join(TABLES)}\nfigure   {' '.join(FIGURES)}   (as in the papers: "
-              + ", ".join(f"{k} = {v}" for k, v in ALIASES.items()) + "; invgan-2 and -8 also: inpaint, merge, edit)")
-        return
     work = " ".join(filter(None, (args.command, getattr(args, "name", ""))))
-    if getattr(args, "inception", "") and args.features == "auto":
+    if getattr(args, "inception", "") and getattr(args, "features", "") == "auto":
         args.features = "inception"
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and work not in SHARED:
         if int(os.environ.get("RANK", 0)):
