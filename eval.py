@@ -36,6 +36,7 @@ import re
 import shutil
 import socketserver
 import sys
+import textwrap
 import time
 import traceback
 import urllib.parse
@@ -52,7 +53,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as nnf
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 import data
@@ -1411,8 +1412,8 @@ TABLES = {"alae-2": table_alae_2, "lia-1": table_lia_1, "lia-2": table_lia_2, "i
 
 
 # -------------------------------------------------------------------- 10 Figures: images and panels
-# A figure draws a picture (H, W, 3) uint8 of a run; those of several runs stand one above the other.  A few draw
-# all runs together.  FIGURES says what each needs and which images it takes.
+# A figure draws panels of a run, or a picture (H, W, 3) uint8; those of several runs stand one above the other.  A few
+# draw all runs together.  FIGURES says what each needs and which images it takes.
 
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, 18, 1))      # first, end layer; rows
 EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN's fig. 3 shows three strengths without numbers
@@ -1420,18 +1421,22 @@ PATH_STEPS = 200
 PATH_LR = 0.05
 WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames; not in InvGAN
 
+# rows: of images (N, C, H, W) in [-1, 1], N equal; labels: a text left of each row; columns: above each column; title:
+# above it all.  Empty ones take no room
+Panel = namedtuple("Panel", "rows labels columns title", defaults=((), (), ""))
+
 
 def rows(images):
     """A list of rows of images, each (N, C, H, W) in [-1, 1], N equal -> a picture."""
     return common.grid(torch.cat([row.cpu() for row in images]), len(images[0]))
 
 
-def blocks(images):
-    """Rows of any length, cut into blocks of 16 columns, one below the other -> a picture."""
-    columns = min(16, len(images[0]))
+def blocks(images, labels=(), columns=16):
+    """Rows of any length, cut into blocks of so many columns, one below the other -> a panel."""
+    columns = min(columns or 16, len(images[0]))
     blank = torch.ones_like(images[0][:1]).expand(-len(images[0]) % columns, -1, -1, -1)
     cut = [torch.cat([row, blank]).split(columns) for row in images]
-    return rows([row for block in zip(*cut, strict=True) for row in block])
+    return Panel([row for block in zip(*cut, strict=True) for row in block], labels and list(labels) * len(cut[0]))
 
 
 def stack(panels):
@@ -1441,10 +1446,80 @@ def stack(panels):
                            for p in panels])[:-4]
 
 
+def wrapped(text, width, font):
+    """A text in lines that are no wider than `width` pixels; words that are too long are broken."""
+    def lines(n):
+        return textwrap.wrap(text.replace("_", " "), n)
+    fits = (n for n in range(len(text), 1, -1) if all(font.getlength(part) <= width for part in lines(n)))
+    return "\n".join(lines(next(fits, 1)))
+
+
+def labelled(panel):
+    """A panel's picture, with its labels in black on white left of it and above.  Small images are enlarged by a whole
+    number, up to about 128 pixels, until a word fits over a column.  The pixels below and right of the labels are
+    those of `rows`."""
+    picture = rows(panel.rows)
+    if not (panel.title or any(panel.labels) or any(panel.columns)):
+        return picture
+    h, w = (side + 2 for side in panel.rows[0].shape[2:])
+    size = max(12, h // 16)
+    font = ImageFont.load_default(size)
+    height, gap = math.ceil(1.25 * size), size // 2
+    words = [font.getlength(word) + gap for text in panel.columns for word in re.split("[ _]", text)]
+    times = min(math.ceil(max(words, default=0) / w), max(128 // w, 1))
+    times = max(times, math.ceil(height / h) if panel.labels else 1, 1)
+    if picture.size * times**2 > 2**28:
+        times = 1
+    picture = picture.repeat(times, 0).repeat(times, 1)
+    h, w = h * times, w * times
+
+    columns = [wrapped(text, w - gap, font) for text in panel.columns]
+    labels = []
+    for text in panel.labels:                       # in as many lines as the row has room for
+        width = 8 * size
+        while (label := wrapped(text, width, font)).count("\n") >= max(h // height, 1):
+            width += size
+        labels.append(label)
+    left = max((math.ceil(font.getlength(part)) + 2 * gap for text in labels for part in text.split("\n")), default=0)
+    title = height + gap if panel.title else 0
+    top = title + max((height * (text.count("\n") + 1) + gap for text in columns), default=0)
+    wide = max(left + picture.shape[1], math.ceil(font.getlength(panel.title)) + 2 * gap)
+    canvas = Image.new("RGB", (wide, top + picture.shape[0]), "white")
+    canvas.paste(Image.fromarray(picture), (left, top))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((gap, gap), panel.title, 0, font)
+    for i, text in enumerate(columns):
+        middle = left + times + i * w + w // 2
+        draw.multiline_text((middle, top - gap // 2), text, 0, font, "md", height - size, "center")
+    for i, text in enumerate(labels):
+        draw.multiline_text((left - gap, top + i * h + h // 2), text, 0, font, "rm", height - size, "right")
+    return np.asarray(canvas)
+
+
+def picture_of_panels(panels, labels="on"):
+    """One panel or several, one above the other, or a picture -> a picture."""
+    if isinstance(panels, np.ndarray):
+        return panels
+    panels = [panels] if isinstance(panels, Panel) else panels
+    return stack([labelled(panel) if labels == "on" else rows(panel.rows) for panel in panels])
+
+
+def names_of(views, labels=()):
+    """Their labels, by default the methods, and the folder if several have one label."""
+    labels = labels or [view.args["label"] for view in views]
+    return [f"{label}, {view.run.resolve().name}" if labels.count(label) > 1 else label
+            for label, view in zip(labels, views)]
+
+
 def line(a, b, steps):
     """Straight lines from each a to its b, both (N, d) -> (N, steps, d), ends included."""
     t = torch.linspace(0, 1, steps, device=a.device)[None, :, None]
     return (1 - t) * a[:, None] + t * b[:, None]
+
+
+def fractions(steps):
+    """Where on a `line` each step is, as labels."""
+    return [f"{t:.2f}".rstrip("0").rstrip(".") for t in np.linspace(0, 1, steps)]
 
 
 def bilinear(corners, steps):
@@ -1557,49 +1632,106 @@ def truncate(w, mean_w, psi, layers, num_layers):
 
 def draw_samples(view, _, args):
     """Images of codes from the prior, perhaps with --truncation (ALAE fig. 6, F-AAE fig. 8)."""
+    columns = args.columns or (8 if len(args.runs) == 1 else 16)
     w = view.model.map(view.codes(args.n or 64, args.seed))
     if args.truncation != 1:
         view.need(["mean_w"])
         w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
-    return common.grid(view.made(w), 8 if len(args.runs) == 1 else 16)
+    title = view.args["label"] + (f", truncation {args.truncation:g}" if args.truncation != 1 else "")
+    return blocks([view.made(w)], columns=columns)._replace(title=f"{title}, codes of seed {args.seed}")
 
 
-def with_reconstructions(views, images):
-    """Rows of images, and the reconstructions of the last row by each view -> a picture."""
-    return blocks(images + [common.reconstruct(view.model, images[-1]) for view in views])
+def with_reconstructions(views, images, labels, args):
+    """Rows of images, and the reconstructions of the last row by each view -> a panel."""
+    made = [common.reconstruct(view.model, images[-1]) for view in views]
+    return blocks(images + made, labels + reconstructed_by(views), args.columns)
+
+
+def reconstructed_by(views):
+    return names_of(views) if len(views) > 1 else ["reconstruction"]
 
 
 def draw_reconstructions(views, x, args):
     """Test images, and under each row their reconstructions (ALAE fig. 3, F-AAE figs. 5-7)."""
-    return with_reconstructions(views, [x])
+    return with_reconstructions(views, [x], ["original"], args)
 
 
 def draw_variants(views, x, args):
     """Test images, and under each row reconstructions and differences (InvGAN 4.4, fig. 5)."""
     made = [common.reconstruct(view.model, x) for view in views]
     tell_errors(views, x, made)
-    return blocks([x] + [row for y in made for row in (y, (x - y).abs() - 1)])      # -1 is black
+    labels = [label for name in reconstructed_by(views) for label in (name, "difference")]
+    return blocks([x] + [row for y in made for row in (y, (x - y).abs() - 1)], ["original"] + labels,
+                  args.columns)                                                     # -1 is black
 
 
 def draw_morph(view, x, args):
     """Decoded bilinear mixtures of the codes of four real images (F-AAE eq. 5, fig. 9)."""
     if len(x) != 4:
         raise Error(f"figure morph takes 4 images, one a corner, and {how_many(args, x)}")
-    return rows([view.made(w) for w in bilinear(view.encoded(x), args.n or 7)])
+    return Panel([view.made(w) for w in bilinear(view.encoded(x), args.n or 7)], title=view.args["label"])
 
 
-def draw_interpolation(view, x, args):
-    """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 9, 11, 12)."""
-    picture = []
-    w = view.encoded(x)
-    for i in range(0, len(x), 2):
-        paths = [line(w[i:i + 1], w[i + 1:i + 2], 7)[0]]
-        if hasattr(view.model, "unmap"):
-            z = view.model.unmap(w[i:i + 2])
-            paths.insert(0, view.model.map(line(z[:1], z[1:], 7)[0]))
-        picture += [torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]]) for path in paths]
-    print(f"{view.run.name}: rows of each pair: " + ("in z, in w" if len(paths) > 1 else "in w"))
-    return rows(picture)
+def ways_to_codes(views, x, args):
+    """(name, view, w) of each way to codes w of images x: a run's encoder, and with --optimise MSE optimisation, over
+    a run that lacks an encoder, or else, as the last way, over the first run."""
+    encode = [view.can(["encode"]) for view in views]
+    if args.optimise and all(encode):
+        views, encode = views + views[:1], encode + [False]
+    names = names_of(views, [view.args["label"] if own else "MSE optimisation" for view, own in zip(views, encode)])
+    return [(name, view, view.encoded(x) if own else optimised(view, x, args))
+            for name, view, own in zip(names, views, encode, strict=True)]
+
+
+def optimised(view, x, args):
+    """Codes w of images x after --optimise steps of Adam on the mean square error of pixels."""
+    def codes(x, steps):
+        return torch.cat([optimise(view, part, "w", pixel_distance, steps, PATH_LR, seed=args.seed)[1]
+                          for part in x.split(view.batch)])
+    codes(x[:view.batch], 1)                            # the first call also prepares
+    began = clock(view)
+    codes(x[:view.batch], 3)
+    seconds = (clock(view) - began) / 3 * args.optimise * math.ceil(len(x) / view.batch)
+    print(f"{view.title}: MSE optimisation in w of {len(x)} images, {args.optimise} steps of Adam, lr {PATH_LR}, takes "
+          f"about {plain(seconds, 2)} s", flush=True)
+    return codes(x, args.optimise)
+
+
+def draw_models(views, x, args):
+    """An image a row, and its reconstruction by each model a column (LIA figs. 3, 14)."""
+    ways = ways_to_codes(views, x, args)
+    made = [view.made(w).clamp(-1, 1) for _, view, w in ways]
+    for (name, _, _), y in zip(ways, made, strict=True):
+        print(f"  {name}: MSE {(y - x).square().mean():.4f} of these {len(x)} images")
+    return Panel(list(torch.stack([x, *made], 1)), columns=["original"] + [name for name, _, _ in ways])
+
+
+def draw_interpolation(views, x, args):
+    """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 11, 12), a panel a run; or, by
+    --optimise, in w alone, with a row a model (fig. 9)."""
+    steps = args.columns or 7
+    columns = ["image", *fractions(steps), "image"]
+
+    def row(view, i, path):
+        return torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]])
+    if args.optimise:
+        ways = ways_to_codes(views, x, args)
+        return Panel([row(view, i, line(w[i:i + 1], w[i + 1:i + 2], steps)[0]) for i in range(0, len(x), 2)
+                      for _, view, w in ways], [name for name, _, _ in ways] * (len(x) // 2), columns)
+    panels = []
+    for view, name in zip(views, names_of(views), strict=True):
+        picture, labels = [], ["w"]
+        w = view.encoded(x)
+        for i in range(0, len(x), 2):
+            paths = [line(w[i:i + 1], w[i + 1:i + 2], steps)[0]]
+            if hasattr(view.model, "unmap"):
+                z = view.model.unmap(w[i:i + 2])
+                paths.insert(0, view.model.map(line(z[:1], z[1:], steps)[0]))
+                labels = ["z", "w"]
+            picture += [row(view, i, path) for path in paths]
+        print(f"{view.run.name}: rows of each pair: " + ", ".join(f"in {space}" for space in labels))
+        panels.append(Panel(picture, labels * (len(x) // 2), columns, name))
+    return panels
 
 
 def joined_samples(view, w, many):
@@ -1621,19 +1753,20 @@ def draw_traversal(view, _, args):
     """Pairs of samples that show one digit, joined in Z (odd rows) and in W (ALAE fig. 4).  Samples, because
     real images have no z; their digit is the nearest training image's, by long features."""
     many = args.n or 5
+    steps = args.columns or 12
     z = view.codes(max(200, 2 * many), args.seed)
     w = view.model.map(z)
     a, b = map(list, joined_samples(view, w, many))
     if torch.equal(w, z):
         print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
-    along_z = view.model.map(line(z[a], z[b], 12).flatten(0, 1)).unflatten(0, (len(a), 12))
-    along_w = line(w[a], w[b], 12)
+    along_z = view.model.map(line(z[a], z[b], steps).flatten(0, 1)).unflatten(0, (len(a), steps))
+    along_w = line(w[a], w[b], steps)
     picture = [view.model.generate(path, noise="fixed") for pair in zip(along_z, along_w) for path in pair]
     for name, paths in (("Z", picture[0::2]), ("W", picture[1::2])):
         jumps = torch.stack([per_image((p[1:] - p[:-1]).square()).sqrt() for p in paths])
         print(f"{view.run.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, "
               f"the mean step {jumps.mean():.3f} (root mean square over pixels in [-1, 1], {len(paths)} pairs)")
-    return rows(picture)
+    return Panel(picture, ["Z", "W"] * len(a), fractions(steps), view.args["label"])
 
 
 def style_layers(view):
@@ -1667,7 +1800,8 @@ def draw_mixing(view, _, args):
         picture.append(torch.cat([x[destination][None], view.made(mixed)]))
     print(f"{view.run.name}: rows from the second on: " + ", ".join(
         f"{many} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, many in bands))
-    return rows(picture)
+    return Panel(picture, [""] + [f"{name} styles" for name, _, many in bands for _ in range(many)],
+                 ["destination"] + ["source"] * n, view.args["label"])
 
 
 def draw_styles(view, x, args):
@@ -1677,8 +1811,9 @@ def draw_styles(view, x, args):
     layers = torch.arange(view.model.num_layers, device=view.device)
     taken = layers < torch.arange(used + 1, device=view.device)[:, None]
     w = view.encoded(x)
-    return rows([torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
-                 for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)])
+    return Panel([torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
+                  for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)],
+                 columns=["image", *map(str, range(used + 1)), "other"], title=view.args["label"])
 
 
 def read_normal(path, view):
@@ -1695,22 +1830,31 @@ def read_normal(path, view):
 
 
 def draw_manipulate(view, x, args):
-    """Real images, or --codes, moved along --boundary by -5 to 5, as LIA's code (figs. 4, 17)."""
+    """Real images, or --codes, a row each, moved along normals: along one --boundary by -5 to 5, as LIA's code, along
+    several by 5 each, a column an attribute (figs. 4, 17); or by what --strength says."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
     if args.codes and args.images:
         raise Error("figure manipulate moves --images or --codes; leave one of them out")
     w = read_codes(args.codes, view)[0][:args.n or 4].to(view.device) if args.codes else view.encoded(x)
-    steps = torch.linspace(-5, 5, 8, device=view.device).view(-1, *[1] * (w.ndim - 1))
+    few = [5.0] if len(args.boundary) > 1 else torch.linspace(-5, 5, args.columns or 8).tolist()
+    steps = args.strength or few
+    along = torch.tensor(steps, device=view.device).view(-1, *[1] * (w.ndim - 1))
+    names = [Path(path).stem for path in args.boundary]
+    normals = [read_normal(path, view) for path in args.boundary]
     picture = []
-    for path in args.boundary:
-        normal = read_normal(path, view)
-        for i in range(len(w)):
-            row = view.made(torch.cat([w[i:i + 1], w[i] + steps * normal]))
-            picture.append(row if args.codes else torch.cat([x[i:i + 1], row]))
-    print(f"{view.run.name}: blocks of rows: " + ", ".join(Path(path).stem for path in args.boundary))
-    return rows(picture)
+    for i in range(len(w)):
+        row = view.made(torch.cat([w[i:i + 1], *(w[i] + along * normal for normal in normals)]))
+        picture.append(row if args.codes else torch.cat([x[i:i + 1], row]))
+    columns = ([] if args.codes else ["original"]) + ["reconstruction"] + [
+        f"{name} {step:+.2g}" for name in names for step in steps]
+    return Panel(picture, stems(args, len(w)), columns, view.args["label"])
+
+
+def stems(args, n):
+    """Names of the files that --images names, if it names n, as labels of rows."""
+    return [Path(path).stem for path in args.images] if len(args.images) == n else []
 
 
 def steps_shown(steps):
@@ -1722,7 +1866,9 @@ def draw_path(view, x, args):
     """Optimisation in z (upper rows) and in w (lower), step by step (LIA fig. 13)."""
     both = [optimise(view, x, space, pixel_distance, PATH_STEPS, PATH_LR, seed=args.seed,
                      keep=steps_shown(PATH_STEPS))[2] for space in ("z", "w")]
-    return rows([torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both])
+    return Panel([torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both],
+                 ["z", "w"] * len(x), [f"step {step}" for step in steps_shown(PATH_STEPS)] + ["original"],
+                 view.args["label"])
 
 
 # -------------------------------------------------------------- 12 Figures: edits, tiles, gradients
@@ -1735,7 +1881,7 @@ def draw_inpaint(views, x, args):
     for image in cut:
         top, left = (rng.randint(0, length - side + 1) for length in x.shape[2:])
         image[:, top:top + side, left:left + side] = 0
-    return with_reconstructions(views, [x, cut])
+    return with_reconstructions(views, [x, cut], ["original", "without a square"], args)
 
 
 def draw_merge(views, x, args):
@@ -1747,14 +1893,14 @@ def draw_merge(views, x, args):
         if mask.all() or not mask.any():
             raise Error(f"{args.mask} is all {'white' if mask.any() else 'black'} (what is transparent is white); make "
                         f"it white on black")
-    return with_reconstructions(views, [a, b, torch.where(mask, b, a)])
+    return with_reconstructions(views, [a, b, torch.where(mask, b, a)], ["first", "second", "merged"], args)
 
 
 def draw_edit(views, x, args):
     """Files that were edited by hand (--images), and their reconstructions."""
     if not args.images:
         raise Error("figure edit reconstructs what you have edited; name the files by --images")
-    return with_reconstructions(views, [x])
+    return with_reconstructions(views, [x], ["edited"], args)
 
 
 def tile(x, size):
@@ -1798,7 +1944,9 @@ def draw_tiles(views, x, args):
     """Images of any size, their reconstructions by tiles, and the differences (InvGAN fig. 4)."""
     made = [through_tiles(view, x) for view in views]
     tell_errors(views, x, made)
-    return rows([torch.stack(row) for y in made for row in zip(x, y, (x - y).abs() - 1)])
+    labels = [name for name in names_of(views) for _ in x]
+    return Panel([torch.stack(row) for y in made for row in zip(x, y, (x - y).abs() - 1)],
+                 labels if len(views) > 1 else stems(args, len(x)), ["original", "reconstruction", "difference"])
 
 
 def draw_deblur(view, x, args):
@@ -1812,7 +1960,7 @@ def draw_deblur(view, x, args):
     names = ["enlarged", "reconstructed"] + [f"a = {a:g}" for a in EXTRAPOLATION]
     print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
         f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(names, columns)))
-    return rows(torch.stack([x, *columns], 1))
+    return Panel(list(torch.stack([x, *columns], 1)), stems(args, len(x)), ["original", *names], view.args["label"])
 
 
 def between(codes, n):
@@ -1851,7 +1999,8 @@ def draw_frames(views, _, args):
     print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, reconstructed, and with "
           f"{times - 1} more between neighbours")
     tell_errors(views, x, [y])
-    return stack([rows([t[:16]]) for t in (x, y, many)])
+    return [Panel([t[:16]], title=title) for t, title in ((x, "frames"), (y, "reconstructions"),
+                                                          (many, f"{times} times as many"))]
 
 
 def volatility(gradients):
@@ -1905,35 +2054,38 @@ def draw_gradients(views, _, args):
 
 # -------------------------------------------------------------------------- 13 The table of figures
 
-# draw(view, images, args) -> picture, or of all views if `together`; papers: the papers' numbers; needs: methods of
-# the model; images(views, args), or None if it takes none; flags: those for this figure alone; legend: what is where
+# draw(view, images, args) -> panel, panels or picture, or of all views if `together`; papers: the papers' numbers;
+# needs: methods of the model; images(views, args), or None if it takes none; flags: those for this figure alone;
+# legend: what is where
 Figure = namedtuple("Figure", "draw papers needs images flags legend together",
                     defaults=(("encode",), None, (), "", False))
 FIGURES = {
-    "samples": Figure(draw_samples, "alae-6 faae-8 lia-8", PRIOR, flags=("truncation", "truncation_layers")),
+    "samples": Figure(draw_samples, "alae-6 faae-8 lia-8", PRIOR, flags=("truncation", "truncation_layers", "columns")),
     "reconstructions": Figure(
-        draw_reconstructions, "alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-3 lia-5 lia-14 lia-15 lia-16 "
-        "invgan-7", images=first(32), together=True),
-    "traversal": Figure(draw_traversal, "alae-4", ("prior", "map", "features")),
+        draw_reconstructions, "alae-3 alae-5 alae-7 alae-8 faae-5 faae-6 faae-7 lia-5 lia-15 lia-16 invgan-7",
+        images=first(32), flags=("columns",), together=True),
+    "models": Figure(draw_models, "lia-3 lia-14", images=first(8), flags=("optimise",), together=True),
+    "traversal": Figure(draw_traversal, "alae-4", ("prior", "map", "features"), flags=("columns",)),
     "morph": Figure(draw_morph, "faae-9", images=corners),
     "mixing": Figure(draw_mixing, "alae-9 lia-10", images=lambda *_: None, flags=("generated",)),
-    "interpolation": Figure(draw_interpolation, "lia-6 lia-9 lia-11 lia-12", images=pairs(4)),
+    "interpolation": Figure(draw_interpolation, "lia-6 lia-9 lia-11 lia-12", images=pairs(4),
+                            flags=("columns", "optimise"), together=True),
     "manipulate": Figure(
         draw_manipulate, "lia-4 lia-17", images=lambda views, args: None if args.codes else first(4)(views, args),
-        flags=("boundary", "codes"), legend="columns: original (none with --codes), reconstruction, then the code "
-        "moved by -5 ... 5 along the unit normal"),
+        flags=("boundary", "codes", "strength", "columns"), legend="columns: original (none with --codes), "
+        "reconstruction, then the code moved along each unit normal"),
     "path": Figure(
         draw_path, "lia-13", PRIOR, first(4), legend=f"columns: after {', '.join(map(str, steps_shown(PATH_STEPS)))} "
         f"steps of Adam, lr {PATH_LR}, then the original"),
     "gradients": Figure(draw_gradients, "lia-7 lia-18", (), together=True),
     "styles": Figure(draw_styles, "invgan-2 invgan-8", images=pairs(4)),
-    "variants": Figure(draw_variants, "invgan-5", images=first(16), together=True,
+    "variants": Figure(draw_variants, "invgan-5", images=first(16), flags=("columns",), together=True,
                        legend="rows: images, then reconstructions and differences of each run"),
-    "inpaint": Figure(draw_inpaint, "", images=first(16), together=True,
+    "inpaint": Figure(draw_inpaint, "", images=first(16), flags=("columns",), together=True,
                       legend="rows: images, the same without a square, reconstructions of each run"),
-    "merge": Figure(draw_merge, "", images=pairs(16), flags=("mask",), together=True,
+    "merge": Figure(draw_merge, "", images=pairs(16), flags=("mask", "columns"), together=True,
                     legend="rows: first images, second images, both merged, reconstructions of each run"),
-    "edit": Figure(draw_edit, "", images=first(16), together=True,
+    "edit": Figure(draw_edit, "", images=first(16), flags=("columns",), together=True,
                    legend="rows: edited images, reconstructions of each run"),
     "tiles": Figure(draw_tiles, "invgan-4", images=of_any_size, flags=("resolution",), together=True,
                     legend="columns: images, reconstructions, differences"),
@@ -2074,7 +2226,7 @@ def invert(args):
     print(f"{len(x)} images, {min(len(x), view.batch)} at once; {how}fixed noise; evaluation seed {args.seed}; "
           f"{view.protocol}; evaluation code {common.code_version()} on {view.device.type}, "
           f"{torch.get_num_threads()} threads")
-    write_picture(blocks(picture), stem)
+    write_picture(rows(blocks(picture).rows), stem)
     print("rows from the top: originals, " + ", ".join(out))
     if floor is None:
         print(f"no mean image: {view.missing}")
@@ -2641,18 +2793,30 @@ def figure(args):
     check_out(args, (".png", ".gif") if args.name == "frames" else (".png",))
     views = [View(run, args) for run in args.runs]
     for view in views:
-        view.need(PRIOR if args.generated else row.needs)
+        by_optimisation = args.optimise and not view.can(["encode"])
+        view.need(PRIOR if args.generated or by_optimisation else row.needs)
     side = args.n**2 if args.name == "morph" else args.n
     if (pixels := side * math.prod(views[0].shape[1:])) > 2**28:
         raise Error(f"-n {args.n} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
     x = row.images(views, args) if row.images else None
-    picture = row.draw(views, x, args) if row.together else stack([row.draw(view, x, args) for view in views])
+    picture = drawn(row, views, x, args)
     if row.legend:
         print(row.legend)
     folder = views[0].run / "figures" if len(views) == 1 else views[0].run.parent
     write_picture(picture, args.out or folder / f"{args.name}.png")
     if len(views) > 1:
         print("runs from the top: " + ", ".join(v.title for v in views))
+
+
+def drawn(row, views, x, args):
+    """-> the picture of a row of FIGURES."""
+    if row.together:
+        return picture_of_panels(row.draw(views, x, args), args.labels)
+    panels = [row.draw(view, x, args) for view in views]
+    if len(views) > 1:
+        panels = [panel._replace(title=name + panel.title.removeprefix(view.args["label"]))
+                  for panel, view, name in zip(panels, views, names_of(views))]
+    return picture_of_panels(panels, args.labels)
 
 
 def compare(args):
@@ -3267,6 +3431,13 @@ def parse_args(argv=None):
     add("invert", "--save-path", action="store_true", help="also pictures of the way there")
     add("figure", "--images", metavar="PATH", **some, help="real images instead of the test part's "
         "(morph: 4; mixing: -n sources, then 6 destinations, 5 below 64 px)")
+    add("figure", "--labels", default="on", choices=["on", "off"], help="text next to rows and columns (default: on)")
+    add("figure", "--columns", type=common.positive(int, 1000), default=0, metavar="N",
+        help="images in a row (traversal, interpolation, manipulate: steps)")
+    add("figure", "--optimise", type=common.positive(int), default=0, metavar="STEPS",
+        help="models, interpolation: MSE optimisation as well, or in place of an encoder that a run lacks")
+    add("figure", "--strength", type=common.number("number", float, math.isfinite), metavar="D", **some,
+        help="manipulate: distances along the normals (default: -5 ... 5; of several boundaries 5)")
     add("figure", "--generated", action="store_true", help="mixing: samples instead of real images")
     add("figure", "--mask", **file, help="merge: white where the second image is to be")
     add("figure", "--frames", **file, help="frames: a folder of images, or a GIF")
