@@ -13,6 +13,7 @@
     python eval.py interpolate RUN PHOTO PHOTO... --out film.gif        a film from photo to photo
     python eval.py compare RUN RUN...      the same images through several runs, and their errors
     python eval.py demo RUN...             a page in the browser: your photos through the runs
+    python eval.py report RUN... --out DIR a page a run, in a file: numbers, pictures by time, curves
     python eval.py list                    all measures, tables and figures
 
 A run is the folder that a training script made.  This file knows a method only by what its `load`
@@ -21,10 +22,12 @@ returns: map, generate, encode, features, prior.
 import base64
 import collections
 import concurrent.futures
+import contextlib
 import csv
 import difflib
 import functools
 import hashlib
+import html
 import http.server
 import importlib
 import inspect
@@ -35,6 +38,7 @@ import os
 import re
 import shutil
 import socketserver
+import string
 import sys
 import textwrap
 import time
@@ -1466,7 +1470,7 @@ def labelled(panel):
     font = ImageFont.load_default(size)
     height, gap = math.ceil(1.25 * size), size // 2
     words = [font.getlength(word) + gap for text in panel.columns for word in re.split("[ _]", text)]
-    times = min(math.ceil(max(words, default=0) / w), max(128 // w, 1))
+    times = min(math.ceil(max(words, default=0) / w), max(round(128 / w), 1))
     times = max(times, math.ceil(height / h) if panel.labels else 1, 1)
     if picture.size * times**2 > 2**28:
         times = 1
@@ -1848,7 +1852,7 @@ def draw_manipulate(view, x, args):
         row = view.made(torch.cat([w[i:i + 1], *(w[i] + along * normal for normal in normals)]))
         picture.append(row if args.codes else torch.cat([x[i:i + 1], row]))
     columns = ([] if args.codes else ["original"]) + ["reconstruction"] + [
-        f"{name} {step:+.2g}" for name in names for step in steps]
+        f"{name}: {step:+.2g}" for name in names for step in steps]
     return Panel(picture, stems(args, len(w)), columns, view.args["label"])
 
 
@@ -2792,14 +2796,7 @@ def figure(args):
                         for owner in FIGURES.values() for flag in owner.flags})
     check_out(args, (".png", ".gif") if args.name == "frames" else (".png",))
     views = [View(run, args) for run in args.runs]
-    for view in views:
-        by_optimisation = args.optimise and not view.can(["encode"])
-        view.need(PRIOR if args.generated or by_optimisation else row.needs)
-    side = args.n**2 if args.name == "morph" else args.n
-    if (pixels := side * math.prod(views[0].shape[1:])) > 2**28:
-        raise Error(f"-n {args.n} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
-    x = row.images(views, args) if row.images else None
-    picture = drawn(row, views, x, args)
+    picture = picture_of_figure(args, views)
     if row.legend:
         print(row.legend)
     folder = views[0].run / "figures" if len(views) == 1 else views[0].run.parent
@@ -2808,8 +2805,16 @@ def figure(args):
         print("runs from the top: " + ", ".join(v.title for v in views))
 
 
-def drawn(row, views, x, args):
-    """-> the picture of a row of FIGURES."""
+def picture_of_figure(args, views):
+    """-> the picture of the figure args.name of these views.  Raises Error for what it lacks."""
+    row = FIGURES[args.name]
+    for view in views:
+        by_optimisation = args.optimise and not view.can(["encode"])
+        view.need(PRIOR if args.generated or by_optimisation else row.needs)
+    side = args.n**2 if args.name == "morph" else args.n
+    if (pixels := side * math.prod(views[0].shape[1:])) > 2**28:
+        raise Error(f"-n {args.n} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
+    x = row.images(views, args) if row.images else None
     if row.together:
         return picture_of_panels(row.draw(views, x, args), args.labels)
     panels = [row.draw(view, x, args) for view in views]
@@ -3320,7 +3325,339 @@ start().catch(e => say(e.message));
 """
 
 
-# ---------------------------------------------------------------------------------- 18 Command line
+# ---------------------------------------------------------------------------------------- 18 Report
+# A page a run, in one file that needs nothing else: numbers first, then pictures, curves, figures and settings.
+
+QUICK = ("errors", "latent", "sharpness")       # what is measured without --metrics
+REPORT_N = 500                                  # of so many images
+HEADLINES = {                                   # numbers that matter most, and how they are read
+    "errors mse": "MSE of reconstructions", "errors mse_mean_image": "floor: MSE of the mean image",
+    "errors mse_wrong_pair": "floor: MSE of wrong pairs", "flips flips": "label flips, %",
+    "frechet fid_samples": "FID of samples", "frechet frechet_samples": "Frechet, samples",
+    "frechet fid_reconstructions": "FID of reconstructions",
+    "frechet frechet_reconstructions": "Frechet, reconstructions",
+    "latent recip_w": "|E(G(w)) - w| a dimension", "classifiers 1nn_long": "1-NN, long features, %"}
+ASIDE = dict(models="other runs next to this one", edit="pictures that were edited by hand", frames="a film",
+             path="minutes of optimisation", tiles="a run with --patches, or larger images by --images",
+             deblur="a run with --patches, or larger images by --images")       # figures that need more than the run
+FILMS = ("reconstructions", "samples")
+SETTING_OF = dict(given="given", paper="of the paper", code="of the authors' code", ours="ours")
+PAGE_BYTES = 30 * 2**20                         # of pictures by time; of more than that, some are left out
+
+
+def shown_number(value):
+    """A number of a measure as text; "-" for None, and what is no number as it is."""
+    if isinstance(value, float):
+        return plain(value, 4) if math.isfinite(value) else str(value)
+    return "-" if value is None else f"{value:,}" if type(value) is int else str(value)
+
+
+def flat_numbers(numbers, before=""):
+    """{"n": {"samples": 5}} -> {"n samples": 5}."""
+    out = {}
+    for name, value in numbers.items():
+        more = {before + name: value} if not isinstance(value, dict) else flat_numbers(value, f"{before}{name} ")
+        out.update(more)
+    return out
+
+
+def read_metrics(path):
+    """What `metrics --json` has written: {run: {measure: {name: number}}}."""
+    try:
+        found = json.loads(Path(path).read_text())
+        if not all(isinstance(numbers, dict) for measures in found.values() for numbers in measures.values()):
+            raise TypeError
+    except (OSError, ValueError, AttributeError, TypeError) as e:
+        raise Error(f"{path} holds no numbers of runs ({type(e).__name__}); name a file of `eval.py metrics --json`"
+                    ) from None
+    return found
+
+
+def numbers_of(view, args, found):
+    """-> {measure: numbers} of a run, and where they are from.  found: of `read_metrics`, or None to measure now."""
+    if found is not None:
+        here = [numbers for run, numbers in found.items() if Path(run).resolve() == view.run.resolve()]
+        if not here:
+            raise Error(f"{args.metrics} has no numbers of {view.run}, but of {', '.join(found) or 'no run'}; run "
+                        f"`eval.py metrics {view.run} --json FILE`")
+        return here[0], f"from {args.metrics}"
+    out = {}
+    for name in QUICK:
+        try:
+            view.need(MEASURES[name].needs)
+            numbers, how, _, _ = MEASURES[name].count(view, args)
+        except (Error, data.DataError) as e:
+            out[name] = dict(protocol=f"left out: {e}")
+            continue
+        out[name] = dict(numbers, protocol=f"{how}; evaluation seed {args.seed}; {view.protocol}; evaluation code "
+                                           f"{common.code_version()} on {args.device.type}")
+    return out, f"measured for this page, the quick ones: {', '.join(QUICK)}"
+
+
+def read_log(run):
+    """log.csv of a run -> {column: list of numbers, None where there is none}; {} without the file."""
+    path = run / "log.csv"
+    if not path.exists():
+        return {}
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = list(csv.DictReader(f))
+        return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0] if rows[0]["kimg"]}
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as e:
+        raise Error(f"{path} does not hold a run's rows ({type(e).__name__}); put back a copy, or move it away"
+                    ) from None
+
+
+def chart(name, kimg, values):
+    """A curve of log.csv as SVG; logarithmic where it spans two orders of magnitude."""
+    points = [(k, v) for k, v in zip(kimg, values) if v is not None and math.isfinite(v)]
+    if not points:
+        return ""
+    x, y = (np.array(column) for column in zip(*points))
+    low, high = y.min(), y.max()
+    logs = low > 0 and high > 100 * low
+    ends = (math.log(low), math.log(high)) if logs else (low, high)
+    across = 300 * (x - x[0]) / max(x[-1] - x[0], 1e-9)
+    up = 100 - 100 * ((np.log(y) if logs else y) - ends[0]) / max(ends[1] - ends[0], 1e-12)
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across, up))
+    dot = f'<circle cx="{across[-1]:.1f}" cy="{up[-1]:.1f}" r="3"/>'
+    last = shown_number(float(y[-1]))
+    return (f'<figure><figcaption>{html.escape(name)} <b>{last}</b>{" (log scale)" if logs else ""}</figcaption>'
+            f'<svg viewBox="-4 -4 308 108" role="img" aria-label="{html.escape(name)}, at the end {last}">'
+            f'<polyline points="{line}"/>{dot}</svg><p>{shown_number(float(low))} to {shown_number(float(high))}; '
+            f"{x[0]:g} to {x[-1]:g} kimg</p></figure>")
+
+
+def inlined(content):
+    """The bytes of a PNG -> an address that holds them."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def checked_png(path):
+    try:
+        Image.open(path).verify()
+        return path.read_bytes()
+    except (OSError, SyntaxError, ValueError) as e:
+        raise Error(f"{path} is no whole picture ({type(e).__name__}); delete it") from None
+
+
+def film_of(run, kind):
+    """-> <figure> of all pictures of a folder such as samples, of which the slider shows one; "" if there are none."""
+    paths = sorted((p for p in (run / kind).glob("*.png") if p.stem.isdigit()), key=lambda path: int(path.stem))
+    if not paths:
+        return ""
+    size = sum(path.stat().st_size for path in paths)
+    kept = [paths[i] for i in evenly(len(paths), max(2, int(len(paths) * PAGE_BYTES / max(size, 1))))]
+    images = [f'<img data-kimg="{int(path.stem)}" alt="{kind} at {int(path.stem)} kimg" '
+              f'src="{inlined(checked_png(path))}"{"" if path == kept[-1] else " hidden"}>' for path in kept]
+    left_out = f", {len(kept)} of {len(paths)} pictures" if len(kept) < len(paths) else ""
+    return f"<figure><figcaption>{kind}{left_out}</figcaption>{''.join(images)}</figure>"
+
+
+def figure_of(name, content, note):
+    return (f'<figure><figcaption><b>{html.escape(name)}</b></figcaption><img alt="figure {html.escape(name)}" '
+            f'src="{inlined(content)}"><p>{html.escape(note)}</p></figure>')
+
+
+def figures_of(view, args):
+    """-> <figure>s of all figures that the run alone gives and of those in its folder, and <li>s about the others."""
+    made, rest = [], []
+    for name, row in FIGURES.items():
+        needs = "" if name in ("tiles", "deblur") and view.args.get("patches") else ASIDE.get(name)
+        own = parse_args(["figure", name, str(view.run)])
+        for flag in ("device", "seed", "weights", "kimg", "data", "data_root"):
+            setattr(own, flag, getattr(args, flag))
+        if name == "manipulate":
+            own.boundary = sorted((view.run / "boundaries").glob("*.npy"))[:5]
+        if name in ("reconstructions", "variants", "inpaint", "merge"):
+            own.columns = 8                             # for a phone
+        said, buffer = io.StringIO(), io.BytesIO()
+        try:
+            if needs:
+                raise Error(needs)
+            with contextlib.redirect_stdout(said):
+                Image.fromarray(picture_of_figure(own, [view])).save(buffer, "png")
+        except (Error, data.DataError) as e:
+            rest.append(f"<li><b>{name}</b>: {html.escape(str(e))}</li>")
+            continue
+        numbers = f" ({', '.join(row.papers.split())})" if row.papers else ""
+        words = [f"eval.py figure {name} {view.run}", row.legend, *said.getvalue().splitlines()]
+        made.append(figure_of(name + numbers, buffer.getvalue(), ". ".join(filter(None, words))))
+    for path in sorted((view.run / "figures").glob("*.png")):
+        made.append(figure_of(f"figures/{path.name}", checked_png(path), "made earlier, perhaps with other weights"))
+    return "".join(made), "".join(rest)
+
+
+def settings_table(args):
+    """A run's arguments by where they are from, as rows of a table."""
+    aside = {"source", "given", "image_means", "versions", "method", "label", "resume"}
+    rows = {title: [] for title in [*SETTING_OF.values(), "general"]}
+    for name, value in args.items():
+        if name not in aside:
+            title = SETTING_OF.get(args.get("source", {}).get(name), "general")
+            rows[title].append(f"<tr><th scope=row>{html.escape(common.flag(name))}<td>{html.escape(str(value))}")
+    return "".join(f"<tbody><tr><th colspan=2 scope=rowgroup class=source>{title}{''.join(lines)}</tbody>"
+                   for title, lines in rows.items() if lines)
+
+
+def protocol_of(numbers):
+    return str(numbers.get("protocol", "no protocol is given"))
+
+
+def page_of(view, args, found):
+    """-> the page of a run, and its headlines, {words: number}."""
+    numbers, origin = numbers_of(view, args, found)
+    flat = flat_numbers(numbers)
+    heads = {words: shown_number(flat[name]) for name, words in HEADLINES.items() if flat.get(name) is not None}
+    measured = []
+    for measure, some in numbers.items():
+        lines = "".join(f"<tr><th scope=row>{html.escape(name)}<td>{html.escape(shown_number(value))}"
+                        for name, value in flat_numbers(some).items() if name != "protocol")
+        measured.append(f"<h3>{html.escape(measure)}</h3><table>{lines}</table><p>{html.escape(protocol_of(some))}</p>")
+    log = read_log(view.run)
+    curves = [chart(name, log["kimg"], values) for name, values in log.items() if name not in (
+        "kimg", "seconds", "lr", "level", "alpha", "peak_gb")]
+    figures, rest = figures_of(view, args)
+    films = "".join(film_of(view.run, kind) for kind in FILMS)
+    trained = f"{log['kimg'][-1]:g} kimg in {common.duration(log['seconds'][-1])}; " if log.get("seconds") else ""
+    versions = ", ".join(f"{name} {version}" for name, version in view.args["versions"].items())
+    page = string.Template(REPORT).substitute(
+        title=html.escape(f"{view.args['label']}, {view.run.resolve().name}"),
+        about=html.escape(f"{trained}{view.protocol}; {versions}"), origin=html.escape(origin),
+        heads="".join(f"<div><dt>{html.escape(words)}<dd>{value}</div>" for words, value in heads.items()),
+        protocol=html.escape(protocol_of(next(iter(numbers.values()), {}))), measured="".join(measured),
+        films=films or "<p>The run has none.", curves="".join(curves) or "<p>The run has no log.csv.", figures=figures,
+        rest=rest, settings=settings_table(view.args))
+    return page, heads
+
+
+def report(args):
+    """Write a page a run, to read without a terminal: numbers, pictures by time, curves, figures, settings.
+
+    Each page is one file that needs no network.  Of several runs there is also an index.  Numbers are those of
+    --metrics, a file of `metrics --json`; without it errors, latent and sharpness are measured, of 500 (-n) images.
+    """
+    found = read_metrics(args.metrics) if args.metrics else None
+    args.n = args.n or REPORT_N
+    views = [View(run, args) for run in args.runs]
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    pages, names = [], ["index"]
+    for view in views:
+        page, heads = page_of(view, args, found)
+        stem = re.sub(r"[^\w.-]", "_", view.run.resolve().name) or "run"
+        name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, len(views) + 2))) if n not in names)
+        names.append(name)
+        pages.append((view, heads, f"{name}.html"))
+        write_page(folder / f"{name}.html", page)
+    if len(views) > 1:
+        columns = [words for words in HEADLINES.values() if any(words in heads for _, heads, _ in pages)]
+        lines = "".join(f'<tr><th scope=row><a href="{urllib.parse.quote(file)}">{html.escape(view.title)}</a>'
+                        + "".join(f"<td>{heads.get(words, '-')}" for words in columns) for view, heads, file in pages)
+        heading = "".join(f"<th scope=col>{html.escape(words)}" for words in columns)
+        write_page(folder / "index.html", string.Template(INDEX).substitute(
+            style=REPORT[REPORT.index("<style>"):REPORT.index("</style>") + 8], heading=heading, lines=lines))
+
+
+def write_page(path, page):
+    common.write_atomic(path, page.encode())
+    print(f"wrote {path} ({len(page) / 2**20:.1f} MB)", flush=True)
+
+
+REPORT = r"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline';
+  script-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<style>
+  :root { color-scheme: light dark; font: 1rem/1.45 system-ui, sans-serif }
+  body { max-width: 75rem; margin: 0 auto; padding: 0 1rem 3rem; overflow-wrap: anywhere }
+  h1 { font-size: 1.5rem; margin: 1rem 0 .2rem }
+  h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid GrayText }
+  h3 { font-size: 1rem; margin: 1rem 0 .2rem }
+  nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin: .6rem 0 }
+  .small, p { font-size: .85rem }
+  .heads { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); margin: .8rem 0 }
+  .heads div { border: 1px solid GrayText; border-radius: .5rem; padding: .5rem .7rem }
+  .heads div:first-child { border-width: 3px }
+  dt { font-size: .85rem }
+  dd { margin: 0; font-size: 1.4rem; font-weight: 600 }
+  figure { margin: 0 0 1.5rem; min-width: 0 }
+  figcaption { margin-bottom: .3rem }
+  img { max-width: 100%; height: auto }
+  figure p { margin: .3rem 0 0 }
+  [hidden] { display: none !important }
+  .films, .curves { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)) }
+  .films { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); align-items: start }
+  .films img { width: 100%; image-rendering: pixelated }
+  .curves figure { margin: 0 }
+  .drawn { columns: 2 30rem; column-gap: 2rem }
+  .drawn figure { break-inside: avoid }
+  svg { display: block; width: 100%; border: 1px solid GrayText }
+  polyline { fill: none; stroke: currentColor; stroke-width: 1.5 }
+  circle { fill: currentColor }
+  [type=range] { display: block; width: 100%; min-height: 2.2rem; margin: 0 }
+  .wide { overflow-x: auto }
+  table { border-collapse: collapse; font-size: .9rem }
+  th, td { text-align: left; font-weight: normal; padding: .15rem .8rem .15rem 0; vertical-align: top;
+           border-bottom: 1px solid color-mix(in srgb, GrayText 40%, transparent) }
+  td { font-variant-numeric: tabular-nums }
+  .source { font-weight: 600; padding-top: .8rem }
+  :focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
+</style>
+<h1>$title</h1>
+<p class="small">$about</p>
+<nav aria-label="parts of the page"><a href="#time">Pictures by time</a> <a href="#curves">Curves</a>
+  <a href="#figures">Figures</a> <a href="#numbers">All numbers</a> <a href="#settings">Settings</a></nav>
+<main>
+<dl class="heads">$heads</dl>
+<p>Numbers $origin. $protocol. <a href="#numbers">All numbers, and what each depends on</a></p>
+<section id="time"><h2>Pictures by time</h2>
+  <label id="time-label">At <output>the end</output>
+    <input type="range" min="0" step="1" aria-label="pictures at so many thousand images"></label>
+  <div class="films">$films</div></section>
+<section id="curves"><h2>Curves</h2><div class="curves">$curves</div></section>
+<section id="figures"><h2>Figures</h2><div class="drawn">$figures</div>
+  <h3>Not here, and what they need</h3><ul class="small">$rest</ul></section>
+<section id="numbers"><h2>All numbers</h2><p>Numbers $origin.</p>$measured</section>
+<section id="settings"><h2>Settings</h2><div class="wide"><table>$settings</table></div></section>
+</main>
+<script>
+"use strict";
+const slider = document.querySelector("[type=range]"), output = document.querySelector("output");
+const films = [...document.querySelectorAll(".films figure")].map(film => [...film.querySelectorAll("img")]);
+const times = [...new Set(films.flat().map(image => +image.dataset.kimg))].sort((a, b) => a - b);
+function show() {                       // of each film the last picture up to then
+  output.value = slider.ariaValueText = times[slider.value] + " kimg";
+  for (const film of films) {
+    const now = film.findLast(image => +image.dataset.kimg <= times[slider.value]) || film[0];
+    for (const image of film) image.hidden = image != now;
+  }
+}
+document.querySelector("#time-label").hidden = times.length < 2;
+slider.max = slider.value = times.length - 1;
+slider.oninput = show;
+if (times.length) show();
+</script>
+</html>
+"""
+INDEX = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>Runs</title>
+$style
+<h1>Runs</h1>
+<div class="wide" tabindex="0"><table><thead><tr><th scope="col">run$heading<tbody>$lines</table></div>
+</html>
+"""
+
+
+# ---------------------------------------------------------------------------------- 19 Command line
 
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
@@ -3358,7 +3695,7 @@ def seed_ranges(text):
 
 
 # A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
-COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo)
+COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo, report)
 SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
           "table lia-1", "table lia-2", "table invgan-1")
 
@@ -3389,7 +3726,7 @@ def parse_args(argv=None):
     number = dict(type=common.positive(int, 10**9), default=0)
     for kind, names in dict(table=list(TABLES), figure=list(FIGURES) + list(ALIASES)).items():
         add(kind, "name", type=one_of(kind, names), help=", ".join(names))
-    add("metrics table figure compare demo", "runs", nargs="+", metavar="RUN", help="run folders")
+    add("metrics table figure compare demo report", "runs", nargs="+", metavar="RUN", help="run folders")
     add("samples encode decode interpolate invert boundary", "run", metavar="RUN", help="run folder")
     add("invert", "images", nargs="*", metavar="IMAGE", help="files (default: -n test images)")
     add("encode", "images", nargs="+", metavar="PATH", help="photos, folders and zips")
@@ -3402,7 +3739,7 @@ def parse_args(argv=None):
     add("table", "--only", metavar="NAME", **some,
         help="invgan-2: labels, after RUN (default: 20 of CelebA's, all of other sets)")
     add("boundary", "--only", metavar="NAME", **some, help="labels, after RUN (default: all)")
-    add("metrics table compare invert boundary", "-n", **number, help="number of images")
+    add("metrics table compare invert boundary report", "-n", **number, help="number of images")
     add("figure", "-n", **number, help="number of images (morph: along a side; "
         "traversal, interpolation, styles, merge: pairs; frames: times as many)")
     add("metrics table", "--features", default="auto", metavar="NAME",
@@ -3465,7 +3802,7 @@ def parse_args(argv=None):
         help="samples: the number of layers, from the first on, that are truncated")
     add(every, "--weights", default="", choices=["ema", "raw"],
         help="averaged, or as trained (default: ema; table alae-2: raw)")
-    add("metrics table figure invert", "--seed", type=common.seed, default=0,
+    add("metrics table figure invert report", "--seed", type=common.seed, default=0,
         help="evaluation seed of the codes z and all other draws")
     add(every, "--kimg", type=common.positive(int), metavar="K",
         help="averaged weights that --keep-kimg kept at K thousand images (default: the last ones)")
@@ -3480,6 +3817,8 @@ def parse_args(argv=None):
     add("figure compare invert", "--out", **file, help="file for the picture")
     add("boundary", "--out", default="", metavar="FOLDER", help="folder for the boundaries")
     add("demo", "--port", type=port, default=8000, help="port on 127.0.0.1 (default: 8000; 0: any free one)")
+    add("report", "--out", required=True, metavar="DIR", help="folder for the pages")
+    add("report", "--metrics", **file, help="numbers to show, of `eval.py metrics --json FILE`")
     add("samples", "--out", required=True, metavar="DIR|FILE.zip", help="folder or zip for the pictures")
     add("encode", "--out", default="codes.npz", metavar="FILE", help="file for the codes (default: codes.npz)")
     add("decode", "--out", required=True, metavar="DIR", help="folder for the pictures")

@@ -482,7 +482,7 @@ def change(run, without=(), **changes):
 def options(**changes):
     return Namespace(**{**dict(device=torch.device("cpu"), weights="", data="", data_root="", seed=0, n=0, images=[],
                                features="auto", inception="", vgg="", lpips="", face_crop=False, batch=0, only=[],
-                               reference=""),
+                               reference="", columns=0),
                         **changes})
 
 
