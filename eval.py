@@ -3631,7 +3631,8 @@ const slider = document.querySelector("[type=range]"), output = document.querySe
 const films = [...document.querySelectorAll(".films figure")].map(film => [...film.querySelectorAll("img")]);
 const times = [...new Set(films.flat().map(image => +image.dataset.kimg))].sort((a, b) => a - b);
 function show() {                       // of each film the last picture up to then
-  output.value = slider.ariaValueText = times[slider.value] + " kimg";
+  output.value = times[slider.value] + " kimg";
+  slider.setAttribute("aria-valuetext", output.value);
   for (const film of films) {
     const now = film.findLast(image => +image.dataset.kimg <= times[slider.value]) || film[0];
     for (const image of film) image.hidden = image != now;
@@ -3652,6 +3653,7 @@ INDEX = """<!doctype html>
 <title>Runs</title>
 $style
 <h1>Runs</h1>
+<p>Compare numbers of one data set and one protocol; each page says its own.</p>
 <div class="wide" tabindex="0"><table><thead><tr><th scope="col">run$heading<tbody>$lines</table></div>
 </html>
 """
