@@ -3506,6 +3506,8 @@ def protocol_of(numbers):
 
 def page_of(view, args, found):
     """-> the page of a run, and its headlines, {words: number}."""
+    log = read_log(view.run)                            # what may be broken comes before what takes long
+    films = "".join(film_of(view.run, kind) for kind in FILMS)
     numbers, origin = numbers_of(view, args, found)
     flat = flat_numbers(numbers)
     heads = {words: shown_number(flat[name]) for name, words in HEADLINES.items() if flat.get(name) is not None}
@@ -3514,11 +3516,9 @@ def page_of(view, args, found):
         lines = "".join(f"<tr><th scope=row>{html.escape(name)}<td>{html.escape(shown_number(value))}"
                         for name, value in flat_numbers(some).items() if name != "protocol")
         measured.append(f"<h3>{html.escape(measure)}</h3><table>{lines}</table><p>{html.escape(protocol_of(some))}</p>")
-    log = read_log(view.run)
     curves = [chart(name, log["kimg"], values) for name, values in log.items() if name not in (
         "kimg", "seconds", "lr", "level", "alpha", "peak_gb")]
     figures, rest = figures_of(view, args)
-    films = "".join(film_of(view.run, kind) for kind in FILMS)
     trained = f"{log['kimg'][-1]:g} kimg in {common.duration(log['seconds'][-1])}; " if log.get("seconds") else ""
     versions = ", ".join(f"{name} {version}" for name, version in view.args["versions"].items())
     page = string.Template(REPORT).substitute(
