@@ -3480,9 +3480,9 @@ def figures_of(view, args):
         except (Error, data.DataError) as e:
             rest.append(f"<li><b>{name}</b>: {html.escape(str(e))}</li>")
             continue
-        numbers = f" ({', '.join(row.papers.split())})" if row.papers else ""
+        papers = ", ".join(number for number, other in ALIASES.items() if other == name)
         words = [f"eval.py figure {name} {view.run}", row.legend, *said.getvalue().splitlines()]
-        made.append(figure_of(name + numbers, buffer.getvalue(), ". ".join(filter(None, words))))
+        made.append(figure_of(f"{name} ({papers})" if papers else name, buffer.getvalue(), ". ".join(filter(None, words))))
     for path in sorted((view.run / "figures").glob("*.png")):
         made.append(figure_of(f"figures/{path.name}", checked_png(path), "made earlier, perhaps with other weights"))
     return "".join(made), "".join(rest)
