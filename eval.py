@@ -3342,6 +3342,7 @@ ASIDE = dict(models="other runs next to this one", edit="pictures that were edit
              deblur="a run with --patches, or larger images by --images")       # figures that need more than the run
 FILMS = ("reconstructions", "samples")
 SETTING_OF = dict(given="given", paper="of the paper", code="of the authors' code", ours="ours")
+WIDEST = 1600                                   # pixels; wider figures are shown smaller
 PAGE_BYTES = 30 * 2**20                         # of pictures by time; of more than that, some are left out
 
 
@@ -3401,8 +3402,8 @@ def read_log(run):
         return {}
     try:
         with open(path, newline="", encoding="utf-8") as f:
-            rows = list(csv.DictReader(f))
-        return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0] if rows[0]["kimg"]}
+            rows = [row for row in csv.DictReader(f) if row["kimg"] and row["seconds"]]
+        return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as e:
         raise Error(f"{path} does not hold a run's rows ({type(e).__name__}); put back a copy, or move it away"
                     ) from None
@@ -3476,13 +3477,17 @@ def figures_of(view, args):
             if needs:
                 raise Error(needs)
             with contextlib.redirect_stdout(said):
-                Image.fromarray(picture_of_figure(own, [view])).save(buffer, "png")
+                image = Image.fromarray(picture_of_figure(own, [view]))
         except (Error, data.DataError) as e:
             rest.append(f"<li><b>{name}</b>: {html.escape(str(e))}</li>")
             continue
         papers = ", ".join(number for number, other in ALIASES.items() if other == name)
-        words = [f"eval.py figure {name} {view.run}", row.legend, *said.getvalue().splitlines()]
-        made.append(figure_of(f"{name} ({papers})" if papers else name, buffer.getvalue(), ". ".join(filter(None, words))))
+        smaller = math.ceil(image.width / WIDEST)
+        image.reduce(smaller).save(buffer, "png")
+        words = [f"eval.py figure {name} {view.run}", f"shown at 1/{smaller} of its size" if smaller > 1 else "",
+                 row.legend, *said.getvalue().splitlines()]
+        made.append(figure_of(f"{name} ({papers})" if papers else name, buffer.getvalue(),
+                              ". ".join(filter(None, words))))
     for path in sorted((view.run / "figures").glob("*.png")):
         made.append(figure_of(f"figures/{path.name}", checked_png(path), "made earlier, perhaps with other weights"))
     return "".join(made), "".join(rest)
@@ -3511,6 +3516,7 @@ def page_of(view, args, found):
     numbers, origin = numbers_of(view, args, found)
     flat = flat_numbers(numbers)
     heads = {words: shown_number(flat[name]) for name, words in HEADLINES.items() if flat.get(name) is not None}
+    first = next((name.split()[0] for name in HEADLINES if flat.get(name) is not None), None)
     measured = []
     for measure, some in numbers.items():
         lines = "".join(f"<tr><th scope=row>{html.escape(name)}<td>{html.escape(shown_number(value))}"
@@ -3519,15 +3525,16 @@ def page_of(view, args, found):
     curves = [chart(name, log["kimg"], values) for name, values in log.items() if name not in (
         "kimg", "seconds", "lr", "level", "alpha", "peak_gb")]
     figures, rest = figures_of(view, args)
-    trained = f"{log['kimg'][-1]:g} kimg in {common.duration(log['seconds'][-1])}; " if log.get("seconds") else ""
+    trained = f"{log['kimg'][-1]:g} kimg in {common.duration(log['seconds'][-1])}; " if log else ""
     versions = ", ".join(f"{name} {version}" for name, version in view.args["versions"].items())
     page = string.Template(REPORT).substitute(
         title=html.escape(f"{view.args['label']}, {view.run.resolve().name}"),
         about=html.escape(f"{trained}{view.protocol}; {versions}"), origin=html.escape(origin),
         heads="".join(f"<div><dt>{html.escape(words)}<dd>{value}</div>" for words, value in heads.items()),
-        protocol=html.escape(protocol_of(next(iter(numbers.values()), {}))), measured="".join(measured),
-        films=films or "<p>The run has none.", curves="".join(curves) or "<p>The run has no log.csv.", figures=figures,
-        rest=rest, settings=settings_table(view.args))
+        protocol=html.escape(protocol_of(numbers[first]) if first else "None of those that matter most is among them"),
+        measured="".join(measured), films=films or "<p>The run has none.",
+        curves="".join(curves) or "<p>The run has no log.csv.", figures=figures, rest=rest,
+        settings=settings_table(view.args))
     return page, heads
 
 

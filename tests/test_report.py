@@ -283,6 +283,15 @@ def test_a_page_leaves_pictures_out_if_they_are_too_many(trained, monkeypatch):
     assert "samples, 2 of 3 pictures" in film
     assert [f'data-kimg="{i}"' in film for i in range(3)] == [True, False, True]
     assert evaluation.film_of(trained, "boundaries") == ""
+    monkeypatch.setattr(evaluation, "WIDEST", 300)
+    evaluate("report", trained, "--out", "pages", "-n", 9)
+    page = Page("pages/run.html")
+    evaluate("figure", "traversal", trained, "--out", "t.png")
+    wide = Image.open("t.png")
+    sizes = [Image.open(evaluation.io.BytesIO(picture)).size for picture in page.pictures()]
+    assert max(width for width, _ in sizes) <= 300 < wide.width
+    assert wide.reduce(-(-wide.width // 300)).size in sizes
+    assert "shown at 1/2 of its size" in page.text
 
 
 def test_a_page_of_what_is_broken_or_missing(trained, here):
@@ -300,7 +309,7 @@ def test_a_page_of_what_is_broken_or_missing(trained, here):
     (trained / "samples" / "000001.png").write_bytes(whole[:40])
     fails("000001.png is no whole picture .*; delete it")
     (trained / "samples" / "000001.png").write_bytes(whole)
-    for content in ("", "a,b\n1,2\n", "kimg,seconds,mse\n1,x,3\n", "kimg,mse\n\xff"):
+    for content in ("", "a,b\n1,2\n", "kimg,seconds,mse\n1,x,3\n", "kimg,mse\n\xff", "kimg,seconds,mse\n"):
         (trained / "log.csv").write_text(content, encoding="latin-1")
         fails("log.csv does not hold a run's rows .*; put back a copy")
     (trained / "log.csv").unlink()
