@@ -13,6 +13,7 @@
     python eval.py interpolate RUN PHOTO PHOTO... --out film.gif        a film from photo to photo
     python eval.py compare RUN RUN...      the same images through several runs, and their errors
     python eval.py demo RUN...             a page in the browser: your photos through the runs
+    python eval.py report RUN... --out DIR a page a run, in a file: numbers, pictures by time, curves
     python eval.py list [RUN...]           every table and figure of the papers; which of them runs suffice for
 
 A run is the folder that a training script made.  This file knows a method only by what its `load`
@@ -21,11 +22,13 @@ returns: map, generate, encode, features, prior.
 import base64
 import collections
 import concurrent.futures
+import contextlib
 import copy
 import csv
 import difflib
 import functools
 import hashlib
+import html
 import http.server
 import importlib
 import inspect
@@ -37,6 +40,7 @@ import re
 import shlex
 import shutil
 import socketserver
+import string
 import sys
 import textwrap
 import time
@@ -55,7 +59,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as nnf
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 import data
@@ -1634,8 +1638,8 @@ TABLES = {"alae-2": table_alae_2, "alae-3": table_alae_3, "alae-4": table_alae_4
 
 
 # -------------------------------------------------------------------- 10 Figures: images and panels
-# A figure draws a picture (H, W, 3) uint8 of a run; those of several runs stand one above the other.  A few draw
-# all runs together.  FIGURES says what each needs and which images it takes.
+# A figure draws panels of a run, or a picture (H, W, 3) uint8; those of several runs stand one above the other.  A few
+# draw all runs together.  FIGURES says what each needs and which images it takes.
 
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, 18, 1))      # first, end layer; rows
 EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN's fig. 3 shows three strengths without numbers
@@ -1643,18 +1647,22 @@ PATH_STEPS = 200
 PATH_LR = 0.05
 WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames; not in InvGAN
 
+# rows: of images (N, C, H, W) in [-1, 1], N equal; labels: a text left of each row; columns: above each column; title:
+# above it all.  Empty ones take no room
+Panel = namedtuple("Panel", "rows labels columns title", defaults=((), (), ""))
+
 
 def rows(images):
     """A list of rows of images, each (N, C, H, W) in [-1, 1], N equal -> a picture."""
     return common.grid(torch.cat([row.cpu() for row in images]), len(images[0]))
 
 
-def blocks(images):
-    """Rows of any length, cut into blocks of 16 columns, one below the other -> a picture."""
-    columns = min(16, len(images[0]))
+def blocks(images, labels=(), columns=16):
+    """Rows of any length, cut into blocks of so many columns, one below the other -> a panel."""
+    columns = min(columns or 16, len(images[0]))
     blank = torch.ones_like(images[0][:1]).expand(-len(images[0]) % columns, -1, -1, -1)
     cut = [torch.cat([row, blank]).split(columns) for row in images]
-    return rows([row for block in zip(*cut, strict=True) for row in block])
+    return Panel([row for block in zip(*cut, strict=True) for row in block], labels and list(labels) * len(cut[0]))
 
 
 def stack(panels):
@@ -1664,10 +1672,80 @@ def stack(panels):
                            for p in panels])[:-4]
 
 
+def wrapped(text, width, font):
+    """A text in lines that are no wider than `width` pixels; words that are too long are broken."""
+    def lines(n):
+        return textwrap.wrap(text.replace("_", " "), n)
+    fits = (n for n in range(len(text), 1, -1) if all(font.getlength(part) <= width for part in lines(n)))
+    return "\n".join(lines(next(fits, 1)))
+
+
+def labelled(panel):
+    """A panel's picture, with its labels in black on white left of it and above.  Small images are enlarged by a whole
+    number, up to about 128 pixels, until a word fits over a column.  The pixels below and right of the labels are
+    those of `rows`."""
+    picture = rows(panel.rows)
+    if not (panel.title or any(panel.labels) or any(panel.columns)):
+        return picture
+    h, w = (side + 2 for side in panel.rows[0].shape[2:])
+    size = max(12, h // 16)
+    font = ImageFont.load_default(size)
+    height, gap = math.ceil(1.25 * size), size // 2
+    words = [font.getlength(word) + gap for text in panel.columns for word in re.split("[ _]", text)]
+    times = min(math.ceil(max(words, default=0) / w), max(round(128 / w), 1))
+    times = max(times, math.ceil(height / h) if panel.labels else 1, 1)
+    if picture.size * times**2 > 2**28:
+        times = 1
+    picture = picture.repeat(times, 0).repeat(times, 1)
+    h, w = h * times, w * times
+
+    columns = [wrapped(text, w - gap, font) for text in panel.columns]
+    labels = []
+    for text in panel.labels:                       # in as many lines as the row has room for
+        width = 8 * size
+        while (label := wrapped(text, width, font)).count("\n") >= max(h // height, 1):
+            width += size
+        labels.append(label)
+    left = max((math.ceil(font.getlength(part)) + 2 * gap for text in labels for part in text.split("\n")), default=0)
+    title = height + gap if panel.title else 0
+    top = title + max((height * (text.count("\n") + 1) + gap for text in columns), default=0)
+    wide = max(left + picture.shape[1], math.ceil(font.getlength(panel.title)) + 2 * gap)
+    canvas = Image.new("RGB", (wide, top + picture.shape[0]), "white")
+    canvas.paste(Image.fromarray(picture), (left, top))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((gap, gap), panel.title, 0, font)
+    for i, text in enumerate(columns):
+        middle = left + times + i * w + w // 2
+        draw.multiline_text((middle, top - gap // 2), text, 0, font, "md", height - size, "center")
+    for i, text in enumerate(labels):
+        draw.multiline_text((left - gap, top + i * h + h // 2), text, 0, font, "rm", height - size, "right")
+    return np.asarray(canvas)
+
+
+def picture_of_panels(panels, labels="on"):
+    """One panel or several, one above the other, or a picture -> a picture."""
+    if isinstance(panels, np.ndarray):
+        return panels
+    panels = [panels] if isinstance(panels, Panel) else panels
+    return stack([labelled(panel) if labels == "on" else rows(panel.rows) for panel in panels])
+
+
+def names_of(views, labels=()):
+    """Their labels, by default the methods, and the folder if several have one label."""
+    labels = labels or [view.args["label"] for view in views]
+    return [f"{label}, {view.run.resolve().name}" if labels.count(label) > 1 else label
+            for label, view in zip(labels, views)]
+
+
 def line(a, b, steps):
     """Straight lines from each a to its b, both (N, d) -> (N, steps, d), ends included."""
     t = torch.linspace(0, 1, steps, device=a.device)[None, :, None]
     return (1 - t) * a[:, None] + t * b[:, None]
+
+
+def fractions(steps):
+    """Where on a `line` each step is, as labels."""
+    return [f"{t:.2f}".rstrip("0").rstrip(".") for t in np.linspace(0, 1, steps)]
 
 
 def bilinear(corners, steps):
@@ -1780,49 +1858,103 @@ def truncate(w, mean_w, psi, layers, num_layers):
 
 def draw_samples(view, _, args):
     """Images of codes from the prior, perhaps with --truncation (ALAE fig. 6, F-AAE fig. 8)."""
+    columns = args.columns or (8 if len(args.runs) == 1 else 16)
     w = view.model.map(view.codes(args.n or 64, args.seed))
     if args.truncation != 1:
         view.need(["mean_w"])
         w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
-    return common.grid(view.made(w), 8 if len(args.runs) == 1 else 16)
+    title = view.args["label"] + (f", truncation {args.truncation:g}" if args.truncation != 1 else "")
+    return blocks([view.made(w)], columns=columns)._replace(title=f"{title}, codes of seed {args.seed}")
 
 
-def with_reconstructions(views, images):
-    """Rows of images, and the reconstructions of the last row by each view -> a picture."""
-    return blocks(images + [common.reconstruct(view.model, images[-1]) for view in views])
+def with_reconstructions(views, images, labels, args):
+    """Rows of images, and the reconstructions of the last row by each view -> a panel."""
+    made = [common.reconstruct(view.model, images[-1]) for view in views]
+    return blocks(images + made, labels + reconstructed_by(views), args.columns)
+
+
+def reconstructed_by(views):
+    return names_of(views) if len(views) > 1 else ["reconstruction"]
 
 
 def draw_reconstructions(views, x, args):
     """Test images, and under each row their reconstructions (ALAE fig. 3, F-AAE figs. 5-7)."""
-    return with_reconstructions(views, [x])
+    return with_reconstructions(views, [x], ["original"], args)
 
 
 def draw_variants(views, x, args):
     """Test images, and under each row reconstructions and differences (InvGAN 4.4, fig. 5)."""
     made = [common.reconstruct(view.model, x) for view in views]
     tell_errors(views, x, made)
-    return blocks([x] + [row for y in made for row in (y, (x - y).abs() - 1)])      # -1 is black
+    labels = [label for name in reconstructed_by(views) for label in (name, "difference")]
+    return blocks([x] + [row for y in made for row in (y, (x - y).abs() - 1)], ["original"] + labels,
+                  args.columns)                                                     # -1 is black
 
 
 def draw_morph(view, x, args):
     """Decoded bilinear mixtures of the codes of four real images (F-AAE eq. 5, fig. 9)."""
     if len(x) != 4:
         raise Error(f"figure morph takes 4 images, one a corner, and {how_many(args, x)}")
-    return rows([view.made(w) for w in bilinear(view.encoded(x), args.n or 7)])
+    return Panel([view.made(w) for w in bilinear(view.encoded(x), args.n or 7)], title=view.args["label"])
 
 
-def draw_interpolation(view, x, args):
-    """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 9, 11, 12)."""
-    picture = []
-    w = view.encoded(x)
-    for i in range(0, len(x), 2):
-        paths = [line(w[i:i + 1], w[i + 1:i + 2], 7)[0]]
-        if hasattr(view.model, "unmap"):
-            z = view.model.unmap(w[i:i + 2])
-            paths.insert(0, view.model.map(line(z[:1], z[1:], 7)[0]))
-        picture += [torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]]) for path in paths]
-    print(f"{view.run.name}: rows of each pair: " + ("in z, in w" if len(paths) > 1 else "in w"))
-    return rows(picture)
+def ways_to_codes(views, x, args):
+    """(name, view, w) of each way to codes w of images x: a run's encoder, and with --steps MSE optimisation, over
+    a run that lacks an encoder, or else, as the last way, over the first run."""
+    encode = [view.can(["encode"]) for view in views]
+    if args.steps and all(encode):
+        views, encode = views + views[:1], encode + [False]
+    names = names_of(views, [view.args["label"] if own else "MSE optimisation" for view, own in zip(views, encode)])
+    return [(name, view, view.encoded(x) if own else optimised(view, x, args))
+            for name, view, own in zip(names, views, encode, strict=True)]
+
+
+def optimised(view, x, args):
+    """Codes w of images x after --steps steps of Adam on the mean square error of pixels."""
+    def codes(x, steps):
+        return torch.cat([optimise(view, part, "w", pixel_distance, steps, PATH_LR, seed=args.seed)[1]
+                          for part in x.split(view.batch)])
+    tell_time(f"{view.title}: MSE optimisation in w of {len(x)} images, {args.steps} steps of Adam, lr {PATH_LR}",
+              seconds_of_steps(view, lambda steps: codes(x[:view.batch], steps), args.steps,
+                               math.ceil(len(x) / view.batch)))
+    return codes(x, args.steps)
+
+
+def draw_models(views, x, args):
+    """An image a row, and its reconstruction by each model a column (LIA figs. 3, 14)."""
+    ways = ways_to_codes(views, x, args)
+    made = [view.made(w).clamp(-1, 1) for _, view, w in ways]
+    for (name, _, _), y in zip(ways, made, strict=True):
+        print(f"  {name}: MSE {(y - x).square().mean():.4f} of these {len(x)} images")
+    return Panel(list(torch.stack([x, *made], 1)), columns=["original"] + [name for name, _, _ in ways])
+
+
+def draw_interpolation(views, x, args):
+    """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 11, 12), a panel a run; or, by
+    --steps, in w alone, with a row a model (fig. 9)."""
+    steps = args.columns or 7
+    columns = ["image", *fractions(steps), "image"]
+
+    def row(view, i, path):
+        return torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]])
+    if args.steps:
+        ways = ways_to_codes(views, x, args)
+        return Panel([row(view, i, line(w[i:i + 1], w[i + 1:i + 2], steps)[0]) for i in range(0, len(x), 2)
+                      for _, view, w in ways], [name for name, _, _ in ways] * (len(x) // 2), columns)
+    panels = []
+    for view, name in zip(views, names_of(views), strict=True):
+        picture, labels = [], ["w"]
+        w = view.encoded(x)
+        for i in range(0, len(x), 2):
+            paths = [line(w[i:i + 1], w[i + 1:i + 2], steps)[0]]
+            if hasattr(view.model, "unmap"):
+                z = view.model.unmap(w[i:i + 2])
+                paths.insert(0, view.model.map(line(z[:1], z[1:], steps)[0]))
+                labels = ["z", "w"]
+            picture += [row(view, i, path) for path in paths]
+        print(f"{view.run.name}: rows of each pair: " + ", ".join(f"in {space}" for space in labels))
+        panels.append(Panel(picture, labels * (len(x) // 2), columns, name))
+    return panels
 
 
 def joined_samples(view, w, many):
@@ -1844,19 +1976,20 @@ def draw_traversal(view, _, args):
     """Pairs of samples that show one digit, joined in Z (odd rows) and in W (ALAE fig. 4).  Samples, because
     real images have no z; their digit is the nearest training image's, by long features."""
     many = args.n or 5
+    steps = args.columns or 12
     z = view.codes(max(200, 2 * many), args.seed)
     w = view.model.map(z)
     a, b = map(list, joined_samples(view, w, many))
     if torch.equal(w, z):
         print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
-    along_z = view.model.map(line(z[a], z[b], 12).flatten(0, 1)).unflatten(0, (len(a), 12))
-    along_w = line(w[a], w[b], 12)
+    along_z = view.model.map(line(z[a], z[b], steps).flatten(0, 1)).unflatten(0, (len(a), steps))
+    along_w = line(w[a], w[b], steps)
     picture = [view.model.generate(path, noise="fixed") for pair in zip(along_z, along_w) for path in pair]
     for name, paths in (("Z", picture[0::2]), ("W", picture[1::2])):
         jumps = torch.stack([per_image((p[1:] - p[:-1]).square()).sqrt() for p in paths])
         print(f"{view.run.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, "
               f"the mean step {jumps.mean():.3f} (root mean square over pixels in [-1, 1], {len(paths)} pairs)")
-    return rows(picture)
+    return Panel(picture, ["Z", "W"] * len(a), fractions(steps), view.args["label"])
 
 
 def style_layers(view):
@@ -1890,7 +2023,8 @@ def draw_mixing(view, _, args):
         picture.append(torch.cat([x[destination][None], view.made(mixed)]))
     print(f"{view.run.name}: rows from the second on: " + ", ".join(
         f"{many} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, many in bands))
-    return rows(picture)
+    return Panel(picture, [""] + [f"{name} styles" for name, _, many in bands for _ in range(many)],
+                 ["destination"] + ["source"] * n, view.args["label"])
 
 
 def draw_styles(view, x, args):
@@ -1900,8 +2034,9 @@ def draw_styles(view, x, args):
     layers = torch.arange(view.model.num_layers, device=view.device)
     taken = layers < torch.arange(used + 1, device=view.device)[:, None]
     w = view.encoded(x)
-    return rows([torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
-                 for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)])
+    return Panel([torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
+                  for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)],
+                 columns=["image", *map(str, range(used + 1)), "other"], title=view.args["label"])
 
 
 def read_normal(path, view):
@@ -1918,22 +2053,31 @@ def read_normal(path, view):
 
 
 def draw_manipulate(view, x, args):
-    """Real images, or --codes, moved along --boundary by -5 to 5, as LIA's code (figs. 4, 17)."""
+    """Real images, or --codes, a row each, moved along normals: along one --boundary by -5 to 5, as LIA's code, along
+    several by 5 each, a column an attribute (figs. 4, 17); or by what --strength says."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
     if args.codes and args.images:
         raise Error("figure manipulate moves --images or --codes; leave one of them out")
     w = read_codes(args.codes, view)[0][:args.n or 4].to(view.device) if args.codes else view.encoded(x)
-    steps = torch.linspace(-5, 5, 8, device=view.device).view(-1, *[1] * (w.ndim - 1))
+    few = [5.0] if len(args.boundary) > 1 else torch.linspace(-5, 5, args.columns or 8).tolist()
+    steps = args.strength or few
+    along = torch.tensor(steps, device=view.device).view(-1, *[1] * (w.ndim - 1))
+    names = [Path(path).stem for path in args.boundary]
+    normals = [read_normal(path, view) for path in args.boundary]
     picture = []
-    for path in args.boundary:
-        normal = read_normal(path, view)
-        for i in range(len(w)):
-            row = view.made(torch.cat([w[i:i + 1], w[i] + steps * normal]))
-            picture.append(row if args.codes else torch.cat([x[i:i + 1], row]))
-    print(f"{view.run.name}: blocks of rows: " + ", ".join(Path(path).stem for path in args.boundary))
-    return rows(picture)
+    for i in range(len(w)):
+        row = view.made(torch.cat([w[i:i + 1], *(w[i] + along * normal for normal in normals)]))
+        picture.append(row if args.codes else torch.cat([x[i:i + 1], row]))
+    columns = ([] if args.codes else ["original"]) + ["reconstruction"] + [
+        f"{name}: {step:+.2g}" for name in names for step in steps]
+    return Panel(picture, stems(args, len(w)), columns, view.args["label"])
+
+
+def stems(args, n):
+    """Names of the files that --images names, if it names n, as labels of rows."""
+    return [Path(path).stem for path in args.images] if len(args.images) == n else []
 
 
 def steps_shown(steps):
@@ -1947,7 +2091,9 @@ def draw_path(view, x, args):
         view, lambda steps: optimise(view, x, "z", pixel_distance, steps, PATH_LR), PATH_STEPS, 1))
     both = [optimise(view, x, space, pixel_distance, PATH_STEPS, PATH_LR, seed=args.seed,
                      keep=steps_shown(PATH_STEPS))[2] for space in ("z", "w")]
-    return rows([torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both])
+    return Panel([torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both],
+                 ["z", "w"] * len(x), [f"step {step}" for step in steps_shown(PATH_STEPS)] + ["original"],
+                 view.args["label"])
 
 
 # -------------------------------------------------------------- 12 Figures: edits, tiles, gradients
@@ -1960,7 +2106,7 @@ def draw_inpaint(views, x, args):
     for image in cut:
         top, left = (rng.randint(0, length - side + 1) for length in x.shape[2:])
         image[:, top:top + side, left:left + side] = 0
-    return with_reconstructions(views, [x, cut])
+    return with_reconstructions(views, [x, cut], ["original", "without a square"], args)
 
 
 def draw_merge(views, x, args):
@@ -1972,14 +2118,14 @@ def draw_merge(views, x, args):
         if mask.all() or not mask.any():
             raise Error(f"{args.mask} is all {'white' if mask.any() else 'black'} (what is transparent is white); make "
                         f"it white on black")
-    return with_reconstructions(views, [a, b, torch.where(mask, b, a)])
+    return with_reconstructions(views, [a, b, torch.where(mask, b, a)], ["first", "second", "merged"], args)
 
 
 def draw_edit(views, x, args):
     """Files that were edited by hand (--images), and their reconstructions."""
     if not args.images:
         raise Error("figure edit reconstructs what you have edited; name the files by --images")
-    return with_reconstructions(views, [x])
+    return with_reconstructions(views, [x], ["edited"], args)
 
 
 def tile(x, size):
@@ -2023,7 +2169,9 @@ def draw_tiles(views, x, args):
     """Images of any size, their reconstructions by tiles, and the differences (InvGAN fig. 4)."""
     made = [through_tiles(view, x) for view in views]
     tell_errors(views, x, made)
-    return rows([torch.stack(row) for y in made for row in zip(x, y, (x - y).abs() - 1)])
+    labels = [name for name in names_of(views) for _ in x]
+    return Panel([torch.stack(row) for y in made for row in zip(x, y, (x - y).abs() - 1)],
+                 labels if len(views) > 1 else stems(args, len(x)), ["original", "reconstruction", "difference"])
 
 
 def draw_deblur(view, x, args):
@@ -2037,7 +2185,7 @@ def draw_deblur(view, x, args):
     names = ["enlarged", "reconstructed"] + [f"a = {a:g}" for a in EXTRAPOLATION]
     print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
         f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(names, columns)))
-    return rows(torch.stack([x, *columns], 1))
+    return Panel(list(torch.stack([x, *columns], 1)), stems(args, len(x)), ["original", *names], view.args["label"])
 
 
 def between(codes, n):
@@ -2076,7 +2224,8 @@ def draw_frames(views, _, args):
     print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, reconstructed, and with "
           f"{times - 1} more between neighbours")
     tell_errors(views, x, [y])
-    return stack([rows([t[:16]]) for t in (x, y, many)])
+    return [Panel([t[:16]], title=title) for t, title in ((x, "frames"), (y, "reconstructions"),
+                                                          (many, f"{times} times as many"))]
 
 
 def volatility(gradients):
@@ -2130,32 +2279,33 @@ def draw_gradients(views, _, args):
 
 # -------------------------------------------------------------------------- 13 The table of figures
 
-# draw(view, images, args) -> picture, or of all views if `together`; needs: methods of the model; images(views, args),
-# or None if it takes none; flags: those for this figure alone; legend: what is where
+# draw(view, images, args) -> panel, panels or picture, or of all views if `together`; needs: methods of the model;
+# images(views, args), or None if it takes none; flags: those for this figure alone; legend: what is where
 Figure = namedtuple("Figure", "draw needs images flags legend together", defaults=(("encode",), None, (), "", False))
 FIGURES = {
-    "samples": Figure(draw_samples, PRIOR, flags=("truncation", "truncation_layers")),
-    "reconstructions": Figure(draw_reconstructions, images=first(32), together=True),
-    "traversal": Figure(draw_traversal, ("prior", "map", "features")),
+    "samples": Figure(draw_samples, PRIOR, flags=("truncation", "truncation_layers", "columns")),
+    "reconstructions": Figure(draw_reconstructions, images=first(32), flags=("columns",), together=True),
+    "models": Figure(draw_models, images=first(8), flags=("steps",), together=True),
+    "traversal": Figure(draw_traversal, ("prior", "map", "features"), flags=("columns",)),
     "morph": Figure(draw_morph, images=corners),
     "mixing": Figure(draw_mixing, images=lambda *_: None, flags=("generated",)),
-    "interpolation": Figure(draw_interpolation, images=pairs(4)),
+    "interpolation": Figure(draw_interpolation, images=pairs(4), flags=("columns", "steps"), together=True),
     "manipulate": Figure(
         draw_manipulate, images=lambda views, args: None if args.codes else first(4)(views, args),
-        flags=("boundary", "codes"), legend="columns: original (none with --codes), reconstruction, then the code "
-        "moved by -5 ... 5 along the unit normal"),
+        flags=("boundary", "codes", "strength", "columns"), legend="columns: original (none with --codes), "
+        "reconstruction, then the code moved along each unit normal"),
     "path": Figure(
         draw_path, PRIOR, first(4), legend=f"columns: after {', '.join(map(str, steps_shown(PATH_STEPS)))} "
         f"steps of Adam, lr {PATH_LR}, then the original"),
     "gradients": Figure(draw_gradients, (), together=True),
     "styles": Figure(draw_styles, images=pairs(4)),
-    "variants": Figure(draw_variants, images=first(16), together=True,
+    "variants": Figure(draw_variants, images=first(16), flags=("columns",), together=True,
                        legend="rows: images, then reconstructions and differences of each run"),
-    "inpaint": Figure(draw_inpaint, images=first(16), together=True,
+    "inpaint": Figure(draw_inpaint, images=first(16), flags=("columns",), together=True,
                       legend="rows: images, the same without a square, reconstructions of each run"),
-    "merge": Figure(draw_merge, images=pairs(16), flags=("mask",), together=True,
+    "merge": Figure(draw_merge, images=pairs(16), flags=("mask", "columns"), together=True,
                     legend="rows: first images, second images, both merged, reconstructions of each run"),
-    "edit": Figure(draw_edit, images=first(16), together=True,
+    "edit": Figure(draw_edit, images=first(16), flags=("columns",), together=True,
                    legend="rows: edited images, reconstructions of each run"),
     "tiles": Figure(draw_tiles, images=of_any_size, flags=("resolution",), together=True,
                     legend="columns: images, reconstructions, differences"),
@@ -2233,8 +2383,7 @@ ITEMS = [
     Item("table lia-2", "FID of samples", (BY_PRIOR,), paper="FFHQ, LSUN cat, car, bedroom", needs="features"),
     Item("figure lia-1", "modules of LIA", note="diagram"),
     Item("figure lia-2", "two-stage training", note="diagram"),
-    Item("figure lia-3", "reconstructions of five models; MSE optimisation by invert", FIVE, "reconstructions", "FFHQ",
-         also=("invert RUN",)),
+    Item("figure lia-3", "reconstructions of five models", FIVE, "models", "FFHQ", flags="--steps 300"),
     Item("figure lia-4", "faces moved along boundaries: glass, pose, gender, smile, age", (LIA_2,), "manipulate",
          "FFHQ", flags="--boundary BOUNDARIES"),
     Item("figure lia-5", "reconstructions", (LIA_2,), "reconstructions", "LSUN cat, bedroom, car"),
@@ -2243,14 +2392,14 @@ ITEMS = [
     Item("figure lia-8", "generations of StyleGAN and LIA",
          (run_of("StyleGAN", "StyleGAN (Wasserstein)", mapping="mlp", stage="1"), run_of("LIA")), "samples",
          "FFHQ, LSUN", ""),
-    Item("figure lia-9", "interpolation of real images; Glow's row is quoted", (LIA_2,), "interpolation", "FFHQ"),
+    Item("figure lia-9", "interpolation of real images, by f and by MSE optimisation; Glow's row is quoted", (LIA_2,),
+         "interpolation", "FFHQ", flags="--steps 300"),
     Item("figure lia-10", "style mixing of real images", (LIA_STYLE,), "mixing", "FFHQ"),
     Item("figure lia-11", "interpolation of real images", (LIA_2,), "interpolation", "FFHQ, LSUN"),
     Item("figure lia-12", "interpolation in z and in w", (run_of("LIA", stage="2", mapping="flow"),), "interpolation",
          "FFHQ, LSUN"),
     Item("figure lia-13", "steps of optimisation in z and in w", (run_of("LIA"),), "path", "FFHQ"),
-    Item("figure lia-14", "reconstructions of five models; MSE optimisation by invert", FIVE, "reconstructions", "FFHQ",
-         also=("invert RUN",)),
+    Item("figure lia-14", "reconstructions of five models", FIVE, "models", "FFHQ", flags="--steps 300"),
     Item("figure lia-15", "reconstructions", (LIA_2,), "reconstructions", "LSUN"),
     Item("figure lia-16", "reconstructions", (LIA_2,), "reconstructions", "LSUN"),
     Item("figure lia-17", "faces moved along boundaries", (LIA_2,), "manipulate", "FFHQ",
@@ -2387,7 +2536,7 @@ def listed(args):
         if method != paper:
             print(f"{'' if not paper else chr(10)}{dict(faae='F-AAE', invgan='InvGAN').get(method, method.upper())}")
             paper = method
-        print(wrapped(f"{item.title:16}{item.shows}   [{item.note or item.paper}]", ""))
+        print(filled(f"{item.title:16}{item.shows}   [{item.note or item.paper}]", ""))
         if views and item.runs:
             some, row["missing"] = chosen_for(item, views, args)
             row["ready"] = not row["missing"]
@@ -2396,10 +2545,10 @@ def listed(args):
                                    for i, command in enumerate(commands)]
                 print("\n".join(f"    ready: {command}" for command in row["commands"]))
             else:
-                print(wrapped(f"missing: {'; '.join(row['missing'])}"))
+                print(filled(f"missing: {'; '.join(row['missing'])}"))
         elif item.runs:
             needs = "; ".join([f"runs of {', '.join(row['runs'])}", *row["needs"]])
-            print(wrapped(f"{'; '.join(commands)}   needs: {needs}"))
+            print(filled(f"{'; '.join(commands)}   needs: {needs}"))
         out.append(row)
     if not views:
         print(f"\nmetrics  {' '.join(MEASURES)}\ntable    {' '.join(TABLES)}")
@@ -2409,7 +2558,7 @@ def listed(args):
     return out
 
 
-def wrapped(text, indent="    "):
+def filled(text, indent="    "):
     return textwrap.fill(text, 120, initial_indent=indent, subsequent_indent="        ", break_long_words=False,
                          break_on_hyphens=False)
 
@@ -2546,7 +2695,7 @@ def invert(args):
     print(f"{len(x)} images, {min(len(x), view.batch)} at once; {how}fixed noise; evaluation seed {args.seed}; "
           f"{view.protocol}; evaluation code {common.code_version()} on {view.device.type}, "
           f"{torch.get_num_threads()} threads")
-    write_picture(blocks(picture), stem)
+    write_picture(rows(blocks(picture).rows), stem)
     print("rows from the top: originals, " + ", ".join(out))
     if floor is None:
         print(f"no mean image: {view.missing}")
@@ -3117,19 +3266,32 @@ def figure(args):
                         for owner in FIGURES.values() for flag in owner.flags})
     check_out(args, (".png", ".gif") if args.name == "frames" else (".png",))
     views = [View(run, args) for run in args.runs]
-    for view in views:
-        view.need(PRIOR if args.generated else row.needs)
-    side = args.n**2 if args.name == "morph" else args.n
-    if (pixels := side * math.prod(views[0].shape[1:])) > 2**28:
-        raise Error(f"-n {args.n} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
-    x = row.images(views, args) if row.images else None
-    picture = row.draw(views, x, args) if row.together else stack([row.draw(view, x, args) for view in views])
+    picture = picture_of_figure(args, views)
     if row.legend:
         print(row.legend)
     folder = views[0].run / "figures" if len(views) == 1 else views[0].run.parent
     write_picture(picture, args.out or folder / f"{args.name}.png")
     if len(views) > 1:
         print("runs from the top: " + ", ".join(v.title for v in views))
+
+
+def picture_of_figure(args, views):
+    """-> the picture of the figure args.name of these views.  Raises Error for what it lacks."""
+    row = FIGURES[args.name]
+    for view in views:
+        by_optimisation = args.optimise and not view.can(["encode"])
+        view.need(PRIOR if args.generated or by_optimisation else row.needs)
+    side = args.n**2 if args.name == "morph" else args.n
+    if (pixels := side * math.prod(views[0].shape[1:])) > 2**28:
+        raise Error(f"-n {args.n} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
+    x = row.images(views, args) if row.images else None
+    if row.together:
+        return picture_of_panels(row.draw(views, x, args), args.labels)
+    panels = [row.draw(view, x, args) for view in views]
+    if len(views) > 1:
+        panels = [panel._replace(title=name + panel.title.removeprefix(view.args["label"]))
+                  for panel, view, name in zip(panels, views, names_of(views))]
+    return picture_of_panels(panels, args.labels)
 
 
 def compare(args):
@@ -3633,6 +3795,347 @@ start().catch(e => say(e.message));
 """
 
 
+# ---------------------------------------------------------------------------------------- 18 Report
+# A page a run, in one file that needs nothing else: numbers first, then pictures, curves, figures and settings.
+
+QUICK = ("errors", "latent", "sharpness")       # what is measured without --metrics
+REPORT_N = 500                                  # of so many images
+HEADLINES = {                                   # numbers that matter most, and how they are read
+    "errors mse": "MSE of reconstructions", "errors mse_mean_image": "floor: MSE of the mean image",
+    "errors mse_wrong_pair": "floor: MSE of wrong pairs", "flips flips": "label flips, %",
+    "frechet fid_samples": "FID of samples", "frechet frechet_samples": "Frechet, samples",
+    "frechet fid_reconstructions": "FID of reconstructions",
+    "frechet frechet_reconstructions": "Frechet, reconstructions",
+    "latent recip_w": "|E(G(w)) - w| a dimension", "classifiers 1nn_long": "1-NN, long features, %"}
+ASIDE = dict(models="other runs next to this one", edit="pictures that were edited by hand", frames="a film",
+             path="minutes of optimisation", tiles="a run with --patches, or larger images by --images",
+             deblur="a run with --patches, or larger images by --images")       # figures that need more than the run
+FILMS = ("reconstructions", "samples")
+SETTING_OF = dict(given="given", paper="of the paper", code="of the authors' code", ours="ours")
+WIDEST = 1600                                   # pixels; wider figures are shown smaller
+PAGE_BYTES = 30 * 2**20                         # of pictures by time; of more than that, some are left out
+
+
+def shown_number(value):
+    """A number of a measure as text; "-" for None, and what is no number as it is."""
+    if isinstance(value, float):
+        return plain(value, 4) if math.isfinite(value) else str(value)
+    return "-" if value is None else f"{value:,}" if type(value) is int else str(value)
+
+
+def flat_numbers(numbers, before=""):
+    """{"n": {"samples": 5}} -> {"n samples": 5}."""
+    out = {}
+    for name, value in numbers.items():
+        more = {before + name: value} if not isinstance(value, dict) else flat_numbers(value, f"{before}{name} ")
+        out.update(more)
+    return out
+
+
+def read_metrics(path):
+    """What `metrics --json` has written: {run: {measure: {name: number}}}."""
+    try:
+        found = json.loads(Path(path).read_text())
+        if not all(isinstance(numbers, dict) for measures in found.values() for numbers in measures.values()):
+            raise TypeError
+    except (OSError, ValueError, AttributeError, TypeError) as e:
+        raise Error(f"{path} holds no numbers of runs ({type(e).__name__}); name a file of `eval.py metrics --json`"
+                    ) from None
+    return found
+
+
+def numbers_of(view, args, found):
+    """-> {measure: numbers} of a run, and where they are from.  found: of `read_metrics`, or None to measure now."""
+    if found is not None:
+        here = [numbers for run, numbers in found.items() if Path(run).resolve() == view.run.resolve()]
+        if not here:
+            raise Error(f"{args.metrics} has no numbers of {view.run}, but of {', '.join(found) or 'no run'}; run "
+                        f"`eval.py metrics {view.run} --json FILE`")
+        return here[0], f"from {args.metrics}"
+    out = {}
+    for name in QUICK:
+        try:
+            view.need(MEASURES[name].needs)
+            numbers, how, _, _ = MEASURES[name].count(view, args)
+        except (Error, data.DataError) as e:
+            out[name] = dict(protocol=f"left out: {e}")
+            continue
+        out[name] = dict(numbers, protocol=f"{how}; evaluation seed {args.seed}; {view.protocol}; evaluation code "
+                                           f"{common.code_version()} on {args.device.type}")
+    return out, f"measured for this page, the quick ones: {', '.join(QUICK)}"
+
+
+def read_log(run):
+    """log.csv of a run -> {column: list of numbers, None where there is none}; {} without the file."""
+    path = run / "log.csv"
+    if not path.exists():
+        return {}
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = [row for row in csv.DictReader(f) if row["kimg"] and row["seconds"]]
+        return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as e:
+        raise Error(f"{path} does not hold a run's rows ({type(e).__name__}); put back a copy, or move it away"
+                    ) from None
+
+
+def chart(name, kimg, values):
+    """A curve of log.csv as SVG; logarithmic where it spans two orders of magnitude."""
+    points = [(k, v) for k, v in zip(kimg, values) if v is not None and math.isfinite(v)]
+    if not points:
+        return ""
+    x, y = (np.array(column) for column in zip(*points))
+    low, high = y.min(), y.max()
+    logs = low > 0 and high > 100 * low
+    ends = (math.log(low), math.log(high)) if logs else (low, high)
+    across = 300 * (x - x[0]) / max(x[-1] - x[0], 1e-9)
+    up = 100 - 100 * ((np.log(y) if logs else y) - ends[0]) / max(ends[1] - ends[0], 1e-12)
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across, up))
+    dot = f'<circle cx="{across[-1]:.1f}" cy="{up[-1]:.1f}" r="3"/>'
+    last = shown_number(float(y[-1]))
+    return (f'<figure><figcaption>{html.escape(name)} <b>{last}</b>{" (log scale)" if logs else ""}</figcaption>'
+            f'<svg viewBox="-4 -4 308 108" role="img" aria-label="{html.escape(name)}, at the end {last}">'
+            f'<polyline points="{line}"/>{dot}</svg><p>{shown_number(float(low))} to {shown_number(float(high))}; '
+            f"{x[0]:g} to {x[-1]:g} kimg</p></figure>")
+
+
+def inlined(content):
+    """The bytes of a PNG -> an address that holds them."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def checked_png(path):
+    try:
+        Image.open(path).verify()
+        return path.read_bytes()
+    except (OSError, SyntaxError, ValueError) as e:
+        raise Error(f"{path} is no whole picture ({type(e).__name__}); delete it") from None
+
+
+def film_of(run, kind):
+    """-> <figure> of all pictures of a folder such as samples, of which the slider shows one; "" if there are none."""
+    paths = sorted((p for p in (run / kind).glob("*.png") if p.stem.isdigit()), key=lambda path: int(path.stem))
+    if not paths:
+        return ""
+    size = sum(path.stat().st_size for path in paths)
+    kept = [paths[i] for i in evenly(len(paths), max(2, int(len(paths) * PAGE_BYTES / max(size, 1))))]
+    images = [f'<img data-kimg="{int(path.stem)}" alt="{kind} at {int(path.stem)} kimg" '
+              f'src="{inlined(checked_png(path))}"{"" if path == kept[-1] else " hidden"}>' for path in kept]
+    left_out = f", {len(kept)} of {len(paths)} pictures" if len(kept) < len(paths) else ""
+    return f"<figure><figcaption>{kind}{left_out}</figcaption>{''.join(images)}</figure>"
+
+
+def figure_of(name, content, note):
+    return (f'<figure><figcaption><b>{html.escape(name)}</b></figcaption><img alt="figure {html.escape(name)}" '
+            f'src="{inlined(content)}"><p>{html.escape(note)}</p></figure>')
+
+
+def figures_of(view, args):
+    """-> <figure>s of all figures that the run alone gives and of those in its folder, and <li>s about the others."""
+    made, rest = [], []
+    for name, row in FIGURES.items():
+        needs = "" if name in ("tiles", "deblur") and view.args.get("patches") else ASIDE.get(name)
+        own = parse_args(["figure", name, str(view.run)])
+        for flag in ("device", "seed", "weights", "kimg", "data", "data_root"):
+            setattr(own, flag, getattr(args, flag))
+        if name == "manipulate":
+            own.boundary = sorted((view.run / "boundaries").glob("*.npy"))[:5]
+        if name in ("reconstructions", "variants", "inpaint", "merge"):
+            own.columns = 8                             # for a phone
+        said, buffer = io.StringIO(), io.BytesIO()
+        try:
+            if needs:
+                raise Error(needs)
+            with contextlib.redirect_stdout(said):
+                image = Image.fromarray(picture_of_figure(own, [view]))
+        except (Error, data.DataError) as e:
+            rest.append(f"<li><b>{name}</b>: {html.escape(str(e))}</li>")
+            continue
+        papers = ", ".join(number for number, other in ALIASES.items() if other == name)
+        smaller = math.ceil(image.width / WIDEST)
+        image.reduce(smaller).save(buffer, "png")
+        words = [f"eval.py figure {name} {view.run}", f"shown at 1/{smaller} of its size" if smaller > 1 else "",
+                 row.legend, *said.getvalue().splitlines()]
+        made.append(figure_of(f"{name} ({papers})" if papers else name, buffer.getvalue(),
+                              ". ".join(filter(None, words))))
+    for path in sorted((view.run / "figures").glob("*.png")):
+        made.append(figure_of(f"figures/{path.name}", checked_png(path), "made earlier, perhaps with other weights"))
+    return "".join(made), "".join(rest)
+
+
+def settings_table(args):
+    """A run's arguments by where they are from, as rows of a table."""
+    aside = {"source", "given", "image_means", "versions", "method", "label", "resume"}
+    rows = {title: [] for title in [*SETTING_OF.values(), "general"]}
+    for name, value in args.items():
+        if name not in aside:
+            title = SETTING_OF.get(args.get("source", {}).get(name), "general")
+            rows[title].append(f"<tr><th scope=row>{html.escape(common.flag(name))}<td>{html.escape(str(value))}")
+    return "".join(f"<tbody><tr><th colspan=2 scope=rowgroup class=source>{title}{''.join(lines)}</tbody>"
+                   for title, lines in rows.items() if lines)
+
+
+def protocol_of(numbers):
+    return str(numbers.get("protocol", "no protocol is given"))
+
+
+def page_of(view, args, found):
+    """-> the page of a run, and its headlines, {words: number}."""
+    log = read_log(view.run)                            # what may be broken comes before what takes long
+    films = "".join(film_of(view.run, kind) for kind in FILMS)
+    numbers, origin = numbers_of(view, args, found)
+    flat = flat_numbers(numbers)
+    heads = {words: shown_number(flat[name]) for name, words in HEADLINES.items() if flat.get(name) is not None}
+    first = next((name.split()[0] for name in HEADLINES if flat.get(name) is not None), None)
+    measured = []
+    for measure, some in numbers.items():
+        lines = "".join(f"<tr><th scope=row>{html.escape(name)}<td>{html.escape(shown_number(value))}"
+                        for name, value in flat_numbers(some).items() if name != "protocol")
+        measured.append(f"<h3>{html.escape(measure)}</h3><table>{lines}</table><p>{html.escape(protocol_of(some))}</p>")
+    curves = [chart(name, log["kimg"], values) for name, values in log.items() if name not in (
+        "kimg", "seconds", "lr", "level", "alpha", "peak_gb")]
+    figures, rest = figures_of(view, args)
+    trained = f"{log['kimg'][-1]:g} kimg in {common.duration(log['seconds'][-1])}; " if log else ""
+    versions = ", ".join(f"{name} {version}" for name, version in view.args["versions"].items())
+    page = string.Template(REPORT).substitute(
+        title=html.escape(f"{view.args['label']}, {view.run.resolve().name}"),
+        about=html.escape(f"{trained}{view.protocol}; {versions}"), origin=html.escape(origin),
+        heads="".join(f"<div><dt>{html.escape(words)}<dd>{value}</div>" for words, value in heads.items()),
+        protocol=html.escape(protocol_of(numbers[first]) if first else "None of those that matter most is among them"),
+        measured="".join(measured), films=films or "<p>The run has none.",
+        curves="".join(curves) or "<p>The run has no log.csv.", figures=figures, rest=rest,
+        settings=settings_table(view.args))
+    return page, heads
+
+
+def report(args):
+    """Write a page a run, to read without a terminal: numbers, pictures by time, curves, figures, settings.
+
+    Each page is one file that needs no network.  Of several runs there is also an index.  Numbers are those of
+    --metrics, a file of `metrics --json`; without it errors, latent and sharpness are measured, of 500 (-n) images.
+    """
+    found = read_metrics(args.metrics) if args.metrics else None
+    args.n = args.n or REPORT_N
+    views = [View(run, args) for run in args.runs]
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    pages, names = [], ["index"]
+    for view in views:
+        page, heads = page_of(view, args, found)
+        stem = re.sub(r"[^\w.-]", "_", view.run.resolve().name) or "run"
+        name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, len(views) + 2))) if n not in names)
+        names.append(name)
+        pages.append((view, heads, f"{name}.html"))
+        write_page(folder / f"{name}.html", page)
+    if len(views) > 1:
+        columns = [words for words in HEADLINES.values() if any(words in heads for _, heads, _ in pages)]
+        lines = "".join(f'<tr><th scope=row><a href="{urllib.parse.quote(file)}">{html.escape(view.title)}</a>'
+                        + "".join(f"<td>{heads.get(words, '-')}" for words in columns) for view, heads, file in pages)
+        heading = "".join(f"<th scope=col>{html.escape(words)}" for words in columns)
+        write_page(folder / "index.html", string.Template(INDEX).substitute(
+            style=REPORT[REPORT.index("<style>"):REPORT.index("</style>") + 8], heading=heading, lines=lines))
+
+
+def write_page(path, page):
+    common.write_atomic(path, page.encode())
+    print(f"wrote {path} ({len(page) / 2**20:.1f} MB)", flush=True)
+
+
+REPORT = r"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline';
+  script-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<style>
+  :root { color-scheme: light dark; font: 1rem/1.45 system-ui, sans-serif }
+  body { max-width: 75rem; margin: 0 auto; padding: 0 1rem 3rem; overflow-wrap: anywhere }
+  h1 { font-size: 1.5rem; margin: 1rem 0 .2rem }
+  h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid GrayText }
+  h3 { font-size: 1rem; margin: 1rem 0 .2rem }
+  nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin: .6rem 0 }
+  .small, p { font-size: .85rem }
+  .heads { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); margin: .8rem 0 }
+  .heads div { border: 1px solid GrayText; border-radius: .5rem; padding: .5rem .7rem }
+  .heads div:first-child { border-width: 3px }
+  dt { font-size: .85rem }
+  dd { margin: 0; font-size: 1.4rem; font-weight: 600 }
+  figure { margin: 0 0 1.5rem; min-width: 0 }
+  figcaption { margin-bottom: .3rem }
+  img { max-width: 100%; height: auto }
+  figure p { margin: .3rem 0 0 }
+  [hidden] { display: none !important }
+  .films, .curves { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)) }
+  .films { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); align-items: start }
+  .films img { width: 100%; image-rendering: pixelated }
+  .curves figure { margin: 0 }
+  .drawn { columns: 2 30rem; column-gap: 2rem }
+  .drawn figure { break-inside: avoid }
+  svg { display: block; width: 100%; border: 1px solid GrayText }
+  polyline { fill: none; stroke: currentColor; stroke-width: 1.5 }
+  circle { fill: currentColor }
+  [type=range] { display: block; width: 100%; min-height: 2.2rem; margin: 0 }
+  .wide { overflow-x: auto }
+  table { border-collapse: collapse; font-size: .9rem }
+  th, td { text-align: left; font-weight: normal; padding: .15rem .8rem .15rem 0; vertical-align: top;
+           border-bottom: 1px solid color-mix(in srgb, GrayText 40%, transparent) }
+  td { font-variant-numeric: tabular-nums }
+  .source { font-weight: 600; padding-top: .8rem }
+  :focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
+</style>
+<h1>$title</h1>
+<p class="small">$about</p>
+<nav aria-label="parts of the page"><a href="#time">Pictures by time</a> <a href="#curves">Curves</a>
+  <a href="#figures">Figures</a> <a href="#numbers">All numbers</a> <a href="#settings">Settings</a></nav>
+<main>
+<dl class="heads">$heads</dl>
+<p>Numbers $origin. $protocol. <a href="#numbers">All numbers, and what each depends on</a></p>
+<section id="time"><h2>Pictures by time</h2>
+  <label id="time-label">At <output>the end</output>
+    <input type="range" min="0" step="1" aria-label="pictures at so many thousand images"></label>
+  <div class="films">$films</div></section>
+<section id="curves"><h2>Curves</h2><div class="curves">$curves</div></section>
+<section id="figures"><h2>Figures</h2><div class="drawn">$figures</div>
+  <h3>Not here, and what they need</h3><ul class="small">$rest</ul></section>
+<section id="numbers"><h2>All numbers</h2><p>Numbers $origin.</p>$measured</section>
+<section id="settings"><h2>Settings</h2><div class="wide"><table>$settings</table></div></section>
+</main>
+<script>
+"use strict";
+const slider = document.querySelector("[type=range]"), output = document.querySelector("output");
+const films = [...document.querySelectorAll(".films figure")].map(film => [...film.querySelectorAll("img")]);
+const times = [...new Set(films.flat().map(image => +image.dataset.kimg))].sort((a, b) => a - b);
+function show() {                       // of each film the last picture up to then
+  output.value = times[slider.value] + " kimg";
+  slider.setAttribute("aria-valuetext", output.value);
+  for (const film of films) {
+    const now = film.findLast(image => +image.dataset.kimg <= times[slider.value]) || film[0];
+    for (const image of film) image.hidden = image != now;
+  }
+}
+document.querySelector("#time-label").hidden = times.length < 2;
+slider.max = slider.value = times.length - 1;
+slider.oninput = show;
+if (times.length) show();
+</script>
+</html>
+"""
+INDEX = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>Runs</title>
+$style
+<h1>Runs</h1>
+<p>Compare numbers of one data set and one protocol; each page says its own.</p>
+<div class="wide" tabindex="0"><table><thead><tr><th scope="col">run$heading<tbody>$lines</table></div>
+</html>
+"""
+
+
 # ---------------------------------------------------------------------------------- 19 Command line
 
 def measure_names(text):
@@ -3671,7 +4174,7 @@ def seed_ranges(text):
 
 
 # A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
-COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo)
+COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo, report)
 SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
           "table alae-3", "table alae-4", "table alae-5", "table lia-1", "table lia-2", "table invgan-1")
 
@@ -3705,7 +4208,7 @@ def parse_args(argv=None):
     number = dict(type=common.positive(int, 10**9), default=0)
     for kind, names in dict(table=list(TABLES), figure=list(FIGURES) + list(ALIASES)).items():
         add(kind, "name", type=one_of(kind, names), help=", ".join(names))
-    add("metrics table figure compare demo", "runs", nargs="+", metavar="RUN", help="run folders")
+    add("metrics table figure compare demo report", "runs", nargs="+", metavar="RUN", help="run folders")
     add("samples encode decode interpolate invert boundary", "run", metavar="RUN", help="run folder")
     add("invert", "images", nargs="*", metavar="IMAGE", help="files (default: -n test images)")
     add("encode", "images", nargs="+", metavar="PATH", help="photos, folders and zips")
@@ -3718,7 +4221,7 @@ def parse_args(argv=None):
     add("table", "--only", metavar="NAME", **some,
         help="invgan-2: labels, after RUN (default: 20 of CelebA's, all of other sets)")
     add("boundary", "--only", metavar="NAME", **some, help="labels, after RUN (default: all)")
-    add("metrics table compare invert boundary", "-n", **number, help="number of images")
+    add("metrics table compare invert boundary report", "-n", **number, help="number of images")
     add("figure", "-n", **number, help="number of images (morph: along a side; "
         "traversal, interpolation, styles, merge: pairs; frames: times as many)")
     add("metrics table", "--features", default="auto", metavar="NAME",
@@ -3750,12 +4253,19 @@ def parse_args(argv=None):
         help="alae-3, alae-5: half of the images that distances are to are flipped, as in the released code")
     add("invert table", "--steps", type=common.positive(int), default=0,
         help="steps of descent (default: 1000, in-domain 100)")
+    add("figure", "--steps", type=common.positive(int), default=0, metavar="N",
+        help="models, interpolation: steps of MSE optimisation, shown as well, or for an encoder that a run lacks")
     add("invert", "--optimizer", default="adam", choices=["adam", "descent"])
     add("invert", "--lr", type=common.positive(float), default=0.0,
         help="learning rate (default: 0.01, 1 with descent)")
     add("invert", "--save-path", action="store_true", help="also pictures of the way there")
     add("figure", "--images", metavar="PATH", **some, help="real images instead of the test part's "
         "(morph: 4; mixing: -n sources, then 6 destinations, 5 below 64 px)")
+    add("figure", "--labels", default="on", choices=["on", "off"], help="text next to rows and columns (default: on)")
+    add("figure", "--columns", type=common.positive(int, 1000), default=0, metavar="N",
+        help="images in a row (traversal, interpolation, manipulate: steps)")
+    add("figure", "--strength", type=common.number("number", float, math.isfinite), metavar="D", **some,
+        help="manipulate: distances along the normals (default: -5 ... 5; of several boundaries 5)")
     add("figure", "--generated", action="store_true", help="mixing: samples instead of real images")
     add("figure", "--mask", **file, help="merge: white where the second image is to be")
     add("figure", "--frames", **file, help="frames: a folder of images, or a GIF")
@@ -3783,7 +4293,7 @@ def parse_args(argv=None):
         help="samples: the number of layers, from the first on, that are truncated")
     add(every, "--weights", default="", choices=["ema", "raw"],
         help="averaged, or as trained (default: ema; table alae-2: raw)")
-    add("metrics table figure invert", "--seed", type=common.seed, default=0,
+    add("metrics table figure invert report", "--seed", type=common.seed, default=0,
         help="evaluation seed of the codes z and all other draws")
     add(every, "--kimg", type=common.positive(int), metavar="K",
         help="averaged weights that --keep-kimg kept at K thousand images (default: the last ones)")
@@ -3798,6 +4308,8 @@ def parse_args(argv=None):
     add("figure compare invert", "--out", **file, help="file for the picture")
     add("boundary", "--out", default="", metavar="FOLDER", help="folder for the boundaries")
     add("demo", "--port", type=port, default=8000, help="port on 127.0.0.1 (default: 8000; 0: any free one)")
+    add("report", "--out", required=True, metavar="DIR", help="folder for the pages")
+    add("report", "--metrics", **file, help="numbers to show, of `eval.py metrics --json FILE`")
     add("samples", "--out", required=True, metavar="DIR|FILE.zip", help="folder or zip for the pictures")
     add("encode", "--out", default="codes.npz", metavar="FILE", help="file for the codes (default: codes.npz)")
     add("decode", "--out", required=True, metavar="DIR", help="folder for the pictures")

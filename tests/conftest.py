@@ -482,7 +482,8 @@ def change(run, without=(), **changes):
 def options(**changes):
     return Namespace(**{**dict(device=torch.device("cpu"), weights="", data="", data_root="", seed=0, n=0, images=[],
                                features="auto", inception="", vgg="", lpips="", face_crop=False, batch=0, only=[],
-                               reference="", optimise=0, steps=0, sources="test", reference_n=0, flip=False),
+                               reference="", optimise=0, steps=0, sources="test", reference_n=0, flip=False,
+                               columns=0),
                         **changes})
 
 

@@ -107,7 +107,7 @@ def test_figures_of_edits(dummy, script, tmp_path):
     run, other = dummy("run", dim=0.5), dummy("other", dim=1.0)
     x = evaluation.View(run, options()).images(range(6))
 
-    out = script("eval.py", "figure", "variants", run, other, "-n", 6, "--out", "v.png").stdout
+    out = script("eval.py", "figure", "variants", run, other, "-n", 6, "--labels=off", "--out", "v.png").stdout
     wrong = (0.5 * x.roll(1, 0) - x).square().mean()
     assert (f"MSE {(x / 2).square().mean():.4f}  MAE {(x / 2).abs().mean():.4f}  floors MSE "
             f"{x.var((2, 3), False).mean():.4f} of each image's mean colour, {wrong:.4f} of wrong pairs (6 images of "
@@ -116,7 +116,7 @@ def test_figures_of_edits(dummy, script, tmp_path):
     for row, expected in zip(rows, (x, 0.5 * x, (0.5 * x).abs() - 1, x, -torch.ones_like(x)), strict=True):
         np.testing.assert_allclose(row, shown(expected), atol=1)
 
-    script("eval.py", "figure", "inpaint", run, "-n", 6, "--out", "i.png")
+    script("eval.py", "figure", "inpaint", run, "-n", 6, "--labels=off", "--out", "i.png")
     rows = cells(tmp_path / "i.png", 3, 6)
     np.testing.assert_array_equal(rows[0], shown(x))
     places = []
@@ -129,7 +129,7 @@ def test_figures_of_edits(dummy, script, tmp_path):
     assert len({*places}) == 6                                                  # somewhere else each time
     np.testing.assert_allclose(rows[2], (rows[1] - 127.5) * 0.5 + 127.5, atol=1)
 
-    script("eval.py", "figure", "merge", run, "-n", 3, "--out", "m.png")
+    script("eval.py", "figure", "merge", run, "-n", 3, "--labels=off", "--out", "m.png")
     rows = cells(tmp_path / "m.png", 4, 3)
     np.testing.assert_array_equal(rows[:2], [shown(x[0::2]), shown(x[1::2])])
     np.testing.assert_array_equal(rows[2][:, :, :14], rows[0][:, :, :14])
@@ -137,13 +137,13 @@ def test_figures_of_edits(dummy, script, tmp_path):
     mask = np.zeros((28, 28), np.uint8)
     mask[3:9, 20:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    script("eval.py", "figure", "merge", run, "-n", 3, "--mask", "mask.png", "--out", "m.png")
+    script("eval.py", "figure", "merge", run, "-n", 3, "--mask", "mask.png", "--labels=off", "--out", "m.png")
     rows = cells(tmp_path / "m.png", 4, 3)
     np.testing.assert_array_equal(rows[2], np.where(mask > 0, rows[1], rows[0]))
     np.testing.assert_allclose(rows[3], (rows[2] - 127.5) * 0.5 + 127.5, atol=1)
 
     edited = noise_file(tmp_path / "edited.png", 28, 28)
-    script("eval.py", "figure", "edit", run, "--images", edited, "--out", "e.png")
+    script("eval.py", "figure", "edit", run, "--images", edited, "--labels=off", "--out", "e.png")
     rows = cells(tmp_path / "e.png", 2, 1)
     np.testing.assert_array_equal(rows[0, 0], np.array(Image.open(edited)))
     np.testing.assert_allclose(rows[1], (rows[0] - 127.5) * 0.5 + 127.5, atol=1)
@@ -153,7 +153,7 @@ def test_figures_of_tiles(dummy, script, tmp_path):
     run = dummy("run", dim=0.5)
     files = [noise_file(tmp_path / f"{i}.png", 84, 56) for i in range(2)]
     pixels = np.array(Image.open(files[0])).astype(float)
-    out = script("eval.py", "figure", "tiles", run, "--images", *files, "--out", "t.png").stdout
+    out = script("eval.py", "figure", "tiles", run, "--images", *files, "--labels=off", "--out", "t.png").stdout
     picture = np.array(Image.open(tmp_path / "t.png"))[:, :, 0].astype(float)
     assert picture.shape == (2 + 2 * (56 + 2), 2 + 3 * (84 + 2))
     half = (pixels - 127.5) * 0.5
@@ -163,7 +163,8 @@ def test_figures_of_tiles(dummy, script, tmp_path):
     mse = np.square(half / 127.5).mean()
     assert f"MSE {mse:.4f}" in out
 
-    out = script("eval.py", "figure", "deblur", run, "--images", files[0], "--resolution", "56x28", "--out", "d.png")
+    out = script("eval.py", "figure", "deblur", run, "--images", files[0], "--resolution", "56x28", "--labels=off",
+                 "--out", "d.png")
     picture = np.array(Image.open(tmp_path / "d.png"))[:, :, 0].astype(float)
     assert picture.shape == (2 + 30, 2 + 6 * 58)
     _, low, made, *sharper = (picture[2:30, 2 + 58 * i:58 * (i + 1)] - 127.5 for i in range(6))

@@ -498,10 +498,10 @@ def test_a_run_whose_set_is_elsewhere(dummy, script, tmp_path):
     here = dummy("here")
     for name, *flags in (("samples",), ("reconstructions", "--images", *digits), ("interpolation", "--images", *digits),
                          ("traversal",)):
-        out = script("eval.py", "figure", name, run, *flags, "--out", "a.png").stdout
+        out = script("eval.py", "figure", name, run, *flags, "--labels=off", "--out", "a.png").stdout
         assert "any two samples are joined" in out or name != "traversal"
         if name != "traversal":
-            script("eval.py", "figure", name, here, *flags, "--out", "b.png")
+            script("eval.py", "figure", name, here, *flags, "--labels=off", "--out", "b.png")
             assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     out = script("eval.py", "invert", run, *digits, "--method", "encoder", "--out", "i.png").stdout
     assert "mean image -" in out
@@ -703,9 +703,9 @@ def test_commands_on_an_unknown_method(dummy, script, tmp_path, cache):
                      f"evaluation code {common.code_version()}"):
             assert word in line, (name, word)
     for name, size in (("samples", (8, 8)), ("reconstructions", (16, 4)), ("alae-4", (12, 10)), ("morph", (7, 7))):
-        script("eval.py", "figure", name, a, "--out", f"{name}.png")
+        script("eval.py", "figure", name, a, "--labels=off", "--out", f"{name}.png")
         assert Image.open(tmp_path / f"{name}.png").size == tuple(2 + 30 * n for n in size)
-    out = script("eval.py", "figure", "faae-5", a, b, "-n", 20).stdout         # two runs under the real row
+    out = script("eval.py", "figure", "faae-5", a, b, "-n", 20, "--labels=off").stdout     # two runs under the real row
     assert out.index(f"Dummy, none, {a}") < out.index(f"Dummy, none, {b}")
     assert Image.open(tmp_path / "reconstructions.png").size == (2 + 30 * 16, 2 + 30 * 6)      # 16 and 4, filled up
     out = script("eval.py", "compare", a, b).stdout
@@ -748,9 +748,9 @@ def test_figures_keep_the_test_parts_order(dummy, tmp_path):
 def test_figures_of_given_images(dummy, tmp_path, script):
     run = dummy("run")
     paths = [fill(tmp_path / "set", 20) / f"{i:03d}.png" for i in range(17)]
-    script("eval.py", "figure", "reconstructions", run, "--images", *paths, "--out", "a.png")
+    script("eval.py", "figure", "reconstructions", run, "--images", *paths, "--labels=off", "--out", "a.png")
     assert Image.open(tmp_path / "a.png").size == (2 + 30 * 16, 2 + 30 * 4)         # the 17th in a row of its own
-    script("eval.py", "figure", "morph", run, "--images", *paths[:4], "-n", 3, "--out", "b.png")
+    script("eval.py", "figure", "morph", run, "--images", *paths[:4], "-n", 3, "--labels=off", "--out", "b.png")
     panel = torch.from_numpy(np.array(Image.open(tmp_path / "b.png")))[:, :, 0].double()
     cells = [panel[2 + 30 * r:30 + 30 * r, 2 + 30 * c:30 + 30 * c] for r in (0, 2) for c in (0, 2)]
     for path, cell in zip(paths, cells, strict=False):                              # G(E(x)) = 0.9 x
@@ -770,9 +770,7 @@ def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
         place = few % 3 if len(x) == len(few) else torch.arange(len(x)) // 2 % 3
         return None, torch.nn.functional.one_hot(place, 3).float()
     monkeypatch.setattr(view.model, "features", features)
-    drawn = []
-    monkeypatch.setattr(evaluation, "rows", lambda images: drawn.extend(images) or np.zeros((4, 4, 3), np.uint8))
-    evaluation.draw_traversal(view, None, options(n=3))
+    drawn = evaluation.draw_traversal(view, None, options(n=3)).rows
     for c, row in enumerate(drawn[::2]):
         ends = view.model.generate(view.model.map(z[[2 * c, 2 * c + 1]]))
         torch.testing.assert_close(row[[0, -1]], ends)
@@ -780,7 +778,7 @@ def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
 
 def test_traversal_draws_both_lines(dummy, capsys):
     view = evaluation.View(dummy("run", dim=2.0), options())    # map(z) = z / 2 and G(w) = 2 w: Z's lines are W's
-    picture = torch.tensor(evaluation.draw_traversal(view, None, options(n=1)))[:, :, 0]
+    picture = torch.tensor(evaluation.rows(evaluation.draw_traversal(view, None, options(n=1)).rows))[:, :, 0]
     z_row, w_row = picture[2:30], picture[32:60]
     assert torch.equal(z_row, w_row)
     first, last = z_row[:, 2:30].int(), z_row[:, 332:360].int()
@@ -859,7 +857,7 @@ def style_run(tmp_path_factory):
 
 def test_figure_mixing(style_run, script, tmp_path):
     for flags, source in (((), "real"), (("--generated",), "generated")):
-        out = script("eval.py", "figure", "mixing", style_run, "-n", 3, "--out", "m.png", *flags).stdout
+        out = script("eval.py", "figure", "mixing", style_run, "-n", 3, "--labels=off", "--out", "m.png", *flags).stdout
         assert ("3 with coarse styles (layers 0-3) of the sources, 2 with middle styles (layers 4-7) of the sources, "
                 "1 with fine styles (layers 8-9) of the sources") in out
         picture = np.array(Image.open(tmp_path / "m.png"))
@@ -889,8 +887,8 @@ def test_truncation():
 
 
 def test_truncation_in_samples(style_run, script, tmp_path):
-    script("eval.py", "figure", "samples", style_run, "-n", 8, "--truncation", 0.5, "--truncation-layers", 3, "--out",
-           "t.png")
+    script("eval.py", "figure", "samples", style_run, "-n", 8, "--truncation", 0.5, "--truncation-layers", 3,
+           "--labels=off", "--out", "t.png")
     view = evaluation.View(style_run, options())
     with torch.no_grad():
         w = view.model.map(view.codes(8, 0))[:, None].repeat(1, 10, 1)

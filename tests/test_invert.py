@@ -145,7 +145,8 @@ def test_boundary_and_manipulate(dummy, script, tmp_path):
     with pytest.raises(common.Error, match="has no labels in both its parts"):
         evaluation.attributes(view)
 
-    script("eval.py", "figure", "lia-4", run, "--boundary", run / "boundaries" / "3.npy", "-n", 2, "--out", "m.png")
+    script("eval.py", "figure", "lia-4", run, "--boundary", run / "boundaries" / "3.npy", "-n", 2, "--labels=off",
+           "--out", "m.png")
     picture, x = cells(tmp_path / "m.png", 2, 10), view.images(range(2))
     moved = x[1] + 5 * normal.view(1, 28, 28)
     np.testing.assert_array_equal(picture[1, 0], shown(x[1]))
@@ -161,14 +162,14 @@ def test_boundary_and_manipulate(dummy, script, tmp_path):
 def test_interpolation_in_w_and_z(dummy, script, tmp_path, monkeypatch):
     run = dummy("run", dim=1.0)
     x = evaluation.View(run, options()).images(range(4))
-    script("eval.py", "figure", "interpolation", run, "-n", 2, "--out", "w.png")
+    script("eval.py", "figure", "interpolation", run, "-n", 2, "--labels=off", "--out", "w.png")
     picture = cells(tmp_path / "w.png", 2, 9)
     np.testing.assert_array_equal(picture[1, 0], shown(x[2]))
     np.testing.assert_allclose(picture[1, 4], shown((x[2] + x[3]) / 2), atol=1)
     source = tmp_path / "dummy.py"
     source.write_text(source.read_text().replace("z / 2", "z ** 3") +
                       "Dummy.unmap = lambda self, w: w.sign() * w.abs() ** (1 / 3)\n")
-    script("eval.py", "figure", "lia-12", run, "-n", 2, "--out", "z.png")
+    script("eval.py", "figure", "lia-12", run, "-n", 2, "--labels=off", "--out", "z.png")
     picture = cells(tmp_path / "z.png", 4, 9)
     root = [i.sign() * i.abs() ** (1 / 3) for i in (x[2], x[3])]
     np.testing.assert_allclose(picture[2, 4], shown(((root[0] + root[1]) / 2) ** 3), atol=1)
@@ -183,7 +184,7 @@ def test_interpolation_in_w_and_z(dummy, script, tmp_path, monkeypatch):
 
 def test_path(dummy, script, tmp_path):
     run = dummy("run", dim=1.0)
-    script("eval.py", "figure", "lia-13", run, "-n", 1, "--out", "p.png")
+    script("eval.py", "figure", "lia-13", run, "-n", 1, "--labels=off", "--out", "p.png")
     picture = cells(tmp_path / "p.png", 2, 10)
     x = shown(evaluation.View(run, options()).images(range(1)))[0]
     np.testing.assert_array_equal(picture[:, -1], np.stack([x, x]))

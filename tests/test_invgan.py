@@ -525,7 +525,7 @@ def test_styles_of_one_image_in_another(here):
     run(*STYLE, "--resolution", 16, "--kimg", "0.008", "--out", "run")
     view = evaluation.View("run", options(n=2))
     (a, b), model = view.images([0, 1]), view.model
-    picture = evaluation.draw_styles(view, torch.stack([a, b]), options(n=1))
+    picture = evaluation.rows(evaluation.draw_styles(view, torch.stack([a, b]), options(n=1)).rows)
     columns = [a, *(model.generate(torch.cat([model.encode(b[None])[:, None].expand(-1, k, -1),
                                               model.encode(a[None])[:, None].expand(-1, 6 - k, -1)], 1))[0]
                     for k in range(7)), b]

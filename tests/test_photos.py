@@ -170,7 +170,7 @@ def test_encode_then_decode_is_figure_reconstructions(run, photos, tmp_path, cap
     """To the bit; and each array is what it should be."""
     evaluate("encode", run, photos, "--out", tmp_path / "codes.npz", "--reconstruct", tmp_path / "pairs")
     evaluate("decode", run, tmp_path / "codes.npz", "--out", tmp_path / "made")
-    evaluate("figure", "reconstructions", run, "--images", photos, "--out", tmp_path / "figure.png")
+    evaluate("figure", "reconstructions", run, "--images", photos, "--labels=off", "--out", tmp_path / "figure.png")
     figure, both = shown(tmp_path / "figure.png")[:, :, 0], capsys.readouterr().out
     model = alae.load(run)
     x = common.to_float(data.read_images([photos], 1, (28, 28)))
@@ -412,7 +412,7 @@ def test_a_boundary_between_two_folders(run, tmp_path):
     evaluate("invert", run, tmp_path / "dark" / "0.png", "--steps", 2, "--out", tmp_path / "invert.png")
     for codes in ("invert-w.npy", "dark.npz"):
         evaluate("figure", "manipulate", run, "--codes", tmp_path / codes, "--boundary",
-                 run / "boundaries" / "dark-light.npy", "--out", tmp_path / "moved.png")
+                 run / "boundaries" / "dark-light.npy", "--labels=off", "--out", tmp_path / "moved.png")
     evaluate("decode", run, tmp_path / "dark.npz", "--out", tmp_path / "made")
     assert np.array_equal(shown(tmp_path / "moved.png")[2:30, 2:30, 0], shown(tmp_path / "made" / "0.png"))
     evaluate("decode", run, tmp_path / "invert-w.npy", "--out", tmp_path / "made")
