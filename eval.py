@@ -99,6 +99,7 @@ class View:
         self.batch = getattr(options, "batch", 0) or common.few(self.shape)     # made at a time
         self.grey = "; grey repeated to RGB" if self.shape[0] == 1 else ""
         self.growing = next((m for m in self.model.modules() if isinstance(m, common.Growing)), None)
+        self.measured = {}                              # features of its pictures, which two measures take
         self.title = f"{self.args['label']}, {self.args['backbone']}, {self.run}"
         if options.data or options.data_root:
             self.part("train")                          # a wrong one shows at once
@@ -703,6 +704,18 @@ def features_of(view, extractor, what, n, make):
     return moments, add_up(kept)
 
 
+def features_made(view, extractor, kind, args):
+    """`features_of` a kind of pictures, made once for all measures, after their number."""
+    key = extractor.checksum, kind, args.n, args.seed
+    if key not in view.measured:
+        n, make = pictures(view, kind, args)
+        moments, kept = features_of(view, extractor, KINDS[kind].words, n, make)
+        if not moments.sum.isfinite().all():
+            raise Error(f"{view.run}: features of its {KINDS[kind].words} are not finite; the run has diverged")
+        view.measured[key] = n, moments, kept
+    return view.measured[key]
+
+
 def reference(view, extractor, cache, part="train"):
     """Gaussian of a whole part's features, and up to KEPT of the features; kept in `cache`."""
     images = view.part(part)
@@ -729,14 +742,11 @@ def measure_frechet(view, args, wanted=KINDS):
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
     n, notes = {}, []
     for kind in available(view, wanted):
-        many, make = pictures(view, kind, args)
+        many, moments, kept = features_made(view, extractor, kind, args)
         if many < 2:
             too_few = f"{KINDS[kind].words}: a distance needs 2 or more, and this is {many}"
             notes.append(f"left out: {too_few}")
             continue
-        moments, kept = features_of(view, extractor, KINDS[kind].words, many, make)
-        if not moments.sum.isfinite().all():
-            raise Error(f"{view.run}: features of its {KINDS[kind].words} are not finite; the run has diverged")
         n[kind] = many
         m[f"{fid}_{kind}"] = frechet(moments.gaussian(), real)
         m[f"{kid}_{kind}"], m[f"{kid}_{kind}_deviation"] = kernel_distance(kept, kept_real, args.seed)
@@ -765,6 +775,45 @@ def show_frechet(m, title):
     kernels = [f"{KINDS[kind].words} {mean} ({plain(m[f'{kid}_{kind}_deviation'], 2)})" for kind, mean in means.items()]
     return [f"{title}: {each(m, fid, '.3f')}",
             f"{'KID' if official else 'kernel distance'} (deviation over 100 subsets): " + "   ".join(kernels)]
+
+
+NEIGHBOUR = 3           # whose distance is the radius around a feature (Kynkaanniemi's k)
+
+
+def precision_recall(real, made, k=NEIGHBOUR, block=1000):
+    """Precision: the share of features made (M, d) no farther from one of real (N, d) than that one's k-th nearest
+    other.  Recall: the same with the two exchanged.   (Kynkaanniemi et al. 2019, eqs. 1 and 2)"""
+    real, made = real.double(), made.double()
+
+    def radii(f):
+        return torch.cat([torch.cdist(some, f).kthvalue(k + 1).values for some in f.split(block)])     # its own is 0
+
+    def inside(f, centres):
+        r = radii(centres)
+        return sum((torch.cdist(some, centres) <= r).any(1).sum().item() for some in f.split(block)) / len(f)
+    return inside(made, real), inside(real, made)
+
+
+def measure_precision(view, args):
+    """Precision (how many pictures look real) and recall (how many real ones could be made), by `frechet`'s features,
+    as many of the pictures as of the training part or --reference."""
+    extractor = extractor_of(view, args)
+    part = args.reference or "train"
+    _, real = reference(view, extractor, args.cache, part)
+    m = {"extractor": f"{extractor.name} {extractor.checksum}"}
+    n, k = {}, NEIGHBOUR
+    for kind in available(view, ("samples", "reconstructions", "real")):
+        _, _, made = features_made(view, extractor, kind, args)
+        n[kind] = min(len(real), len(made))
+        if n[kind] <= k:
+            raise Lacks(f"{view.run}: a {k}rd neighbour needs {k + 1} images or more, and there are {n[kind]}")
+        both = (f[evenly(len(f), n[kind]).to(f.device)] for f in (real, made))
+        m[f"precision_{kind}"], m[f"recall_{kind}"] = precision_recall(*both)
+    images = view.part(part)
+    grey = "" if isinstance(extractor, Classifier) else view.grey
+    return Result(dict(m, n=n), (
+        f"k {k}; features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(n)}, and as many of "
+        f"{len(images):,} {PARTS[part]} images ({images.fingerprint()}), evenly spaced; {noise_of(n)}"))
 
 
 def measure_flips(view, args):
@@ -1073,6 +1122,8 @@ MEASURES = {
     "sharpness": Measure(measure_sharpness, (), lambda m, _: [
         each(m, "sharpness", ".3f") + "   (variance of the Laplacian over that of the test images)"]),
     "frechet": Measure(measure_frechet, (), show_frechet),
+    "precision": Measure(measure_precision, (), lambda m, _: [
+        f"precision (looks real): {each(m, 'precision', '.3f')}", f"recall (covers the set): {each(m, 'recall', '.3f')}"]),
     "flips": Measure(measure_flips, ("encode", "generate"), lambda m, _: [
         f"{m['flips']:.2f} % of reconstructions change the class that a classifier sees (it is right on "
         f"{m['accuracy']:.2f} % of the test part)"]),
@@ -2562,7 +2613,8 @@ def metrics(args):
     if args.inception and args.features != "inception":
         raise Error(f"--inception is of no use with --features {args.features}; leave one of them out")
     perceptual = ["lpips", "ppl"]
-    for flag, names in dict(inception=["frechet"], vgg=perceptual + (["frechet"] if args.features == "vgg16" else []),
+    distances = ["frechet", "precision"]
+    for flag, names in dict(inception=distances, vgg=perceptual + (distances if args.features == "vgg16" else []),
                             lpips=perceptual, face_crop=["ppl"]).items():
         if getattr(args, flag) and not set(names) & set(chosen):
             raise Error(f"--{flag.replace('_', '-')} is for {' and '.join(names)}; ask for that by --only "

@@ -293,6 +293,52 @@ def test_frechet_measures(dummy, cache, tmp_path):
             evaluation.measure_frechet(view, options(n=100, cache=tmp_path / "broken"))
 
 
+def test_precision_and_recall_by_hand():
+    """On a line, k = 1: real balls end at -1 ... 1, 0 ... 2, 1 ... 5, 3 ... 17, made ones at -3.9 ... 4.9, 0.5 ... 9.3,
+    19 ... 21, 20 ... 22."""
+    real, made = (torch.tensor(values)[:, None] for values in ([0.0, 1, 3, 10], [0.5, 4.9, 20, 21]))
+    assert evaluation.precision_recall(real, made, k=1) == (0.5, 0.75)
+
+
+def test_precision_and_recall_of_half_a_set():
+    """Pictures of one of two classes look real and cover half; pictures of both, half of them spoilt, the converse."""
+    x = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+    two = torch.cat([x, x + 1000])
+    assert evaluation.precision_recall(two, x + 1e-3, block=30) == (1, 0.5)
+    assert evaluation.precision_recall(x, two + 1e-3) == (0.5, 1)
+
+
+def test_precision_and_recall_against_torch_fidelity():
+    fidelity = pytest.importorskip("torch_fidelity.metric_prc")
+    rng = torch.Generator().manual_seed(1)
+    real, made = torch.randn(300, 8, generator=rng).double(), 0.8 * torch.randn(250, 8, generator=rng).double() + 0.3
+    theirs = fidelity.prc_features_to_metric(made, real, verbose=False)
+    ours = evaluation.precision_recall(real, made, block=70)
+    assert ours == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)      # theirs is fp32
+    assert 0.05 < ours[1] < ours[0] < 1
+
+
+def test_precision_takes_the_features_of_frechet(dummy, cache, monkeypatch):
+    """Equal numbers, evenly spaced in the training part; each picture goes through the network once."""
+    args = options(n=400, cache=cache)
+    view = evaluation.View(dummy("run", dim=0.5), args)
+    net = evaluation.classifier_of(view, cache)
+    evaluation.measure_frechet(view, args)
+    monkeypatch.setattr(evaluation.Classifier, "features", None)
+    m, how, _, _ = evaluation.measure_precision(view, args)
+    monkeypatch.undo()
+    real = net.features(view.images(torch.linspace(0, 9999, 400).long(), "train"))
+    x = view.images(range(400))
+    for kind, images in dict(samples=view.model.generate(view.model.map(view.codes(400, 0))), reconstructions=x / 2,
+                             real=x).items():
+        expected = evaluation.precision_recall(real, net.features(images))
+        assert (m[f"precision_{kind}"], m[f"recall_{kind}"]) == pytest.approx(expected, abs=0.006), kind
+    assert m["precision_real"] > 0.6 > m["precision_samples"]
+    assert how.startswith("k 3; features of digits ") and "400 of each, and as many of 10,000 training images" in how
+    with pytest.raises(evaluation.Lacks, match="a 3rd neighbour needs 4 images or more, and there are 3"):
+        evaluation.measure_precision(view, options(n=3, cache=cache))
+
+
 def test_features_are_kept_evenly(monkeypatch):
     monkeypatch.setattr(evaluation, "KEPT", 10)
     view, extractor = Namespace(device=torch.device("cpu"), batch=7), Namespace(d=2, batch=9, features=lambda x: x)
@@ -433,7 +479,7 @@ def test_any_number_of_processes(dummy, script, tmp_path, cache):
     source.write_text(source.read_text().replace("return (w * self.dim)", "return (w * self.dim + (noise == 'random') "
                                                  "* 0.1 * torch.randn_like(w))"))
     flags = ("metrics", run, "-n", 300, "--cache", cache, "--batch", 64, "--only", "errors", "latent", "sharpness",
-             "frechet", "flips", "classifiers", "swd")
+             "frechet", "precision", "flips", "classifiers", "swd")
     one = script("eval.py", *flags, "--json", "one.json").stdout
     two = script("eval.py", *flags, "--json", "two.json", launcher=TWO).stdout
     a, b = (json.loads((tmp_path / f"{name}.json").read_text())[str(run)] for name in ("one", "two"))
