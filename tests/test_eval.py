@@ -334,7 +334,8 @@ def test_precision_takes_the_features_of_frechet(dummy, cache, monkeypatch):
         expected = evaluation.precision_recall(real, net.features(images))
         assert (m[f"precision_{kind}"], m[f"recall_{kind}"]) == pytest.approx(expected, abs=0.006), kind
     assert m["precision_real"] > 0.6 > m["precision_samples"]
-    assert how.startswith("k 3; features of digits ") and "400 of each, and as many of 10,000 training images" in how
+    assert how.startswith("k 3; features of digits ")
+    assert "400 of each, and as many of 10,000 training images" in how
     with pytest.raises(evaluation.Lacks, match="a 3rd neighbour needs 4 images or more, and there are 3"):
         evaluation.measure_precision(view, options(n=3, cache=cache))
 
