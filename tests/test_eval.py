@@ -1,6 +1,9 @@
+import csv
+import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -767,6 +770,77 @@ def test_compare_takes_what_no_run_was_trained_on(dummy, script):
     sw = dummy("sw", data="mnist", data_root=DATA_ROOT, split="sw")
     assert "2,000 test images that all" in script("eval.py", "compare", mini, dw).stdout
     assert "no image in common" in script("eval.py", "compare", dw, sw, code=2).stderr
+
+
+def test_compare_table(dummy, script, tmp_path, cache):
+    """Two seeds of one setting share a row; a longer batch has its own; only one run has a log."""
+    a, b, c = dummy("a0", dim=0.9, batch=32), dummy("a1", dim=0.8, batch=32), dummy("c", dim=0.5, batch=64)
+    change(b, seed=1, source=dict(seed="given"))
+    (c / "log.csv").write_text("kimg,seconds,peak_gb,mse\n0,0.5,2.5,\n1,12.0,1.5,0.1\n2,90.0,9.0,0.1\n")   # 1 was seen
+    flags = ("compare", "--table", a, b, c, "-n", 100, "--cache", cache)
+    done = script("eval.py", *flags, "--only", "errors", "--format", "csv", "--json", "t.json")
+    pooled, single = csv.DictReader(io.StringIO(done.stdout))
+    mean = evaluation.View(a, options()).images(range(100)).square().mean().item()
+    assert [pooled[k] for k in ("run", "method", "runs", "images shown", "batch", "seconds")] == [
+        "a{0,1}", "Dummy, none", "2", "1000", "32", ""]
+    assert float(pooled["MSE"]) == pytest.approx(mean * (0.1**2 + 0.2**2) / 2, rel=1e-5)
+    assert float(pooled["MSE, deviation"]) == pytest.approx(mean * (0.2**2 - 0.1**2) / 2**0.5, rel=1e-5)
+    assert [single[k] for k in ("run", "runs", "batch", "seconds", "peak GB", "MSE, deviation")] == [
+        "c", "1", "64", "12", "2.5", ""]
+    assert float(single["MSE"]) == pytest.approx(mean * 0.5**2, rel=1e-5)
+    assert not [head for head in pooled if "flips" in head or "Frechet" in head]                # no run has them
+    assert "training seed 0" in pooled["protocol"]
+    assert "training seed 1" in pooled["protocol"]
+    kept = json.loads((tmp_path / "t.json").read_text())["a{0,1}"]["numbers"]["errors mse"]
+    assert kept["values"] == pytest.approx([mean * 0.1**2, mean * 0.2**2], rel=1e-5)
+
+    script("eval.py", *flags, "--out", "t.md")
+    head, rule, first, second, *rest = (tmp_path / "t.md").read_text().splitlines()
+    names = [name.strip() for name in re.split(r"(?<!\\)\|", head)[1:-1]]
+    assert names[:2] == ["run", "method"]
+    assert r"\|E(G(w)) - w\|" in names
+    assert {"Frechet (digits), midpoints", "recall, samples", "SVM long, %", "label flips, %"} <= set(names)
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in (head, rule, first, second)} == {len(names) + 2}
+    assert f"{mean * 0.025:.4f} ± " in first
+    view = evaluation.View(c, options())
+    how = options(n=100, cache=cache)
+    cells = dict(zip(names, [text.strip() for text in second.split("|")[1:-1]]))
+    assert cells["Frechet (digits), samples"] == f"{evaluation.frechet_of(view, how, 'samples')[0][0]:.2f}"
+    m = evaluation.measure_precision(view, how).numbers
+    assert cells["recall, reconstructions"] == f"{m['recall_reconstructions']:.3f}"
+    assert cells["label flips, %"] == f"{evaluation.measure_flips(view, how).numbers['flips']:.2f}"
+    assert "- mean ± standard deviation over the runs of a setting, which differ in seed" in rest
+    text = script("eval.py", *flags, "--only", "errors,flips").stdout
+    assert max(len(line) for line in text.splitlines() if line.startswith(("a{0,1}  ", "run"))) <= 120
+    assert "of wrong pairs" in text
+
+
+def test_what_compare_table_refuses(dummy, script):
+    run = dummy("run", batch=32)
+    for flags, message in ((("--only", "errors"), "--only is for compare --table"),
+                           (("--table", "--only", "swd"), "no column of swd; --only can be errors"),
+                           (("--table", "--out", "t.png"), "end it in .csv, .md or .txt"),
+                           (("--table", "--format", "csv", "--only", "errors,no"), "no measure 'no'")):
+        assert message in script("eval.py", "compare", run, *flags, code=2).stderr
+
+
+def test_rows_that_do_not_compare_are_noted():
+    facts = dict(a=("mnist", dict(samples=5, real=5)), b=("faces", dict(samples=5, real=4)),
+                 c=("mnist", dict(samples=5, real=5)))
+    rows = [evaluation.Row(name, "Dummy", {name: "protocol"}, {}, {"data": of, "features": "f", "n of frechet": n}, {})
+            for name, (of, n) in facts.items()]
+    notes = evaluation.notes_of(rows, options())
+    assert notes[:2] == ["rows differ in data, so compare those of one alone: mnist: a, c; faces: b",
+                         "rows differ in n of frechet, so compare those of one alone: 5 of each: a, c; "
+                         "5 samples, 4 test images themselves: b"]
+    assert notes[2:5] == ["a: protocol", "b: protocol", "c: protocol"]
+
+
+def test_joint_names():
+    assert evaluation.joint_name(["a-new0", "a-new1", "a-new2"]) == "a-new{0,1,2}"
+    assert evaluation.joint_name(["x-s0-b", "x-s10-b"]) == "x-s{0,10}-b"
+    assert evaluation.joint_name(["x", "x-s1"]) == "x{,-s1}"
+    assert evaluation.joint_name(["x"]) == "x"
 
 
 def test_line():
