@@ -329,7 +329,7 @@ def main(argv=None):
     device, rank, world = common.start(args)
     with common.rank_zero_first():
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
-                                     RESOLUTIONS[args.backbone])
+                                     RESOLUTIONS[args.backbone], args.only)
     grows = args.backbone == "stylegan"
     if args.resume:
         common.check_images(args, images)

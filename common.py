@@ -1153,6 +1153,8 @@ def method_parser(doc, backbones, grows=None):
         "100k)", rare=True, default="auto")
     add("--workers", "processes that read images, for sets too large for memory (0: none)", rare=True, type=int,
         choices=range(65), metavar="N", default=2)
+    add("--only", "list of the training images that are taken, as `python data.py rank` writes it", rare=True,
+        default="", metavar="FILE")
     add("--skip-bad", "images that cannot be read are left out and counted (in a set too large for memory the next "
         "image takes the place of each, and each is named)", rare=True, action="store_true")
 
@@ -1193,8 +1195,8 @@ def method_parser(doc, backbones, grows=None):
     return parser
 
 
-# What --resume may change; data and data_root only to where the same images are
-RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "keep_kimg", "data", "data_root")
+# What --resume may change; data, data_root and only to where the same images are
+RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "keep_kimg", "data", "data_root", "only")
 
 
 def holds(condition, values):
@@ -1357,11 +1359,11 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     """
     args.given = dict(split=args.split, resolution=args.resolution)
     vars(args).update(label=label, schedule_kimg=args.kimg, data_name=images.name, image_shape=list(images.shape),
-                      train_images=len(images), image_means=images.means())
+                      train_images=len(images), image_means=images.means(), only_digest=images.only)
     args.versions = dict(torch=str(torch.__version__), code=code_version())
     if args.out == "auto":
         parts = [args.method, *words, args.backbone, images.name,
-                 args.split if args.split not in ("auto", default_split) else "",
+                 args.split if args.split not in ("auto", default_split) else "", Path(args.only).stem,
                  args.resolution if args.resolution != "auto" else "", f"s{args.seed}" if args.seed else ""]
         args.out = str(Path("runs", "-".join(part for part in parts if part)))
     h, w = getattr(images, "images", images).shape[1:]          # of tiles: of what they are cut from
@@ -1374,7 +1376,7 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
           f"{'x'.join(map(str, images.shape))}; run folder {args.out}")
     print("\n".join(images.about(held_out)))
     hidden = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
-              "image_means", "schedule_kimg", "given", "source"}
+              "image_means", "schedule_kimg", "given", "source", "only_digest"}
     source = {**args.source, "batches": args.source.get("batch"), "rates": args.source.get("lr")}
     titles = dict(none="settings", given="given, or the decoder's" if getattr(args, "decoder", "") else "given",
                   paper="of the paper", code="of the authors' code", ours="ours")
@@ -1391,7 +1393,8 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
 def check_images(args, images):
     """Raise `Error` where a resumed run's images are not those that it was trained on; note where it goes on."""
     if problem := images.unlike(vars(args)):
-        raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data or --data-root")
+        raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data, "
+                    f"--data-root or --only")
     keep_place(args, images)
     fresh = not args.train_images               # of public weights: from now on these are its images
     if fresh:
@@ -1410,6 +1413,7 @@ def keep_place(args, images):
     """Note where the images are, in case the run is resumed from another folder."""
     args.data_root = str(Path(args.data_root).resolve())
     args.data = str(images.path or args.data)
+    args.only = args.only and str(Path(args.only).resolve())
 
 
 # --------------------------------------------------------------------------------------------------- 10 The run

@@ -7,6 +7,7 @@ Contents
     files              Store: the images of a folder or zip, and their labels
     pixels             any picture as uint8; a set into memory
     pyramids           small copies of large images:  python data.py prepare --data ffhq
+    ranking            the images nearest to some, along the manifold:  python data.py rank --data lsun-cat ...
     batches            the order of images, and batches on the device
 
 A folder stands for all images below it; an image's class is its first sub-folder.  A zip holds the same.
@@ -22,6 +23,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import importlib
 import io
 import itertools
 import json
@@ -35,6 +37,7 @@ import signal
 import stat
 import sys
 import tempfile
+import time
 import warnings
 import zipfile
 from collections import Counter
@@ -94,6 +97,7 @@ class Images:
     split: str = None
     path: Path = None               # of the folder or zip, if --data is one
     notes: tuple = ()               # lines on how the set was read
+    only: str = ""                  # 8 hex digits of the names on a list, if --only chose by one
     _fingerprint = None
 
     def __len__(self):
@@ -133,6 +137,27 @@ class Images:
                                    labels=None if self.labels is None else self.labels[chosen],
                                    pixels=None if self.pixels is None else self.pixels[chosen])
 
+    def names(self):
+        """Of the files; the positions in the source of images without."""
+        return [self.store.images[i] if self.store else str(i) for i in self.ids]
+
+    def listed(self, path):
+        """The images whose names are in a file, a line each, in the set's order.  Raises DataError."""
+        try:
+            wanted = {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()}
+        except (OSError, UnicodeDecodeError) as e:
+            raise DataError(f"--only {path} cannot be read ({getattr(e, 'strerror', '') or type(e).__name__}); name a "
+                            f"list of images, as python data.py rank writes it") from None
+        names = self.names()
+        unknown = wanted.difference(names, self.store.bad if self.store else ())
+        if unknown or not wanted:
+            problem = f"names {min(unknown)}, no training image of {self.name}" if unknown else "names no image"
+            raise DataError(f"--only {path} {problem}; write it by python data.py rank, of the same set and --split")
+        part = self.select(self.part, np.array([i for i, name in enumerate(names) if name in wanted]))
+        part.only = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()[:8]
+        part.notes = [*self.notes, f"only: {len(part):,} of {len(self):,} training images, those of {path}"]
+        return part
+
     def fingerprint(self):
         """8 hex digits of shape, ids, labels and images (up to 100 of those that stay in files)."""
         if self._fingerprint is None:           # gigabytes take seconds: once
@@ -157,6 +182,8 @@ class Images:
         had = f"{n:,} images {'x'.join(map(str, shape))}, and {self.name} has"
         if n == 0 and self.shape == shape:                  # public weights: of which images is not known
             return ""
+        if self.only != args.get("only_digest", ""):
+            return f"the images of another list (--only) than {self.only or 'all'}, {args.get('only_digest') or 'all'}"
         if (self.shape, len(self)) != (shape, n):
             return f"{had} {len(self):,}, {'x'.join(map(str, self.shape))}"
         old, new = (np.frombuffer(bytes.fromhex(means), ">u2").astype(int)
@@ -195,7 +222,7 @@ class Tiles(Images):
         super().__init__(images.name, images.part, f"{images.source}, tiles of {size} of {w}x{h}",
                          images.ids[i] * self.per_image + tile, (c, size, size),
                          None if images.labels is None else images.labels[i], images.label_names,
-                         split=images.split, path=images.path, notes=images.notes)
+                         split=images.split, path=images.path, notes=images.notes, only=images.only)
 
     def _place(self, k):
         """-> which image, and which of its tiles, row by row."""
@@ -214,13 +241,17 @@ class Tiles(Images):
 
 # ------------------------------------------------------------------------------------ opening a set
 
-def load(data, root="data", split="auto", resolution="auto", skip_bad=False, sizes=None):
+def load(data, root="data", split="auto", resolution="auto", skip_bad=False, sizes=None, only=""):
     """Opens a set.  -> (train, test), both `Images`.
 
     data: one of NAMES, or a folder or zip (as typed, or below root).  resolution: "auto", "N" or "WxH".
     sizes: the resolutions that the caller can use; "auto" takes the largest that the images fill.
+    only: a file of the names of those training images that are to stay.
     Raises DataError: unknown name or split, missing or empty folder, broken zip, unreadable images.
     """
+    if only:
+        train, test = load(data, root, split, resolution, skip_bad, sizes)
+        return train.listed(only), test
     path = _find(data, root)
     wanted = parse_resolution(resolution)
     splits = CUTS[data][2] if data in CUTS else SPLITS.get(data, {})
@@ -1008,19 +1039,207 @@ def _watched(loader):
         atexit.unregister(end)
 
 
-# ------------------------------------------------------------------------------------------ prepare
+# ------------------------------------------------------------------------------------------ ranking
+# LIA 5.2 takes 100,000 of LSUN's first 500,000 images by "ranking algorithm (Zhou et al., 2003)", and no more is said.
+# Features, neighbours, kernel and queries are ours.
+
+NEIGHBOURS = 20         # of each image
+ALPHA = 0.99            # Zhou's
+
+
+def nearest(f, k):
+    """-> squared distances (N, k) and positions (N, k) of the k nearest others of each row of f (N, d), in blocks."""
+    size = f.square().sum(1)
+    values, places = [], []
+    for some in torch.arange(len(f), device=f.device).split(max(2**26 // len(f), 1)):
+        d = size[some, None] + size - 2 * f[some] @ f.T
+        d[torch.arange(len(some)), some] = math.inf
+        value, place = d.topk(k, largest=False)
+        values.append(value.clamp(min=0))
+        places.append(place)
+    return torch.cat(values), torch.cat(places)
+
+
+def similarity(f, k=NEIGHBOURS):
+    """S = D^-1/2 W D^-1/2, sparse (N, N), of features f (N, d).  w_ij = exp(-|f_i - f_j|^2 / 2 sigma^2) if one is among
+    the k nearest of the other, sigma^2 the mean over all such pairs.   (Zhou et al. 2003, steps 2 and 3)"""
+    n = len(f)
+    d, j = nearest(f, k)
+    i = torch.arange(n, device=f.device)[:, None].expand_as(j)
+    pair, which = torch.unique(torch.minimum(i, j) * n + torch.maximum(i, j), return_inverse=True)  # each once
+    square = torch.zeros(len(pair), dtype=torch.float64, device=f.device)
+    square[which.flatten()] = d.double().flatten()
+    w = torch.exp(-square / (2 * square.mean().clamp(min=1e-30)))
+    i, j = pair // n, pair % n
+    degree = torch.zeros(n, dtype=torch.float64, device=f.device).index_add_(0, i, w).index_add_(0, j, w)
+    scale = degree.clamp(min=1e-300).rsqrt()
+    w = w * scale[i] * scale[j]
+    places = torch.stack([torch.cat([i, j]), torch.cat([j, i])])
+    return torch.sparse_coo_tensor(places, torch.cat([w, w]), (n, n), check_invariants=True).coalesce()
+
+
+def manifold_ranking(f, queries, k=NEIGHBOURS, alpha=ALPHA, tolerance=1e-12):
+    """f* = (I - alpha S)^-1 y, y 1 at the queries and else 0, by conjugate gradients.   (Zhou et al. 2003, step 4)
+    f (N, d) features -> (N,) float64, large if a walk from the queries comes by often."""
+    S = similarity(f, k)
+
+    def A(v):
+        return v - alpha * torch.mv(S, v)
+    y = torch.zeros(len(f), dtype=torch.float64, device=f.device)
+    y[queries] = 1
+    x = torch.zeros_like(y)
+    r, p = y.clone(), y.clone()
+    rr = r @ r
+    while rr > tolerance**2 * (y @ y):                  # eigenvalues are in 1 -+ alpha: 0.99 takes 150 steps or so
+        Ap = A(p)
+        step = rr / (p @ Ap)
+        x += step * p
+        r -= step * Ap
+        rr, before = r @ r, rr
+        p = r + rr / before * p
+    return x
+
+
+def features_of(images, extract, device, workers=0):
+    """extract(float images in [-1, 1]) of all, divided by their norms: (N, d) float32 on the device."""
+    chunks = [i.tolist() for i in torch.arange(len(images)).split(100)]
+    if images.pixels is None:
+        loader = torch.utils.data.DataLoader(images, None, sampler=[(i, None) for i in chunks], num_workers=workers,
+                                             worker_init_fn=_leave_signals)
+        parts = _watched(loader)
+    else:
+        parts = map(images.take, chunks)
+    out, begin, shown = None, 0, time.time()
+    for x in parts:
+        if isinstance(x, DataError):
+            raise x
+        with torch.no_grad():
+            f = torch.nn.functional.normalize(extract(x.to(device).float() / 127.5 - 1).float())
+        out = torch.empty(len(images), f.shape[1], device=device) if out is None else out
+        out[begin:begin + len(f)] = f
+        begin += len(f)
+        if time.time() - shown > 30:
+            shown = time.time()
+            print(f"  features: {begin:,} of {len(images):,} images", flush=True)
+    return out
+
+
+def rank(args):
+    """Writes the names of the -n training images that lie nearest to the queries along the manifold, best first.
+    Raises DataError."""
+    import common
+    try:
+        return _rank(args, common)
+    except common.Error as e:
+        raise DataError(e) from None
+    except (MemoryError, RuntimeError) as e:
+        if not common.is_out_of_memory(e):
+            raise
+        raise DataError("out of memory; pass a smaller --resolution, or --first N") from None
+
+
+def _rank(args, common):
+    device = common.find_device(args.device)
+    if args.run:
+        stored = common.read_args(args.run)
+        try:
+            model = importlib.import_module(stored["method"]).load(args.run, device)
+        except ModuleNotFoundError:
+            raise DataError(f"{args.run} names the method {stored['method']!r}, which is none here") from None
+        if not hasattr(model, "encode"):
+            raise DataError(f"{args.run} ({stored['label']}) has no encoder; name another run, or leave --run out")
+        (channels, h, w), extract, of = stored["image_shape"], model.encode, f"{stored['label']}'s encoder, {args.run}"
+        args.resolution = f"{w}x{h}"
+    else:
+        net = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(device)
+        of = f"VGG-16 conv5_3, {Path(args.vgg or common.FROZEN['vgg'][0]).name} {net.checksum}, mean over positions"
+
+        def extract(x):
+            return net(x)[-1].mean((2, 3))
+    images, _ = load(args.data, args.data_root, args.split, args.resolution, args.skip_bad, [16, 32, 64, 128])
+    if args.run and images.shape[0] != channels:
+        raise DataError(f"{args.run} is of images of {channels} channel(s), and {images.name}'s have "
+                        f"{images.shape[0]}; name another run")
+    if not args.run and min(images.shape[1:]) < 16:
+        raise DataError(f"VGG-16 halves images four times; pass --resolution 16 or more, not {images.shape[-1]}")
+    if args.first:
+        images = images.select("train", np.arange(min(args.first, len(images))))
+    names = images.names()
+    place = {name: i for i, name in enumerate(names)}
+    files = [query for query in args.query if query not in place]
+    if missing := [query for query in files if not Path(query).is_file()]:
+        raise DataError(f"--query {missing[0]} is no training image of {images.name}, by its name there such as "
+                        f"{names[0]}, and no file; name another")
+    n = args.n or max(len(images) // 5, 1)
+    if n > len(images) or len(images) <= args.neighbours:
+        raise DataError(f"{images.name} has {len(images):,} training images, too few for -n {n:,} of them and "
+                        f"--neighbours {args.neighbours}; pass less")
+    began = time.time()
+    f = features_of(images, extract, device, args.workers)
+    if files:                                   # images of their own in the graph, which are not written
+        x = read_images(files, images.shape[0], images.shape[1:])
+        x = Images("queries", "train", "", np.arange(len(x)), images.shape, pixels=x)
+        f = torch.cat([f, features_of(x, extract, device)])
+    if not f.isfinite().all():
+        raise DataError(f"features of {of} are not finite; take another network")
+    made = time.time()
+    queries = [place[query] for query in args.query if query in place] + list(range(len(images), len(f)))
+    scores = manifold_ranking(f, torch.tensor(queries, device=device), args.neighbours)[:len(images)].cpu()
+    best = scores.argsort(descending=True, stable=True)[:n]
+    if apart := int((scores[best] <= 0).sum()):
+        print(f"note: {apart:,} of the {n:,} are not connected to a query, and stand last as in the set; pass more "
+              f"--query or --neighbours, or a smaller -n")
+    common.write_atomic(Path(args.out), "".join(f"{names[i]}\n" for i in best).encode())
+    print(f"wrote {args.out}: {n:,} of {len(images):,} training images of {images.name}, best first\n"
+          f"ours: {len(queries)} queries, features of {of}, at {images.shape[2]}x{images.shape[1]}, over their norm; "
+          f"{args.neighbours} neighbours, Gaussian kernel; Zhou's: alpha {ALPHA}\n"
+          f"{made - began:.0f} s of features, {time.time() - made:.0f} s of ranking on {device.type}")
+
+
+# --------------------------------------------------------------------------------------- command line
+
+def whole_number(text):
+    """An argparse type: a whole number from 1 on."""
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"error: {message}; see python data.py --help\n")
-    add = parser.add_argument
-    add("command", choices=["prepare"], help="writes small copies of a set's images next to it")
-    add("--data", required=True, metavar="NAME|PATH", help="set, or its folder or zip")
-    add("--data-root", default="data", metavar="DIR", help="folder of the sets (default data)")
-    add("--resolution", default="auto", metavar="N|WxH", help="largest size (default 128, or what images fill)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    subs = [commands.add_parser(name, allow_abbrev=False, help=text, description=text) for name, text in (
+        ("prepare", "writes small copies of a set's images next to it"),
+        ("rank", "writes a list of the training images nearest to some, for --only   (LIA 5.2)"))]
+    for sub in (parser, *subs):
+        sub.error = lambda message: parser.exit(2, f"error: {message}; see python data.py --help\n")
+    for sub, size in zip(subs, ("largest size", "size at which a network sees the images"), strict=True):
+        sub.add_argument("--data", required=True, metavar="NAME|PATH", help="set, or its folder or zip")
+        sub.add_argument("--data-root", default="data", metavar="DIR", help="folder of the sets (default data)")
+        sub.add_argument("--resolution", default="auto", metavar="N|WxH",
+                         help=f"{size} (default 128, or what images fill)")
+    add = subs[1].add_argument
+    add("--query", nargs="+", required=True, metavar="IMAGE", help="training images, by their names there, or files")
+    add("--out", required=True, metavar="FILE", help="file for the list: a name a line, best first")
+    add("-n", type=whole_number, default=0, metavar="N",
+        help="images on the list (default: a fifth, LIA's 0.1 of 0.5 million)")
+    add("--first", type=whole_number, default=0, metavar="N", help="training images that are ranked (LIA: the first "
+        "500000; default: all)")
+    add("--split", default="auto", help="cut whose training part is ranked (lsun: all, the default)")
+    add("--vgg", default="", metavar="FILE", help="weights of VGG-16, perhaps without its top (default: fetched)")
+    add("--run", default="", metavar="RUN", help="run whose encoder gives the features, instead of VGG-16")
+    add("--neighbours", type=whole_number, default=NEIGHBOURS, metavar="K",
+        help=f"number of each image's neighbours in the graph (default {NEIGHBOURS})")
+    add("--cache", default="cache", metavar="DIR", help="folder for fetched weights (default cache)")
+    add("--device", default="auto", help="cpu, cuda ... (default: the GPU if there is one)")
+    add("--workers", type=int, choices=range(65), default=2, metavar="N", help="processes that read images (default 2)")
+    add("--skip-bad", action="store_true", help="leave out files that cannot be read")
     args = parser.parse_args(argv)
     try:
-        prepare(args.data, args.data_root, args.resolution)
+        if args.command == "prepare":
+            prepare(args.data, args.data_root, args.resolution)
+        else:
+            rank(args)
     except DataError as e:
         parser.exit(2, f"error: {e}\n")
     except OSError as e:

@@ -12,6 +12,7 @@
     python eval.py decode RUN codes.npz --out DIR                       pictures of codes
     python eval.py interpolate RUN PHOTO PHOTO... --out film.gif        a film from photo to photo
     python eval.py compare RUN RUN...      the same images through several runs, and their errors
+    python eval.py compare --table RUN...  what runs cost and give, seeds pooled: text, CSV, Markdown
     python eval.py demo RUN...             a page in the browser: your photos through the runs
     python eval.py report RUN... --out DIR a page a run, in a file: numbers, pictures by time, curves
     python eval.py list [RUN...]           every table and figure of the papers; which of them runs suffice for
@@ -106,6 +107,7 @@ class View:
         self.batch = getattr(options, "batch", 0) or common.few(self.shape)     # made at a time
         self.grey = "; grey repeated to RGB" if self.shape[0] == 1 else ""
         self.growing = next((m for m in self.model.modules() if isinstance(m, common.Growing)), None)
+        self.measured = {}                              # features of its pictures, which two measures take
         self.title = f"{self.args['label']}, {self.args['backbone']}, {self.run}"
         if options.data or options.data_root:
             self.part("train")                          # a wrong one shows at once
@@ -119,7 +121,7 @@ class View:
         if not (options.data or args["data"]):          # of public weights
             raise Error(f"the images of {self.run} are not known; name a set by --data, or pictures by --images")
         parts = data.load(options.data or args["data"], options.data_root or args["data_root"], args["split"], size,
-                          args["skip_bad"])
+                          args["skip_bad"], only=args.get("only", ""))
         if tiles:
             parts = tuple(data.Tiles(part, tiles) for part in parts)
         if problem := parts[0].unlike(args):
@@ -737,6 +739,22 @@ def features_of(view, extractor, what, n, make):
     return moments, add_up(kept)
 
 
+def features_key(extractor, kind, args):
+    return extractor.checksum, kind, args.n, args.seed
+
+
+def features_made(view, extractor, kind, args):
+    """`features_of` a kind of pictures, made once for all measures, after their number."""
+    key = features_key(extractor, kind, args)
+    if key not in view.measured:
+        n, make = pictures(view, kind, args)
+        moments, kept = features_of(view, extractor, KINDS[kind].words, n, make)
+        if not moments.sum.isfinite().all():
+            raise Error(f"{view.run}: features of its {KINDS[kind].words} are not finite; the run has diverged")
+        view.measured[key] = n, moments, kept
+    return view.measured[key]
+
+
 def reference(view, extractor, cache, part="train", most=0, flip=None, told=0):
     """Gaussian of a part's features, and up to KEPT of the features; kept in `cache`.
     most: how many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped, or None.
@@ -778,19 +796,18 @@ def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions
     made = {kind: pictures(view, kind, args) for kind in available(view, wanted)}
     seconds = sum(seconds_of(view, many, min(view.batch, extractor.batch),
                              lambda begin, end, make=make: extractor.features(make(begin, end)))
-                  for many, make in made.values() if many > 1)
+                  for kind, (many, make) in made.items()
+                  if many > 1 and features_key(extractor, kind, args) not in view.measured)
     real, kept_real = reference(view, extractor, args.cache, part, most, args.seed if flip else None, seconds)
     fid, kid = ("fid", "kid") if extractor.official else ("frechet", "kernel")
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
     n, notes = {}, []
-    for kind, (many, make) in made.items():
+    for kind in made:
+        many, moments, kept = features_made(view, extractor, kind, args)
         if many < 2:
             too_few = f"{KINDS[kind].words}: a distance needs 2 or more, and this is {many}"
             notes.append(f"left out: {too_few}")
             continue
-        moments, kept = features_of(view, extractor, KINDS[kind].words, many, make)
-        if not moments.sum.isfinite().all():
-            raise Error(f"{view.run}: features of its {KINDS[kind].words} are not finite; the run has diverged")
         n[kind] = many
         m[f"{fid}_{kind}"] = frechet(moments.gaussian(), real)
         m[f"{kid}_{kind}"], m[f"{kid}_{kind}_deviation"] = kernel_distance(kept, kept_real, args.seed)
@@ -821,6 +838,45 @@ def show_frechet(m, title):
     kernels = [f"{KINDS[kind].words} {mean} ({plain(m[f'{kid}_{kind}_deviation'], 2)})" for kind, mean in means.items()]
     return [f"{title}: {each(m, fid, '.3f')}",
             f"{'KID' if official else 'kernel distance'} (deviation over 100 subsets): " + "   ".join(kernels)]
+
+
+NEIGHBOUR = 3           # whose distance is the radius around a feature (Kynkaanniemi's k)
+
+
+def precision_recall(real, made, k=NEIGHBOUR, block=1000):
+    """Precision: the share of features made (M, d) no farther from one of real (N, d) than that one's k-th nearest
+    other.  Recall: the same with the two exchanged.   (Kynkaanniemi et al. 2019, eqs. 1 and 2)"""
+    real, made = real.double(), made.double()
+
+    def radii(f):
+        return torch.cat([torch.cdist(some, f).kthvalue(k + 1).values for some in f.split(block)])     # its own is 0
+
+    def inside(f, centres):
+        r = radii(centres)
+        return sum((torch.cdist(some, centres) <= r).any(1).sum().item() for some in f.split(block)) / len(f)
+    return inside(made, real), inside(real, made)
+
+
+def measure_precision(view, args, wanted=("samples", "reconstructions", "real")):
+    """Precision (how many pictures look real) and recall (how many real ones could be made), by `frechet`'s features,
+    as many of the pictures as of the training part or --reference."""
+    extractor = extractor_of(view, args)
+    part = args.reference or "train"
+    _, real = reference(view, extractor, args.cache, part)
+    m = {"extractor": f"{extractor.name} {extractor.checksum}"}
+    n, k = {}, NEIGHBOUR
+    for kind in available(view, wanted):
+        _, _, made = features_made(view, extractor, kind, args)
+        n[kind] = min(len(real), len(made))
+        if n[kind] <= k:
+            raise Lacks(f"{view.run}: a {k}rd neighbour needs {k + 1} images or more, and there are {n[kind]}")
+        both = (f[evenly(len(f), n[kind]).to(f.device)] for f in (real, made))
+        m[f"precision_{kind}"], m[f"recall_{kind}"] = precision_recall(*both)
+    images = view.part(part)
+    grey = "" if isinstance(extractor, Classifier) else view.grey
+    return Result(dict(m, n=n), (
+        f"k {k}; features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(n)}, and as many of "
+        f"{len(images):,} {PARTS[part]} images ({images.fingerprint()}), evenly spaced; {noise_of(n)}"))
 
 
 def measure_flips(view, args):
@@ -1135,6 +1191,9 @@ MEASURES = {
     "sharpness": Measure(measure_sharpness, (), lambda m, _: [
         each(m, "sharpness", ".3f") + "   (variance of the Laplacian over that of the test images)"]),
     "frechet": Measure(measure_frechet, (), show_frechet),
+    "precision": Measure(measure_precision, (), lambda m, _: [
+        f"precision (looks real): {each(m, 'precision', '.3f')}",
+        f"recall (covers the set): {each(m, 'recall', '.3f')}"]),
     "flips": Measure(measure_flips, ("encode", "generate"), lambda m, _: [
         f"{m['flips']:.2f} % of reconstructions change the class that a classifier sees (it is right on "
         f"{m['accuracy']:.2f} % of the test part)"]),
@@ -1208,8 +1267,8 @@ def print_row(label, cells, left=32, right=16):
     print(f"{label:{left}}" + "".join(f"{v if isinstance(v, str) else cell(v):>{right}}" for v in cells))
 
 
-OF_A_TRIAL = {"given", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg", "data_root",
-              "versions", "image_means"}        # in these, trials of one setting may differ
+OF_A_TRIAL = {"given", "source", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg",
+              "keep_kimg", "data_root", "versions", "image_means"}      # in these, trials of one setting may differ
 
 
 def unlike(view, other):
@@ -1393,7 +1452,7 @@ def by_descent(view, args, domain=False):
         model.encode(view.images(torch.arange(begin, end)))
     model.seconds = (clock(view) - began) / n
     other = copy.copy(view)
-    other.model = model
+    other.model, other.measured = model, {}
     return other, Namespace(**{**vars(args), "n": n}), model.how
 
 
@@ -3183,7 +3242,8 @@ def metrics(args):
     if args.inception and args.features != "inception":
         raise Error(f"--inception is of no use with --features {args.features}; leave one of them out")
     perceptual = ["lpips", "ppl"]
-    for flag, names in dict(inception=["frechet"], vgg=perceptual + (["frechet"] if args.features == "vgg16" else []),
+    distances = ["frechet", "precision"]
+    for flag, names in dict(inception=distances, vgg=perceptual + (distances if args.features == "vgg16" else []),
                             lpips=perceptual, face_crop=["ppl"]).items():
         if getattr(args, flag) and not set(names) & set(chosen):
             raise Error(f"--{flag.replace('_', '-')} is for {' and '.join(names)}; ask for that by --only "
@@ -3279,7 +3339,7 @@ def picture_of_figure(args, views):
     """-> the picture of the figure args.name of these views.  Raises Error for what it lacks."""
     row = FIGURES[args.name]
     for view in views:
-        by_optimisation = args.optimise and not view.can(["encode"])
+        by_optimisation = args.steps and not view.can(["encode"])
         view.need(PRIOR if args.generated or by_optimisation else row.needs)
     side = args.n**2 if args.name == "morph" else args.n
     if (pixels := side * math.prod(views[0].shape[1:])) > 2**28:
@@ -3295,7 +3355,17 @@ def picture_of_figure(args, views):
 
 
 def compare(args):
-    """The same test images through every run: a picture, real ones on top, and errors of each run."""
+    """The same test images through every run: a picture, real ones on top, and errors of each run.
+
+    --table: a row a run of what it cost and what it gives, each on its own test part.  Runs that differ in nothing
+    but the seed share a row, mean ± deviation.  Columns are left out if no run has them; what the rows' numbers do
+    not have in common is noted.
+    """
+    if args.table:
+        return compare_table(args)
+    for name in ("only", "format", "features", "reference", "inception", "vgg"):
+        if getattr(args, name) != args.parser.get_default(name):
+            raise Error(f"--{name} is for compare --table; add that, or leave it out")
     check_out(args)
     views = [View(run, args) for run in args.runs]
     places = [p[:args.n or 10_000] for p in shared_test_images(views)]
@@ -3314,6 +3384,208 @@ def compare(args):
     write_picture(rows(picture), args.out or views[0].run.parent / "compare.png")
     print("rows from the top: real images, then " + ", ".join(v.title for v in views))
     return out
+
+
+# Columns of compare --table: head, measure ("": of the run itself), its number, format
+COLUMNS = (
+    ("images shown", "", "seen", ",.0f"), ("batch", "", "batch", ",.0f"), ("seconds", "", "seconds", ",.0f"),
+    ("peak GB", "", "peak_gb", ".2f"),
+    ("MSE", "errors", "mse", ".4f"), ("of the mean image", "errors", "mse_mean_image", ".4f"),
+    ("of wrong pairs", "errors", "mse_wrong_pair", ".4f"), ("|G(E(x)) - x|", "errors", "mae", ".4f"),
+    ("|E(G(w)) - w|", "latent", "recip_w", ".4f"), ("codes told apart, %", "latent", "told_apart", ".1f"),
+    ("label flips, %", "flips", "flips", ".2f"),
+    *((f"Frechet, {kind}", "frechet", f"frechet_{kind}", ".2f")
+      for kind in ("samples", "reconstructions", "midpoints")),
+    *((f"{what}, {kind}", "precision", f"{what}_{kind}", ".3f") for kind in ("samples", "reconstructions")
+      for what in ("precision", "recall")),
+    *((f"{method} {length}, %", "classifiers", f"{key}_{length}", ".2f")
+      for method, key in (("1-NN", "1nn"), ("SVM", "svm")) for length in ("short", "long")),
+)
+Row = namedtuple("Row", "name label runs numbers facts how")       # numbers: {(measure, number): a value a run}
+
+
+def cost(view):
+    """Seconds and peak memory (GB) of training, by the run's log: {} if it has none."""
+    try:
+        with open(view.run / "log.csv", newline="", encoding="utf-8") as f:
+            log = [row for row in csv.DictReader(f) if float(row["kimg"]) * 1000 <= view.model.seen + 0.5]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return {}
+    found = {name: [float(row[name]) for row in log if row.get(name)] for name in ("seconds", "peak_gb")}
+    return {name: max(values) for name, values in found.items() if values}
+
+
+def measured(view, args, names):
+    """-> a run's numbers {(measure, number): value}, and facts on which they depend {what: value}, and protocols."""
+    of_run = dict(cost(view), seen=view.model.seen, batch=view.args.get("batch"))
+    numbers = {("", name): value for name, value in of_run.items()}
+    shape = "x".join(map(str, view.shape))
+    facts = {"data": f"{view.test.name} {view.test.split or ''} {shape} ({view.test.fingerprint()})"}
+    how = {}
+    for name in names:
+        kinds = dict(frechet=("samples", "reconstructions", "midpoints"), precision=("samples", "reconstructions"))
+        try:
+            view.need(MEASURES[name].needs)
+            m, how[name], title, _ = MEASURES[name].count(view, args, *([kinds[name]] if name in kinds else []))
+        except Lacks as e:
+            print(f"  {name} left out: {e}", flush=True)
+            continue
+        for key in [key for _, measure, key, _ in COLUMNS if measure == name]:
+            numbers[name, key] = m.get(key, m.get(key.replace("frechet", "fid")))
+        facts[f"n of {name}"] = m["n"]
+        facts["features"] = m.get("extractor", facts.get("features"))
+        facts["distance"] = title or facts.get("distance")
+    return numbers, {k: v for k, v in facts.items() if v}, how
+
+
+def joint_name(names):
+    """a0, a1, a2 -> a{0,1,2}, as a shell writes it."""
+    if len(names) == 1:
+        return names[0]
+    begin = os.path.commonprefix(names)                                             # noqa: RUF071
+    rest = [name.removeprefix(begin) for name in names]
+    end = os.path.commonprefix([name[::-1] for name in rest])[::-1]                 # noqa: RUF071
+    return f"{begin}{{{','.join(name.removesuffix(end) for name in rest)}}}{end}"
+
+
+def compare_table(args):
+    """The equal-budget table: prints it, or writes it to --out.  -> for --json"""
+    form = args.format or {".csv": "csv", ".md": "markdown"}.get(Path(args.out).suffix, "text")
+    if args.out and not args.format and Path(args.out).suffix not in (".csv", ".md", ".txt"):
+        raise Error(f"--out {args.out} does not say of which kind the table is to be; end it in .csv, .md or .txt")
+    have = list(dict.fromkeys(measure for _, measure, _, _ in COLUMNS if measure))
+    names = [name for names in args.only for name in names] or have
+    if strangers := set(names).difference(have):
+        raise Error(f"the table has no column of {min(strangers)}; --only can be {', '.join(have)}")
+    for run in args.runs:
+        common.read_args(run)                           # a wrong one shows at once
+    short = [Path(run).resolve().name for run in args.runs]
+    short = short if len(set(short)) == len(short) else args.runs
+    trials = {}
+    with contextlib.redirect_stdout(sys.stderr if leads() else sys.stdout):     # the table alone goes to a pipe
+        for run, name in zip(args.runs, short, strict=True):
+            view = View(run, args)
+            print(view.title, flush=True)
+            own = OF_A_TRIAL | {"decoder"}
+            setting = repr([sorted((k, repr(v)) for k, v in view.args.items() if k not in own), view.model.seen])
+            label = f"{view.args['label']}, {view.args['backbone']}"
+            trials.setdefault(setting, []).append((name, label, view.protocol, *measured(view, args, names)))
+    table = []
+    for done in trials.values():
+        runs, labels, protocols, numbers, facts, how = zip(*done, strict=True)
+        if differing := [what for what in facts[0] if any(f.get(what) != facts[0][what] for f in facts)]:
+            raise Error(f"{joint_name(runs)} have the same settings, but differ in {differing[0]}; make a table of "
+                        f"each")
+        keys = dict.fromkeys(key for n in numbers for key in n)
+        values = {key: [v for v in (n.get(key) for n in numbers) if v is not None] for key in keys}
+        table.append(Row(joint_name(runs), labels[0], dict(zip(runs, protocols)), values, facts[0], how[0]))
+    notes = notes_of(table, args)
+    columns = [column for column in COLUMNS if any(row.numbers.get(column[1:3]) for row in table)]
+    text = dict(text=as_text, csv=as_csv, markdown=as_markdown)[form](table, columns, notes)
+    if args.out and leads():
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        common.write_atomic(Path(args.out), text.encode())
+        print(f"wrote {args.out}")
+    elif not args.out:
+        print(text, end="")
+    return {row.name: dict(label=row.label, facts=row.facts, protocol=row.runs, how=row.how, numbers={
+        f"{measure or 'run'} {key}": dict(zip(("mean", "deviation"), mean_of(values)), values=values)
+        for (measure, key), values in row.numbers.items() if values}) for row in table}
+
+
+def notes_of(table, args):
+    """Lines under the table: what rows do not have in common, then what the numbers depend on."""
+    notes = []
+    for what in dict.fromkeys(what for row in table for what in row.facts):
+        groups = {}
+        for row in table:
+            if what in row.facts:
+                groups.setdefault(cell_of(row.facts[what]), []).append(row.name)
+        if len(groups) > 1:
+            notes.append(f"rows differ in {what}, so compare those of one alone: "
+                         + "; ".join(f"{value}: {', '.join(rows)}" for value, rows in groups.items()))
+    if any(len(row.runs) > 1 for row in table):
+        notes.append("mean ± standard deviation over the runs of a setting, which differ in seed")
+    hows = {}
+    for row in table:
+        for name, how in row.how.items():
+            hows.setdefault((name, how), []).append(row.name)
+    for (name, how), rows in hows.items():
+        of = "" if len([1 for other, _ in hows if other == name]) == 1 else f" ({', '.join(rows)})"
+        notes.append(f"{name}{of}: {how}")
+    notes += [f"{run}: {protocol}" for row in table for run, protocol in row.runs.items()]
+    return [*notes, f"evaluation seed {args.seed}, evaluation code {common.code_version()} on {args.device.type}"]
+
+
+def cell_of(fact):
+    """A fact in words; n of several kinds of pictures as one number if it is one."""
+    return of_each(fact) if isinstance(fact, dict) else f"{fact:,}" if isinstance(fact, int) else fact
+
+
+def mean_of(values):
+    """-> mean, standard deviation (over n - 1; None of one value)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def heads_of(table, columns):
+    """The columns' heads; a Frechet distance has its own name if all rows' have it."""
+    titles = {row.facts["distance"] for row in table if "distance" in row.facts}
+    title = titles.pop() if len(titles) == 1 else "Frechet"
+    return [head.replace("Frechet", title) for head, _, _, _ in columns]
+
+
+def shown(table, columns):
+    """Rows of text: name, method, how many runs if that is above 1 anywhere, then a cell a column."""
+    many = any(len(row.runs) > 1 for row in table)
+    out = [["run", "method", *(["runs"] if many else []), *heads_of(table, columns)]]
+    for row in table:
+        cells = []
+        for _, measure, key, form in columns:
+            values = row.numbers.get((measure, key))
+            mean, deviation = mean_of(values) if values else (None, None)
+            cells.append(cell(mean, form) + (f" ± {deviation:{form}}" if deviation else ""))
+        out.append([row.name, row.label, *([str(len(row.runs))] if many else []), *cells])
+    return out, 3 if many else 2
+
+
+def as_text(table, columns, notes):
+    """Blocks of columns, 120 characters wide at most, each with the rows' names."""
+    lines, first = shown(table, columns)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    blocks = [list(range(1, first))]
+    for i in range(first, len(widths)):
+        if widths[0] + sum(widths[j] + 2 for j in [*blocks[-1], i]) > 120:
+            blocks.append([])
+        blocks[-1].append(i)
+    text = "\n".join("".join(f"{line[0]:{widths[0]}}" + "".join(
+        f"  {line[i]:<{widths[i]}}" if i == 1 else f"  {line[i]:>{widths[i]}}" for i in block) + "\n" for line in lines)
+        for block in blocks)
+    return text + "\n" + "".join(f"{note}\n" for note in notes)
+
+
+def as_markdown(table, columns, notes):
+    lines, first = shown(table, columns)
+    head, *rest = [[text.replace("|", "\\|") for text in line] for line in lines]
+    rule = ["---"] * first + ["---:"] * (len(head) - first)
+    return "".join(f"| {' | '.join(line)} |\n" for line in [head, rule, *rest]) + "\n" + "".join(
+        f"- {note}\n" for note in notes)
+
+
+def as_csv(table, columns, notes):
+    """Numbers to 6 digits, deviations in columns of their own, notes and protocols in the last ones."""
+    pooled = any(len(row.runs) > 1 for row in table)
+    heads = [[head, *([f"{head}, deviation"] if pooled else [])] for head in heads_of(table, columns)]
+    lines = [["run", "method", "runs", *(head for pair in heads for head in pair), "protocol", "notes"]]
+    for row in table:
+        cells = []
+        for _, measure, key, _ in columns:
+            values = row.numbers.get((measure, key))
+            pair = mean_of(values) if values else (None, None)
+            cells += ["" if v is None else f"{v:.6g}" if abs(v) < 1e5 else f"{v:.0f}" for v in pair[:1 + pooled]]
+        lines.append([row.name, row.label, len(row.runs), *cells, "; ".join(row.runs.values()), " | ".join(notes)])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 def check_out(args, endings=(".png",)):
@@ -4314,6 +4586,17 @@ def parse_args(argv=None):
     add("encode", "--out", default="codes.npz", metavar="FILE", help="file for the codes (default: codes.npz)")
     add("decode", "--out", required=True, metavar="DIR", help="folder for the pictures")
     add("interpolate", "--out", required=True, metavar="FILE|DIR", help="film, .gif or .webp, or folder of frames")
+    add("compare", "--table", action="store_true", help="table of budgets and measures, a row a run, seeds pooled")
+    add("compare", "--only", type=measure_names, metavar="NAME", **some, help="--table: measures, after RUN")
+    add("compare", "--format", default="", choices=["text", "csv", "markdown"],
+        help="--table: how it is written (default: by the ending of --out, else text)")
+    add("compare", "--features", default="auto", metavar="NAME", help="--table: features for distances, see metrics")
+    add("compare", "--reference", default="", choices=["train", "test"], help="--table: part that distances are to")
+    add("compare", "--inception", **file, help="--table: pt_inception-2015-12-05-6726825d.pth")
+    add("compare", "--vgg", **file, help="--table: a VGG-16, for --features vgg16")
+    add("compare", "--cache", default="cache", metavar="DIR", help="--table: folder for classifiers and statistics")
+    add("compare", "--seed", type=common.seed, default=0, help="--table: evaluation seed")
+    add("compare", "--batch", type=common.positive(int), default=0, help="--table: images at a time")
     return parser.parse_args(argv)
 
 

@@ -662,7 +662,7 @@ def main(argv=None):
     sizes = RESOLUTIONS[args.backbone]
     with common.rank_zero_first():
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
-                                     sizes if grows else sizes[:1])
+                                     sizes if grows else sizes[:1], args.only)
     if args.resume:
         common.check_images(args, images)
     else:

@@ -452,7 +452,7 @@ def main(argv=None):
 
     with common.rank_zero_first():
         whole, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
-                                    None if args.patches else RESOLUTIONS[args.backbone])
+                                    None if args.patches else RESOLUTIONS[args.backbone], args.only)
     images = whole
     if args.patches:
         images, held_out = data.Tiles(whole, args.patches), data.Tiles(held_out, args.patches)

@@ -329,7 +329,7 @@ SETTINGS = [
     (STAGE_1 | STYLE | dict(kimg=0.0, grow_kimg=0.0), CODE(kimg=0.0, grow_kimg=0.0)),
     (STAGE_2 | STYLE, CODE(lr=0.0001, kimg=12_000), OURS(snapshot_kimg=250)),
     (dict(data="ffhq"), PAPER(split=SPLITS["ffhq"])),
-    *((dict(data=name), OURS(split=split)) for name, split in SPLITS.items() if name != "ffhq"),  # the paper ranks them
+    *((dict(data=name, only=""), OURS(split="100k")) for name in LSUN),      # the paper ranks them: --only
     (STYLE | dict(data=("lsun-bedroom", "lsun-cat")), PAPER(resolution="128")),
     (STYLE | dict(data="celeba"), OURS(resolution="128")),
     (STYLE | dict(data="celeba-hq"), OURS(resolution="256")),
@@ -342,9 +342,9 @@ SETTINGS = [
     (dict(perceptual=("critic", "pixel")), OURS(beta=0.3)),
 ]
 # What stage 2 takes from its decoder, and of that, what may be given again (data where the images have moved)
-INHERITED = ("data", "data_root", "split", "resolution", "backbone", "width", "fmap_base", "nz", "nw", "mapping",
-             "coupling", "depth", "rgb", "recipe", "adversarial", "gamma")
-AGAIN = ("data", "data_root", "recipe", "adversarial", "gamma")
+INHERITED = ("data", "data_root", "only", "split", "resolution", "backbone", "width", "fmap_base", "nz", "nw",
+             "mapping", "coupling", "depth", "rgb", "recipe", "adversarial", "gamma")
+AGAIN = ("data", "data_root", "only", "recipe", "adversarial", "gamma")
 
 
 def parse_args(argv=None):
@@ -450,7 +450,7 @@ def train_decoder(args):
     device, rank, world = common.start(args)
     with common.rank_zero_first():
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
-                                     RESOLUTIONS[args.backbone])
+                                     RESOLUTIONS[args.backbone], args.only)
     grows = args.backbone == "stylegan"
     if args.resume:
         common.check_images(args, images)
@@ -511,7 +511,7 @@ def train_encoder(args):
                     f"pass --batch {2 * world} or more")
     with common.rank_zero_first():
         images, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
-                                     RESOLUTIONS[args.backbone])
+                                     RESOLUTIONS[args.backbone], args.only)
     began = args.resume and Path(args.resume, "checkpoint.pt").exists()
     if not began and (problem := images.unlike(common.read_args(args.decoder, "lia"))):
         raise Error(f"the decoder {args.decoder} was trained on {problem}; say where its own images are by --data or "

@@ -49,7 +49,7 @@ REPORT = (      # the sets decide settings and budgets; stylegan: each level fro
 PATIENCE = 60       # seconds: larger levels are left out when a step takes longer
 
 
-def random_images(name, root, split, resolution, skip_bad, sizes):
+def random_images(name, root, split, resolution, skip_bad, sizes, only):
     """In place of `data.load`: a random set of the size and channels that a script asks for, the same at each call."""
     side = int(resolution) if resolution != "auto" else sizes[0]
     shape = (1 if name.startswith("mnist") else 3, side, side)

@@ -1,6 +1,7 @@
 import json
 import math
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from conftest import DATA_ROOT, fill, fill_zip, picture
 from PIL import Image
 
+import common
 import data
 
 # ---------------------------------------------------------------------------------------------------- named sets
@@ -460,6 +462,96 @@ def test_prepare_finds_celeba(tmp_path):
     data.main(["prepare", "--data", "celeba", "--data-root", str(tmp_path)])
     store = data.load("celeba", tmp_path, "5-1")[0].store
     assert sorted(store.pyramid) == [(3, s, s) for s in (4, 8, 16, 32, 64, 128)]
+
+
+def test_ranking_is_the_inverse_of_zhou():
+    """Against a dense W, a row at a time, and (I - 0.99 S)^-1 y, on 500 points."""
+    n, k = 500, 7
+    rng = np.random.RandomState(0)
+    f = (rng.randn(n, 6) + 4 * rng.randint(3, size=(n, 1))).astype(np.float32)
+    d = np.square(f[:, None].astype(np.float64) - f).sum(2)
+    near = np.zeros((n, n), bool)
+    for i in range(n):
+        near[i, np.argsort(d[i])[1:k + 1]] = True           # the first is itself
+    near |= near.T
+    W = np.where(near, np.exp(-d / (2 * d[near].mean())), 0)
+    S = W / np.sqrt(np.outer(W.sum(0), W.sum(1)))
+    y = np.zeros(n)
+    y[[3, 8]] = 1
+    exact = np.linalg.solve(np.eye(n) - 0.99 * S, y)
+    torch.testing.assert_close(data.similarity(torch.from_numpy(f), k).to_dense(), torch.from_numpy(S), rtol=1e-4,
+                               atol=1e-7)
+    ranked = data.manifold_ranking(torch.from_numpy(f).double(), torch.tensor([3, 8]), k)
+    assert np.abs(ranked.numpy() - exact).max() < 1e-6
+    assert exact.max() > 0.5
+
+
+def test_rank_writes_a_list_and_only_reads_it(tmp_path, monkeypatch, capsys):
+    """Grey values are the features: a query's list is of its own shade, whatever file or name it is."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(60):
+        shade = np.full((16, 16), (20 if i % 2 else 200) + i // 4, np.uint8)
+        shade[0, 0] = i                                     # no two files are equal
+        (tmp_path / "set").mkdir(exist_ok=True)
+        Image.fromarray(shade).save(tmp_path / "set" / f"{i:02}.png")
+    Image.fromarray(np.full((20, 20), 25, np.uint8)).save("query.png")
+    monkeypatch.setattr(common, "frozen", lambda *args: Grey())
+    for query, odd in (("10.png", 0), ("query.png", 1)):
+        data.main(["rank", "--data", "set", "--query", query, "-n", "20", "--neighbours", "4", "--out", "list.txt"])
+        names = Path("list.txt").read_text().split()
+        assert len(set(names)) == 20
+        assert {int(name[:2]) % 2 for name in names} == {odd}
+    assert "20 of 54 training images of set" in capsys.readouterr().out
+    whole, held = data.load("set")
+    for resident in (1e9, 0):
+        monkeypatch.setattr(data, "RESIDENT_BYTES", resident)
+        train, test = data.load("set", only="list.txt")
+        assert train.names() == sorted(names)
+        assert torch.equal(train.take(range(20)), whole.take([whole.names().index(name) for name in sorted(names)]))
+        assert len(test) == len(held)
+        assert train.notes[-1] == "only: 20 of 54 training images, those of list.txt"
+    args = dict(image_shape=[1, 16, 16], train_images=20, only_digest=train.only)
+    assert train.unlike(args) == ""
+    Path("list.txt").write_text("\n".join([*names[1:], "00.png"]))
+    assert "another list" in data.load("set", only="list.txt")[0].unlike(args)
+    assert "another list" in whole.unlike(args)
+
+
+class Grey:
+    """In place of VGG-16: one feature map that turns with the shade."""
+    checksum = "0"
+
+    def to(self, device):
+        return self
+
+    def __call__(self, x):
+        return [torch.cat([x.cos(), x.sin()], 1)]
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--query", "no.png"], "no.png is no training image of set, by its name there such as 000.png"),
+    (["--query", "000.png", "-n", "40"], "too few for -n 40"), (["--query", "000.png", "--run", "set"], "holds no run"),
+    (["--query", "000.png", "-n", "0"], "-n"), (["--query", "000.png"], "--neighbours 20")])
+def test_rank_refuses(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "set", 12)
+    monkeypatch.setattr(common, "frozen", lambda *args: Grey())
+    with pytest.raises(SystemExit) as end:
+        data.main(["rank", "--data", "set", "--out", "list.txt", "--resolution", "16", *flags])
+    err = capsys.readouterr().err
+    assert (end.value.code, err.count("\n"), err.startswith("error: ")) == (2, 1, True), err
+    assert message in err
+    assert not Path("list.txt").exists()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("000.png\nz.png\n", "names z.png, no training image of set"), ("\n", "names no image"), (None, "cannot be read")])
+def test_a_list_that_does_not_fit(tmp_path, content, message):
+    fill(tmp_path / "set", 12)
+    if content:
+        (tmp_path / "list.txt").write_text(content)
+    with pytest.raises(data.DataError, match=message):
+        data.load(str(tmp_path / "set"), only=tmp_path / "list.txt")
 
 
 def test_batches_of_a_plan(tmp_path):

@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 import math
 import os
@@ -294,6 +296,53 @@ def test_frechet_measures(dummy, cache, tmp_path):
             evaluation.measure_frechet(view, options(n=100, cache=tmp_path / "broken"))
 
 
+def test_precision_and_recall_by_hand():
+    """On a line, k = 1: real balls end at -1 ... 1, 0 ... 2, 1 ... 5, 3 ... 17, made ones at -3.9 ... 4.9, 0.5 ... 9.3,
+    19 ... 21, 20 ... 22."""
+    real, made = (torch.tensor(values)[:, None] for values in ([0.0, 1, 3, 10], [0.5, 4.9, 20, 21]))
+    assert evaluation.precision_recall(real, made, k=1) == (0.5, 0.75)
+
+
+def test_precision_and_recall_of_half_a_set():
+    """Pictures of one of two classes look real and cover half; pictures of both, half of them spoilt, the converse."""
+    x = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+    two = torch.cat([x, x + 1000])
+    assert evaluation.precision_recall(two, x + 1e-3, block=30) == (1, 0.5)
+    assert evaluation.precision_recall(x, two + 1e-3) == (0.5, 1)
+
+
+def test_precision_and_recall_against_torch_fidelity():
+    fidelity = pytest.importorskip("torch_fidelity.metric_prc")
+    rng = torch.Generator().manual_seed(1)
+    real, made = torch.randn(300, 8, generator=rng).double(), 0.8 * torch.randn(250, 8, generator=rng).double() + 0.3
+    theirs = fidelity.prc_features_to_metric(made, real, verbose=False)
+    ours = evaluation.precision_recall(real, made, block=70)
+    assert ours == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)      # theirs is fp32
+    assert 0.05 < ours[1] < ours[0] < 1
+
+
+def test_precision_takes_the_features_of_frechet(dummy, cache, monkeypatch):
+    """Equal numbers, evenly spaced in the training part; each picture goes through the network once."""
+    args = options(n=400, cache=cache)
+    view = evaluation.View(dummy("run", dim=0.5), args)
+    net = evaluation.classifier_of(view, cache)
+    evaluation.measure_frechet(view, args)
+    monkeypatch.setattr(evaluation.Classifier, "features", None)
+    m, how, _, _ = evaluation.measure_precision(view, args)
+    monkeypatch.undo()
+    real = net.features(view.images(torch.linspace(0, 9999, 400).long(), "train"))
+    x = view.images(range(400))
+    for kind, images in dict(samples=view.model.generate(view.model.map(view.codes(400, 0))), reconstructions=x / 2,
+                             real=x).items():
+        expected = evaluation.precision_recall(real, net.features(images))
+        assert (m[f"precision_{kind}"], m[f"recall_{kind}"]) == pytest.approx(expected, abs=0.006), kind
+    assert m["precision_real"] > 0.6 > m["precision_samples"]
+    assert how.startswith("k 3; features of digits ")
+    assert "400 of each, and as many of 10,000 training images" in how
+    with pytest.raises(evaluation.Lacks, match="a 3rd neighbour needs 4 images or more, and there are 3"):
+        evaluation.measure_precision(view, options(n=3, cache=cache))
+
+
 def test_features_are_kept_evenly(monkeypatch):
     monkeypatch.setattr(evaluation, "KEPT", 10)
     view, extractor = Namespace(device=torch.device("cpu"), batch=7), Namespace(d=2, batch=9, features=lambda x: x)
@@ -434,7 +483,7 @@ def test_any_number_of_processes(dummy, script, tmp_path, cache):
     source.write_text(source.read_text().replace("return (w * self.dim)", "return (w * self.dim + (noise == 'random') "
                                                  "* 0.1 * torch.randn_like(w))"))
     flags = ("metrics", run, "-n", 300, "--cache", cache, "--batch", 64, "--only", "errors", "latent", "sharpness",
-             "frechet", "flips", "classifiers", "swd")
+             "frechet", "precision", "flips", "classifiers", "swd")
     one = script("eval.py", *flags, "--json", "one.json").stdout
     two = script("eval.py", *flags, "--json", "two.json", launcher=TWO).stdout
     a, b = (json.loads((tmp_path / f"{name}.json").read_text())[str(run)] for name in ("one", "two"))
@@ -722,6 +771,77 @@ def test_compare_takes_what_no_run_was_trained_on(dummy, script):
     sw = dummy("sw", data="mnist", data_root=DATA_ROOT, split="sw")
     assert "2,000 test images that all" in script("eval.py", "compare", mini, dw).stdout
     assert "no image in common" in script("eval.py", "compare", dw, sw, code=2).stderr
+
+
+def test_compare_table(dummy, script, tmp_path, cache):
+    """Two seeds of one setting share a row; a longer batch has its own; only one run has a log."""
+    a, b, c = dummy("a0", dim=0.9, batch=32), dummy("a1", dim=0.8, batch=32), dummy("c", dim=0.5, batch=64)
+    change(b, seed=1, source=dict(seed="given"))
+    (c / "log.csv").write_text("kimg,seconds,peak_gb,mse\n0,0.5,2.5,\n1,12.0,1.5,0.1\n2,90.0,9.0,0.1\n")   # 1 was seen
+    flags = ("compare", "--table", a, b, c, "-n", 100, "--cache", cache)
+    done = script("eval.py", *flags, "--only", "errors", "--format", "csv", "--json", "t.json")
+    pooled, single = csv.DictReader(io.StringIO(done.stdout))
+    mean = evaluation.View(a, options()).images(range(100)).square().mean().item()
+    assert [pooled[k] for k in ("run", "method", "runs", "images shown", "batch", "seconds")] == [
+        "a{0,1}", "Dummy, none", "2", "1000", "32", ""]
+    assert float(pooled["MSE"]) == pytest.approx(mean * (0.1**2 + 0.2**2) / 2, rel=1e-5)
+    assert float(pooled["MSE, deviation"]) == pytest.approx(mean * (0.2**2 - 0.1**2) / 2**0.5, rel=1e-5)
+    assert [single[k] for k in ("run", "runs", "batch", "seconds", "peak GB", "MSE, deviation")] == [
+        "c", "1", "64", "12", "2.5", ""]
+    assert float(single["MSE"]) == pytest.approx(mean * 0.5**2, rel=1e-5)
+    assert not [head for head in pooled if "flips" in head or "Frechet" in head]                # no run has them
+    assert "training seed 0" in pooled["protocol"]
+    assert "training seed 1" in pooled["protocol"]
+    kept = json.loads((tmp_path / "t.json").read_text())["a{0,1}"]["numbers"]["errors mse"]
+    assert kept["values"] == pytest.approx([mean * 0.1**2, mean * 0.2**2], rel=1e-5)
+
+    script("eval.py", *flags, "--out", "t.md")
+    head, rule, first, second, *rest = (tmp_path / "t.md").read_text().splitlines()
+    names = [name.strip() for name in re.split(r"(?<!\\)\|", head)[1:-1]]
+    assert names[:2] == ["run", "method"]
+    assert r"\|E(G(w)) - w\|" in names
+    assert {"Frechet (digits), midpoints", "recall, samples", "SVM long, %", "label flips, %"} <= set(names)
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in (head, rule, first, second)} == {len(names) + 2}
+    assert f"{mean * 0.025:.4f} ± " in first
+    view = evaluation.View(c, options())
+    how = options(n=100, cache=cache)
+    cells = dict(zip(names, [text.strip() for text in second.split("|")[1:-1]]))
+    assert cells["Frechet (digits), samples"] == f"{evaluation.frechet_of(view, how, 'samples')[0][0]:.2f}"
+    m = evaluation.measure_precision(view, how).numbers
+    assert cells["recall, reconstructions"] == f"{m['recall_reconstructions']:.3f}"
+    assert cells["label flips, %"] == f"{evaluation.measure_flips(view, how).numbers['flips']:.2f}"
+    assert "- mean ± standard deviation over the runs of a setting, which differ in seed" in rest
+    text = script("eval.py", *flags, "--only", "errors,flips").stdout
+    assert max(len(line) for line in text.splitlines() if line.startswith(("a{0,1}  ", "run"))) <= 120
+    assert "of wrong pairs" in text
+
+
+def test_what_compare_table_refuses(dummy, script):
+    run = dummy("run", batch=32)
+    for flags, message in ((("--only", "errors"), "--only is for compare --table"),
+                           (("--table", "--only", "swd"), "no column of swd; --only can be errors"),
+                           (("--table", "--out", "t.png"), "end it in .csv, .md or .txt"),
+                           (("--table", "--format", "csv", "--only", "errors,no"), "no measure 'no'")):
+        assert message in script("eval.py", "compare", run, *flags, code=2).stderr
+
+
+def test_rows_that_do_not_compare_are_noted():
+    facts = dict(a=("mnist", dict(samples=5, real=5)), b=("faces", dict(samples=5, real=4)),
+                 c=("mnist", dict(samples=5, real=5)))
+    rows = [evaluation.Row(name, "Dummy", {name: "protocol"}, {}, {"data": of, "features": "f", "n of frechet": n}, {})
+            for name, (of, n) in facts.items()]
+    notes = evaluation.notes_of(rows, options())
+    assert notes[:2] == ["rows differ in data, so compare those of one alone: mnist: a, c; faces: b",
+                         "rows differ in n of frechet, so compare those of one alone: 5 of each: a, c; "
+                         "5 samples, 4 test images themselves: b"]
+    assert notes[2:5] == ["a: protocol", "b: protocol", "c: protocol"]
+
+
+def test_joint_names():
+    assert evaluation.joint_name(["a-new0", "a-new1", "a-new2"]) == "a-new{0,1,2}"
+    assert evaluation.joint_name(["x-s0-b", "x-s10-b"]) == "x-s{0,10}-b"
+    assert evaluation.joint_name(["x", "x-s1"]) == "x{,-s1}"
+    assert evaluation.joint_name(["x"]) == "x"
 
 
 def test_line():
