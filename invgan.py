@@ -731,8 +731,7 @@ def train_restyle(args):
     if not began:
         model.find_mean(common.generator(device, args.seed, "pictures", 1))
     common.broadcast(model)
-    ema = copy.deepcopy(model, {id(model.G): model.G}).eval().requires_grad_(False)      # of one G
-    model.E.requires_grad_(True)
+    ema = copy.deepcopy(model, {id(m): m for m in model.G.modules()}).eval().requires_grad_(False)      # G is one
     opt = Namespace(E=adam(model.E, args.lr, RESTYLE_BETAS))
     rng = common.generator(device, args.seed, "training")
     eps = None
