@@ -1312,8 +1312,10 @@ def table_invgan_3(runs, args):
         for steps, both in enumerate(zip(few, many, strict=True), 1):
             view.model.iterations = steps
             e = errors(view, test_indices(view, Namespace(n=most)))
-            rows.append({**{head: pair for head, *pair in zip(heads, *both, strict=True)},
-                         "MAE": e["mae"], "MAE, 28x28": e.get("mae_28"), "MSE": e["mse"]})
+            rows.append({head: pair for head, *pair in zip(heads, *both, strict=True)})
+            rows[-1].update({"MSE": e["mse"], "MAE": e["mae"]})
+            if "mae_28" in e:
+                rows[-1]["MAE, 28x28"] = e["mae_28"]
             table.append((f"{view.args['label']}, {steps} step{'s' if steps > 1 else ''}, ours", rows[-1]))
         floors = {"mean image": dict(MSE=e["mse_mean_image"]), "wrong pairs": dict(MSE=e["mse_wrong_pair"])}
         table += [(f"  floor: {name}", cells) for name, cells in floors.items()]

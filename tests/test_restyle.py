@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import (
+    TWO,
     assert_bf16_is_near,
     assert_equal_runs,
     changed_by,
@@ -241,6 +242,22 @@ def test_resume_to_the_bit(name, source, here):
     assert checkpoint_of(here / "parts")["seen"] == 24
     run("--resume", "parts")
     assert_equal_runs(here / "whole", here / "parts")
+
+
+def test_two_processes_are_one(source, here, script):
+    flags = ("--restyle", source("alae"), *BOTH, "--snapshot-kimg", 1)
+    run(*flags, "--out", "one")
+    script("invgan.py", *flags, "--out", "two", launcher=TWO)
+    one, two = (checkpoint_of(here / name)["state"] for name in ("one", "two"))
+    torch.manual_seed(0)
+    start = invgan.ReStyle(alae.load(source("alae")), **invgan.restyle_args(common.read_args("one"))).state_dict()
+    for k, v in one["model"].items():                   # equal but for the order of sums
+        if k.startswith("E."):
+            moved = (v - start[k]).abs().mean()
+            assert moved > 1e-4, k
+            assert (v - two["model"][k]).abs().mean() < 0.01 * moved, k
+        else:
+            assert torch.equal(v, two["model"][k]), k
 
 
 def test_a_row_of_the_log_is_the_mean_of_its_steps(source, here, monkeypatch):
