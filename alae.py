@@ -391,6 +391,11 @@ def network_args(args):
     return {k: args[k] for k in names if k in args}
 
 
+def make_model(args):
+    """The untrained model of a run's arguments."""
+    return ALAE(**network_args(args))
+
+
 def load(run, device="cpu", weights="ema", kimg=None):
     """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of --keep-kimg.
 
@@ -398,7 +403,7 @@ def load(run, device="cpu", weights="ema", kimg=None):
     """
     args = common.read_args(run, "alae")
     with common.fitting(run):
-        return common.load_weights(run, args, ALAE(**network_args(args)), weights, device, kimg)
+        return common.load_weights(run, args, make_model(args), weights, device, kimg)
 
 
 # ---------------------------------------------------------------------------------------------- public weights

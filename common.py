@@ -1200,8 +1200,13 @@ RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "keep_kimg", "
 
 
 def holds(condition, values):
-    """Whether values have what a condition asks for: flag=value, or flag=(one, another)."""
-    return all(values.get(k) in (v if isinstance(v, tuple) else (v,)) for k, v in condition.items())
+    """Whether values have what a condition asks for: flag=value, flag=(one, another), or True or False for a flag
+    that is set or not."""
+    def fits(value, wanted):
+        if isinstance(wanted, bool):
+            return bool(value) == wanted
+        return value in (wanted if isinstance(wanted, tuple) else (wanted,))
+    return all(fits(values.get(k), v) for k, v in condition.items())
 
 
 def flag(name):
@@ -1289,6 +1294,8 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=N
     for name in sorted(useless.keys() & given.keys()):
         wanted = [(flag(k), " or ".join(v) if isinstance(v, tuple) else v) for k, v in useless[name].items()
                   if not holds({k: v}, values)]
+        if others := [k for k, v in wanted if v is False]:
+            raise Error(f"{flag(name)} is of no use with {others[0]}; leave one of them out")
         where = " ".join(k if v is True else f"{k} {v}" for k, v in wanted)
         raise Error(f"{flag(name)} is for {where}; leave it out, or pass that")
     values = {k: v for k, v in values.items() if k in stored or k not in useless}
@@ -1378,7 +1385,8 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     hidden = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
               "image_means", "schedule_kimg", "given", "source", "only_digest"}
     source = {**args.source, "batches": args.source.get("batch"), "rates": args.source.get("lr")}
-    titles = dict(none="settings", given="given, or the decoder's" if getattr(args, "decoder", "") else "given",
+    inherits = "decoder's" if getattr(args, "decoder", "") else "generator's" if getattr(args, "restyle", "") else ""
+    titles = dict(none="settings", given=f"given, or the {inherits}" if inherits else "given",
                   paper="of the paper", code="of the authors' code", ours="ours")
     lines = {title: [] for title in titles.values()}
     for name, value in vars(args).items():

@@ -1255,6 +1255,12 @@ PAPER = {  # the papers' numbers; None where a paper gives none
         "tiles": ((0.79, 0.16), (0.80, 0.15), (0.78, 0.16)),
         "reconstructions": ((0.81, 0.15), (0.78, 0.16), (0.81, 0.14)),
     },
+    "invgan-3": {  # FID by 500, 50,000 images of ReStyle on FFHQ: Rand, RandRec
+        "ReStyle, FFHQ, 1 step": ((40.33, 4.71), (57.63, 29.56)),
+        "ReStyle, FFHQ, 2 steps": ((40.33, 4.71), (53.09, 22.88)),
+        "ReStyle, FFHQ, 3 steps": ((40.33, 4.71), (51.68, 20.80)),
+        "ReStyle, FFHQ, 4 steps": ((40.33, 4.71), (51.49, 19.93)),
+    },
 }
 # InvGAN does not name its 20 of CelebA's 40 attributes; ours come nearest to halving the set.
 CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Big_Nose", "Black_Hair", "Brown_Hair",
@@ -1555,6 +1561,61 @@ def seconds_an_image(view, x):
     return (clock(view) - began) / len(x)
 
 
+def after_each_step(view, args):
+    """-> the Frechet distances of samples, and of samples, training and test images reconstructed, a row after each
+    step of a ReStyle run; the distance's name; what they depend on."""
+    (rand,), title, _ = frechet_of(view, args, "samples")
+    rows = []
+    for steps in range(1, view.args["iterations"] + 1):
+        view.model.iterations = steps
+        view.measured.clear()
+        distances, _, how = frechet_of(view, args, "resamples", "training", "reconstructions")
+        rows.append([rand] + list(distances))
+    return rows, title, how
+
+
+def table_invgan_3(runs, args):
+    """InvGAN's table 3: ReStyle's Frechet distances after each of its steps, by 500 and by 50,000 (-n) samples,
+    reconstructed samples and, which the paper has not, reconstructed training and test images; errors of the latter."""
+    names = ("Rand", "RandRec", "TrRec", "TsRec")
+    most = args.n or 50_000
+    out = {}
+    table = [(f"{label}, paper", dict(zip(names, cells))) for label, cells in PAPER["invgan-3"].items()]
+    for run in runs:
+        view = View(run, args)
+        if "generator" not in view.args:
+            raise Error(f"{run} is no run of ReStyle; table invgan-3 takes runs of `python invgan.py --restyle RUN`")
+        (few, _, how_few), (many, title, how) = (
+            after_each_step(view, Namespace(**{**vars(args), "n": n})) for n in (500, most))
+        heads = [name if title == "FID" else f"{name}, {title}" for name in names]
+        rows = []
+        for steps, both in enumerate(zip(few, many, strict=True), 1):
+            view.model.iterations = steps
+            e = errors(view, test_indices(view, Namespace(n=most)))
+            rows.append({head: pair for head, *pair in zip(heads, *both, strict=True)})
+            rows[-1].update({"MSE": e["mse"], "MAE": e["mae"]})
+            if "mae_28" in e:
+                rows[-1]["MAE, 28x28"] = e["mae_28"]
+            table.append((f"{view.args['label']}, {steps} step{'s' if steps > 1 else ''}, ours", rows[-1]))
+        floors = {"mean image": dict(MSE=e["mse_mean_image"]), "wrong pairs": dict(MSE=e["mse_wrong_pair"])}
+        table += [(f"  floor: {name}", cells) for name, cells in floors.items()]
+        out[str(run)] = dict(label=view.args["label"], steps=rows, floors=floors, protocol=(
+            f"{how_few}; and {how}; errors: {of_test(view, e['n'])}; evaluation seed {args.seed}; {view.protocol}"))
+    widths = {name: max(len(name) + 2, 14) for name in dict.fromkeys(name for _, cells in table for name in cells)}
+    left = max(len(label) for label, _ in table)
+    print(f"{'':{left}}" + "".join(f"{name:>{width}}" for name, width in widths.items()))
+    for label, cells in table:
+        print(f"{label:{left}}" + "".join(
+            f"{cell(cells.get(name), '.4f' if name[0] == 'M' else '.2f'):>{width}}" for name, width in widths.items()))
+    print(f"Evaluation code {common.code_version()}.")
+    for run, row in out.items():
+        print(f"{run}: {row['protocol']}")
+    print(f"Distances by 500 and by {most:,} images, or as many as there are: of samples (Rand), and of samples, "
+          f"training and test images reconstructed.  The paper has none of training and test images: its ReStyle was "
+          f"trained on all of FFHQ.")
+    return out
+
+
 def average_precision(scores, truth):
     """Mean precision over recalls, weighted by their steps; ties are one step.  (N,), (N,) bool."""
     descending, places = scores.sort(descending=True)
@@ -1693,7 +1754,8 @@ def binary_classifier(x, target, device, args, steps=0):
 
 
 TABLES = {"alae-2": table_alae_2, "alae-3": table_alae_3, "alae-4": table_alae_4, "alae-5": table_alae_5,
-          "lia-1": table_lia_1, "lia-2": table_lia_2, "invgan-1": table_invgan_1, "invgan-2": table_invgan_2}
+          "lia-1": table_lia_1, "lia-2": table_lia_2, "invgan-1": table_invgan_1, "invgan-2": table_invgan_2,
+          "invgan-3": table_invgan_3}
 
 
 # -------------------------------------------------------------------- 10 Figures: images and panels
@@ -4448,7 +4510,8 @@ def seed_ranges(text):
 # A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
 COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo, report)
 SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
-          "table alae-3", "table alae-4", "table alae-5", "table lia-1", "table lia-2", "table invgan-1")
+          "table alae-3", "table alae-4", "table alae-5", "table lia-1", "table lia-2", "table invgan-1",
+          "table invgan-3")
 
 
 def port(text):

@@ -6,6 +6,7 @@
     python invgan.py --data imagenet                           BigGAN on random patches of 32x32 of a folder or zip
                                                                of that name (sections 3.3, 4.3)
     torchrun --nproc_per_node=8 invgan.py --data ffhq          several GPUs
+    python invgan.py --restyle RUN                             ReStyle (table 3) over RUN's generator, of any method
     python eval.py metrics runs/invgan-dcgan-mnist-mini        what it learnt, in numbers
 
     z  (B, nz)       prior sample, N(0, I)            M  z -> w  mapping network
@@ -17,8 +18,11 @@ open all weights, optimisers, rates, widths and lengths; its eq. 4 is a definiti
 says so; the whole list, with the flags that restore the other reading, is in .github/invgan.md.
 """
 import copy
+import importlib
 from argparse import Namespace
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import common  # before torch, whose threads wait as it says
@@ -386,9 +390,11 @@ class InvGAN(nn.Module):
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES, "biggan": [32]}
 LABELS = dict(full="InvGAN", augmented="InvGAN augmented", naive="InvGAN naive")
 STYLE, FULL = dict(backbone="stylegan"), dict(variant="full")
+PLAIN, RESTYLE = dict(restyle=False), dict(restyle=True)
 # Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER, OURS: the source.
 SETTINGS = [
-    (dict(), dict(backbone="stylegan"), PAPER(variant="full", gan_loss="logistic", gan_codes="prior"),
+    (dict(), dict(backbone="stylegan")),
+    (PLAIN, PAPER(variant="full", gan_loss="logistic", gan_codes="prior"),
         OURS(targets="held", gamma=0.0, lr_d=0.0, w_weight=1.0, fm_weight=1.0, cycle_weight=1.0, mmd_weight=1.0,
              fm="paired")),
     (dict(data=data.ARRAYS), dict(backbone="dcgan")),
@@ -407,31 +413,48 @@ SETTINGS = [
         grow_kimg=0.0)),
     (STYLE | dict(data=("celeba", "ffhq")), PAPER(resolution="128")),
     (dict(data="ffhq"), OURS(split="65-5")),            # LIA's
+    (RESTYLE, OURS(iterations=5, pixel_weight=1.0, batch=32, lr=0.002, kimg=1000, snapshot_kimg=25)),
+    (RESTYLE | dict(vgg=True), OURS(perceptual_weight=0.8)),
+    (RESTYLE | dict(data="mnist-mini"), OURS(kimg=100, snapshot_kimg=5)),
+    (RESTYLE | STYLE, OURS(codes="w+", batch=8, lr=0.001)),
 ]
 
 
 def parse_args(argv=None):
     parser = common.method_parser(__doc__, RESOLUTIONS, grows=dict(grow=True))
     add = parser.group("method")
-    add("--variant", "model: eq. 3, or one of section 4.4", choices=LABELS)
-    add("--gan-loss", "form of eq. 1", choices=["logistic", "hinge"])
+    add("--variant", "model: eq. 3, or one of section 4.4", only=PLAIN, choices=LABELS)
+    add("--gan-loss", "form of eq. 1", only=PLAIN, choices=["logistic", "hinge"])
     add("--gan-codes", "codes whose images L_GAN judges: M(z), or M(z) and w_R, half of each (eqs. 1, 3)",
         only=dict(variant=("full", "augmented")), choices=["prior", "both"])
     add("--targets", "codes and features that others are to meet: held, or moving as printed (eqs. 2, 3, 5)",
-        choices=["held", "moving"])
-    add("--gamma", "weight of R1, over 2", type=float, metavar="W")
-    add("--lr-d", "learning rate of D (0: the others')", metavar="R",
+        only=PLAIN, choices=["held", "moving"])
+    add("--gamma", "weight of R1, over 2", only=PLAIN, type=float, metavar="W")
+    add("--lr-d", "learning rate of D (0: the others')", only=PLAIN, metavar="R",
         type=common.number("positive float or 0", float, lambda rate: 0 <= rate < float("inf")))
-    add("--w-weight", "weight of || w - D(G(w)) ||^2, over w and w_R (eq. 3)", type=float, metavar="W")
+    add("--w-weight", "weight of || w - D(G(w)) ||^2, over w and w_R (eq. 3)", only=PLAIN, type=float, metavar="W")
     add("--fm-weight", "weight of feature matching (eq. 2)", only=FULL, type=float, metavar="W")
     add("--cycle-weight", "weight of the second cycle (eq. 3)", only=FULL, type=float, metavar="W")
     add("--mmd-weight", "weight of MMD between w and w_R (eq. 3)", only=FULL, type=float, metavar="W")
     add("--fm", "feature matching of each image, or of means as printed", only=FULL, choices=["paired", "batchmean"])
     add("--patches", "side of random patches to train on (section 4.3)", type=common.positive(int), default=0,
         metavar="N")
-    add("--grow", "growing from --start-resolution (default: at the full size)", only=STYLE, action="store_true")
-    args = common.resolve(parser, "invgan", SETTINGS, argv, networks=network_args,
+    add("--grow", "growing from --start-resolution (default: at the full size)", only=PLAIN | STYLE,
+        action="store_true")
+    add = parser.group("ReStyle (table 3)")
+    add("--restyle", "run of any method, whose generator, frozen, gets an encoder that corrects its code step by step",
+        only=RESTYLE, default="", metavar="RUN")
+    add("--iterations", "number of steps from the mean code on", only=RESTYLE, type=common.positive(int, 100),
+        metavar="N")
+    add("--codes", "what is corrected: w, or w+, which has a row a layer", only=RESTYLE | STYLE, choices=["w", "w+"])
+    add("--pixel-weight", "weight of the mean squared error", only=RESTYLE, type=float, metavar="W")
+    add("--vgg", "weights of VGG-16, whose features are compared, too", only=RESTYLE, default="", metavar="FILE")
+    add("--perceptual-weight", "weight of these features' distance", only=RESTYLE | dict(vgg=True), type=float,
+        metavar="W")
+    args = common.resolve(parser, "invgan", SETTINGS, argv, inherit, networks=network_args,
                           formerly=dict(gan_codes="both", targets="held"))
+    if args.init and not args.resume and (getattr(args, "restyle", "") or "generator" in common.read_args(args.init)):
+        raise Error("--init does not go with --restyle, whose generator is trained already; leave it out")
     if args.patches and (args.patches not in RESOLUTIONS[args.backbone] or getattr(args, "grow", False)):
         sizes = " or ".join(map(str, RESOLUTIONS[args.backbone]))
         raise Error(f"{args.backbone} trains on patches of {sizes} px, without --grow; not {args.patches}")
@@ -444,18 +467,27 @@ def main(argv=None):
     args = parse_args(argv)
     if not args.patches:
         common.check_resolution(args, RESOLUTIONS)
+    (train_restyle if hasattr(args, "restyle") else train)(args)
+
+
+def load_images(args):
+    """-> the training images; what is trained on, which are patches of them or they; what is held out, likewise."""
+    with common.rank_zero_first():
+        whole, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
+                                    None if args.patches else RESOLUTIONS[args.backbone], args.only)
+    if args.patches:
+        return whole, data.Tiles(whole, args.patches), data.Tiles(held_out, args.patches)
+    return whole, whole, held_out
+
+
+def train(args):
     device, rank, world = common.start(args)
     if args.batch // world < 4 and args.variant == "full":
         raise Error(f"--batch {args.batch} leaves a process {args.batch // world} images, and MMD needs halves of 2; "
                     f"pass --batch {4 * world} or more")
     args.lr_d = args.lr_d or args.lr
 
-    with common.rank_zero_first():
-        whole, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
-                                    None if args.patches else RESOLUTIONS[args.backbone], args.only)
-    images = whole
-    if args.patches:
-        images, held_out = data.Tiles(whole, args.patches), data.Tiles(held_out, args.patches)
+    whole, images, held_out = load_images(args)
     grows = getattr(args, "grow", False)        # never with style mixing, which has no one w to infer
     if args.resume:
         common.check_images(args, images)
@@ -528,11 +560,244 @@ def random_patches(x, size, draw):
     return x[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
+# ----------------------------------------------------------------------------------------------------- ReStyle
+# Alaluf, Patashnik, Cohen-Or 2021, arXiv 2104.02699, with which the supplement's table 3 compares.  E sees an image
+# next to its reconstruction so far, and corrects the code.  All numbers are ours, and so is the network of E.
+
+RESTYLE_BETAS = (0.9, 0.99)
+MEAN_OF = 10_000            # codes of the prior whose mean is the first code
+
+
+def restyle_step(nets, opt, x, start, args, eps=None, amp=nullcontext):
+    """One iteration of ReStyle on real images x (B, C, H, W); E moves once, down the losses of all N steps.
+
+    nets: E, and G, frozen.  opt: an Adam of E.  start: the mean code w_0 (nw,) and its picture y_0 (C, H, W).  eps:
+    images -> list of features, or None.  amp: context of bf16 passes.  -> the loss after each step, means over the
+    batch.
+    """
+    E, G = nets
+    w, y = (first.expand(len(x), *first.shape) for first in start)
+    eps_x = eps(x) if eps else []
+    parameters = [p for group in opt.E.param_groups for p in group["params"]]
+    opt.E.zero_grad(set_to_none=True)
+    losses = []
+    for _ in range(args.iterations):
+        with amp():
+            w = w.detach() + E(torch.cat([x, y.detach()], 1))                   # w_t+1 = w_t + E(x, y_t)
+            y = G(w)                                                            # y_t+1 = G(w_t+1)
+        L = args.pixel_weight * (y.float() - x).square().mean()
+        if eps:
+            L = L + args.perceptual_weight * feature_distance(eps(y), eps_x)
+        L.backward(inputs=parameters)       # at once: a step's graph goes before the next one is made
+        losses.append(L)
+    common.average_over_processes([p.grad for p in parameters if p.grad is not None])
+    opt.E.step()
+    return losses
+
+
+def unit_features(vgg, x):
+    """VGG-16's features of x at five depths, each pixel's divided by their norm, as LPIPS has them; fp32."""
+    return [nnf.normalize(f.float(), dim=1, eps=1e-10) for f in vgg(x)]
+
+
+def feature_distance(a, b):
+    """LPIPS without its learnt weights: squared differences, summed over channels, means over the rest and depths."""
+    return sum((f - g).square().sum(1).mean() for f, g in zip(a, b, strict=True)) / len(a)
+
+
+class ReStyle(nn.Module):
+    """A frozen model G of any method, E, and what `eval.py` asks of any model (eval mode).
+
+    codes: "w", or "w+" for a row of nw numbers a layer of a stylegan; these are one flat code (N, num_layers nw) here.
+    iterations: how many steps `encode` makes; it may be set to another number at any time.
+    """
+
+    def __init__(self, G, backbone, width=1, fmap_base=8192, codes="w", iterations=5):
+        super().__init__()
+        self.G = G
+        self.image_shape, self.nz, self.iterations = G.image_shape, G.nz, iterations
+        self.rows = G.num_layers if codes == "w+" else 1
+        self.nw = self.rows * G.nw
+        self.num_layers = 1 if codes == "w+" else G.num_layers
+        if codes == "w" and hasattr(G, "unmap"):
+            self.unmap = G.unmap
+        c, h, w = G.image_shape
+        if backbone == "mlp":
+            self.E = common.MLPEncoder((2 * c, h, w), self.nw, width)
+        elif backbone in ("dcgan", "biggan"):
+            self.E = common.DCGANEncoder((2 * c, h, w), self.nw, width)
+        elif backbone == "stylegan":
+            self.E = common.StyleCritic((2 * c, h, w), self.nw, width, fmap_base, std_group=0)
+        nn.init.zeros_(self.E.head.weight)              # the first reconstructions are the mean code's
+        self.register_buffer("mean_w", torch.zeros(self.nw))
+        self.register_buffer("mean_x", torch.zeros(self.image_shape))
+
+    @torch.no_grad()
+    def find_mean(self, generator):
+        """Set mean_w to the mean of codes of the prior, and mean_x to its picture."""
+        z = self.prior(MEAN_OF, generator)
+        self.mean_w.copy_(torch.cat([self.map(part) for part in z.split(500)]).mean(0))
+        self.mean_x.copy_(self.generate(self.mean_w[None])[0])
+
+    def prior(self, n, generator):
+        """z (n, nz) of G's prior, on the generator's device."""
+        return self.G.prior(n, generator)
+
+    def map(self, z):
+        """The code of z, (N, nw); as w+, w once a row."""
+        return self.G.map(z).repeat(1, self.rows)
+
+    def generate(self, w, noise="fixed"):
+        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or, of w on stylegan, (N, num_layers, nw).
+
+        noise: "random", "fixed" or "none", on stylegan.
+        """
+        return self.G.generate(w.unflatten(1, (self.rows, -1)) if self.rows > 1 else w, noise)
+
+    def encode(self, x):
+        """The code (N, nw) of x (N, C, H, W) in [-1, 1], after `iterations` steps."""
+        return self.features(x)[0]
+
+    def features(self, x):
+        """-> short (N, nw), the code, and long (N, n), E's features at the last step."""
+        common.check_input(x, self.image_shape)
+        w, y = (first.expand(len(x), *first.shape) for first in (self.mean_w, self.mean_x))
+        for t in range(self.iterations):
+            if t:
+                y = self.generate(w)
+            long = self.E.trunk(torch.cat([x, y], 1))
+            w = w + self.E.head(long)
+        return w, long
+
+
+# What a run of --restyle takes from its generator's, and of that, what may be given otherwise
+INHERITED = ("data", "data_root", "split", "resolution", "backbone", "width", "fmap_base", "nz", "nw", "patches")
+AGAIN = ("data", "data_root", "split", "width", "fmap_base")
+
+
+def inherit(given):
+    """-> the settings that --restyle takes from its generator's run.  Raises `Error` where a given one contradicts."""
+    if "restyle" not in given:
+        return {}
+    run = given["restyle"]
+    stored = common.read_args(run)
+    if "generator" in stored:
+        raise Error(f"{run} is a run of --restyle itself; name its generator's, {stored['restyle']}")
+    method_of(stored)
+    common.read_checkpoint(run, stored, "cpu")
+    for key in INHERITED:
+        if key in given and key not in AGAIN and str(given[key]) != str(stored.get(key, 0)):
+            raise Error(f"the generator of {run} has {common.flag(key)} {stored.get(key, 0)}, not {given[key]}; leave "
+                        f"the flag out")
+    if "data" in given:
+        stored.pop("split", None)
+    elif not stored["data"]:
+        raise Error(f"the images of {run} are not known; name a set by --data")
+    else:
+        stored.update(stored.get("given", {}))      # "auto" where it was, so that folders have the same names
+    return {key: stored[key] for key in INHERITED if key in stored}
+
+
+def method_of(args):
+    """The script whose model a run's arguments are of, found by its name."""
+    try:
+        method = importlib.import_module(args["method"])
+    except ImportError:
+        method = None
+    if not hasattr(method, "make_model"):
+        raise Error(f"there is no {args['method']}.py here whose networks could be made again; --restyle takes runs of "
+                    f"other methods")
+    return method
+
+
+def train_restyle(args):
+    device, rank, world = common.start(args)
+    whole, images, held_out = load_images(args)
+    stored = args.generator if args.resume else common.read_args(args.restyle)
+    began = args.resume and Path(args.resume, "checkpoint.pt").exists()
+    G = method_of(stored).make_model(stored) if began else method_of(stored).load(args.restyle)
+    if not began:
+        check_generator(args.restyle, stored, G, images)
+    if args.resume:
+        common.check_images(args, images)
+    else:
+        codes = getattr(args, "codes", "")
+        common.complete(args, images, held_out, label=f"ReStyle over {stored['label']}",
+                        words=["restyle", stored["method"], codes if codes == "w" else ""],
+                        constants=[f"Adam {RESTYLE_BETAS}", f"mean of {MEAN_OF:,} codes"])
+        args.generator = stored                 # all that makes its networks again; its weights are in the checkpoint
+    growth = common.Growth([whole.shape[1:]], [args.batch], [args.lr])
+
+    model = ReStyle(G, **restyle_args(vars(args))).to(device)
+    if args.backbone != "mlp":
+        model.to(memory_format=torch.channels_last)
+    model.requires_grad_(False).eval()          # G stays so: batch norm too
+    model.E.requires_grad_(True).train()
+    if not began:
+        model.find_mean(common.generator(device, args.seed, "pictures", 1))
+    common.broadcast(model)
+    ema = copy.deepcopy(model, {id(m): m for m in model.G.modules()}).eval().requires_grad_(False)      # G is one
+    opt = Namespace(E=adam(model.E, args.lr, RESTYLE_BETAS))
+    rng = common.generator(device, args.seed, "training")
+    eps = None
+    if args.vgg:
+        with common.rank_zero_first():
+            eps = partial(unit_features, common.frozen("vgg", args.vgg, "cache", common.VGG).to(device))
+
+    state = dict(model=model, ema=ema, opt_E=opt.E, rng=rng)
+    run = common.Run(args, state, [f"L_{t + 1}" for t in range(args.iterations)], device, growth)
+    batches = data.batches(whole, growth.plan, args.seed, run.seen, device, rank, world, args.workers)
+    amp = common.autocast(args.precision, device)
+    draw = common.Draw(model, rng, rank, world)
+    E = common.compiled(model.E)[0] if args.compile else model.E
+    fixed_x, fixed_z = common.fixed_inputs(ema, held_out, args.seed, device)
+
+    while True:
+        if run.snapshot_due:
+            run.snapshot(args.lr, common.held_out(ema, fixed_x, fixed_z),
+                         common.snapshot_pictures(ema, fixed_x, fixed_z))
+        if run.done:
+            break
+        x = next(batches)
+        if args.patches:
+            x = random_patches(x, args.patches, draw.uniform(len(x), 2))
+        x = common.to_float(x)
+        losses = restyle_step((E, model.generate), opt, x, (model.mean_w, model.mean_x), args, eps, amp)
+        common.average(ema, model, run.seen, args.batch, run.seen)
+        run.step(losses, args.batch)
+    run.finish()
+
+
+def check_generator(run, stored, G, images):
+    """Raise `Error` unless G, of a run with these arguments, has a prior, has grown up and makes such images."""
+    if not (hasattr(G, "prior") and hasattr(G, "map")):
+        raise Error(f"{run} ({stored['label']}) has no prior, whose mean code would be the first; name a run that has "
+                    f"samples")
+    common.check_grown(run, G)
+    if images.shape != G.image_shape:
+        ours, theirs = ("x".join(map(str, shape)) for shape in (images.shape, G.image_shape))
+        raise Error(f"the generator of {run} makes images of {theirs}, and these are {ours}; name others by --data")
+    if images.name == stored.get("data_name") and (problem := images.unlike(stored)):
+        raise Error(f"{run} was trained on {problem}; say where its own images are by --data-root")
+
+
 # -------------------------------------------------------------------------------------------------------- load
 
 def network_args(args):
     """The keyword arguments of `InvGAN` among a run's arguments."""
     return {k: args[k] for k in ("backbone", "image_shape", "nz", "nw", "width", "fmap_base") if k in args}
+
+
+def restyle_args(args):
+    """The keyword arguments of `ReStyle`, except G, among a run's arguments."""
+    return {k: args[k] for k in ("backbone", "width", "fmap_base", "codes", "iterations") if k in args}
+
+
+def make_model(args):
+    """The untrained model of a run's arguments."""
+    if "generator" not in args:
+        return InvGAN(**network_args(args))
+    return ReStyle(method_of(args["generator"]).make_model(args["generator"]), **restyle_args(args))
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
@@ -542,7 +807,7 @@ def load(run, device="cpu", weights="ema", kimg=None):
     """
     args = common.read_args(run, "invgan")
     with common.fitting(run):
-        return common.load_weights(run, args, InvGAN(**network_args(args)), weights, device, kimg)
+        return common.load_weights(run, args, make_model(args), weights, device, kimg)
 
 
 if __name__ == "__main__":

@@ -610,6 +610,11 @@ def network_args(args):
     return {k: args[k] for k in names if k in args}
 
 
+def make_model(args):
+    """The untrained model of a run's arguments."""
+    return (Decoder if args["stage"] == "1" else LIA)(**network_args(args))
+
+
 def load(run, device="cpu", weights="ema", kimg=None):
     """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of --keep-kimg.
 
@@ -617,8 +622,7 @@ def load(run, device="cpu", weights="ema", kimg=None):
     """
     args = common.read_args(run, "lia")
     with common.fitting(run):
-        model = (Decoder if args["stage"] == "1" else LIA)(**network_args(args))
-        return common.load_weights(run, args, model, weights, device, kimg)
+        return common.load_weights(run, args, make_model(args), weights, device, kimg)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,8 @@ def test_commands_parse(page, decoder):
             if name.removesuffix(".py") in METHODS and not {"--resume", "--init"} & {*given}:     # of a run
                 if "--decoder" in given:
                     given[given.index("--decoder") + 1] = decoder("mlp" if "vae" in given else "flow")
+                if "--restyle" in given:
+                    given[given.index("--restyle") + 1] = decoder("flow")
                 importlib.import_module(name.removesuffix(".py")).parse_args(given)
         except SystemExit as end:
             if end.code:                                    # 0: --help
