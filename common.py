@@ -38,6 +38,7 @@ from pathlib import Path
 # How often a torch thread looks for work before it sleeps.  By default it looks so long that, next to another busy
 # program, the other threads wait for it: a step took 14 times as long
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")       # what an Apple GPU lacks runs on the CPU
 
 import torch
 import torch.distributed as dist
@@ -927,12 +928,12 @@ def has_bf16(device):
     """Whether a device multiplies in bf16 itself; some GPUs, and CPUs with AVX2 alone, emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def notes(args, device):
     """Yields a line for each thing that makes a run slow on its device."""
-    here = "GPU" if device.type == "cuda" else "CPU"
+    here = "CPU" if device.type == "cpu" else "GPU"
     if here == "CPU" and args.backbone == "stylegan" and args.width < 4:
         yield f"on a CPU a step of stylegan at --width {args.width} takes minutes; --width 8 or more suits one"
     if args.precision == "bf16" and not has_bf16(device):
@@ -954,6 +955,8 @@ def join(name):
         if world > 1 and device.index != int(os.environ["LOCAL_RANK"]):
             raise Error(f"--device {name} would put {world} processes on one GPU; pass --device cuda")
         torch.cuda.set_device(device)
+    if device.type == "mps" and world > 1:
+        raise Error(f"--device {name} is for one process; leave torchrun out, or pass --device cpu")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
@@ -992,19 +995,54 @@ def watch(rank, world, ended):
 def find_device(name, local_rank=0):
     """-> torch.device; "auto" is the GPU if there is one, a GPU without a number this process's.
 
-    Raises `Error` if it is not there.
+    Apple's is taken by one process alone, and if `apple_works`.  Raises `Error` if the device is not there.
     """
+    apple = torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and apple and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            name = "mps" if apple_works() else "cpu"
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
         torch.zeros(1, device=device).sum().item()
     except (RuntimeError, AssertionError, NotImplementedError):
-        found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (["mps"] if apple else [])
         raise Error(f"there is no device {name!r} here; --device can be {' or '.join(found)}") from None
     return device
+
+
+def apple_works():
+    """Whether R1's gradients of a small critic are on Apple's GPU what they are on the CPU; says so if they are not."""
+    def gradients(device):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            critic = StyleCritic((3, 32, 32), 1, width=64)
+            x = torch.randn(4, 3, 32, 32)
+        critic.to(device, memory_format=torch.channels_last)
+        x = x.to(device).requires_grad_()
+        r1(critic(x), x).backward()
+        return torch.cat([p.grad.flatten().cpu() for p in critic.parameters() if p.grad is not None])
+    try:
+        if torch.allclose(gradients("mps"), gradients("cpu"), rtol=0.01, atol=0.001):
+            return True
+        problem = "other numbers than on the CPU"
+    except (RuntimeError, TypeError) as e:
+        problem = " ".join(str(e).split())[:100]
+    print(f"note: training does not work on this Apple GPU with torch {torch.__version__} ({problem}), so the CPU is "
+          f"taken", file=sys.stderr)
+    return False
+
+
+def apple_to_cpu(t):
+    """A tensor on an Apple GPU, which has no float64 and lacks some operations, on the CPU; others as they are."""
+    return t.cpu() if t.device.type == "mps" else t
+
+
+def double(t):
+    """A tensor in float64, on its device if that has float64."""
+    return apple_to_cpu(t).double()
 
 
 def keep_memory():
@@ -1184,7 +1222,7 @@ def method_parser(doc, backbones, grows=None):
         type=positive(float), metavar="K")
     add("--keep-kimg", "thousands of images between averaged weights that stay, in RUN/kept (default: none stay)",
         rare=True, type=positive(int), default=0, metavar="K")
-    add("--device", "cpu, cuda, cuda:1 ... (default: the GPU if there is one)", default="auto")
+    add("--device", "cpu, cuda, cuda:1, mps ... (default: the GPU if there is one)", default="auto")
     add("--precision", "number format of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 "
         "is not TF32)", rare=True, default="auto", choices=["auto", "fp32", "bf16"])
     add("--compile", "torch.compile for all passes except those that R1 differentiates twice", rare=True,

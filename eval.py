@@ -56,7 +56,7 @@ from PIL import Image
 from torch import nn
 
 import data
-from common import Error
+from common import Error, double
 
 # ------------------------------------------------------------------------------------------- 1 Runs
 
@@ -229,11 +229,11 @@ class Means:
 
     def __init__(self, device, *names):
         self.names = names
-        self.sums = torch.zeros(1 + len(names), dtype=torch.float64, device=device)     # first, n
+        self.sums = double(torch.zeros(1 + len(names), device=device))      # first, n
 
     def add(self, **values):
         """values: (N,) each."""
-        counted = torch.stack([values[name].double() for name in self.names])
+        counted = torch.stack([double(values[name]) for name in self.names])
         self.sums += torch.cat([torch.ones_like(counted[:1]), counted]).sum(1)
 
     def result(self):
@@ -412,7 +412,7 @@ def minimise(loss, start):
 def told_apart(a, b, folds=5):
     """How often (%) a logistic regression tells other rows of a (N, d) from rows of b (M, d), standardised:
     min_w,c |w|^2 / 2 + sum_i log(1 + exp(-y_i (w.x_i + c))), as scikit-learn."""
-    x = torch.cat([a, b]).double()
+    x = double(torch.cat([a, b]))
     x = nnf.pad((x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-8), (0, 1), value=1.0)
     sign = torch.cat([x.new_full([len(a)], -1), x.new_ones(len(b))])
     fold = torch.cat([torch.arange(len(a)), torch.arange(len(b))]).to(x.device) % folds
@@ -431,14 +431,15 @@ def measure_latent(view, args):
     model = view.model
     n = code_count(view, args)
     means = Means(view.device, "recip_w", "norm_w", "norm_w_wrong_pair")
-    sums = torch.zeros(2, model.nw, dtype=torch.float64, device=view.device)    # of w and w^2
+    sums = double(torch.zeros(2, model.nw, device=view.device))     # of w and w^2
     for begin, end in progress("codes", n, view.batch):
         w = model.map(view.codes(end + 1, args.seed, begin))
         w, after = w[:-1], w[1:]
         back = model.encode(model.generate(w, noise="fixed"))
         means.add(recip_w=(back - w).abs().mean(1), norm_w=(back - w).norm(dim=1),
                   norm_w_wrong_pair=(back - after).norm(dim=1))
-        sums += torch.stack([w.double().sum(0), w.double().square().sum(0)])
+        w = double(w)
+        sums += torch.stack([w.sum(0), w.square().sum(0)])
     m = means.result()
     mean, square = add_up(sums) / n
     variance = (square - mean.square()).clamp(min=0) * n / max(n - 1, 1)
@@ -495,7 +496,8 @@ class Classifier(nn.Module):
         for i, conv in enumerate(self.convs):
             x = torch.relu(conv(x))
             x = nnf.max_pool2d(x, 2) if i == 1 else x
-        return torch.relu(self.dense(nnf.adaptive_avg_pool2d(x, 4).flatten(1)))
+        x = nnf.adaptive_avg_pool2d(common.apple_to_cpu(x), 4).to(x.device)     # Apple's knows whole fractions alone
+        return torch.relu(self.dense(x.flatten(1)))
 
     def forward(self, x):
         return self.head(self.features(x))
@@ -635,13 +637,13 @@ class Moments:
     """Mean and covariance of features, added batch by batch in float64."""
 
     def __init__(self, d, device="cpu"):
-        self.n = torch.zeros((), dtype=torch.float64, device=device)
-        self.sum = torch.zeros(d, dtype=torch.float64, device=device)
-        self.outer = torch.zeros(d, d, dtype=torch.float64, device=device)
+        self.n = double(torch.zeros((), device=device))
+        self.sum = double(torch.zeros(d, device=device))
+        self.outer = double(torch.zeros(d, d, device=device))
 
     def add(self, features):
         """features (N, d)."""
-        f = features.double()
+        f = double(features)
         self.n += len(f)
         self.sum += f.sum(0)
         self.outer += f.T @ f
@@ -680,8 +682,8 @@ def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
     values = []
     size = min(size, len(a), len(b))
     for _ in range(subsets):
-        x = a[torch.from_numpy(rng.choice(len(a), size, replace=False)).to(a.device)].double()
-        y = b[torch.from_numpy(rng.choice(len(b), size, replace=False)).to(b.device)].double()
+        x = double(a[torch.from_numpy(rng.choice(len(a), size, replace=False)).to(a.device)])
+        y = double(b[torch.from_numpy(rng.choice(len(b), size, replace=False)).to(b.device)])
         xx = kernel(x, x)
         yy = kernel(y, y)
         within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
@@ -795,8 +797,8 @@ def linear_svm(x, y, classes, C=0.02):
     eye = torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
     L, failed = torch.linalg.cholesky_ex(eye + 2 * C * x.T @ x)
     if failed:                                                              # too large for fp32
-        gram = sum(part.T @ part for part in map(torch.Tensor.double, x.split(5000)))
-        L = torch.linalg.cholesky(eye.float() + 2 * C * gram).to(x.dtype)
+        gram = sum(part.T @ part for part in map(double, x.split(5000)))
+        L = torch.linalg.cholesky(eye.to(gram) + 2 * C * gram).to(x)
 
     def weights(v):
         return torch.linalg.solve_triangular(L.T, v, upper=True)
@@ -935,8 +937,8 @@ def measure_ppl(view, args):
 
 def path_length(view, args, net, n, space, part):
     """Distance of images EPSILON apart, over EPSILON^2, along n paths (full) or at starts (end)."""
-    d = torch.zeros(n, dtype=torch.float64, device=view.device)
-    t = torch.from_numpy(np.random.RandomState(args.seed).rand(n, 1)).to(view.device).float() * (part == "full")
+    d = double(torch.zeros(n, device=view.device))
+    t = torch.from_numpy(np.random.RandomState(args.seed).rand(n, 1)).float().to(view.device) * (part == "full")
     for begin, end in progress(f"pairs in {space.upper()}, {part}", n, view.batch):
         codes = view.codes(2 * end, args.seed, 2 * begin)
         a, b = (codes if space == "z" else view.model.map(codes)).unflatten(0, (-1, 2)).unbind(1)
@@ -945,7 +947,7 @@ def path_length(view, args, net, n, space, part):
             w = view.model.map(slerp(a, b, at)) if space == "z" else a + at * (b - a)
             common.seed_noise(args.seed, begin)         # the same for both ends
             ends.append(as_ppl_sees(view.model.generate(w, noise="random"), args.face_crop))
-        d[begin:end] = net(*ends).double() / EPSILON**2
+        d[begin:end] = double(net(*ends)) / EPSILON**2
     return within_percentiles(add_up(d))
 
 
@@ -1234,8 +1236,8 @@ def table_lia_2(runs, args):
 
 def clock(view):
     """The time, once the device has finished its work."""
-    if view.device.type == "cuda":
-        torch.cuda.synchronize()
+    if view.device.type != "cpu":
+        torch.accelerator.synchronize()
     return time.time()
 
 
@@ -1271,6 +1273,7 @@ def table_invgan_1(runs, args):
 
 def average_precision(scores, truth):
     """Mean precision over recalls, weighted by their steps; ties are one step.  (N,), (N,) bool."""
+    scores, truth = map(common.apple_to_cpu, (scores, truth))
     descending, places = scores.sort(descending=True)
     hits = truth[places].double().cumsum(0)
     end = torch.cat([descending[1:] != descending[:-1], truth.new_ones(1)])     # the last of each tie
@@ -2386,7 +2389,7 @@ def encode(args):
                 floor = x.new_full((len(x),), math.nan) if mean is None else per_image((mean - x).square())
                 wrong = per_image((y - others).square()) if n > 1 else x.new_full((1,), math.nan)
                 told[rows] = torch.stack([per_image((y - x).square()), per_image((y - x).abs()), floor, wrong],
-                                         1).double().cpu()
+                                         1).cpu().double()
                 for i, a, b in zip(rows, x, y, strict=True):
                     yield folder / f"{stems[i]}.png", np.concatenate([picture_of(a), picture_of(b)], 1)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -2747,14 +2750,14 @@ class Played:
         self.view, self.model, self.directions, w = view, view.model, {}, None
         if all(hasattr(self.model, ability) for ability in PRIOR):
             w = self.model.map(view.codes(10_000, 0))
-            w = (w - w.mean(0)).double()
+            w = double(w - w.mean(0))
         for path in sorted((view.run / "boundaries").glob("*.npy")):
             normal = read_normal(path, view)
-            scale = 1 if w is None else (w @ normal.double()).std().float()
+            scale = 1 if w is None else (w @ double(normal)).std().float()
             self.directions[f"boundary {path.stem}"] = normal * scale
         if w is not None:
             variances, vectors = torch.linalg.eigh(w.T @ w / len(w))            # the smallest first
-            scaled = (vectors * variances.clamp(min=0).sqrt()).float().T.flip(0)
+            scaled = (vectors * variances.clamp(min=0).sqrt()).float().T.flip(0).to(view.device)
             self.directions.update({f"principal direction {i}": v for i, v in enumerate(scaled[:10], 1)})
 
     def about(self):
@@ -3298,7 +3301,7 @@ def parse_args(argv=None):
         help="evaluation seed of the codes z and all other draws")
     add(every, "--kimg", type=common.positive(int), metavar="K",
         help="averaged weights that --keep-kimg kept at K thousand images (default: the last ones)")
-    add(every, "--device", default="auto", help="cpu, cuda ... (default: the GPU if there is one)")
+    add(every, "--device", default="auto", help="cpu, cuda, mps ... (default: the GPU if there is one)")
     add("metrics table", "--batch", type=common.positive(int), default=0,
         help="images at a time (default: by their size); random noise depends on it")
     add(every, "--data", default="", metavar="PATH", help="the runs' images, if they have moved")
