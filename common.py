@@ -638,9 +638,10 @@ def adam(module, lr, betas, decay=0.0):
 
     decay times a matrix or kernel is added to its gradient; biases, gains and constants have 1 or 3 dimensions.
     """
-    groups = [dict(params=[p for p in module.parameters() if p.ndim in (2, 4) or not decay], weight_decay=decay)]
+    moving = [p for p in module.parameters() if p.requires_grad]
+    groups = [dict(params=[p for p in moving if p.ndim in (2, 4) or not decay], weight_decay=decay)]
     if decay:
-        groups += [dict(params=[p for p in module.parameters() if p.ndim not in (2, 4)])]
+        groups += [dict(params=[p for p in moving if p.ndim not in (2, 4)])]
     return torch.optim.Adam(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
 
 
@@ -1168,6 +1169,7 @@ def positive(kind, most=math.inf):
     return number(name, kind, lambda value: 0 < value <= most and value < math.inf)
 
 
+count = number("whole number", int, lambda value: value >= 0)
 fraction = number("fraction", float, lambda value: 0 <= value <= 1)
 seed = number("seed", int, lambda value: 0 <= value < 2**32)        # what all generators take
 
@@ -1602,6 +1604,29 @@ def begin_from(args, model, device):
     with fitting(args.init):
         model.load_state_dict(checkpoint["state"]["ema"])
     check_grown(args.init, model)
+
+
+def hold(net, args):
+    """Keep the first --freeze-d blocks of a network that sees images as --init has them; stylegan's from-RGB goes with
+    them.   (FreezeD, Mo et al. 2020, 2002.10964; not in the papers)
+
+    A block halves the image, or is a layer of mlp.  Raises `Error` without --init, and if there are not so many.
+    """
+    n = args.freeze_d
+    net = getattr(net, "net", net)
+    if hasattr(net, "layer1"):
+        blocks = [net.layer1, net.layer2]
+    else:
+        blocks = [*(net.convs if hasattr(net, "convs") else net.blocks)]
+    if n and not args.init:
+        raise Error("--freeze-d keeps what --init RUN has learnt; add that, or leave it out")
+    if n > len(blocks):
+        raise Error(f"--freeze-d {n} is too many: {args.backbone} has {len(blocks)} blocks here; pass fewer")
+    if isinstance(net, Growing):                # its blocks begin at 4 px
+        blocks = [net.from_rgb, *blocks[::-1]]
+        n += n > 0
+    for block in blocks[:n]:
+        block.requires_grad_(False)
 
 
 def check_grown(run, model):

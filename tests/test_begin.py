@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import torch
 import torchvision
-from conftest import checkpoint_of
+from conftest import checkpoint_of, fill, run_here
 
 import alae
 import common
@@ -159,3 +159,35 @@ def test_sets_of_torchvision(name, monkeypatch):
     assert train.label_names[1] == dict(mnist="1").get(name, "b" if letters else "class 1")
     assert (train.source == "mnist") == (name == "mnist")
     assert alae.parse_args(["--data", name]).backbone == "mlp"
+
+
+@pytest.mark.parametrize(("method", "backbone", "size", "held"), [
+    ("alae", "mlp", 28, "E.net.layer1"),
+    ("alae", "dcgan", 32, "E.net.convs.0"),
+    ("alae", "stylegan", 8, "E.from_rgb E.blocks.1"),
+    ("lia", "stylegan", 8, "c.from_rgb c.blocks.0"),
+    ("invgan", "dcgan", 32, "D.net.convs.0"),
+    ("invgan", "biggan", 32, "D.net.blocks.0")])
+def test_blocks_at_the_image_are_held(method, backbone, size, held, here):
+    """They keep the first run's averaged weights, also when the run goes on; all other matrices move."""
+    fill(Path("photos"), size=(size, size))
+    flags = ["--data", "photos", "--backbone", backbone, "--width", 64, "--batch", 4]
+    flags += ["--start-resolution", 8] if backbone == "stylegan" else []
+    run_here(importlib.import_module(method).main, *flags, "--kimg", 0.004, "--out", "first")
+    second = ["--init", "first", "--data", "photos", "--batch", 4, "--freeze-d", 1, "--kimg", 0.008, "--out", "second"]
+    run_here(importlib.import_module(method).main, *second)
+    run_here(importlib.import_module(method).main, "--resume", "second", "--kimg", 0.012)
+    before, after = checkpoint_of(Path("first"))["state"]["ema"], checkpoint_of(Path("second"))["state"]["model"]
+    weights = {k for k, v in before.items() if v.ndim in (2, 4) and "noise" not in k and "_rgb.0" not in k}  # of 4 px
+    assert {k for k in weights if torch.equal(before[k], after[k])} == {
+        k for k in weights if k.startswith(tuple(f"{part}." for part in held.split()))} != set()
+
+
+def test_nothing_is_held_without_a_run_to_begin_from(here):
+    fill(Path("photos"), size=(28, 28))
+    small = ["--data", "photos", "--backbone", "mlp", *SMALL, "--kimg", 0.064]
+    with pytest.raises(common.Error, match="--freeze-d keeps what --init RUN has learnt"):
+        run_here(alae.main, *small, "--freeze-d", 1)
+    run_here(alae.main, *small, "--out", "first")
+    with pytest.raises(common.Error, match="--freeze-d 3 is too many: mlp has 2 blocks here"):
+        run_here(alae.main, *small[:2], "--init", "first", "--freeze-d", 3)
