@@ -1174,6 +1174,12 @@ fraction = number("fraction", float, lambda value: 0 <= value <= 1)
 seed = number("seed", int, lambda value: 0 <= value < 2**32)        # what all generators take
 
 
+def size(text):
+    """An argparse type of --resolution: "28x28" -> "28"."""
+    w, _, h = text.partition("x")
+    return w if w == h else text
+
+
 def method_parser(doc, backbones, grows=None):
     """-> a `Parser` with the flags that all four scripts share.  doc: of the script; its first line heads --help.
 
@@ -1188,7 +1194,8 @@ def method_parser(doc, backbones, grows=None):
     add = parser.group("data")
     add("--data", "set name (.github/guide.md), folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
     add("--data-root", "folder of named sets, which are downloaded to it", default="data", metavar="DIR")
-    add("--resolution", "image size in pixels, cropped to that aspect", default="auto", metavar="N|WxH")
+    add("--resolution", "image size in pixels, cropped to that aspect", type=size, default="auto",
+        metavar="N|WxH")
     add("--split", "cut where papers differ (mnist: dw, sw; celeba: official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, "
         "100k)", rare=True, default="auto")
     add("--workers", "processes that read images, for sets too large for memory (0: none)", rare=True, type=int,
@@ -1222,8 +1229,8 @@ def method_parser(doc, backbones, grows=None):
     add("--resume", "run to go on with", default="", metavar="RUN")
     add("--snapshot-kimg", "thousands of images between pictures, log rows and checkpoints",
         type=positive(float), metavar="K")
-    add("--keep-kimg", "thousands of images between averaged weights that stay, in RUN/kept (default: none stay)",
-        rare=True, type=positive(int), default=0, metavar="K")
+    add("--keep-kimg", "thousands of images between averaged weights that stay, in RUN/kept, each of the next snapshot "
+        "(default: none stay)", rare=True, type=positive(int), default=0, metavar="K")
     add("--device", "cpu, cuda, cuda:1, mps ... (default: the GPU if there is one)", default="auto")
     add("--precision", "number format of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 "
         "is not TF32)", rare=True, default="auto", choices=["auto", "fp32", "bf16"])
@@ -1319,9 +1326,14 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=N
     elif given.get("backbone") == "auto":
         del given["backbone"]
     inherited = inherit(given) if inherit and not run else {}
-    if "init" in given and not run:
-        inherited.update(settings_of(given["init"], given, method, parser, networks, formerly))
+    if "init" in given:
+        if not run:
+            inherited.update(settings_of(given["init"], given, method, parser, networks, formerly))
+        given["init"] = str(Path(given["init"]).resolve())
+    elif given.get("freeze_d") and not run:
+        raise Error("--freeze-d keeps what --init RUN has learnt; add that, or leave it out")
     values, source = look_up(table, defaults, stored or {**inherited, **given})
+    source.update(dict.fromkeys(inherited.keys() - given.keys(), "inherited"))
 
     useless = {a.dest: a.only for a in parser._actions if not holds(getattr(a, "only", {}), values)}
     for name in sorted(useless.keys() & given.keys()):
@@ -1393,16 +1405,17 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     label: the paper's name of the method; words: of the folder's name, between method and backbone, "" for none;
     constants: what is no flag, as text.  Sets also image_shape, train_images, image_means, versions, schedule_kimg (the
     --kimg that schedules are laid out for, whatever --resume makes of it), and what is "auto" of split, resolution and
-    out: runs/<method>[-<word>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].
+    out: runs/<method>[-<word>]-<backbone>-<data>[-<split>][-<resolution>][-init][-s<seed>].
     """
     args.given = dict(split=args.split, resolution=args.resolution)
     vars(args).update(label=label, schedule_kimg=args.kimg, data_name=images.name, image_shape=list(images.shape),
                       train_images=len(images), image_means=images.means())
     args.versions = dict(torch=str(torch.__version__), code=code_version())
     if args.out == "auto":
+        size = args.resolution if args.source.get("resolution") != "inherited" else "auto"
         parts = [args.method, *words, args.backbone, images.name,
-                 args.split if args.split not in ("auto", default_split) else "",
-                 args.resolution if args.resolution != "auto" else "", f"s{args.seed}" if args.seed else ""]
+                 args.split if args.split not in ("auto", default_split) else "", size if size != "auto" else "",
+                 "init" if args.init else "", f"s{args.seed}" if args.seed else ""]
         args.out = str(Path("runs", "-".join(part for part in parts if part)))
     h, w = getattr(images, "images", images).shape[1:]          # of tiles: of what they are cut from
     args.resolution = str(w) if w == h else f"{w}x{h}"
@@ -1416,11 +1429,12 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     hidden = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
               "image_means", "schedule_kimg", "given", "source"}
     source = {**args.source, "batches": args.source.get("batch"), "rates": args.source.get("lr")}
-    titles = dict(none="settings", given="given, or the decoder's" if getattr(args, "decoder", "") else "given",
-                  paper="of the paper", code="of the authors' code", ours="ours")
+    other = Path(args.init or getattr(args, "decoder", "")).name
+    titles = dict(none="settings", given="given", inherited=f"of {other}", paper="of the paper",
+                  code="of the authors' code", ours="ours")
     lines = {title: [] for title in titles.values()}
     for name, value in vars(args).items():
-        if name not in hidden:
+        if name not in hidden and value != "":
             lines[titles.get(source.get(name), "settings")].append(f"{name} {value}")
     lines["constants"] = [c for c in constants if c] + [f"ema half-life {EMA_HALF_LIFE:,} images"]
     for title, shown in lines.items():
@@ -1442,7 +1456,7 @@ def check_images(args, images):
     if int(os.environ.get("RANK", 0)) == 0:
         where = f" as {args.out}" if args.out != args.resume else ""
         longer = f"; schedules stay those of {args.schedule_kimg:g} kimg" if args.kimg > args.schedule_kimg else ""
-        begin = "; optimisers and averages begin fresh, for the public weights came without" if fresh else ""
+        begin = "; optimisers begin fresh, because the public weights came without" if fresh else ""
         print(f"resuming {args.resume}{where}{longer}{begin}")
 
 
@@ -1610,7 +1624,7 @@ def hold(net, args):
     """Keep the first --freeze-d blocks of a network that sees images as --init has them; stylegan's from-RGB goes with
     them.   (FreezeD, Mo et al. 2020, 2002.10964; not in the papers)
 
-    A block halves the image, or is a layer of mlp.  Raises `Error` without --init, and if there are not so many.
+    A block halves the image, or is a layer of mlp.  Raises `Error` if there are not so many.
     """
     n = args.freeze_d
     net = getattr(net, "net", net)
@@ -1618,8 +1632,6 @@ def hold(net, args):
         blocks = [net.layer1, net.layer2]
     else:
         blocks = [*(net.convs if hasattr(net, "convs") else net.blocks)]
-    if n and not args.init:
-        raise Error("--freeze-d keeps what --init RUN has learnt; add that, or leave it out")
     if n > len(blocks):
         raise Error(f"--freeze-d {n} is too many: {args.backbone} has {len(blocks)} blocks here; pass fewer")
     if isinstance(net, Growing):                # its blocks begin at 4 px
@@ -1748,7 +1760,7 @@ class Run:
             if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
                 curves(log, self.folder / "curves.png")
                 self.drawn = time.time()
-        keep = getattr(self.args, "keep_kimg", 0) * 1000
+        keep = self.args.keep_kimg * 1000
         if self.writer and keep and self.seen and self.seen // keep != self.last_snapshot // keep:
             self.write(f"kept/{int(self.seen / 1000):06d}.pt", ["ema"])
         self.sums = [0.0 for _ in self.losses]

@@ -144,7 +144,9 @@ class View:
             words.append(f"grown to {max(G.size())} px (alpha {G.alpha:.2f})")
         if "recipe" in a:
             words.append(f"recipe {a['recipe']}")
-        words += [a["precision"], f"{self.model.seen / 1000:g} kimg", f"training seed {a['seed']}"]
+        if a["precision"] != "auto":                    # of public weights that were not trained on
+            words.append(a["precision"])
+        words += [f"{self.model.seen / 1000:g} kimg", f"training seed {a['seed']}"]
         return f"{', '.join(words)}, {self.weights} weights, training code {a['versions']['code']}"
 
     def can(self, abilities):
@@ -2167,9 +2169,7 @@ class Photos:
                 raise
             problem = e
         if problem:
-            if i not in self.told:
-                print(f"left out: {problem}", file=sys.stderr)
-            self.told.add(i)
+            data.tell_once(self.told, str(problem))
             return None
         return torch.tensor(image)              # a copy: it may be read-only
 
@@ -2188,7 +2188,7 @@ def read_codes(path, view, space="w", force=False):
 
     A .npz holds arrays w or z, such as `encode` writes; a .npy one array, such as invert's or the user's own.
     """
-    names, about = None, None
+    names, about = None, {}
     try:
         file = np.load(path, allow_pickle=False)
         codes = file
@@ -2200,7 +2200,9 @@ def read_codes(path, view, space="w", force=False):
                             + (", or pass --space z" if "z" in file else ""))
             codes = file[key]
             names = [str(name) for name in file["names"]] if "names" in file else None
-            about = json.loads(str(file["run"])) if "run" in file else None
+            about = json.loads(str(file["run"])) if "run" in file else {}
+            if not isinstance(about, dict):
+                raise Error(f"{path}: its array run is not as `eval.py encode` writes it; take it out")
     except Error:
         raise
     except Exception as e:                      # np.load lets through whatever the damage leads to
@@ -2287,6 +2289,8 @@ def samples(args):
     seeds = np.unique(args.seeds) if args.seeds else np.arange(args.n)
     out = Path(args.out)
     zipped = out.suffix.lower() == ".zip"
+    if out.suffix.lower() in (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"):
+        raise Error(f"--out {out} is no archive that is written here; name a .zip or a folder")
     if zipped and out.exists():
         raise Error(f"{out} is there already; delete it, or name another --out")
     folder = out.with_name(f"{out.name}.part") if zipped else out
@@ -2364,7 +2368,7 @@ def encode(args):
     n = len(photos)
     mean = None if view.missing or not folder else training_mean(view)
     w, told = torch.zeros(n, view.model.nw), torch.zeros(n, len(ERRORS), dtype=torch.float64)
-    good = torch.zeros(n, dtype=torch.int64)
+    good, grey = torch.zeros(n, dtype=torch.int64), torch.zeros(n)
     stems = file_names(photos.names)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
@@ -2379,15 +2383,18 @@ def encode(args):
             if not rows:
                 continue
             images = [image for image in images if image is not None]
-            x = common.to_float(torch.stack(images)).to(view.device)
+            pixels = torch.stack(images)
+            x = common.to_float(pixels).to(view.device)
             code = view.model.encode(x)
-            w[rows], good[rows] = code.cpu(), 1
+            w[rows], good[rows], grey[rows] = code.cpu(), 1, pixels.float().mean((1, 2, 3))
             if folder:
                 y = view.model.generate(code, noise="fixed").clamp(-1, 1)
                 others = images[1:] + [images[0] if following is None else following]
                 others = common.to_float(torch.stack(others)).to(view.device)
                 floor = x.new_full((len(x),), math.nan) if mean is None else per_image((mean - x).square())
-                wrong = per_image((y - others).square()) if n > 1 else x.new_full((1,), math.nan)
+                wrong = per_image((y - others).square())
+                if (end % n if following is not None else rows[0]) == rows[-1]:     # it would be paired with itself
+                    wrong[-1] = math.nan
                 told[rows] = torch.stack([per_image((y - x).square()), per_image((y - x).abs()), floor, wrong],
                                          1).cpu().double()
                 for i, a, b in zip(rows, x, y, strict=True):
@@ -2395,7 +2402,7 @@ def encode(args):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         write_pictures(pictures())
     kept = add_up(good).bool()
-    w, told = add_up(w)[kept], add_up(told)[kept]
+    w, told, grey = (add_up(t)[kept] for t in (w, told, grey))
     if not len(w):
         raise Error("none of the images can be read; name others")
     names = [name for name, ok in zip(photos.names, kept.tolist(), strict=True) if ok]
@@ -2412,6 +2419,26 @@ def encode(args):
         print(f"wrote {out}{older}: " + ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim))
         if folder:
             tell_photos(folder, names, told, view, len(there & {f"{stem}.png" for stem in stems}))
+        if note := unusual(grey.numpy(), view.args.get("image_means", "")):
+            print(f"note: {note}")
+
+
+def unusual(grey, means):
+    """That the mean greys (N,) of most photos, 0 to 255, are far from the training images', of which a run notes 64
+    (data.Images.means), or "".  Far: out of their range by more than half its width.  Of 11,449 test images of MNIST
+    and of faces none is, and every inverted digit is."""
+    usual = np.frombuffer(bytes.fromhex(means), ">u2") / 256
+    if not len(usual):
+        return ""
+    low, high = usual.min(), usual.max()
+    far = np.maximum(low - grey, grey - high) > (high - low) / 2
+    if 2 * far.sum() <= len(grey):
+        return ""
+    middle = np.median(grey[far])
+    inverted = max(low - (255 - middle), 255 - middle - high) < max(low - middle, middle - high)
+    remedy = "invert them first, for example by PIL.ImageOps.invert" if inverted else "change their brightness first"
+    return (f"{far.sum():,} of {len(grey):,} images have a mean grey of {middle:.0f}, and the training images' is "
+            f"{low:.0f} to {high:.0f} (of 255), so they may be reconstructed badly; {remedy}")
 
 
 ERRORS = ("mse", "mae", "mse_mean_image", "mse_wrong_pair")
@@ -2425,7 +2452,7 @@ def tell_photos(folder, names, told, view, older):
     for name, row in zip(names, told.tolist(), strict=True):
         table.writerow([name, *("" if math.isnan(v) else f"{v:.6g}" for v in row)])
     common.write_atomic(folder / "errors.csv", text.getvalue().encode())
-    mse, mae, mean_image, wrong = [None if math.isnan(v) else v for v in told.mean(0).tolist()]
+    mse, mae, mean_image, wrong = [None if math.isnan(v) else v for v in told.nanmean(0).tolist()]
     over = f" ({older:,} over older ones)" if older else ""
     print(f"wrote {len(names):,} pictures{over} and errors.csv into {folder}: original, reconstruction")
     print(f"MSE {mse:.4f}  MAE {mae:.4f}  floors MSE {cell(mean_image, '.4f')} of the training-mean image, "
@@ -2917,9 +2944,12 @@ class Server(socketserver.ThreadingTCPServer):
     request_queue_size = 256
 
     def __init__(self, views, port):
+        try:
+            super().__init__(("127.0.0.1", port), Request)
+        except OSError as e:
+            raise Error(f"port {port} cannot be had ({e.strerror}); name another by --port, or 0 for any") from None
         self.worker = concurrent.futures.ThreadPoolExecutor(1)
         self.played = [self.work(Played, view) for view in views]
-        super().__init__(("127.0.0.1", port), Request)
 
     def handle_error(self, *_):
         """Whoever asked has gone; `Request` tells other errors."""
@@ -2938,11 +2968,7 @@ def demo(args):
     It needs no network, and only this machine reaches it.  Ctrl-C ends it.
     """
     views = [View(run, args) for run in args.runs]
-    try:
-        server = Server(views, args.port)
-    except OSError as e:
-        raise Error(f"port {args.port} cannot be had ({e.strerror}); name another by --port, or 0 for any") from None
-    with server:
+    with Server(views, args.port) as server:
         print(f"open http://127.0.0.1:{server.server_address[1]} on this machine; Ctrl-C ends it", flush=True)
         server.serve_forever()
 

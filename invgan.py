@@ -427,12 +427,17 @@ def parse_args(argv=None):
     add("--patches", "side of random patches to train on (section 4.3)", type=common.positive(int), default=0,
         metavar="N")
     add("--grow", "growing from --start-resolution (default: at the full size)", only=STYLE, action="store_true")
-    args = common.resolve(parser, "invgan", SETTINGS, argv, networks=network_args,
+    args = common.resolve(parser, "invgan", SETTINGS, argv, inherit, networks=network_args,
                           formerly=dict(gan_codes="both", targets="held"))
     if args.patches and (args.patches not in RESOLUTIONS[args.backbone] or getattr(args, "grow", False)):
         sizes = " or ".join(map(str, RESOLUTIONS[args.backbone]))
         raise Error(f"{args.backbone} trains on patches of {sizes} px, without --grow; not {args.patches}")
     return args
+
+
+def inherit(given):
+    """-> --patches of --init's run."""
+    return dict(patches=common.read_args(given["init"], "invgan").get("patches", 0)) if "init" in given else {}
 
 
 # -------------------------------------------------------------------------------------------------------- main

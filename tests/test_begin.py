@@ -45,7 +45,7 @@ def test_a_run_begins_from_averaged_weights(method, tmp_path, monkeypatch):
     else:
         assert measures("second")[0] == measures("first")[1] != measures("first")[0]
     args = common.read_args("second")
-    assert (args["width"], args["lr"], args["init"]) == (64, 0.0007, "first")
+    assert (args["width"], args["lr"], args["init"]) == (64, 0.0007, str(tmp_path / "first"))
     assert checkpoint_of(Path("second"))["seen"] == 64
     train(method, "--resume", "second", "--kimg", 0.128)        # goes on from its own checkpoint
     assert checkpoint_of(Path("second"))["seen"] == 128
@@ -55,7 +55,7 @@ def test_a_run_begins_from_averaged_weights(method, tmp_path, monkeypatch):
     (["--width", "8"], "the networks of first have --width 64, not 8"),
     (["--g-end", "linear"], "have --g-end sigmoid, not linear"),
     (["--resolution", "32"], "have --resolution 28, not 32"),
-    (["--data", "rgb"], "--init first makes images of 1x28x28, and these are 3x28x28"),
+    (["--data", "rgb"], "first makes images of 1x28x28, and these are 3x28x28"),
     (["--init", "nothing"], "nothing holds no run")])
 def test_networks_of_another_kind_are_refused(flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -101,7 +101,7 @@ def test_stage_2_begins_from_its_decoder(tmp_path, monkeypatch):
     with pytest.raises(common.Error, match="--init is for --stage 1"):
         train("lia", "--stage", 2, "--decoder", "first", "--init", "first")
     train("lia", "--stage", 2, "--decoder", "first", "--batch", 64, "--kimg", 0.064, "--out", "second")
-    with pytest.raises(common.Error, match="--init second is a run of stage 2; name its run of stage 1"):
+    with pytest.raises(common.Error, match="second is a run of stage 2; name its run of stage 1"):
         train("lia", "--init", "second", "--out", "third")
 
 
@@ -159,6 +159,33 @@ def test_sets_of_torchvision(name, monkeypatch):
     assert train.label_names[1] == dict(mnist="1").get(name, "b" if letters else "class 1")
     assert (train.source == "mnist") == (name == "mnist")
     assert alae.parse_args(["--data", name]).backbone == "mlp"
+
+
+def test_what_a_run_takes_over_is_named(here, capsys):
+    """It is not printed as given, what is empty is not printed, and the folder's name is not longer for it."""
+    fill(Path("photos"), size=(28, 28))
+    run_here(alae.main, "--data", "photos", "--backbone", "mlp", *SMALL, "--kimg", 0.064, "--out", "first")
+    told = capsys.readouterr().out
+    assert "seed 3" in told
+    assert "init" not in told
+    run_here(alae.main, "--data", "photos", "--init", "first", "--batch", 64, "--kimg", 0.064)
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if ": " in line)
+    assert lines["given"].split("  ") == ["kimg 0.064", "batch 64", f"init {here / 'first'}"]
+    assert {"resolution 28", "backbone mlp", "width 64", "g_end sigmoid"} <= {*lines["of first"].split("  ")}
+    assert Path("runs/alae-mlp-photos-init/args.json").exists()
+    run_here(alae.main, "--data", "photos", "--init", "first", "--resolution", "28x28", "--batch", 64, "--kimg", 0.064,
+             "--out", "third")
+    assert common.read_args("third")["resolution"] == "28"
+
+
+def test_patches_are_taken_over(here):
+    fill(Path("photos"), size=(64, 64))
+    small = ["--batch", 4, "--kimg", 0.004]
+    run_here(importlib.import_module("invgan").main, "--data", "photos", "--backbone", "biggan", "--patches", 32,
+             "--width", 64, *small, "--out", "first")
+    run_here(importlib.import_module("invgan").main, "--data", "photos", "--init", "first", *small, "--out", "second")
+    args = common.read_args("second")
+    assert (args["patches"], args["image_shape"], args["resolution"]) == (32, [1, 32, 32], "64")
 
 
 @pytest.mark.parametrize(("method", "backbone", "size", "held"), [
