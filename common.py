@@ -1456,7 +1456,7 @@ def check_images(args, images):
     if int(os.environ.get("RANK", 0)) == 0:
         where = f" as {args.out}" if args.out != args.resume else ""
         longer = f"; schedules stay those of {args.schedule_kimg:g} kimg" if args.kimg > args.schedule_kimg else ""
-        begin = "; optimisers begin fresh, because the public weights came without" if fresh else ""
+        begin = "; optimisers, and the averaging of weights, begin fresh from the public ones" if fresh else ""
         print(f"resuming {args.resume}{where}{longer}{begin}")
 
 
