@@ -135,8 +135,8 @@ class Timed(common.Run):
 
     def lap(self):
         """Seconds since the last call, the device's work included."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
         began, self.clock = self.clock, time.perf_counter()
         return self.clock - began
 
