@@ -306,6 +306,8 @@ def parse_args(argv=None):
         type=common.fraction, metavar="P")
     add("--fade", "growth of alpha (code: half a wave of a sine)", only=STYLE, choices=["linear", "sine"])
     add("--adam-state", "state of Adam at a new level (code: fresh)", only=STYLE, choices=["kept", "fresh"])
+    add("--freeze-d", "blocks of E, from the image on, that stay as --init has them (FreezeD; ours)", rare=True,
+        type=common.count, default=0, metavar="N")
     add("--fmap-max", "most channels, over --width (code: 512, celeba 256)", only=STYLE, rare=True,
         type=common.positive(int), default=512, metavar="N")
     add("--layers", "gains, slope, biases of E's and G's ends", only=STYLE, choices=["paper", "released"])
@@ -347,6 +349,7 @@ def main(argv=None):
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
     common.begin_from(args, model, device)
+    common.hold(model.E, args)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(net, args.lr, BETAS) for name, net in model.named_children()})

@@ -38,6 +38,7 @@ from pathlib import Path
 # How often a torch thread looks for work before it sleeps.  By default it looks so long that, next to another busy
 # program, the other threads wait for it: a step took 14 times as long
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")       # what an Apple GPU lacks runs on the CPU
 
 import torch
 import torch.distributed as dist
@@ -637,9 +638,10 @@ def adam(module, lr, betas, decay=0.0):
 
     decay times a matrix or kernel is added to its gradient; biases, gains and constants have 1 or 3 dimensions.
     """
-    groups = [dict(params=[p for p in module.parameters() if p.ndim in (2, 4) or not decay], weight_decay=decay)]
+    moving = [p for p in module.parameters() if p.requires_grad]
+    groups = [dict(params=[p for p in moving if p.ndim in (2, 4) or not decay], weight_decay=decay)]
     if decay:
-        groups += [dict(params=[p for p in module.parameters() if p.ndim not in (2, 4)])]
+        groups += [dict(params=[p for p in moving if p.ndim not in (2, 4)])]
     return torch.optim.Adam(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
 
 
@@ -927,12 +929,12 @@ def has_bf16(device):
     """Whether a device multiplies in bf16 itself; some GPUs, and CPUs with AVX2 alone, emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def notes(args, device):
     """Yields a line for each thing that makes a run slow on its device."""
-    here = "GPU" if device.type == "cuda" else "CPU"
+    here = "CPU" if device.type == "cpu" else "GPU"
     if here == "CPU" and args.backbone == "stylegan" and args.width < 4:
         yield f"on a CPU a step of stylegan at --width {args.width} takes minutes; --width 8 or more suits one"
     if args.precision == "bf16" and not has_bf16(device):
@@ -954,6 +956,8 @@ def join(name):
         if world > 1 and device.index != int(os.environ["LOCAL_RANK"]):
             raise Error(f"--device {name} would put {world} processes on one GPU; pass --device cuda")
         torch.cuda.set_device(device)
+    if device.type == "mps" and world > 1:
+        raise Error(f"--device {name} is for one process; leave torchrun out, or pass --device cpu")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
@@ -992,19 +996,54 @@ def watch(rank, world, ended):
 def find_device(name, local_rank=0):
     """-> torch.device; "auto" is the GPU if there is one, a GPU without a number this process's.
 
-    Raises `Error` if it is not there.
+    Apple's is taken by one process alone, and if `apple_works`.  Raises `Error` if the device is not there.
     """
+    apple = torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and apple and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            name = "mps" if apple_works() else "cpu"
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
         torch.zeros(1, device=device).sum().item()
     except (RuntimeError, AssertionError, NotImplementedError):
-        found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (["mps"] if apple else [])
         raise Error(f"there is no device {name!r} here; --device can be {' or '.join(found)}") from None
     return device
+
+
+def apple_works():
+    """Whether R1's gradients of a small critic are on Apple's GPU what they are on the CPU; says so if they are not."""
+    def gradients(device):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            critic = StyleCritic((3, 32, 32), 1, width=64)
+            x = torch.randn(4, 3, 32, 32)
+        critic.to(device, memory_format=torch.channels_last)
+        x = x.to(device).requires_grad_()
+        r1(critic(x), x).backward()
+        return torch.cat([p.grad.flatten().cpu() for p in critic.parameters() if p.grad is not None])
+    try:
+        if torch.allclose(gradients("mps"), gradients("cpu"), rtol=0.01, atol=0.001):
+            return True
+        problem = "other numbers than on the CPU"
+    except (RuntimeError, TypeError) as e:
+        problem = " ".join(str(e).split())[:100]
+    print(f"note: training does not work on this Apple GPU with torch {torch.__version__} ({problem}), so the CPU is "
+          f"taken", file=sys.stderr)
+    return False
+
+
+def apple_to_cpu(t):
+    """A tensor on an Apple GPU, which has no float64 and lacks some operations, on the CPU; others as they are."""
+    return t.cpu() if t.device.type == "mps" else t
+
+
+def double(t):
+    """A tensor in float64, on its device if that has float64."""
+    return apple_to_cpu(t).double()
 
 
 def keep_memory():
@@ -1130,8 +1169,15 @@ def positive(kind, most=math.inf):
     return number(name, kind, lambda value: 0 < value <= most and value < math.inf)
 
 
+count = number("whole number", int, lambda value: value >= 0)
 fraction = number("fraction", float, lambda value: 0 <= value <= 1)
 seed = number("seed", int, lambda value: 0 <= value < 2**32)        # what all generators take
+
+
+def size(text):
+    """An argparse type of --resolution: "28x28" -> "28"."""
+    w, _, h = text.partition("x")
+    return w if w == h else text
 
 
 def method_parser(doc, backbones, grows=None):
@@ -1148,7 +1194,8 @@ def method_parser(doc, backbones, grows=None):
     add = parser.group("data")
     add("--data", "set name (.github/guide.md), folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
     add("--data-root", "folder of named sets, which are downloaded to it", default="data", metavar="DIR")
-    add("--resolution", "image size in pixels, cropped to that aspect", default="auto", metavar="N|WxH")
+    add("--resolution", "image size in pixels, cropped to that aspect", type=size, default="auto",
+        metavar="N|WxH")
     add("--split", "cut where papers differ (mnist: dw, sw; celeba: official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, "
         "100k)", rare=True, default="auto")
     add("--workers", "processes that read images, for sets too large for memory (0: none)", rare=True, type=int,
@@ -1184,9 +1231,9 @@ def method_parser(doc, backbones, grows=None):
     add("--resume", "run to go on with", default="", metavar="RUN")
     add("--snapshot-kimg", "thousands of images between pictures, log rows and checkpoints",
         type=positive(float), metavar="K")
-    add("--keep-kimg", "thousands of images between averaged weights that stay, in RUN/kept (default: none stay)",
-        rare=True, type=positive(int), default=0, metavar="K")
-    add("--device", "cpu, cuda, cuda:1 ... (default: the GPU if there is one)", default="auto")
+    add("--keep-kimg", "thousands of images between averaged weights that stay, in RUN/kept, each of the next snapshot "
+        "(default: none stay)", rare=True, type=positive(int), default=0, metavar="K")
+    add("--device", "cpu, cuda, cuda:1, mps ... (default: the GPU if there is one)", default="auto")
     add("--precision", "number format of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 "
         "is not TF32)", rare=True, default="auto", choices=["auto", "fp32", "bf16"])
     add("--compile", "torch.compile for all passes except those that R1 differentiates twice", rare=True,
@@ -1286,9 +1333,14 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=N
     elif given.get("backbone") == "auto":
         del given["backbone"]
     inherited = inherit(given) if inherit and not run else {}
-    if "init" in given and not run:
-        inherited.update(settings_of(given["init"], given, method, parser, networks, formerly))
+    if "init" in given:
+        if not run:
+            inherited.update(settings_of(given["init"], given, method, parser, networks, formerly))
+        given["init"] = str(Path(given["init"]).resolve())
+    elif given.get("freeze_d") and not run:
+        raise Error("--freeze-d keeps what --init RUN has learnt; add that, or leave it out")
     values, source = look_up(table, defaults, stored or {**inherited, **given})
+    source.update(dict.fromkeys(inherited.keys() - given.keys(), "inherited"))
 
     useless = {a.dest: a.only for a in parser._actions if not holds(getattr(a, "only", {}), values)}
     for name in sorted(useless.keys() & given.keys()):
@@ -1362,16 +1414,17 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     label: the paper's name of the method; words: of the folder's name, between method and backbone, "" for none;
     constants: what is no flag, as text.  Sets also image_shape, train_images, image_means, versions, schedule_kimg (the
     --kimg that schedules are laid out for, whatever --resume makes of it), and what is "auto" of split, resolution and
-    out: runs/<method>[-<word>]-<backbone>-<data>[-<split>][-<resolution>][-s<seed>].
+    out: runs/<method>[-<word>]-<backbone>-<data>[-<split>][-<resolution>][-init][-s<seed>].
     """
     args.given = dict(split=args.split, resolution=args.resolution)
     vars(args).update(label=label, schedule_kimg=args.kimg, data_name=images.name, image_shape=list(images.shape),
                       train_images=len(images), image_means=images.means(), only_digest=images.only)
     args.versions = dict(torch=str(torch.__version__), code=code_version())
     if args.out == "auto":
+        size = args.resolution if args.source.get("resolution") != "inherited" else "auto"
         parts = [args.method, *words, args.backbone, images.name,
                  args.split if args.split not in ("auto", default_split) else "", Path(args.only).stem,
-                 args.resolution if args.resolution != "auto" else "", f"s{args.seed}" if args.seed else ""]
+                 size if size != "auto" else "", "init" if args.init else "", f"s{args.seed}" if args.seed else ""]
         args.out = str(Path("runs", "-".join(part for part in parts if part)))
     h, w = getattr(images, "images", images).shape[1:]          # of tiles: of what they are cut from
     args.resolution = str(w) if w == h else f"{w}x{h}"
@@ -1385,12 +1438,12 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     hidden = {"method", "label", "resume", "versions", "out", "data", "data_root", "data_name", "train_images",
               "image_means", "schedule_kimg", "given", "source", "only_digest"}
     source = {**args.source, "batches": args.source.get("batch"), "rates": args.source.get("lr")}
-    inherits = "decoder's" if getattr(args, "decoder", "") else "generator's" if getattr(args, "restyle", "") else ""
-    titles = dict(none="settings", given=f"given, or the {inherits}" if inherits else "given",
-                  paper="of the paper", code="of the authors' code", ours="ours")
+    other = Path(args.init or getattr(args, "decoder", "") or getattr(args, "restyle", "")).name
+    titles = dict(none="settings", given="given", inherited=f"of {other}", paper="of the paper",
+                  code="of the authors' code", ours="ours")
     lines = {title: [] for title in titles.values()}
     for name, value in vars(args).items():
-        if name not in hidden:
+        if name not in hidden and value != "":
             lines[titles.get(source.get(name), "settings")].append(f"{name} {value}")
     lines["constants"] = [c for c in constants if c] + [f"ema half-life {EMA_HALF_LIFE:,} images"]
     for title, shown in lines.items():
@@ -1413,7 +1466,7 @@ def check_images(args, images):
     if int(os.environ.get("RANK", 0)) == 0:
         where = f" as {args.out}" if args.out != args.resume else ""
         longer = f"; schedules stay those of {args.schedule_kimg:g} kimg" if args.kimg > args.schedule_kimg else ""
-        begin = "; optimisers and averages begin fresh, for the public weights came without" if fresh else ""
+        begin = "; optimisers, and the averaging of weights, begin fresh from the public ones" if fresh else ""
         print(f"resuming {args.resume}{where}{longer}{begin}")
 
 
@@ -1578,6 +1631,27 @@ def begin_from(args, model, device):
     check_grown(args.init, model)
 
 
+def hold(net, args):
+    """Keep the first --freeze-d blocks of a network that sees images as --init has them; stylegan's from-RGB goes with
+    them.   (FreezeD, Mo et al. 2020, 2002.10964; not in the papers)
+
+    A block halves the image, or is a layer of mlp.  Raises `Error` if there are not so many.
+    """
+    n = args.freeze_d
+    net = getattr(net, "net", net)
+    if hasattr(net, "layer1"):
+        blocks = [net.layer1, net.layer2]
+    else:
+        blocks = [*(net.convs if hasattr(net, "convs") else net.blocks)]
+    if n > len(blocks):
+        raise Error(f"--freeze-d {n} is too many: {args.backbone} has {len(blocks)} blocks here; pass fewer")
+    if isinstance(net, Growing):                # its blocks begin at 4 px
+        blocks = [net.from_rgb, *blocks[::-1]]
+        n += n > 0
+    for block in blocks[:n]:
+        block.requires_grad_(False)
+
+
 def check_grown(run, model):
     """Raise `Error` for a model whose networks have not grown up."""
     for m in model.modules():
@@ -1697,7 +1771,7 @@ class Run:
             if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
                 curves(log, self.folder / "curves.png")
                 self.drawn = time.time()
-        keep = getattr(self.args, "keep_kimg", 0) * 1000
+        keep = self.args.keep_kimg * 1000
         if self.writer and keep and self.seen and self.seen // keep != self.last_snapshot // keep:
             self.write(f"kept/{int(self.seen / 1000):06d}.pt", ["ema"])
         self.sums = [0.0 for _ in self.losses]

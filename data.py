@@ -41,7 +41,7 @@ import time
 import warnings
 import zipfile
 from collections import Counter
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +119,7 @@ class Images:
             name = self.store.images[self.ids[(i + k) % len(self)]]
             if (image := self.store.image(name, shape)) is not None:
                 return image
-            if name not in self.store.told:
-                self.store.told.add(name)
-                print(f"left out: {self.store.bad[name]}", file=sys.stderr)
+            tell_once(self.store.told, self.store.bad[name])
         raise self.store.none_readable()
 
     def __getitem__(self, batch):
@@ -179,7 +177,7 @@ class Images:
         are less than a grey apart do not count (decoders and compressions differ), nor do names."""
         shape = tuple(args["image_shape"])
         n = args["train_images"]
-        had = f"{n:,} images {'x'.join(map(str, shape))}, and {self.name} has"
+        had = f"{f'{n:,} ' if n else ''}images {'x'.join(map(str, shape))}, and {self.name} has"
         if n == 0 and self.shape == shape:                  # public weights: of which images is not known
             return ""
         if self.only != args.get("only_digest", ""):
@@ -204,6 +202,13 @@ class Images:
             more = f" ... {len(found)} in all" if len(found) > 12 else ""
             kinds = f"classes: {', '.join(found[:12])}{more}"
         return [kinds] + list(self.notes)
+
+
+def tell_once(told, problem):
+    """Say, once, that an image is left out.  told: a set of what was said."""
+    if problem not in told:
+        told.add(problem)
+        print(f"left out: {problem}", file=sys.stderr)
 
 
 class Tiles(Images):
@@ -269,6 +274,9 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
         return _torchvision(data, root, split, wanted)
     if data in NAMES:
         return _named(data, root, path, split, wanted, sizes, skip_bad)
+    if path and path.is_file() and path.suffix.lower() in ENDINGS:
+        raise DataError(f"{path} is one image, and training needs a folder or zip of them; to reconstruct it by a run "
+                        f"that is trained: python eval.py encode RUN {path} --reconstruct out")
     if path:
         return _files(path, wanted, sizes, skip_bad)
     if data.endswith(".zip") or os.sep in data:
@@ -504,12 +512,11 @@ def _first_of(wholes):
     if len(files) > MANY and files[0][0].path.is_dir():
         return first
     alike = dict.fromkeys(range(len(files)), ())
-    with ThreadPool() as pool:
-        for closely in range(3):                # few files are opened, and fewer are read whole
-            traits = pool.starmap(Store.trait, [files[i] + (closely,) for i in alike], 256)
-            alike = {i: known + (trait,) for (i, known), trait in zip(alike.items(), traits, strict=True)}
-            count = Counter(alike.values())
-            alike = {i: known for i, known in alike.items() if count[known] > 1}
+    for closely in range(3):                    # few files are opened, and fewer are read whole
+        traits = in_threads(lambda file, closely=closely: file[0].trait(file[1], closely), [files[i] for i in alike])
+        alike = {i: known + (trait,) for (i, known), trait in zip(alike.items(), traits, strict=True)}
+        count = Counter(alike.values())
+        alike = {i: known for i, known in alike.items() if count[known] > 1}
     earliest = {}
     for i, known in alike.items():
         first[i] = earliest.setdefault(known, i)
@@ -848,6 +855,13 @@ def survey(stores, wanted=None, sizes=None):
         each.divisors = {kind: divisor(kind, top, (8, 10, 12, 14, 16, 24, 32)) for kind, top in tops.items()}
 
 
+def in_threads(function, items, size=64):
+    """-> [function(item), ...], by threads; `size` items a job, because a job costs as much as a small image."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:        # waits for its threads, or Python may abort at its end
+        jobs = pool.map(lambda i: [function(item) for item in items[i:i + size]], range(0, len(items), size))
+        return [result for job in jobs for result in job]
+
+
 def _decoded(images, n):
     """The images, in memory if their set of n is small; with skip_bad, those that can be read."""
     store = images.store
@@ -859,8 +873,7 @@ def _decoded(images, n):
         return dataclasses.replace(images, pixels=torch.from_numpy(ready[images.ids]))
 
     def decode():
-        with ThreadPool() as pool:
-            pixels = list(pool.imap(functools.partial(store.image, shape=images.shape), names, 64))
+        pixels = in_threads(functools.partial(store.image, shape=images.shape), names)
         good = [i for i, x in enumerate(pixels) if x is not None]
         if not good:
             raise store.none_readable()
@@ -928,11 +941,11 @@ def _write_pyramid(store, shapes):
             image = store.picture(name)
             return [to_array(image, c, (w, h), store.divisors) for c, h, w in shapes]
     try:
-        with contextlib.ExitStack() as stack, ThreadPool() as pool:
+        with contextlib.ExitStack() as stack:
             files = [stack.enter_context(open(part / "x".join(map(str, shape)), "wb")) for shape in shapes]
             n = len(store.images)
             for begin in range(0, n, 1024):
-                for arrays in pool.map(read, store.images[begin:begin + 1024], 16):
+                for arrays in in_threads(read, store.images[begin:begin + 1024], 16):
                     for file, array in zip(files, arrays, strict=True):
                         file.write(array.tobytes())
                 print(f"  {min(begin + 1024, n):,} of {n:,} images", flush=True)

@@ -64,7 +64,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 import data
-from common import Error
+from common import Error, double
 
 # ------------------------------------------------------------------------------------------- 1 Runs
 
@@ -153,7 +153,9 @@ class View:
             words.append(f"grown to {max(G.size())} px (alpha {G.alpha:.2f})")
         if "recipe" in a:
             words.append(f"recipe {a['recipe']}")
-        words += [a["precision"], f"{self.model.seen / 1000:g} kimg", f"training seed {a['seed']}"]
+        if a["precision"] != "auto":                    # of public weights that were not trained on
+            words.append(a["precision"])
+        words += [f"{self.model.seen / 1000:g} kimg", f"training seed {a['seed']}"]
         return f"{', '.join(words)}, {self.weights} weights, training code {a['versions']['code']}"
 
     def can(self, abilities):
@@ -223,8 +225,8 @@ def progress(what, n, size, shared=True):
 
 def clock(view):
     """The time, once the device has finished its work."""
-    if view.device.type == "cuda":
-        torch.cuda.synchronize()
+    if view.device.type != "cpu":
+        torch.accelerator.synchronize()
     return time.time()
 
 
@@ -261,11 +263,11 @@ class Means:
 
     def __init__(self, device, *names):
         self.names = names
-        self.sums = torch.zeros(1 + len(names), dtype=torch.float64, device=device)     # first, n
+        self.sums = double(torch.zeros(1 + len(names), device=device))      # first, n
 
     def add(self, **values):
         """values: (N,) each."""
-        counted = torch.stack([values[name].double() for name in self.names])
+        counted = torch.stack([double(values[name]) for name in self.names])
         self.sums += torch.cat([torch.ones_like(counted[:1]), counted]).sum(1)
 
     def result(self):
@@ -448,7 +450,7 @@ def minimise(loss, start):
 def told_apart(a, b, folds=5):
     """How often (%) a logistic regression tells other rows of a (N, d) from rows of b (M, d), standardised:
     min_w,c |w|^2 / 2 + sum_i log(1 + exp(-y_i (w.x_i + c))), as scikit-learn."""
-    x = torch.cat([a, b]).double()
+    x = double(torch.cat([a, b]))
     x = nnf.pad((x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-8), (0, 1), value=1.0)
     sign = torch.cat([x.new_full([len(a)], -1), x.new_ones(len(b))])
     fold = torch.cat([torch.arange(len(a)), torch.arange(len(b))]).to(x.device) % folds
@@ -467,14 +469,15 @@ def measure_latent(view, args):
     model = view.model
     n = code_count(view, args)
     means = Means(view.device, "recip_w", "norm_w", "norm_w_wrong_pair")
-    sums = torch.zeros(2, model.nw, dtype=torch.float64, device=view.device)    # of w and w^2
+    sums = double(torch.zeros(2, model.nw, device=view.device))     # of w and w^2
     for begin, end in progress("codes", n, view.batch):
         w = model.map(view.codes(end + 1, args.seed, begin))
         w, after = w[:-1], w[1:]
         back = model.encode(model.generate(w, noise="fixed"))
         means.add(recip_w=(back - w).abs().mean(1), norm_w=(back - w).norm(dim=1),
                   norm_w_wrong_pair=(back - after).norm(dim=1))
-        sums += torch.stack([w.double().sum(0), w.double().square().sum(0)])
+        w = double(w)
+        sums += torch.stack([w.sum(0), w.square().sum(0)])
     m = means.result()
     mean, square = add_up(sums) / n
     variance = (square - mean.square()).clamp(min=0) * n / max(n - 1, 1)
@@ -531,7 +534,8 @@ class Classifier(nn.Module):
         for i, conv in enumerate(self.convs):
             x = torch.relu(conv(x))
             x = nnf.max_pool2d(x, 2) if i == 1 else x
-        return torch.relu(self.dense(nnf.adaptive_avg_pool2d(x, 4).flatten(1)))
+        x = nnf.adaptive_avg_pool2d(common.apple_to_cpu(x), 4).to(x.device)     # Apple's knows whole fractions alone
+        return torch.relu(self.dense(x.flatten(1)))
 
     def forward(self, x):
         return self.head(self.features(x))
@@ -671,13 +675,13 @@ class Moments:
     """Mean and covariance of features, added batch by batch in float64."""
 
     def __init__(self, d, device="cpu"):
-        self.n = torch.zeros((), dtype=torch.float64, device=device)
-        self.sum = torch.zeros(d, dtype=torch.float64, device=device)
-        self.outer = torch.zeros(d, d, dtype=torch.float64, device=device)
+        self.n = double(torch.zeros((), device=device))
+        self.sum = double(torch.zeros(d, device=device))
+        self.outer = double(torch.zeros(d, d, device=device))
 
     def add(self, features):
         """features (N, d)."""
-        f = features.double()
+        f = double(features)
         self.n += len(f)
         self.sum += f.sum(0)
         self.outer += f.T @ f
@@ -716,8 +720,8 @@ def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
     values = []
     size = min(size, len(a), len(b))
     for _ in range(subsets):
-        x = a[torch.from_numpy(rng.choice(len(a), size, replace=False)).to(a.device)].double()
-        y = b[torch.from_numpy(rng.choice(len(b), size, replace=False)).to(b.device)].double()
+        x = double(a[torch.from_numpy(rng.choice(len(a), size, replace=False)).to(a.device)])
+        y = double(b[torch.from_numpy(rng.choice(len(b), size, replace=False)).to(b.device)])
         xx = kernel(x, x)
         yy = kernel(y, y)
         within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
@@ -907,8 +911,8 @@ def linear_svm(x, y, classes, C=0.02):
     eye = torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
     L, failed = torch.linalg.cholesky_ex(eye + 2 * C * x.T @ x)
     if failed:                                                              # too large for fp32
-        gram = sum(part.T @ part for part in map(torch.Tensor.double, x.split(5000)))
-        L = torch.linalg.cholesky(eye.float() + 2 * C * gram).to(x.dtype)
+        gram = sum(part.T @ part for part in map(double, x.split(5000)))
+        L = torch.linalg.cholesky(eye.to(gram) + 2 * C * gram).to(x)
 
     def weights(v):
         return torch.linalg.solve_triangular(L.T, v, upper=True)
@@ -1060,10 +1064,10 @@ def pairs_apart(view, args, space, t, begin, end):
 
 def path_length(view, args, net, n, space, part):
     """Distance of images EPSILON apart, over EPSILON^2, along n paths (full) or at starts (end)."""
-    d = torch.zeros(n, dtype=torch.float64, device=view.device)
-    t = torch.from_numpy(np.random.RandomState(args.seed).rand(n, 1)).to(view.device).float() * (part == "full")
+    d = double(torch.zeros(n, device=view.device))
+    t = torch.from_numpy(np.random.RandomState(args.seed).rand(n, 1)).float().to(view.device) * (part == "full")
     for begin, end in progress(f"pairs in {space.upper()}, {part}", n, view.batch):
-        d[begin:end] = net(*pairs_apart(view, args, space, t, begin, end)).double() / EPSILON**2
+        d[begin:end] = double(net(*pairs_apart(view, args, space, t, begin, end))) / EPSILON**2
     return within_percentiles(add_up(d))
 
 
@@ -1618,6 +1622,7 @@ def table_invgan_3(runs, args):
 
 def average_precision(scores, truth):
     """Mean precision over recalls, weighted by their steps; ties are one step.  (N,), (N,) bool."""
+    scores, truth = map(common.apple_to_cpu, (scores, truth))
     descending, places = scores.sort(descending=True)
     hits = truth[places].double().cumsum(0)
     end = torch.cat([descending[1:] != descending[:-1], truth.new_ones(1)])     # the last of each tie
@@ -2906,9 +2911,7 @@ class Photos:
                 raise
             problem = e
         if problem:
-            if i not in self.told:
-                print(f"left out: {problem}", file=sys.stderr)
-            self.told.add(i)
+            data.tell_once(self.told, str(problem))
             return None
         return torch.tensor(image)              # a copy: it may be read-only
 
@@ -2927,7 +2930,7 @@ def read_codes(path, view, space="w", force=False):
 
     A .npz holds arrays w or z, such as `encode` writes; a .npy one array, such as invert's or the user's own.
     """
-    names, about = None, None
+    names, about = None, {}
     try:
         file = np.load(path, allow_pickle=False)
         codes = file
@@ -2939,7 +2942,9 @@ def read_codes(path, view, space="w", force=False):
                             + (", or pass --space z" if "z" in file else ""))
             codes = file[key]
             names = [str(name) for name in file["names"]] if "names" in file else None
-            about = json.loads(str(file["run"])) if "run" in file else None
+            about = json.loads(str(file["run"])) if "run" in file else {}
+            if not isinstance(about, dict):
+                raise Error(f"{path}: its array run is not as `eval.py encode` writes it; take it out")
     except Error:
         raise
     except Exception as e:                      # np.load lets through whatever the damage leads to
@@ -3026,6 +3031,8 @@ def samples(args):
     seeds = np.unique(args.seeds) if args.seeds else np.arange(args.n)
     out = Path(args.out)
     zipped = out.suffix.lower() == ".zip"
+    if out.suffix.lower() in (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"):
+        raise Error(f"--out {out} is no archive that is written here; name a .zip or a folder")
     if zipped and out.exists():
         raise Error(f"{out} is there already; delete it, or name another --out")
     folder = out.with_name(f"{out.name}.part") if zipped else out
@@ -3103,7 +3110,7 @@ def encode(args):
     n = len(photos)
     mean = None if view.missing or not folder else training_mean(view)
     w, told = torch.zeros(n, view.model.nw), torch.zeros(n, len(ERRORS), dtype=torch.float64)
-    good = torch.zeros(n, dtype=torch.int64)
+    good, grey = torch.zeros(n, dtype=torch.int64), torch.zeros(n)
     stems = file_names(photos.names)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
@@ -3118,23 +3125,26 @@ def encode(args):
             if not rows:
                 continue
             images = [image for image in images if image is not None]
-            x = common.to_float(torch.stack(images)).to(view.device)
+            pixels = torch.stack(images)
+            x = common.to_float(pixels).to(view.device)
             code = view.model.encode(x)
-            w[rows], good[rows] = code.cpu(), 1
+            w[rows], good[rows], grey[rows] = code.cpu(), 1, pixels.float().mean((1, 2, 3))
             if folder:
                 y = view.model.generate(code, noise="fixed").clamp(-1, 1)
                 others = images[1:] + [images[0] if following is None else following]
                 others = common.to_float(torch.stack(others)).to(view.device)
                 floor = x.new_full((len(x),), math.nan) if mean is None else per_image((mean - x).square())
-                wrong = per_image((y - others).square()) if n > 1 else x.new_full((1,), math.nan)
+                wrong = per_image((y - others).square())
+                if (end % n if following is not None else rows[0]) == rows[-1]:     # it would be paired with itself
+                    wrong[-1] = math.nan
                 told[rows] = torch.stack([per_image((y - x).square()), per_image((y - x).abs()), floor, wrong],
-                                         1).double().cpu()
+                                         1).cpu().double()
                 for i, a, b in zip(rows, x, y, strict=True):
                     yield folder / f"{stems[i]}.png", np.concatenate([picture_of(a), picture_of(b)], 1)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         write_pictures(pictures())
     kept = add_up(good).bool()
-    w, told = add_up(w)[kept], add_up(told)[kept]
+    w, told, grey = (add_up(t)[kept] for t in (w, told, grey))
     if not len(w):
         raise Error("none of the images can be read; name others")
     names = [name for name, ok in zip(photos.names, kept.tolist(), strict=True) if ok]
@@ -3151,6 +3161,26 @@ def encode(args):
         print(f"wrote {out}{older}: " + ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim))
         if folder:
             tell_photos(folder, names, told, view, len(there & {f"{stem}.png" for stem in stems}))
+        if note := unusual(grey.numpy(), view.args.get("image_means", "")):
+            print(f"note: {note}")
+
+
+def unusual(grey, means):
+    """That the mean greys (N,) of most photos, 0 to 255, are far from the training images', of which a run notes 64
+    (data.Images.means), or "".  Far: out of their range by more than half its width.  Of 11,449 test images of MNIST
+    and of faces none is, and every inverted digit is."""
+    usual = np.frombuffer(bytes.fromhex(means), ">u2") / 256
+    if not len(usual):
+        return ""
+    low, high = usual.min(), usual.max()
+    far = np.maximum(low - grey, grey - high) > (high - low) / 2
+    if 2 * far.sum() <= len(grey):
+        return ""
+    middle = np.median(grey[far])
+    inverted = max(low - (255 - middle), 255 - middle - high) < max(low - middle, middle - high)
+    remedy = "invert them first, for example by PIL.ImageOps.invert" if inverted else "change their brightness first"
+    return (f"{far.sum():,} of {len(grey):,} images have a mean grey of {middle:.0f}, and the training images' is "
+            f"{low:.0f} to {high:.0f} (of 255), so they may be reconstructed badly; {remedy}")
 
 
 ERRORS = ("mse", "mae", "mse_mean_image", "mse_wrong_pair")
@@ -3164,7 +3194,7 @@ def tell_photos(folder, names, told, view, older):
     for name, row in zip(names, told.tolist(), strict=True):
         table.writerow([name, *("" if math.isnan(v) else f"{v:.6g}" for v in row)])
     common.write_atomic(folder / "errors.csv", text.getvalue().encode())
-    mse, mae, mean_image, wrong = [None if math.isnan(v) else v for v in told.mean(0).tolist()]
+    mse, mae, mean_image, wrong = [None if math.isnan(v) else v for v in told.nanmean(0).tolist()]
     over = f" ({older:,} over older ones)" if older else ""
     print(f"wrote {len(names):,} pictures{over} and errors.csv into {folder}: original, reconstruction")
     print(f"MSE {mse:.4f}  MAE {mae:.4f}  floors MSE {cell(mean_image, '.4f')} of the training-mean image, "
@@ -3720,14 +3750,14 @@ class Played:
         self.view, self.model, self.directions, w = view, view.model, {}, None
         if all(hasattr(self.model, ability) for ability in PRIOR):
             w = self.model.map(view.codes(10_000, 0))
-            w = (w - w.mean(0)).double()
+            w = double(w - w.mean(0))
         for path in sorted((view.run / "boundaries").glob("*.npy")):
             normal = read_normal(path, view)
-            scale = 1 if w is None else (w @ normal.double()).std().float()
+            scale = 1 if w is None else (w @ double(normal)).std().float()
             self.directions[f"boundary {path.stem}"] = normal * scale
         if w is not None:
             variances, vectors = torch.linalg.eigh(w.T @ w / len(w))            # the smallest first
-            scaled = (vectors * variances.clamp(min=0).sqrt()).float().T.flip(0)
+            scaled = (vectors * variances.clamp(min=0).sqrt()).float().T.flip(0).to(view.device)
             self.directions.update({f"principal direction {i}": v for i, v in enumerate(scaled[:10], 1)})
 
     def about(self):
@@ -3887,9 +3917,12 @@ class Server(socketserver.ThreadingTCPServer):
     request_queue_size = 256
 
     def __init__(self, views, port):
+        try:
+            super().__init__(("127.0.0.1", port), Request)
+        except OSError as e:
+            raise Error(f"port {port} cannot be had ({e.strerror}); name another by --port, or 0 for any") from None
         self.worker = concurrent.futures.ThreadPoolExecutor(1)
         self.played = [self.work(Played, view) for view in views]
-        super().__init__(("127.0.0.1", port), Request)
 
     def handle_error(self, *_):
         """Whoever asked has gone; `Request` tells other errors."""
@@ -3908,11 +3941,7 @@ def demo(args):
     It needs no network, and only this machine reaches it.  Ctrl-C ends it.
     """
     views = [View(run, args) for run in args.runs]
-    try:
-        server = Server(views, args.port)
-    except OSError as e:
-        raise Error(f"port {args.port} cannot be had ({e.strerror}); name another by --port, or 0 for any") from None
-    with server:
+    with Server(views, args.port) as server:
         print(f"open http://127.0.0.1:{server.server_address[1]} on this machine; Ctrl-C ends it", flush=True)
         server.serve_forever()
 
@@ -4632,7 +4661,7 @@ def parse_args(argv=None):
         help="evaluation seed of the codes z and all other draws")
     add(every, "--kimg", type=common.positive(int), metavar="K",
         help="averaged weights that --keep-kimg kept at K thousand images (default: the last ones)")
-    add(every, "--device", default="auto", help="cpu, cuda ... (default: the GPU if there is one)")
+    add(every, "--device", default="auto", help="cpu, cuda, mps ... (default: the GPU if there is one)")
     add("metrics table", "--batch", type=common.positive(int), default=0,
         help="images at a time (default: by their size); random noise depends on it")
     add(every + " list", "--data", default="", metavar="PATH", help="the runs' images, if they have moved")

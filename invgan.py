@@ -437,6 +437,8 @@ def parse_args(argv=None):
     add("--cycle-weight", "weight of the second cycle (eq. 3)", only=FULL, type=float, metavar="W")
     add("--mmd-weight", "weight of MMD between w and w_R (eq. 3)", only=FULL, type=float, metavar="W")
     add("--fm", "feature matching of each image, or of means as printed", only=FULL, choices=["paired", "batchmean"])
+    add("--freeze-d", "blocks of D, from the image on, that stay as --init has them (FreezeD; ours)", only=PLAIN,
+        rare=True, type=common.count, default=0, metavar="N")
     add("--patches", "side of random patches to train on (section 4.3)", type=common.positive(int), default=0,
         metavar="N")
     add("--grow", "growing from --start-resolution (default: at the full size)", only=PLAIN | STYLE,
@@ -512,6 +514,7 @@ def train(args):
     if args.backbone != "mlp":
         model.to(memory_format=torch.channels_last)
     common.begin_from(args, model, device)
+    common.hold(model.D, args)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(net, args.lr_d if name == "D" else args.lr, BETAS[args.backbone])
@@ -676,7 +679,10 @@ AGAIN = ("data", "data_root", "split", "width", "fmap_base")
 
 
 def inherit(given):
-    """-> the settings that --restyle takes from its generator's run.  Raises `Error` where a given one contradicts."""
+    """-> --patches of --init's run, or the settings that --restyle takes from its generator's.  Raises `Error` where a
+    given one contradicts."""
+    if "init" in given:
+        return dict(patches=common.read_args(given["init"], "invgan").get("patches", 0))
     if "restyle" not in given:
         return {}
     run = given["restyle"]

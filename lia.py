@@ -365,6 +365,8 @@ def parse_args(argv=None):
     add("--flip", "mirroring of half of the images (code, on FFHQ: on)", choices=["off", "on"])
     add("--adam-state", "state of Adam at a new level (code: fresh)", only=STAGE_1 | STYLE, rare=True,
         choices=["kept", "fresh"])
+    add("--freeze-d", "blocks of c, from the image on, that stay as --init has them (FreezeD; ours)", only=STAGE_1,
+        rare=True, type=common.count, default=0, metavar="N")
     add("--mixing", "share of images that mix the styles of two codes (StyleGAN 0.9)", only=STAGE_1 | STYLE,
         type=common.fraction, metavar="P")
     add = parser.group("method, stage 2")
@@ -464,6 +466,7 @@ def train_decoder(args):
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
     common.begin_from(args, model, device)
+    common.hold(model.c, args)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(getattr(model, name), args.lr, BETAS["1"]) for name in ("phi", "g", "c")})

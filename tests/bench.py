@@ -52,7 +52,7 @@ PATIENCE = 60       # seconds: larger levels are left out when a step takes long
 def random_images(name, root, split, resolution, skip_bad, sizes, only):
     """In place of `data.load`: a random set of the size and channels that a script asks for, the same at each call."""
     side = int(resolution) if resolution != "auto" else sizes[0]
-    shape = (1 if name.startswith("mnist") else 3, side, side)
+    shape = (1 if name in data.GREY else 3, side, side)
     n = max(min(2**28 // (side * side), 4096), 64)
     pixels = torch.randint(256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = data.Images(name="random", part="train", source="random", ids=np.arange(n), shape=shape, pixels=pixels)
@@ -135,8 +135,8 @@ class Timed(common.Run):
 
     def lap(self):
         """Seconds since the last call, the device's work included."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
         began, self.clock = self.clock, time.perf_counter()
         return self.clock - began
 

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 import torchvision
-from conftest import checkpoint_of
+from conftest import checkpoint_of, fill, run_here
 
 import alae
 import common
@@ -46,7 +46,7 @@ def test_a_run_begins_from_averaged_weights(method, tmp_path, monkeypatch):
     else:
         assert measures("second")[0] == measures("first")[1] != measures("first")[0]
     args = common.read_args("second")
-    assert (args["width"], args["lr"], args["init"]) == (64, 0.0007, "first")
+    assert (args["width"], args["lr"], args["init"]) == (64, 0.0007, str(tmp_path / "first"))
     assert checkpoint_of(Path("second"))["seen"] == 64
     train(method, "--resume", "second", "--kimg", 0.128)        # goes on from its own checkpoint
     assert checkpoint_of(Path("second"))["seen"] == 128
@@ -56,7 +56,7 @@ def test_a_run_begins_from_averaged_weights(method, tmp_path, monkeypatch):
     (["--width", "8"], "the networks of first have --width 64, not 8"),
     (["--g-end", "linear"], "have --g-end sigmoid, not linear"),
     (["--resolution", "32"], "have --resolution 28, not 32"),
-    (["--data", "rgb"], "--init first makes images of 1x28x28, and these are 3x28x28"),
+    (["--data", "rgb"], "first makes images of 1x28x28, and these are 3x28x28"),
     (["--init", "nothing"], "nothing holds no run")])
 def test_networks_of_another_kind_are_refused(flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -102,7 +102,7 @@ def test_stage_2_begins_from_its_decoder(tmp_path, monkeypatch):
     with pytest.raises(common.Error, match="--init is for --stage 1"):
         train("lia", "--stage", 2, "--decoder", "first", "--init", "first")
     train("lia", "--stage", 2, "--decoder", "first", "--batch", 64, "--kimg", 0.064, "--out", "second")
-    with pytest.raises(common.Error, match="--init second is a run of stage 2; name its run of stage 1"):
+    with pytest.raises(common.Error, match="second is a run of stage 2; name its run of stage 1"):
         train("lia", "--init", "second", "--out", "third")
 
 
@@ -182,3 +182,62 @@ def test_svhn(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(data.DataError, match="svhn is read through scipy, which is not installed; pip install scipy$"):
         data.load("svhn", tmp_path)
+
+
+def test_what_a_run_takes_over_is_named(here, capsys):
+    """It is not printed as given, what is empty is not printed, and the folder's name is not longer for it."""
+    fill(Path("photos"), size=(28, 28))
+    run_here(alae.main, "--data", "photos", "--backbone", "mlp", *SMALL, "--kimg", 0.064, "--out", "first")
+    told = capsys.readouterr().out
+    assert "seed 3" in told
+    assert "init" not in told
+    run_here(alae.main, "--data", "photos", "--init", "first", "--batch", 64, "--kimg", 0.064)
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if ": " in line)
+    assert lines["given"].split("  ") == ["kimg 0.064", "batch 64", f"init {here / 'first'}"]
+    assert {"resolution 28", "backbone mlp", "width 64", "g_end sigmoid"} <= {*lines["of first"].split("  ")}
+    assert Path("runs/alae-mlp-photos-init/args.json").exists()
+    run_here(alae.main, "--data", "photos", "--init", "first", "--resolution", "28x28", "--batch", 64, "--kimg", 0.064,
+             "--out", "third")
+    assert common.read_args("third")["resolution"] == "28"
+
+
+def test_patches_are_taken_over(here):
+    fill(Path("photos"), size=(64, 64))
+    small = ["--batch", 4, "--kimg", 0.004]
+    run_here(importlib.import_module("invgan").main, "--data", "photos", "--backbone", "biggan", "--patches", 32,
+             "--width", 64, *small, "--out", "first")
+    run_here(importlib.import_module("invgan").main, "--data", "photos", "--init", "first", *small, "--out", "second")
+    args = common.read_args("second")
+    assert (args["patches"], args["image_shape"], args["resolution"]) == (32, [1, 32, 32], "64")
+
+
+@pytest.mark.parametrize(("method", "backbone", "size", "held"), [
+    ("alae", "mlp", 28, "E.net.layer1"),
+    ("alae", "dcgan", 32, "E.net.convs.0"),
+    ("alae", "stylegan", 8, "E.from_rgb E.blocks.1"),
+    ("lia", "stylegan", 8, "c.from_rgb c.blocks.0"),
+    ("invgan", "dcgan", 32, "D.net.convs.0"),
+    ("invgan", "biggan", 32, "D.net.blocks.0")])
+def test_blocks_at_the_image_are_held(method, backbone, size, held, here):
+    """They keep the first run's averaged weights, also when the run goes on; all other matrices move."""
+    fill(Path("photos"), size=(size, size))
+    flags = ["--data", "photos", "--backbone", backbone, "--width", 64, "--batch", 4]
+    flags += ["--start-resolution", 8] if backbone == "stylegan" else []
+    run_here(importlib.import_module(method).main, *flags, "--kimg", 0.004, "--out", "first")
+    second = ["--init", "first", "--data", "photos", "--batch", 4, "--freeze-d", 1, "--kimg", 0.008, "--out", "second"]
+    run_here(importlib.import_module(method).main, *second)
+    run_here(importlib.import_module(method).main, "--resume", "second", "--kimg", 0.012)
+    before, after = checkpoint_of(Path("first"))["state"]["ema"], checkpoint_of(Path("second"))["state"]["model"]
+    weights = {k for k, v in before.items() if v.ndim in (2, 4) and "noise" not in k and "_rgb.0" not in k}  # of 4 px
+    assert {k for k in weights if torch.equal(before[k], after[k])} == {
+        k for k in weights if k.startswith(tuple(f"{part}." for part in held.split()))} != set()
+
+
+def test_nothing_is_held_without_a_run_to_begin_from(here):
+    fill(Path("photos"), size=(28, 28))
+    small = ["--data", "photos", "--backbone", "mlp", *SMALL, "--kimg", 0.064]
+    with pytest.raises(common.Error, match="--freeze-d keeps what --init RUN has learnt"):
+        run_here(alae.main, *small, "--freeze-d", 1)
+    run_here(alae.main, *small, "--out", "first")
+    with pytest.raises(common.Error, match="--freeze-d 3 is too many: mlp has 2 blocks here"):
+        run_here(alae.main, *small[:2], "--init", "first", "--freeze-d", 3)

@@ -288,8 +288,8 @@ def restore_signals():
 
 
 def make_run(folder, **changes):
-    args = dict(out=str(folder), resume="", kimg=1, batch=10, snapshot_kimg=1, lr=0.1, method="alae", backbone="mlp",
-                precision="fp32")
+    args = dict(out=str(folder), resume="", kimg=1, batch=10, snapshot_kimg=1, keep_kimg=0, lr=0.1, method="alae",
+                backbone="mlp", precision="fp32")
     model = nn.Linear(2, 2)
     return common.Run(Namespace(**{**args, **changes}), {"model": model, "rng": torch.Generator()}, ("a", "b"),
                       torch.device("cpu"), common.Growth([(8, 8)], [8], [0.1]))

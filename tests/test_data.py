@@ -274,6 +274,9 @@ def test_missing_sets(tmp_path):
     with pytest.raises(data.DataError, match="not a whole zip file"):
         data.load(str(tmp_path / "text.zip"))
     fill(tmp_path / "one", 1)
+    photo = tmp_path / "one" / "000.png"
+    with pytest.raises(data.DataError, match=f"is one image, .* python eval.py encode RUN {photo} --reconstruct out$"):
+        data.load(str(photo))
     with pytest.raises(data.DataError, match="too few"):
         data.load(str(tmp_path / "one"))
     with pytest.raises(data.DataError, match="40 px at their smallest side.*--resolution 64"):

@@ -340,6 +340,9 @@ def test_the_command_serves_until_it_is_interrupted(dummy, tmp_path):
         port = address.rpartition(":")[2]
         with pytest.raises(common.Error, match=f"port {port} cannot be had"):
             evaluation.demo(Namespace(**vars(options()), runs=[run], port=int(port)))
+        (run / "boundaries" / "x.npy").mkdir(parents=True)              # an error of files is none of the port
+        with pytest.raises((common.Error, OSError), match=r"x\.npy"):
+            evaluation.demo(Namespace(**vars(options()), runs=[run], port=0))
     finally:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)

@@ -128,8 +128,8 @@ def test_several_processes_learn_that_a_folder_is_taken(tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------------------------------- signals
 
 def make_run(folder, growth=None, losses=("a", "b"), **changes):
-    args = dict(out=str(folder), resume="", kimg=1, batch=10, snapshot_kimg=1, lr=0.1, method="alae", backbone="mlp",
-                precision="fp32")
+    args = dict(out=str(folder), resume="", kimg=1, batch=10, snapshot_kimg=1, keep_kimg=0, lr=0.1, method="alae",
+                backbone="mlp", precision="fp32")
     torch.manual_seed(0)
     model = nn.Linear(2, 2)
     optimizer = common.adam(model, 0.1, (0.0, 0.99))

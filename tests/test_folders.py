@@ -388,6 +388,8 @@ def test_a_set_is_known_by_its_images_and_not_by_its_name(tmp_path):
     assert others.unlike(old) == ""
     fewer, _ = data.load(str(fill(tmp_path / "fewer", 30)))
     assert fewer.unlike(old) == "36 images 1x32x32, and fewer has 27, 1x32x32"
+    assert fewer.unlike({**old, "train_images": 0, "image_shape": [3, 64, 64]}) == (     # of public weights
+        "images 3x64x64, and fewer has 27, 1x32x32")
     Image.new("L", (40, 40), 140).save(tmp_path / "other" / "007.png")  # one of them is another
     assert data.load(str(tmp_path / "other"))[0].unlike(args) != ""
 

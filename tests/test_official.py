@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as nnf
-from conftest import checkpoint_of, fill, noisy, rows_of, run_here, tiny
+from conftest import checkpoint_of, fill, noisy, options, rows_of, run_here, tiny
 
 import alae
 import common
+import eval as evaluation
 
 NETS = dict(F="mapping_fl", G="generator", E="discriminator", D="mapping_tl")
 ROOT2 = math.sqrt(2)
@@ -206,6 +207,7 @@ def test_averaged_and_raw_weights_of_a_file(here, capsys):
         alae.main(["--official", f"{name}.pth", "--out", name, "--batch", "4"])
         assert "averaged weights and raw ones" in capsys.readouterr().out
     checkpoint = checkpoint_of(here / "b")
+    assert "auto" not in evaluation.View("b", options()).protocol
     assert not unequal(checkpoint["state"]["ema"], checkpoint_of(here / "c")["state"]["ema"])
     for which, source in dict(model=raw, ema=model).items():
         for key, value in source.named_parameters():
@@ -213,7 +215,7 @@ def test_averaged_and_raw_weights_of_a_file(here, capsys):
     assert not any(checkpoint["state"][f"opt_{net}"]["state"] for net in "FGED")
 
     run_here(alae.main, "--resume", "b", "--data", fill(here / "p", 20, mode="RGB"), "--kimg", "0.008")
-    assert "optimisers and averages begin fresh" in capsys.readouterr().out
+    assert "optimisers, and the averaging of weights, begin fresh" in capsys.readouterr().out
     assert [row["kimg"] for row in rows_of(here / "b" / "log.csv")] == ["0.0", "0.008"]
     assert len(checkpoint_of(here / "b")["state"]["opt_G"]["state"])
     assert common.read_args("b")["train_images"] == 18

@@ -271,6 +271,52 @@ def test_codes_belong_to_a_run(run, photos, tmp_path):
     assert len(files(tmp_path / "made")) == 5
 
 
+def test_codes_whose_run_is_no_dict(run, tmp_path):
+    np.savez(tmp_path / "codes.npz", w=np.zeros((2, 8), np.float32), run=np.array('["mine"]'))
+    with pytest.raises(common.Error, match="its array run is not as `eval.py encode` writes it; take it out"):
+        evaluate("decode", run, tmp_path / "codes.npz", "--out", tmp_path / "made")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.TGZ", "a.7z"])
+def test_archives_that_are_not_written(run, tmp_path, name):
+    with pytest.raises(common.Error, match="is no archive that is written here; name a .zip or a folder"):
+        evaluate("samples", run, "--out", tmp_path / name, "-n", 1)
+    assert not (tmp_path / name).exists()
+
+
+def test_one_good_photo_has_no_wrong_pair(run, photos, tmp_path, capsys):
+    """Left alone by --skip-bad it would be its own; the last of two is paired with the first."""
+    good = (photos / "000.png").read_bytes()
+    for broken, wrong in (("1234", [False]), ("234", [True, True]), ("0234", [False]), ("023", [True, True])):
+        for i in range(5):
+            (photos / f"00{i}.png").write_bytes(good + bytes(i))
+        for i in broken:
+            (photos / f"00{i}.png").write_bytes(good[:99])
+        evaluate("encode", run, photos, "--out", tmp_path / "c.npz", "--reconstruct", tmp_path / "out", "--skip-bad")
+        with open(tmp_path / "out" / "errors.csv", newline="") as f:
+            assert [bool(row["mse_wrong_pair"]) for row in csv.DictReader(f)] == wrong, broken
+        assert (", - of wrong pairs" in capsys.readouterr().out) == (wrong == [False])
+
+
+def test_photos_that_are_inverted_are_noted(run, tmp_path, capsys):
+    """The bundled digits' mean greys are 9 to 56, and half of that width around it is near."""
+    train, test = data.load("mnist-mini")
+    change(run, image_means=train.means())
+    (tmp_path / "digits").mkdir()
+    for i, x in enumerate(test.take(range(7))[:, 0].numpy()):
+        Image.fromarray(x if i < 3 else 255 - x).save(tmp_path / "digits" / f"{i}.png")
+    evaluate("encode", run, *sorted((tmp_path / "digits").iterdir())[:6], "--out", tmp_path / "c.npz")
+    assert "note" not in capsys.readouterr().out                        # three of six
+    evaluate("encode", run, tmp_path / "digits", "--out", tmp_path / "c.npz")
+    assert re.search(r"note: 4 of 7 images have a mean grey of 2\d\d, and the training images' is 9 to 56 \(of 255\)",
+                     capsys.readouterr().out)
+    assert evaluation.unusual(np.array([79.0]), train.means()) == ""
+    assert evaluation.unusual(np.array([80.0]), train.means()).endswith("badly; change their brightness first")
+    assert evaluation.unusual(np.array([200.0]), train.means()).endswith("badly; invert them first, for example by "
+                                                                         "PIL.ImageOps.invert")
+    assert evaluation.unusual(np.array([255.0]), "") == ""              # of public weights nothing is known
+
+
 def test_names_of_pictures():
     """Of codes that another may have made: no folder is left, and no two are alike."""
     names = ["a/b.jpg", "c/b.png", "../../etc/passwd", "..", "C:\\x\\B.jpg", "é 1.png", "a:b?.png", ""]
