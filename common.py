@@ -1024,9 +1024,9 @@ def apple_works():
         critic.to(device, memory_format=torch.channels_last)
         x = x.to(device).requires_grad_()
         r1(critic(x), x).backward()
-        return torch.cat([p.grad.flatten().cpu() for p in critic.parameters() if p.grad is not None])
+        return [p.grad.cpu() for p in critic.parameters() if p.grad is not None]
     try:
-        if torch.allclose(gradients("mps"), gradients("cpu"), rtol=0.01, atol=0.001):
+        if all((a - b).norm() <= 0.01 * b.norm() + 1e-6 for a, b in zip(gradients("mps"), gradients("cpu"))):
             return True
         problem = "other numbers than on the CPU"
     except (RuntimeError, TypeError) as e:

@@ -178,7 +178,7 @@ def test_it_is_taken_if_it_works(apple, monkeypatch, capsys):
         assert common.find_device("auto").type == "cpu"
         with pytest.raises(common.Error, match="--device mps is for one process"):
             common.join("mps")
-    monkeypatch.setattr(common, "r1", lambda score, x: score.sum() * (1 + (x.device == MPS)))
+    monkeypatch.setattr(common, "lrelu", lambda x: torch.nn.functional.leaky_relu(x, 0.2 + 0.02 * (x.device == MPS)))
     assert common.find_device("auto").type == "cpu"
     assert "(other numbers than on the CPU), so the CPU is taken" in capsys.readouterr().err
 
