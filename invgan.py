@@ -444,15 +444,16 @@ def parse_args(argv=None):
     add("--grow", "growing from --start-resolution (default: at the full size)", only=PLAIN | STYLE,
         action="store_true")
     add = parser.group("ReStyle (table 3)")
-    add("--restyle", "run of any method, whose generator, frozen, gets an encoder that corrects its code step by step",
+    add("--restyle", "run of any method, for whose generator an encoder learns to correct codes step by step",
         only=RESTYLE, default="", metavar="RUN")
-    add("--iterations", "number of steps from the mean code on", only=RESTYLE, type=common.positive(int, 100),
-        metavar="N")
-    add("--codes", "what is corrected: w, or w+, which has a row a layer", only=RESTYLE | STYLE, choices=["w", "w+"])
-    add("--pixel-weight", "weight of the mean squared error", only=RESTYLE, type=float, metavar="W")
-    add("--vgg", "weights of VGG-16, whose features are compared, too", only=RESTYLE, default="", metavar="FILE")
-    add("--perceptual-weight", "weight of these features' distance", only=RESTYLE | dict(vgg=True), type=float,
-        metavar="W")
+    add("--iterations", "number of steps, from the mean code on (default: 5)", only=RESTYLE,
+        type=common.positive(int, 100), metavar="N")
+    add("--codes", "what is corrected: w, or w+, which has a row a layer (default: w+)", only=RESTYLE | STYLE,
+        choices=["w", "w+"])
+    add("--pixel-weight", "weight of the mean squared error (default: 1)", only=RESTYLE, type=float, metavar="W")
+    add("--vgg", "weights of VGG-16, whose features are compared as well", only=RESTYLE, default="", metavar="FILE")
+    add("--perceptual-weight", "weight of the distance of these features (default: 0.8)",
+        only=RESTYLE | dict(vgg=True), type=float, metavar="W")
     args = common.resolve(parser, "invgan", SETTINGS, argv, inherit, networks=network_args,
                           formerly=dict(gan_codes="both", targets="held"))
     if args.init and not args.resume and (getattr(args, "restyle", "") or "generator" in common.read_args(args.init)):
@@ -473,7 +474,7 @@ def main(argv=None):
 
 
 def load_images(args):
-    """-> the training images; what is trained on, which are patches of them or they; what is held out, likewise."""
+    """-> the training images as they are read; the same, or patches of them, as they are shown; those held out."""
     with common.rank_zero_first():
         whole, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
                                     None if args.patches else RESOLUTIONS[args.backbone], args.only)
@@ -651,10 +652,12 @@ class ReStyle(nn.Module):
         return self.G.map(z).repeat(1, self.rows)
 
     def generate(self, w, noise="fixed"):
-        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or, of w on stylegan, (N, num_layers, nw).
+        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or (N, num_layers, nw); w+ also with a row a layer.
 
         noise: "random", "fixed" or "none", on stylegan.
         """
+        if self.num_layers == 1:
+            w = w.flatten(1)
         return self.G.generate(w.unflatten(1, (self.rows, -1)) if self.rows > 1 else w, noise)
 
     def encode(self, x):
