@@ -850,7 +850,7 @@ NEIGHBOUR = 3           # whose distance is the radius around a feature (Kynkaan
 def precision_recall(real, made, k=NEIGHBOUR, block=1000):
     """Precision: the share of features made (M, d) no farther from one of real (N, d) than that one's k-th nearest
     other.  Recall: the same with the two exchanged.   (Kynkaanniemi et al. 2019, eqs. 1 and 2)"""
-    real, made = real.double(), made.double()
+    real, made = double(real), double(made)
 
     def radii(f):
         return torch.cat([torch.cdist(some, f).kthvalue(k + 1).values for some in f.split(block)])     # its own is 0

@@ -570,4 +570,16 @@ EQUATIONS = [
         "The unbiased kernel distance; with k(x, y) = (x·y / d + 1)³ of Inception's features it "
         "is KID.",
         ("test_kernel_distance_by_hand", "test_kernel_distance_is_kid")),
+    Equation(
+        "others", "Kynkaanniemi 2019 eq. 1", "metrics",
+        r"f(a, B) = 1 \quad \text{if } \lVert a - b \rVert_2 \le \lVert b - \operatorname{NN}_k(b, B) \rVert_2 "
+        r"\text{ for some } b \in B, \text{ else } 0",
+        "Whether a feature lies within the k-th neighbour's distance of one of a set.",
+        ("test_precision_and_recall_by_hand", "test_precision_and_recall_against_torch_fidelity")),
+    Equation(
+        "others", "Kynkaanniemi 2019 eq. 2", "metrics",
+        r"\operatorname{precision} = \frac{1}{n} \sum_i f(g_i, R), \quad \operatorname{recall} = \frac{1}{m} \sum_i "
+        r"f(r_i, G)",
+        "The shares of generated features that lie among real ones, and of real ones among generated ones.",
+        ("test_precision_and_recall_by_hand", "test_precision_and_recall_of_half_a_set")),
 ]

@@ -9,8 +9,8 @@ import unicodedata
 
 LETTERS = dict(alpha="α", beta="β", gamma="γ", epsilon="ϵ", eta="η", theta="θ", mu="μ", sigma="σ", tau="τ", phi="ϕ",
                ell="ℓ", Delta="Δ", nabla="∇")
-SIGNS = {"in": "∈", "circ": "∘", "sim": "∼", "leftarrow": "←", "mapsto": "↦", "leftrightarrow": "↔", "cdot": "⋅",
-         "cdots": "⋯", "odot": "⊙", "ge": "≥", "ne": "≠", "sum": "∑", "int": "∫", "#": "#", "{": "{", "}": "}"}
+SIGNS = {"in": "∈", "le": "≤", "circ": "∘", "sim": "∼", "leftarrow": "←", "mapsto": "↦", "leftrightarrow": "↔",
+         "cdot": "⋅", "cdots": "⋯", "odot": "⊙", "ge": "≥", "ne": "≠", "sum": "∑", "int": "∫", "#": "#", "{": "{", "}": "}"}
 TALL = ("sum", "int")
 FUNCTIONS = ("log", "min", "max")
 LIMITS = ("min", "max", "sum", "overbrace", "underbrace")   # have their indices below and above, not at their side
@@ -18,7 +18,7 @@ ALPHABETS = dict(mathbb="DOUBLE-STRUCK", mathcal="SCRIPT", mathbf="BOLD", boldsy
 WORDS = ("text", "mathrm", "operatorname", "begin", "end", *ALPHABETS)      # take plain words in braces
 FENCES = {"(": ")", "[": "]", "\\lVert": "\\rVert"}
 BARS = {"\\lVert": "‖", "\\rVert": "‖", "\\|": "‖", "|": "|"}
-INFIX = set("=+-∘∼∈←↦↔⋅⊙≥≠,|/")
+INFIX = set("=+-∘∼∈←↦↔⋅⊙≥≤≠,|/")
 
 TOKEN = re.compile(r"\\(?:" + "|".join(WORDS) + r")\{[^}]*\}|\\[a-zA-Z]+|\\.|\d+|:=|'+|[^\s]")
 SPACE = '<mspace width="0.1667em"/>'

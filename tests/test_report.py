@@ -152,7 +152,7 @@ def test_models_side_by_side(dummy, here, capsys):
         np.testing.assert_allclose(picture[:, column], shown(expected), atol=1)
     assert np.abs(picture[:, 3] - shown(x)).mean() < 2
     out = capsys.readouterr().out
-    assert "MSE optimisation in w of 3 images, 300 steps of Adam, lr 0.05, takes about" in out
+    assert "MSE optimisation in w of 3 images, 300 steps of Adam, lr 0.05: about" in out
     assert f"Dummy: MSE {(x / 2).square().mean():.4f} of these 3 images" in out
     views = [evaluation.View(path, options()) for path in (other, run)]
     encode = type(views[0].model).encode
