@@ -2186,6 +2186,8 @@ def draw_manipulate(view, x, args):
                     "(`eval.py boundary RUN` makes them)")
     if args.codes and args.images:
         raise Error("figure manipulate moves --images or --codes; leave one of them out")
+    if args.columns and (args.strength or len(args.boundary) > 1):
+        raise Error("--columns divides -5 ... 5 along one --boundary; leave it out with several, and with --strength")
     w = read_codes(args.codes, view)[0][:args.n or 4].to(view.device) if args.codes else view.encoded(x)
     few = [5.0] if len(args.boundary) > 1 else torch.linspace(-5, 5, args.columns or 8).tolist()
     steps = args.strength or few

@@ -140,6 +140,8 @@ def test_manipulate_has_a_column_an_attribute_and_a_row_a_person(dummy, here):
     panel = evaluation.draw_manipulate(view, view.images(range(2)), args)
     assert panel.columns == ["original", "reconstruction", "glasses: +5", "smile: +5"]
     assert panel.labels == ["me", "you"]
+    with pytest.raises(common.Error, match="--columns divides -5 ... 5 along one --boundary"):
+        evaluate("figure", "manipulate", run, "--boundary", "smile.npy", "--strength", 1, "--columns", 3)
 
 
 def test_models_side_by_side(dummy, here, capsys):
