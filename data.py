@@ -1130,6 +1130,9 @@ def rank(args):
 def _rank(args, common):
     device = common.find_device(args.device)
     if args.run:
+        for flag, given in (("--vgg", args.vgg), ("--resolution", args.resolution != "auto")):
+            if given:
+                raise DataError(f"{flag} is for features of VGG-16, and --run {args.run} has its own; leave one out")
         stored = common.read_args(args.run)
         try:
             model = importlib.import_module(stored["method"]).load(args.run, device)

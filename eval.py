@@ -2797,12 +2797,12 @@ def measured(view, args, names):
 
 
 def joint_name(names):
-    """a0, a1, a2 -> a{0,1,2}, as a shell writes it."""
+    """a8, a9, a10 -> a{8,9,10}, as a shell writes it; a number stays whole."""
     if len(names) == 1:
         return names[0]
-    begin = os.path.commonprefix(names)                                             # noqa: RUF071
+    begin = os.path.commonprefix(names).rstrip("0123456789")                                # noqa: RUF071
     rest = [name.removeprefix(begin) for name in names]
-    end = os.path.commonprefix([name[::-1] for name in rest])[::-1]                 # noqa: RUF071
+    end = os.path.commonprefix([name[::-1] for name in rest])[::-1].lstrip("0123456789")    # noqa: RUF071
     return f"{begin}{{{','.join(name.removesuffix(end) for name in rest)}}}{end}"
 
 
