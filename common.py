@@ -1459,7 +1459,8 @@ def check_images(args, images):
     keep_place(args, images)
     fresh = not args.train_images               # of public weights: from now on these are its images
     if fresh:
-        vars(args).update(data_name=images.name, train_images=len(images), image_means=images.means())
+        vars(args).update(data_name=images.name, train_images=len(images), image_means=images.means(),
+                          only_digest=images.only)
     code = code_version()
     if code not in args.versions["code"]:
         args.versions["code"] += f", {code}"

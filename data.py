@@ -1154,6 +1154,9 @@ def rank(args):
 def _rank(args, common):
     device = common.find_device(args.device)
     if args.run:
+        for flag, given in (("--vgg", args.vgg), ("--resolution", args.resolution != "auto")):
+            if given:
+                raise DataError(f"{flag} is for features of VGG-16, and --run {args.run} has its own; leave one out")
         stored = common.read_args(args.run)
         try:
             model = importlib.import_module(stored["method"]).load(args.run, device)
@@ -1197,7 +1200,8 @@ def _rank(args, common):
         raise DataError(f"features of {of} are not finite; take another network")
     made = time.time()
     queries = [place[query] for query in args.query if query in place] + list(range(len(images), len(f)))
-    scores = manifold_ranking(f, torch.tensor(queries, device=device), args.neighbours)[:len(images)].cpu()
+    f = common.apple_to_cpu(f)
+    scores = manifold_ranking(f, torch.tensor(queries, device=f.device), args.neighbours)[:len(images)].cpu()
     best = scores.argsort(descending=True, stable=True)[:n]
     if apart := int((scores[best] <= 0).sum()):
         print(f"note: {apart:,} of the {n:,} are not connected to a query, and stand last as in the set; pass more "

@@ -3533,12 +3533,12 @@ def measured(view, args, names):
 
 
 def joint_name(names):
-    """a0, a1, a2 -> a{0,1,2}, as a shell writes it."""
+    """a8, a9, a10 -> a{8,9,10}, as a shell writes it; a number stays whole."""
     if len(names) == 1:
         return names[0]
-    begin = os.path.commonprefix(names)                                             # noqa: RUF071
+    begin = os.path.commonprefix(names).rstrip("0123456789")                                # noqa: RUF071
     rest = [name.removeprefix(begin) for name in names]
-    end = os.path.commonprefix([name[::-1] for name in rest])[::-1]                 # noqa: RUF071
+    end = os.path.commonprefix([name[::-1] for name in rest])[::-1].lstrip("0123456789")    # noqa: RUF071
     return f"{begin}{{{','.join(name.removesuffix(end) for name in rest)}}}{end}"
 
 
@@ -4171,12 +4171,13 @@ HEADLINES = {                                   # numbers that matter most, and 
     "frechet fid_samples": "FID of samples", "frechet frechet_samples": "Frechet, samples",
     "frechet fid_reconstructions": "FID of reconstructions",
     "frechet frechet_reconstructions": "Frechet, reconstructions",
+    "precision precision_samples": "precision of samples", "precision recall_samples": "recall of samples",
     "latent recip_w": "|E(G(w)) - w| a dimension", "classifiers 1nn_long": "1-NN, long features, %"}
 ASIDE = dict(models="other runs next to this one", edit="pictures that were edited by hand", frames="a film",
              path="minutes of optimisation", tiles="a run with --patches, or larger images by --images",
              deblur="a run with --patches, or larger images by --images")       # figures that need more than the run
 FILMS = ("reconstructions", "samples")
-SETTING_OF = dict(given="given", paper="of the paper", code="of the authors' code", ours="ours")
+SETTING_OF = dict(given="given", inherited="of the run that it begins from", paper="of the paper", code="of the authors' code", ours="ours")
 WIDEST = 1600                                   # pixels; wider figures are shown smaller
 PAGE_BYTES = 30 * 2**20                         # of pictures by time; of more than that, some are left out
 

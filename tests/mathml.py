@@ -10,7 +10,8 @@ import unicodedata
 LETTERS = dict(alpha="α", beta="β", gamma="γ", epsilon="ϵ", eta="η", theta="θ", mu="μ", sigma="σ", tau="τ", phi="ϕ",
                ell="ℓ", Delta="Δ", nabla="∇")
 SIGNS = {"in": "∈", "le": "≤", "circ": "∘", "sim": "∼", "leftarrow": "←", "mapsto": "↦", "leftrightarrow": "↔",
-         "cdot": "⋅", "cdots": "⋯", "odot": "⊙", "ge": "≥", "ne": "≠", "sum": "∑", "int": "∫", "#": "#", "{": "{", "}": "}"}
+         "cdot": "⋅", "cdots": "⋯", "odot": "⊙", "ge": "≥", "ne": "≠",
+         "sum": "∑", "int": "∫", "#": "#", "{": "{", "}": "}"}
 TALL = ("sum", "int")
 FUNCTIONS = ("log", "min", "max")
 LIMITS = ("min", "max", "sum", "overbrace", "underbrace")   # have their indices below and above, not at their side

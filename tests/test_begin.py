@@ -1,4 +1,5 @@
-"""--init begins a run from another's averaged weights; --keep-kimg keeps some; sets of torchvision by name."""
+"""--init begins a run from another's averaged weights; --only takes a list's images; --keep-kimg keeps weights; sets
+of torchvision by name."""
 import csv
 import importlib
 import json
@@ -10,7 +11,7 @@ import PIL.Image
 import pytest
 import torch
 import torchvision
-from conftest import checkpoint_of, fill, run_here
+from conftest import checkpoint_of, fill, options, run_here
 
 import alae
 import common
@@ -50,6 +51,29 @@ def test_a_run_begins_from_averaged_weights(method, tmp_path, monkeypatch):
     assert checkpoint_of(Path("second"))["seen"] == 64
     train(method, "--resume", "second", "--kimg", 0.128)        # goes on from its own checkpoint
     assert checkpoint_of(Path("second"))["seen"] == 128
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_of_a_list_alone(method, tmp_path, monkeypatch):
+    """Its images are the list's, for eval.py and --resume too.  The list may move, but not change."""
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_text("".join(f"{i}\n" for i in range(1000, 900, -1)))
+    train(method, *SMALL, *METHODS[method], "--only", "list.txt", "--kimg", 0.064, "--out", "run")
+    args = common.read_args("run")
+    assert (args["train_images"], args["only"]) == (100, str(tmp_path / "list.txt"))
+    train_part = evaluation.View("run", options()).train
+    assert train_part.ids.tolist() == list(range(901, 1001))
+    if method == "lia":
+        train(method, "--stage", 2, "--decoder", "run", "--kimg", 0.128, "--batch", 64, "--out", "encoder")
+        assert evaluation.View("encoder", options()).train.only == train_part.only
+    Path("list.txt").rename("moved.txt")
+    with pytest.raises(data.DataError, match=r"--only .*list.txt cannot be read"):
+        train(method, "--resume", "run", "--kimg", 0.128)
+    train(method, "--resume", "run", "--kimg", 0.128, "--only", "moved.txt")
+    assert checkpoint_of(Path("run"))["seen"] == 128
+    Path("moved.txt").write_text("".join(f"{i}\n" for i in range(902, 1002)))
+    with pytest.raises(common.Error, match="the images of another list"):
+        train(method, "--resume", "run", "--kimg", 0.192)
 
 
 @pytest.mark.parametrize(("flags", "message"), [
