@@ -2637,7 +2637,12 @@ def chosen_for(item, views, args):
     for group in groups.values():
         fit = {want: [view for view in group if want.fits(view)] for want in item.runs}
         lack = [f"a run of {want.words}" for want in item.runs if not fit[want]]
-        some = [view for want, found in fit.items() for view in (found if want.many else found[:1])]
+        some = []
+        for want, found in fit.items():
+            if want.many:               # those that lack something are left out, unless all do
+                some += [view for view in found if not lacking(item, [view], args)] or found
+            else:
+                some += found[:1]
         if item.title == "table alae-2":
             some = [view for view in some if not any(unlike(view, other) for other in some[:some.index(view)]
                                                      if view.args["label"] == other.args["label"])]
@@ -2653,7 +2658,8 @@ def listed(args):
     """Prints every table and figure of the papers: what it shows, its command and what that needs, or with runs if
     they suffice.  -> a list of dicts for --json"""
     views = [View(run, args) for run in args.runs]
-    out, paper = [], ""
+    out = []
+    paper = ""
     for item in ITEMS:
         commands = [command_of(item), *item.also] if item.runs else []
         row = dict(title=item.title, shows=item.shows, paper=item.paper, note=item.note,
@@ -2662,7 +2668,8 @@ def listed(args):
                    commands=[f"python eval.py {command}" for command in commands])
         method = item.title.split()[1].partition("-")[0]
         if method != paper:
-            print(f"{'' if not paper else chr(10)}{dict(faae='F-AAE', invgan='InvGAN').get(method, method.upper())}")
+            heading = dict(alae="ALAE", lia="LIA", invgan="InvGAN", faae="F-AAE")[method]
+            print(f"\n{heading}" if paper else heading)
             paper = method
         print(filled(f"{item.title:16}{item.shows}   [{item.note or item.paper}]", ""))
         if views and item.runs:

@@ -195,6 +195,10 @@ def test_data_and_weights_that_are_missing_are_named(runs, views, tmp_path, monk
     assert missing("figure faae-5", [view["faae"], small]) == "a run of AAE (--objective aae)"     # not of that size
     assert missing("figure faae-5", [view["faae"], small, view["aae"]]) == ""
 
+    item = next(item for item in evaluation.ITEMS if item.title == "table lia-2")
+    with monkeypatch.context() as m:                                            # one of two has labels
+        m.setattr(evaluation.View, "has_classes", property(lambda self: self.run == runs["alae"]))
+        assert evaluation.chosen_for(item, [view["aae"], view["alae"]], options(cache="")) == ([view["alae"]], [])
     monkeypatch.setattr(evaluation.View, "has_classes", False)
     assert missing("table alae-2", [view["alae"]]) == f"{runs['alae']}: mnist has no class labels"
     for title, names in (("table lia-2", ["inception"]), ("table alae-4", ["vgg", "lpips"])):
@@ -202,7 +206,6 @@ def test_data_and_weights_that_are_missing_are_named(runs, views, tmp_path, monk
                                                   + ", ".join(f"--{name} FILE" for name in names))
         assert missing(title, [view["alae"]], **dict.fromkeys(names, "file")) == ""
     (tmp_path / "pt_inception-2015-12-05-6726825d.pth").touch()
-    item = next(item for item in evaluation.ITEMS if item.title == "table lia-2")
     assert evaluation.chosen_for(item, [view["alae"]], options(cache=tmp_path)) == ([view["alae"]], [])
 
 
