@@ -530,7 +530,8 @@ class Grey:
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--query", "no.png"], "no.png is no training image of set, by its name there such as 000.png"),
-    (["--query", "000.png", "-n", "40"], "too few for -n 40"), (["--query", "000.png", "--run", "set"], "--resolution is for features of VGG-16"),
+    (["--query", "000.png", "-n", "40"], "too few for -n 40"),
+    (["--query", "000.png", "--run", "set"], "--resolution is for features of VGG-16"),
     (["--query", "000.png", "-n", "0"], "-n"), (["--query", "000.png"], "--neighbours 20")])
 def test_rank_refuses(tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
