@@ -4184,7 +4184,8 @@ ASIDE = dict(models="other runs next to this one", edit="pictures that were edit
              path="minutes of optimisation", tiles="a run with --patches, or larger images by --images",
              deblur="a run with --patches, or larger images by --images")       # figures that need more than the run
 FILMS = ("reconstructions", "samples")
-SETTING_OF = dict(given="given", inherited="of the run that it begins from", paper="of the paper", code="of the authors' code", ours="ours")
+SETTING_OF = dict(given="given", inherited="of the run that it begins from", paper="of the paper",
+                  code="of the authors' code", ours="ours")
 WIDEST = 1600                                   # pixels; wider figures are shown smaller
 PAGE_BYTES = 30 * 2**20                         # of pictures by time; of more than that, some are left out
 
