@@ -1,3 +1,4 @@
+"""ALAE: Algorithm 1 worked out by hand, eq. 9, its networks, settings and loop."""
 import math
 import os
 import signal

@@ -1,3 +1,4 @@
+"""What methods share: layers, losses, optimising, growing, frozen networks, flags, checkpoints and runs."""
 import copy
 import errno
 import math

@@ -1,3 +1,4 @@
+"""Sets, splits, order, resizing, pyramids and ranking of images."""
 import json
 import math
 import zipfile

@@ -1,3 +1,4 @@
+"""Measures, tables and figures of eval.py against independent values and other libraries."""
 import csv
 import io
 import json

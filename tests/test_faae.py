@@ -1,3 +1,4 @@
+"""F-AAE and its family: each objective's iteration worked out by hand, networks, settings and loop."""
 import copy
 import json
 import math

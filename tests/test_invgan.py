@@ -1,3 +1,4 @@
+"""InvGAN: the step of eq. 3 and of section 4.4 worked out by hand, MMD, BigGAN, settings and loop."""
 import copy
 import functools
 import json

@@ -1,3 +1,4 @@
+"""LIA: the invertible network, both stages worked out by hand, the VAE, settings and loop."""
 import copy
 import functools
 import hashlib
