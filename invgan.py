@@ -644,10 +644,12 @@ class ReStyle(nn.Module):
         return self.G.map(z).repeat(1, self.rows)
 
     def generate(self, w, noise="fixed"):
-        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or, of w on stylegan, (N, num_layers, nw).
+        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or (N, num_layers, nw); w+ also with a row a layer.
 
         noise: "random", "fixed" or "none", on stylegan.
         """
+        if self.num_layers == 1:
+            w = w.flatten(1)
         return self.G.generate(w.unflatten(1, (self.rows, -1)) if self.rows > 1 else w, noise)
 
     def encode(self, x):

@@ -13,6 +13,7 @@ from conftest import (
     TWO,
     assert_bf16_is_near,
     assert_equal_runs,
+    cells,
     changed_by,
     checkpoint_of,
     fill_zip,
@@ -22,6 +23,7 @@ from conftest import (
     rows_of,
     run_here,
     show_nothing,
+    shown,
 )
 from torch import nn
 
@@ -189,6 +191,7 @@ def test_codes_after_each_number_of_steps(name, codes, source):
     if codes == "w+":                                   # a row a layer, the first row the first layer's
         rows = torch.randn(2, 4, 6)
         torch.testing.assert_close(model.generate(rows.flatten(1)), model.G.generate(rows))
+        torch.testing.assert_close(model.generate(rows), model.G.generate(rows))
 
 
 def test_codes_of_one_w_keep_an_exact_inverse(source):
@@ -427,6 +430,12 @@ def test_eval_takes_its_runs(source, here, monkeypatch):
     call("encode", "run", source("stylegan").parent / "set.zip", "--out", "codes.npz")
     call("decode", "run", "codes.npz", "--out", "pictures")
     assert np.load("codes.npz")["w"].shape == (40, 24)
+    run("--restyle", source("invgan"), *BOTH, "--kimg", "0.008", "--out", "one-w")
+    for folder, size in (("run", 8), ("one-w", 32)):            # truncated to nothing, all samples are the mean code's
+        call("figure", "samples", folder, "-n", 2, "--truncation", 1e-9, "--out", "s.png")
+        a, b = cells("s.png", 1, 2, size)[0]
+        np.testing.assert_allclose(a, b, atol=1)
+        np.testing.assert_allclose(a, shown(invgan.load(folder).mean_x), atol=1)
     assert len(list(Path("pictures").glob("*.png"))) == 40
 
 
