@@ -3491,8 +3491,8 @@ def compare(args):
 COLUMNS = (
     ("images shown", "", "seen", ",.0f"), ("batch", "", "batch", ",.0f"), ("seconds", "", "seconds", ",.0f"),
     ("peak GB", "", "peak_gb", ".2f"),
-    ("MSE", "errors", "mse", ".4f"), ("of the mean image", "errors", "mse_mean_image", ".4f"),
-    ("of wrong pairs", "errors", "mse_wrong_pair", ".4f"), ("|G(E(x)) - x|", "errors", "mae", ".4f"),
+    ("MSE", "errors", "mse", ".4f"), ("MSE of the mean image", "errors", "mse_mean_image", ".4f"),
+    ("MSE of wrong pairs", "errors", "mse_wrong_pair", ".4f"), ("|G(E(x)) - x|", "errors", "mae", ".4f"),
     ("|E(G(w)) - w|", "latent", "recip_w", ".4f"), ("codes told apart, %", "latent", "told_apart", ".1f"),
     ("label flips, %", "flips", "flips", ".2f"),
     *((f"Frechet, {kind}", "frechet", f"frechet_{kind}", ".2f")
