@@ -2121,7 +2121,8 @@ def draw_traversal(view, _, args):
 def style_layers(view):
     """How many layers that have grown read a style.  Raises Lacks if all layers read one w."""
     if view.model.num_layers == 1:
-        raise Lacks(f"{view.run} ({view.args['backbone']}) reads one w, with no styles to mix; take a stylegan run")
+        raise Lacks(f"{view.run} ({view.args['backbone']}) reads one w, with no styles to mix; take a stylegan run (of "
+                    f"ReStyle one with --codes w)")
     return 2 * view.growing.top + 2
 
 
