@@ -90,7 +90,10 @@ def rows(runs, folder):
 
 @pytest.fixture(scope="module")
 def views(runs):
-    return [evaluation.View(run, options()) for run in runs.values()]
+    """All these runs, opened, with their sets."""
+    made = [evaluation.View(run, options()) for run in runs.values()]
+    assert not any(view.missing for view in made)
+    return made
 
 
 @pytest.fixture
