@@ -3520,9 +3520,10 @@ def cost(view):
 def measured(view, args, names):
     """-> a run's numbers {(measure, number): value}, and facts on which they depend {what: value}, and protocols."""
     of_run = dict(cost(view), seen=view.model.seen, batch=view.args.get("batch"))
-    numbers = {("", name): value for name, value in of_run.items()}
+    numbers = {("", key): value for key, value in of_run.items()}
     shape = "x".join(map(str, view.shape))
-    facts = {"data": f"{view.test.name} {view.test.split or ''} {shape} ({view.test.fingerprint()})"}
+    name = " ".join(filter(None, (view.test.name, view.test.split)))
+    facts = {"data": f"{name} {shape} ({view.test.fingerprint()})"}
     how = {}
     for name in names:
         kinds = dict(frechet=("samples", "reconstructions", "midpoints"), precision=("samples", "reconstructions"))

@@ -521,6 +521,19 @@ def test_rank_writes_a_list_and_only_reads_it(tmp_path, monkeypatch, capsys):
     assert "another list" in whole.unlike(args)
 
 
+def test_features_of_a_set_that_is_read_from_files(tmp_path, monkeypatch):
+    """What one in memory gives, divided by its norm; the last block is a short one."""
+    fill(tmp_path / "set", 130)
+    resident = data.load(str(tmp_path / "set"), resolution="16")[0]
+    monkeypatch.setattr(data, "RESIDENT_BYTES", 0)
+    streamed = data.load(str(tmp_path / "set"), resolution="16")[0]
+    assert (len(streamed), streamed.pixels) == (117, None)
+    x = resident.pixels.flatten(1) / 127.5 - 1
+    for images, workers in ((resident, 0), (streamed, 0), (streamed, 2)):
+        made = data.features_of(images, lambda x: x.flatten(1), torch.device("cpu"), workers)
+        torch.testing.assert_close(made, x / x.norm(dim=1, keepdim=True))
+
+
 class Grey:
     """In place of VGG-16: one feature map that turns with the shade."""
     checksum = "0"
