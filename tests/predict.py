@@ -222,7 +222,7 @@ EXPERIMENTS = {
         "`lia.r1`, negative",
         "A penalty with its sign turned has no optimum: c gets steeper at each step, and its scores say nothing. The "
         "critic is meant to minimise eq. 6, by which it scores realness.",
-        functools.partial(train, lia, ("--batch", "32"),
+        functools.partial(train, lia, ("--batch", "32", "--lr", "0.002"),
                           {"squared gradient": slope(critic), "distance of samples": sample_distance},
                           changes=((lia, "r1", negative),))),
     "lia-bf16": Experiment(
