@@ -25,7 +25,7 @@ import faae
 import invgan
 import lia
 
-RUNNABLE = [item for item in evaluation.ITEMS if item.runs and item.title != "table invgan-3"]
+RUNNABLE = [item for item in evaluation.ITEMS if item.runs]
 SMALL = ("--width", 16, "--nz", 8, "--nw", 8, "--batch", 8, "--kimg", 0.032, "--snapshot-kimg", 9)
 STYLE = ("--backbone", "stylegan", "--resolution", 16, "--start-resolution", 16)
 
@@ -54,8 +54,9 @@ def runs(folder):
     made = {}
 
     def make(name, method, *flags):
-        digits = () if "--decoder" in flags or "--data" in flags else ("--data", "mnist", "--data-root", folder)
-        size = SMALL[6:] if "--decoder" in flags else SMALL
+        inherits = {"--decoder", "--restyle"} & set(flags)
+        digits = () if inherits or "--data" in flags else ("--data", "mnist", "--data-root", folder)
+        size = SMALL[6:] if inherits else SMALL
         run_here(method.main, *digits, *size, *flags, "--out", folder / name)
         made[name] = folder / name
     make("alae", alae)
@@ -71,6 +72,7 @@ def runs(folder):
     make("lia_style", lia, "--stage", 2, "--decoder", folder / "lia_style_1", "--perceptual", "critic")
     for variant in ("full", "naive", "augmented"):
         make(variant, invgan, "--variant", variant)
+    make("restyle", invgan, "--restyle", folder / "full")
     make("invgan_style", invgan, *STYLE[:4])
     make("tiles", invgan, "--data", folder / "set.zip", "--backbone", "dcgan", "--patches", 32)
     evaluation.main(["boundary", str(made["lia"]), "--only", "3", "7"])
@@ -112,7 +114,7 @@ def quickly(monkeypatch, folder):
 def words_of(command, folder):
     """The words of a command that `list` has spelled, as a shell gives them, with small numbers and files at hand."""
     assert command.startswith("python eval.py ")
-    for said, here in (("python eval.py ", ""), ("--optimise 100", "--optimise 2 --steps 2"),
+    for said, here in (("python eval.py ", ""), ("--optimise 100", "--optimise 2 --steps 2"), ("--steps 300", "--steps 2"),
                        ("EDITED", str(folder / "edited/000.png")), ("FRAMES", str(folder / "frames"))):
         command = command.replace(said, here)
     kind, name, *words = [str(path) for word in command.split() for path in (
