@@ -3,7 +3,7 @@
     python alae.py                                             MLP on 10,000 bundled digits, 5 minutes on two cores
     python alae.py --data mnist                                MLP on MNIST, as section 7.1
     python alae.py --data cifar10                              DCGAN, 32x32
-    python alae.py --data ffhq                                 StyleALAE at 1024x1024, as section 7.2
+    python alae.py --data ffhq                                 StyleALAE at 1024x1024, section 7.2
     python alae.py --data faces.zip --resolution 64 --width 8 --kimg 100    StyleALAE, small, on a folder or zip
     torchrun --nproc_per_node=8 alae.py --data ffhq            several GPUs
     python alae.py --official FILE                             a run from the authors' weights, to use or to train on
@@ -44,55 +44,58 @@ LR_MUL = 0.1                # learning rate of F and D, relative to the others' 
 MEAN_W = 0.995              # what the running mean of w keeps at a step; the code moves it whenever G is run
 
 
-# ------------------------------------------------------------------------------------------------- Algorithm 1
+# -------------------------------------------------------------------------------------- Algorithm 1
 
 def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
-    """One iteration on real images x (B, C, H, W), as E takes them; R1 needs x to be no one's result.
+    """One iteration on real images x (B, C, H, W), as
+    E takes them; R1 needs x to be no one's result.
 
-    nets: F, G, E, D, in train mode.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16
-    passes.  mean_w: running mean of w, moved in place.  -> L_ED without R1's term, that term, L_FG, L_EG; means.
+    nets: F, G, E, D, in train mode.  opt: an Adam of each, by name.  draw: a
+    `common.Draw`.  amp: context of bf16 passes.  mean_w: running mean of w,
+    moved in place.  -> L_ED without R1's term, that term, L_FG, L_EG; means.
     """
     F, G, E, D = nets
     B = len(x)
 
     # Step I: E and D tell real from fake (Alg. 1, lines 3-7; x is line 4)
     with amp(), torch.no_grad():
-        w = F(draw.z(B))                                                                    # line 5
+        w = F(draw.z(B))                                                    # line 5
         fake = G(draw.mix(w, F))            # style mixing in steps I and II, as in the code; the paper has it open
     with amp():
         fake_score = D(E(fake))
         real_score = plain(D)(plain(E)(x.requires_grad_()))     # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(real_score, x)     # gradient with respect to x, as in the code; the paper prints theta
     L_ED = softplus(fake_score) + softplus(-real_score)             # line 6, which is eq. 1 with f(t) = -softplus(-t)
-    update(L_ED + R1, opt.E, opt.D)                                                         # line 7
+    update(L_ED + R1, opt.E, opt.D)                                         # line 7
     if mean_w is not None:
         mean_w.lerp_(w.float().mean(0), 1 - MEAN_W)
 
     # Step II: F and G fool them (lines 8-11)
     with amp():
-        L_FG = softplus(-D(E(G(draw.mix(F(draw.z(B)), F)))))                                # line 9, line 10
-    update(L_FG, opt.F, opt.G)                                                              # line 11
+        L_FG = softplus(-D(E(G(draw.mix(F(draw.z(B)), F)))))                # line 9, line 10
+    update(L_FG, opt.F, opt.G)                                              # line 11
 
     # Step III: E inverts G in latent space (lines 12-15)
     with amp():
         with torch.set_grad_enabled(args.step3 == "EGF"):
-            w = F(draw.z(B))                                                                # line 13
+            w = F(draw.z(B))                                                # line 13
         error = w.detach().float() - E(G(w)).float()        # with EGF, F is reached through G alone
-    L_EG = error.square().sum(1).mean()                                                     # line 14, eq. 8
+    L_EG = error.square().sum(1).mean()                                     # line 14, eq. 8
     if args.latent_loss == "mean":      # the default, as in the code: a sum is so strong that E(x) shrinks
         L_EG = L_EG / args.nw
     if args.step3 == "EG":
-        update(L_EG, opt.E, opt.G)                                                          # line 15
+        update(L_EG, opt.E, opt.G)                                          # line 15
     else:
         update(L_EG, opt.E, opt.G, opt.F)   # as in the code
 
     return L_ED, R1, L_FG, L_EG
 
 
-# ---------------------------------------------------------------------------------------------------- networks
+# ----------------------------------------------------------------------------------------- networks
 
 class LatentDiscriminator(nn.Module):
-    """D: w (N, nw) -> logit (N, 1), three layers of w's width (section 5).  act "none", as in the code: affine."""
+    """D: w (N, nw) -> logit (N, 1), three layers of w's width (section 5).
+    act "none", as in the code: affine."""
 
     def __init__(self, nw, act):
         super().__init__()
@@ -107,7 +110,8 @@ class LatentDiscriminator(nn.Module):
 
 
 class Encoder(nn.Module):
-    """E: x -> w (N, nw): a backbone's encoder, and the leaky ReLU that F's output has too (as in the code)."""
+    """E: x -> w (N, nw): a backbone's encoder,
+    and the leaky ReLU that F's output has too (as in the code)."""
 
     def __init__(self, net):
         super().__init__()
@@ -123,7 +127,8 @@ class Encoder(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """A level of E, the mirror of `common.StyleBlock`: (N, c_in, H, W) -> (N, c_out, H/2, W/2) and two styles."""
+    """A level of E, the mirror of `common.StyleBlock`:
+    (N, c_in, H, W) -> (N, c_out, H/2, W/2) and two styles."""
 
     def __init__(self, c_in, c_out, size):
         super().__init__()
@@ -137,16 +142,18 @@ class EncoderBlock(nn.Module):
 
 
 def take_style(y):
-    """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm.  sigma has a floor.   (section 5)"""
+    """-> [mu(y); sigma(y)] of each channel, (N, 2C), and y after instance norm.
+    sigma has a floor.  (section 5)"""
     y, mu, sigma = common.moments(y)
     return torch.cat([mu, sigma], 1).flatten(1), y * (1 / sigma).to(y.dtype)
 
 
 class StyleEncoder(common.Growing):
-    """E of StyleALAE: x at the top level -> w (N, nw), a sum of linear maps of the styles of all layers.   (fig. 2)
+    """E of StyleALAE: x at the top level -> w (N, nw), a sum
+    of linear maps of the styles of all layers.  (fig. 2)
 
-    C_i has run-time gain 1, as StyleGAN's style maps.  layers: "paper", or "released", whose from-RGB has its leaky
-    ReLU twice and each C_i a bias.
+    C_i has run-time gain 1, as StyleGAN's style maps.  layers: "paper", or "released", whose
+    from-RGB has its leaky ReLU twice and each C_i a bias.
     """
 
     def __init__(self, image_shape, nw, width, fmap_base, layers, fmap_max=512):
@@ -187,7 +194,8 @@ def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layer
     F = common.Mapping(nz, nw, F_DEPTH[backbone], LR_MUL)
     D = LatentDiscriminator(nw, d_act)
     if backbone == "mlp":
-        # the paper has G's end open, and the code's is linear, which leaves speckle; BiGAN's is a sigmoid
+        # the paper has G's end open, and the code's is
+        # linear, which leaves speckle; BiGAN's is a sigmoid
         G = common.MLPGenerator(nw, image_shape, width, common.squash if g_end == "sigmoid" else None)
         E = Encoder(common.MLPEncoder(image_shape, nw, width))
     elif backbone == "dcgan":
@@ -200,7 +208,7 @@ def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layer
     return F, G, E, D
 
 
-# ------------------------------------------------------------------------------------------------------- model
+# -------------------------------------------------------------------------------------------- model
 
 class ALAE(nn.Module):
     """The four networks, and what `eval.py` asks of any model (eval mode)."""
@@ -238,7 +246,8 @@ class ALAE(nn.Module):
         return self.F(z)
 
     def generate(self, w, noise="fixed"):
-        """x = G(w, eta), (N, C, H, W) in [-1, 1], of w (N, nw) or, on stylegan, (N, num_layers, nw).
+        """x = G(w, eta), (N, C, H, W) in [-1, 1], of w
+        (N, nw) or, on stylegan, (N, num_layers, nw).
 
         noise: "random", "fixed" or "none"; mlp and dcgan have none.
         """
@@ -247,23 +256,25 @@ class ALAE(nn.Module):
     def encode(self, x):
         """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1].  Raises ValueError if x is not that.
 
-        While a level of stylegan fades in, x is blended as real images are in training, even if G made it.
+        While a level of stylegan fades in, x is blended
+        as real images are in training, even if G made it.
         """
         common.check_input(x, self.image_shape)
         return self.E(self.see(x))
 
     def features(self, x):
-        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1] (section 7.1); raises as `encode`."""
+        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1] (section 7.1);
+        raises as `encode`."""
         common.check_input(x, self.image_shape)
         return self.E.features(self.see(x))
 
 
-# ---------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 STYLE = dict(backbone="stylegan")
-# Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER (its sections 6 and 7), CODE and OURS
-# say where a value comes from.
+# Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER (its sections 6 and
+# 7), CODE and OURS say where a value comes from.
 SETTINGS = [
     (dict(), dict(recipe="paper", backbone="stylegan"),
         PAPER(step3="EG", d_act="lrelu"), CODE(latent_loss="mean"),
@@ -296,32 +307,43 @@ SETTINGS = [
 def parse_args(argv=None):
     parser = common.method_parser(__doc__, RESOLUTIONS)
     add = parser.group("method")
-    add("--recipe", "choices of the printed method, or of the released code", choices=["paper", "official"])
-    add("--gamma", "weight of R1, over 2 (Alg. 1 line 6; paper: open; code: 10)", type=float, metavar="W")
-    add("--latent-loss", "reduction over w's dimensions (Alg. 1 line 14: sum; code: mean)", choices=["mean", "sum"])
-    add("--step3", "networks that step III moves (Alg. 1 line 15: EG; code: EGF)", choices=["EG", "EGF"])
+    add("--recipe", "choices of the printed method, or of the released code",
+        choices=["paper", "official"])
+    add("--gamma", "weight of R1, over 2 (Alg. 1 line 6; paper: open; code: 10)",
+        type=float, metavar="W")
+    add("--latent-loss", "reduction over w's dimensions (Alg. 1 line 14: sum; code: mean)",
+        choices=["mean", "sum"])
+    add("--step3", "networks that step III moves (Alg. 1 line 15: EG; code: EGF)",
+        choices=["EG", "EGF"])
     add("--d-act", "activation between D's layers (code: none)", choices=["lrelu", "none"])
-    add("--g-end", "last activation of G (code: linear)", only=dict(backbone="mlp"), choices=["sigmoid", "linear"])
-    add("--mixing", "share of images that mix the styles of two codes (StyleGAN 0.9; code: of batches)", only=STYLE,
+    add("--g-end", "last activation of G (code: linear)",
+        only=dict(backbone="mlp"), choices=["sigmoid", "linear"])
+    add("--mixing", "share of images that mix the styles of two codes (StyleGAN 0.9; code: of batches)",
+        only=STYLE,
         type=common.fraction, metavar="P")
-    add("--fade", "growth of alpha (code: half a wave of a sine)", only=STYLE, choices=["linear", "sine"])
-    add("--adam-state", "state of Adam at a new level (code: fresh)", only=STYLE, choices=["kept", "fresh"])
-    add("--freeze-d", "blocks of E, from the image on, that stay as --init has them (FreezeD; ours)", rare=True,
+    add("--fade", "growth of alpha (code: half a wave of a sine)",
+        only=STYLE, choices=["linear", "sine"])
+    add("--adam-state", "state of Adam at a new level (code: fresh)",
+        only=STYLE, choices=["kept", "fresh"])
+    add("--freeze-d", "blocks of E, from the image on, that stay as --init has them (FreezeD; ours)",
+        rare=True,
         type=common.count, default=0, metavar="N")
     add("--fmap-max", "most channels, over --width (code: 512, celeba 256)", only=STYLE, rare=True,
         type=common.positive(int), default=512, metavar="N")
-    add("--layers", "gains, slope, biases of E's and G's ends", only=STYLE, choices=["paper", "released"])
+    add("--layers", "gains, slope, biases of E's and G's ends",
+        only=STYLE, choices=["paper", "released"])
     add("--flip", "mirroring of half of the images (code: on)", only=STYLE, choices=["off", "on"])
     add = parser.group("public weights")                # see `convert`
     add("--official", "checkpoint of the authors' code, made into a run folder; with --out and --batch alone",
         metavar="FILE", default=SUPPRESS)
-    add("--export", "file for the authors' code to write the averaged weights of --resume RUN to", metavar="FILE",
+    add("--export", "file for the authors' code to write the averaged weights of --resume RUN to",
+        metavar="FILE",
         default=SUPPRESS)
     return common.resolve(parser, "alae", SETTINGS, argv, networks=network_args,
                           formerly=dict(g_end="linear", fmap_max=512))
 
 
-# -------------------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 
 def main(argv=None):
     if convert(sys.argv[1:] if argv is None else argv):
@@ -386,7 +408,7 @@ def main(argv=None):
     run.finish()
 
 
-# -------------------------------------------------------------------------------------------------------- load
+# --------------------------------------------------------------------------------------------- load
 
 def network_args(args):
     """The keyword arguments of `ALAE` among a run's arguments."""
@@ -400,7 +422,8 @@ def make_model(args):
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
-    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of --keep-kimg.
+    """The model of a run folder, in eval mode; weights
+    "ema" (averaged) or "raw"; kimg: of --keep-kimg.
 
     Raises common.Error.
     """
@@ -409,9 +432,9 @@ def load(run, device="cpu", weights="ema", kimg=None):
         return common.load_weights(run, args, make_model(args), weights, device, kimg)
 
 
-# ---------------------------------------------------------------------------------------------- public weights
-# A checkpoint of the authors' code, github.com/podgorskiy/ALAE, is a dict whose "models" has a state dict for each
-# network, averaged (NAME_s) and perhaps raw (NAME), and one for the mean w.
+# ----------------------------------------------------------------------------------- public weights
+# A checkpoint of the authors' code, github.com/podgorskiy/ALAE, is a dict whose "models" has a
+# state dict for each network, averaged (NAME_s) and perhaps raw (NAME), and one for the mean w.
 
 PUBLIC = dict(F="mapping_fl", G="generator", E="discriminator", D="mapping_tl")
 TRANSPOSED_FROM = 128       # px from which its generator scales up by a transposed convolution
@@ -419,7 +442,8 @@ BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 
 
 def public_layout(model):
-    """-> {network: {their key: (ours, factor, form)}}: theirs is factor * ours, in a form of `to_public`.
+    """-> {network: {their key: (ours, factor, form)}}:
+    theirs is factor * ours, in a form of `to_public`.
 
     They keep weights as used, because their optimiser does what our run-time scale does.
     """
@@ -464,8 +488,8 @@ def public_layout(model):
 
 
 def to_public(t, form, nw):
-    """map: (C,) or (C, H, W) -> (1, C, H, W).  transposed: a kernel with its first two axes swapped and its last two
-    flipped.  middle: row nw of 2 nw, the one that their D reads."""
+    """map: (C,) or (C, H, W) -> (1, C, H, W).  transposed: a kernel with its first two axes swapped
+    and its last two flipped.  middle: row nw of 2 nw, the one that their D reads."""
     if form == "map":
         return t.reshape(1, len(t), *(t.shape[1:] or (1, 1)))
     if form == "transposed":
@@ -485,7 +509,8 @@ def from_public(t, form, nw, shape):
 
 
 def read_public(path):
-    """-> {name: state dict} of a public checkpoint.  Only tensors are read; nothing in the file is run."""
+    """-> {name: state dict} of a public checkpoint.  Only tensors are read;
+    nothing in the file is run."""
     try:
         models = dict(torch.load(path, map_location="cpu", weights_only=True))["models"]
         models = {name: {key.removeprefix("module."): t for key, t in tensors.items()}
@@ -510,8 +535,8 @@ def read_public(path):
 
 
 def public_sizes(path, models):
-    """The arguments of an `ALAE` that the weights fit.  Each is asked of three tensors, so that a damaged one stands
-    out."""
+    """The arguments of an `ALAE` that the weights fit.  Each is
+    asked of three tensors, so that a damaged one stands out."""
     def usual(*places):
         found = [models[f"{PUBLIC[net]}_s"].get(key) for net, key, _ in places]
         sizes = [t.shape[axis] for t, (_, _, axis) in zip(found, places, strict=True) if getattr(t, "ndim", 0) > axis]
@@ -537,7 +562,8 @@ def public_sizes(path, models):
 
 @torch.no_grad()
 def fill(model, path, models, ending):
-    """Put a public checkpoint's networks, NAME + ending, into a model.  Raises common.Error for what does not fit."""
+    """Put a public checkpoint's networks, NAME + ending, into a model.
+    Raises common.Error for what does not fit."""
     def check(good, name, key, what):
         if not good:
             raise common.Error(f"{path}: {name} {key} {what}; take a checkpoint as the authors' code wrote it")
@@ -563,7 +589,8 @@ def fill(model, path, models, ending):
 
 
 def official(path, out, batch):
-    """Make a run folder of a public checkpoint.  Its set is unknown, and its optimisers are not taken."""
+    """Make a run folder of a public checkpoint.
+    Its set is unknown, and its optimisers are not taken."""
     models = read_public(path)
     sizes = public_sizes(path, models)
     c, size, _ = shape = sizes.pop("image_shape")
@@ -578,7 +605,8 @@ def official(path, out, batch):
     folder = Path(args.out)
     if (folder / "args.json").exists() or (folder / "log.csv").exists():
         raise common.Error(f"{folder} already holds a run; name another folder by --out")
-    # What `common.complete` takes from a set.  These are left out of the checkpoint, because training will have them
+    # What `common.complete` takes from a set.  These are left
+    # out of the checkpoint, because training will have them
     unknown = dict(data_name=name, train_images=0, image_means="", precision=args.precision)
     vars(args).update(unknown, data="", label="StyleALAE", image_shape=shape, schedule_kimg=args.kimg,
                       given=dict(split="auto", resolution="auto"),
@@ -611,7 +639,8 @@ def official(path, out, batch):
 
 
 def export(path, run):
-    """Write the averaged weights of a StyleALAE run as a public checkpoint.  Raises common.Error for other runs.
+    """Write the averaged weights of a StyleALAE run as a
+    public checkpoint.  Raises common.Error for other runs.
 
     What a factor makes is float64, so that `official` gets the same weights back to the bit.
     """

@@ -35,8 +35,8 @@ from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
-# How often a torch thread looks for work before it sleeps.  By default it looks so long that, next to another busy
-# program, the other threads wait for it: a step took 14 times as long
+# How often a torch thread looks for work before it sleeps.  By default it looks so long that, next
+# to another busy program, the other threads wait for it: a step took 14 times as long
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")       # what an Apple GPU lacks runs on the CPU
 
@@ -47,10 +47,11 @@ from torch import nn
 
 
 class Error(Exception):
-    """A mistake that the user can correct: what was wrong and what to do, in one line.  `command` prints it."""
+    """A mistake that the user can correct: what was wrong and what to do, in one line.
+    `command` prints it."""
 
 
-# ---------------------------------------------------------------------------------------------------- 1 Layers
+# ----------------------------------------------------------------------------------------- 1 Layers
 
 def lrelu(x):
     return nnf.leaky_relu(x, 0.2)
@@ -90,7 +91,8 @@ class EqualConv2d(nn.Module):
 
 
 class EqualConvTranspose2d(nn.Module):
-    """The transposed convolution; k^2 / stride^2 weights a channel reach an output pixel: its fan-in."""
+    """The transposed convolution; k^2 / stride^2 weights a channel reach an output pixel:
+    its fan-in."""
 
     def __init__(self, c_in, c_out, kernel, gain, stride=1, padding=0):
         super().__init__()
@@ -109,7 +111,8 @@ def pixel_norm(x):
 
 
 class Mapping(nn.Module):
-    """z -> w: pixel norm, then `depth` equalised layers, each with leaky ReLU 0.2.   (StyleGAN, fig. 1)"""
+    """z -> w: pixel norm, then `depth` equalised layers, each with leaky ReLU 0.2.
+    (StyleGAN, fig. 1)"""
 
     def __init__(self, nz, nw, depth, lr_mul):
         super().__init__()
@@ -125,12 +128,13 @@ class Mapping(nn.Module):
 
 
 class InvertibleNetwork(nn.Module):
-    """LIA's phi: w -> z and its inverse, couplings that share their parameters between the two.   (LIA eqs. 2-4)
+    """LIA's phi: w -> z and its inverse, couplings that
+    share their parameters between the two.  (LIA eqs. 2-4)
 
     A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2
-    wide, with leaky ReLU 0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2),
-    h being 0 at first.  After each coupling the order of the dimensions is reversed, so that
-    the halves take turns.  All of it is in fp32.  Raises ValueError for an odd n.
+    wide, with leaky ReLU 0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2), h
+    being 0 at first.  After each coupling the order of the dimensions is reversed, so that the
+    halves take turns.  All of it is in fp32.  Raises ValueError for an odd n.
     """
 
     def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
@@ -160,7 +164,7 @@ class InvertibleNetwork(nn.Module):
             for tau in self.tau:
                 top, bottom = x.chunk(2, 1)
                 shift, scale = self._shift_and_scale(tau, top)
-                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)               # LIA eq. 3
+                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)   # LIA eq. 3
         return x
 
     def to_w(self, z):
@@ -170,11 +174,11 @@ class InvertibleNetwork(nn.Module):
             for tau in reversed(self.tau):
                 top, bottom = x.flip(1).chunk(2, 1)
                 shift, scale = self._shift_and_scale(tau, top)
-                x = torch.cat([top, bottom / scale - shift], 1)                         # LIA eq. 4
+                x = torch.cat([top, bottom / scale - shift], 1)             # LIA eq. 4
         return x
 
 
-# ------------------------------------------------------------------------------------------------- 2 Backbones
+# -------------------------------------------------------------------------------------- 2 Backbones
 # A generator maps (N, nw) to images, an encoder images to (N, n_out).  An encoder is a
 # trunk, whose output is what the papers call long features, and a linear head.
 
@@ -184,7 +188,8 @@ def squash(t):
 
 
 class MLPGenerator(nn.Module):
-    """nw - 1024 - 1024 - C H W, leaky ReLU between, `last` (a function, or None) at the end.   (ALAE 7.1)"""
+    """nw - 1024 - 1024 - C H W, leaky ReLU between, `last` (a function, or None) at the end.
+    (ALAE 7.1)"""
 
     def __init__(self, nw, image_shape, width=1, last=None):
         super().__init__()
@@ -226,7 +231,8 @@ def dcgan_channels(resolution, width=1):
 
 
 class DCGANGenerator(nn.Module):
-    """DCGAN (1511.06434): a dense layer to 4x4, transposed 4x4 convolutions of stride 2; batch norm, ReLU; tanh.
+    """DCGAN (1511.06434): a dense layer to 4x4, transposed
+    4x4 convolutions of stride 2; batch norm, ReLU; tanh.
 
     Weights are equalised, so that one learning rate serves every backbone (ours).
     """
@@ -250,7 +256,8 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANEncoder(nn.Module):
-    """The mirror, DCGAN's discriminator: 4x4 convolutions of stride 2, leaky ReLU 0.2, a dense head.
+    """The mirror, DCGAN's discriminator: 4x4 convolutions
+    of stride 2, leaky ReLU 0.2, a dense head.
 
     No batch norm: a code or a score must not depend on the other images of its batch.
     """
@@ -272,7 +279,7 @@ class DCGANEncoder(nn.Module):
         return self.head(self.trunk(x))
 
 
-# ---------------------------------------------------------------------------------------------------- 3 StyleGAN
+# --------------------------------------------------------------------------------------- 3 StyleGAN
 # Karras, Laine, Aila 2019, 1812.04948.  Networks that grow hold their level (resolution
 # 4 * 2^level) and alpha, which fades that level in, as buffers; `grow` sets them.
 
@@ -294,7 +301,8 @@ def style_channels(level, width=1, fmap_base=8192, fmap_max=512):
 
 
 class Growing(nn.Module):
-    """A network with blocks for levels 0 ... levels - 1, of which `level` is on top and faded in by alpha."""
+    """A network with blocks for levels 0 ... levels - 1,
+    of which `level` is on top and faded in by alpha."""
 
     def __init__(self, image_shape, width, fmap_base, fmap_max=512):
         super().__init__()
@@ -372,7 +380,8 @@ blur = Blur.apply
 
 
 class UpConv(EqualConv2d):
-    """Nearest up-scaling, then an equalised 3x3 convolution.  fused: the same as one transposed 4x4 one."""
+    """Nearest up-scaling, then an equalised 3x3 convolution.  fused:
+    the same as one transposed 4x4 one."""
 
     def __init__(self, c_in, c_out, gain, fused):
         super().__init__(c_in, c_out, 3, gain, padding=1, bias=False)
@@ -403,10 +412,12 @@ class DownConv(EqualConv2d):
 
 @own_precision
 def moments(x):
-    """x (N, C, H, W) -> x - mu, in x's precision; mu and sigma (N, C, 1, 1), fp32.  Instance norm is (x - mu) / sigma.
+    """x (N, C, H, W) -> x - mu, in x's precision; mu and sigma
+    (N, C, 1, 1), fp32.  Instance norm is (x - mu) / sigma.
 
-    sigma of a constant channel is 1e-4, so that its gradient is finite.  A sum of bf16 adds up in fp32 and is rounded
-    once.  With dtype=fp32 its gradient would be a whole map, in an order of memory that is slow next to channels_last.
+    sigma of a constant channel is 1e-4, so that its gradient is finite.  A sum of bf16 adds up in
+    fp32 and is rounded once.  With dtype=fp32 its gradient would be a whole map, in an order of
+    memory that is slow next to channels_last.
     """
     n, fp32 = x.shape[2] * x.shape[3], torch.promote_types(x.dtype, torch.float32)
     mu = x.sum((2, 3), keepdim=True).to(fp32) / n       # / n and the sign where tensors, and their gradients, are small
@@ -415,7 +426,8 @@ def moments(x):
 
 
 class StyleLayer(nn.Module):
-    """What follows a convolution: noise, bias, leaky ReLU, instance norm, style.  (StyleGAN, fig. 1)"""
+    """What follows a convolution: noise, bias, leaky ReLU, instance norm, style.
+    (StyleGAN, fig. 1)"""
 
     def __init__(self, channels, nw, size):
         super().__init__()
@@ -433,7 +445,8 @@ class StyleLayer(nn.Module):
 
 
 class StyleBlock(nn.Module):
-    """A level of the synthesis: two convolutions with a `StyleLayer` each; level 0 begins with a constant."""
+    """A level of the synthesis: two convolutions with a `StyleLayer` each;
+    level 0 begins with a constant."""
 
     def __init__(self, level, c_in, c_out, nw, size):
         super().__init__()
@@ -451,10 +464,11 @@ class StyleBlock(nn.Module):
 
 
 class StyleGenerator(Growing):
-    """The synthesis: w (N, nw), or (N, L, nw) with a row a layer, -> x (N, C, H, W) at the top level, linear.
+    """The synthesis: w (N, nw), or (N, L, nw) with a row
+    a layer, -> x (N, C, H, W) at the top level, linear.
 
-    num_layers is L = 2 levels.  noise: "random" (torch's own generators), "fixed" (a buffer
-    a layer), "none", or a list of a (N, 1, H, W) a layer, such as `draw_noise` gives.
+    num_layers is L = 2 levels.  noise: "random" (torch's own generators), "fixed" (a buffer a
+    layer), "none", or a list of a (N, 1, H, W) a layer, such as `draw_noise` gives.
     """
 
     def __init__(self, nw, image_shape, width=1, fmap_base=8192, rgb_gain=1.0, fmap_max=512):
@@ -489,10 +503,11 @@ class StyleGenerator(Growing):
 
 
 def mix_styles(w, others, top, p, draw):
-    """Style mixing: with probability p an image's layers from a random one on take the style of another code.
+    """Style mixing: with probability p an image's layers
+    from a random one on take the style of another code.
 
-    w, others (N, nw) -> (N, 2 top + 2, nw), for a generator grown to level `top`; draw (N, 2) ~ U(0, 1)
-    decides.   (StyleGAN 3.1)
+    w, others (N, nw) -> (N, 2 top + 2, nw), for a generator grown to level `top`; draw (N, 2) ~
+    U(0, 1) decides.  (StyleGAN 3.1)
     """
     layers = 2 * top + 2
     cut = torch.where(draw[:, 0] < p, 1 + (draw[:, 1] * (layers - 1)).floor(), layers)  # 1 ... layers - 1
@@ -501,7 +516,8 @@ def mix_styles(w, others, top, p, draw):
 
 
 def minibatch_std(x, group):
-    """x and one more map: the deviation over `group` images, a mean over channels and pixels.   (ProGAN 3)
+    """x and one more map: the deviation over `group`
+    images, a mean over channels and pixels.  (ProGAN 3)
 
     Groups are smaller where they do not divide the batch.
     """
@@ -558,8 +574,8 @@ class StyleCritic(Growing):
         return self.head(self.trunk(x))
 
 
-# Images a step at 4, 8, ... px by number of GPUs, and learning rates, of ALAE's released code.  It has none for 512 px
-# and above on 2 GPUs, and 256 and above on 1: halved, ours.
+# Images a step at 4, 8, ... px by number of GPUs, and learning rates, of ALAE's released code.  It
+# has none for 512 px and above on 2 GPUs, and 256 and above on 1: halved, ours.
 BATCHES = {8: (512, 256, 128, 64, 32, 32, 32, 32, 32), 4: (512, 256, 128, 64, 32, 32, 32, 32, 16),
            2: (512, 256, 128, 64, 32, 32, 16, 8, 4), 1: (512, 256, 128, 64, 32, 16, 8, 4, 2)}
 RATES = (0.0015,) * 6 + (0.002, 0.003, 0.003)
@@ -567,10 +583,11 @@ RATES = (0.0015,) * 6 + (0.002, 0.003, 0.003)
 
 @dataclass
 class Growth:
-    """The schedule of a run: images seen -> level, alpha, batch and learning rate.   (ProGAN 3)
+    """The schedule of a run: images seen -> level, alpha, batch and learning rate.  (ProGAN 3)
 
-    Level `first` lasts 2 `part` images less `skipped`, each one above it `part` while it fades in and `part` more; the
-    last goes on.  sizes (H, W), batches, rates: one a level.  sine: alpha follows half a wave in place of a line.
+    Level `first` lasts 2 `part` images less `skipped`, each one above it `part` while it fades in
+    and `part` more; the last goes on.  sizes (H, W), batches, rates: one a level.  sine: alpha
+    follows half a wave in place of a line.
     """
     sizes: list
     batches: list
@@ -614,29 +631,32 @@ def growth_of(args, sine=False, short=False):
     return Growth(sizes, args.batches, args.rates, first, part, sine, skipped=part if short else 0)
 
 
-# ---------------------------------------------------------------------------------------------------- 4 Losses
+# ----------------------------------------------------------------------------------------- 4 Losses
 
 def softplus(t):
-    """log(1 + e^t), averaged over the batch, in fp32: the logistic loss of a score's sign.   (ALAE Alg. 1)"""
+    """log(1 + e^t), averaged over the batch, in fp32: the logistic loss of a score's sign.
+    (ALAE Alg. 1)"""
     return nnf.softplus(t.float()).mean()
 
 
 def r1(scores, x):
-    """E ||grad_x score(x)||^2: squared l2 norm per image, averaged over the batch.   (Mescheder et al. 2018, eq. 9)
+    """E ||grad_x score(x)||^2: squared l2 norm per image,
+    averaged over the batch.  (Mescheder et al. 2018, eq. 9)
 
-    scores (N, 1) are those of x (N, ...); x is fp32 and requires grad, so the norm is
-    fp32.  The caller multiplies by gamma / 2.
+    scores (N, 1) are those of x (N, ...); x is fp32 and requires grad, so the norm is fp32.  The
+    caller multiplies by gamma / 2.
     """
     gradient, = torch.autograd.grad(scores.sum(), x, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
 
 
-# --------------------------------------------------------------------------------------------------- 5 Weights
+# ---------------------------------------------------------------------------------------- 5 Weights
 
 def adam(module, lr, betas, decay=0.0):
     """One Adam a network: moments belong to parameters, so steps that share a network share them.
 
-    decay times a matrix or kernel is added to its gradient; biases, gains and constants have 1 or 3 dimensions.
+    decay times a matrix or kernel is added to its gradient;
+    biases, gains and constants have 1 or 3 dimensions.
     """
     moving = [p for p in module.parameters() if p.requires_grad]
     groups = [dict(params=[p for p in moving if p.ndim in (2, 4) or not decay], weight_decay=decay)]
@@ -668,7 +688,8 @@ def set_rate(lr, *optimizers):
 class Draw:
     """What the steps of a run draw: every process draws for the whole batch and takes its share.
 
-    model: whose prior it is, and on stylegan whose generator.  mixing: share of images that mix styles.
+    model: whose prior it is, and on stylegan whose
+    generator.  mixing: share of images that mix styles.
     """
 
     def __init__(self, model, rng, rank=0, world=1, mixing=0.0):
@@ -688,7 +709,8 @@ class Draw:
         return torch.rand(n * self.world, *size, generator=self.rng, device=self.rng.device)[self.share]
 
     def mix(self, w, F):
-        """Codes w (n, nw) of the mapping F with the styles of others mixed in, on stylegan; see `mix_styles`."""
+        """Codes w (n, nw) of the mapping F with the styles of others mixed in, on stylegan;
+        see `mix_styles`."""
         if self.G is None:
             return w
         draw = self.uniform(len(w), 2)      # before z: another order would be another run
@@ -711,14 +733,16 @@ def plain(net):
 
 
 def compiled(*networks):
-    """torch.compile each; a growing network has a graph a level, and more for the ways it is called."""
+    """torch.compile each; a growing network has a graph a level,
+    and more for the ways it is called."""
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 256
     return [torch.compile(network) for network in networks]
 
 
 @torch.no_grad()
 def ema_update(ema, model, beta):
-    """ema <- beta ema + (1 - beta) model, parameters and float buffers; other buffers are copied."""
+    """ema <- beta ema + (1 - beta) model, parameters and float buffers;
+    other buffers are copied."""
     pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
     floats = [(a, b) for a, b in pairs if a.is_floating_point()]
     torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - beta)
@@ -732,10 +756,11 @@ EMA_EVERY = 1024            # images between its moves, which take 2% of the MLP
 
 
 def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
-    """Move a weight average, if due, after the step of `batch` images that began at `seen`.  -> whether it was
+    """Move a weight average, if due, after the step of
+    `batch` images that began at `seen`.  -> whether it was
 
-    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the
-    run or its level began, if that is less (ours; papers are silent).
+    Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its
+    level began, if that is less (ours; papers are silent).
     """
     every = batch if each_step else max(batch, EMA_EVERY)
     due = seen % every < batch
@@ -744,7 +769,7 @@ def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
     return due
 
 
-# -------------------------------------------------------------------------------------------------- 6 Held out
+# --------------------------------------------------------------------------------------- 6 Held out
 
 def check_input(x, shape):
     """Raise ValueError unless x is float images (N, *shape), as encoders take them."""
@@ -779,10 +804,12 @@ def fixed_inputs(model, images, seed, device):
 
 @torch.no_grad()
 def held_out(model, x, z):
-    """How well a model inverts images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) that it was not trained on.
+    """How well a model inverts images x (N, C, H, W) in [-1,
+    1] and codes of z (N, nz) that it was not trained on.
 
-    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|.
-    recip_w is "" if z is None (a model without a prior), and all are "" without an encoder.
+    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean
+    |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|. recip_w is "" if z is
+    None (a model without a prior), and all are "" without an encoder.
     """
     if not hasattr(model, "encode"):
         return dict.fromkeys(Run.MEASURES, "")
@@ -795,7 +822,7 @@ def held_out(model, x, z):
     return dict(mse=error.square().mean().item(), recip_x=error.abs().mean().item(), recip_w=recip_w)
 
 
-# ------------------------------------------------------------------------------------------ 7 Frozen networks
+# -------------------------------------------------------------------------------- 7 Frozen networks
 # Pretrained networks: weights from the user's file, or a download that is checked by
 # its digest.  eval.py has Inception and LPIPS, because it alone uses them.
 
@@ -811,9 +838,10 @@ FROZEN = {  # flag: where the weights are, the beginning of the file's SHA-256
 def frozen(name, file, cache, build, flag=None):
     """build(state dict) -> network, of the weights in `file`; if that is "", fetched into `cache`.
 
-    flag: what takes a file in the caller's script, --name if not given.
-    The network is in eval mode and its weights need no gradient.  It has checksum (8 digits of the file's SHA-256) and
-    official (whether they are those of `FROZEN`).  Raises `Error` if the weights cannot be had or do not fit.
+    flag: what takes a file in the caller's script, --name if not given. The
+    network is in eval mode and its weights need no gradient.  It has checksum
+    (8 digits of the file's SHA-256) and official (whether they are those of
+    `FROZEN`).  Raises `Error` if the weights cannot be had or do not fit.
     """
     url, digest = FROZEN[name]
     flag = flag or f"--{name}"
@@ -881,12 +909,13 @@ class VGG(nn.Module):
         return self(x, last=22)[-1]
 
 
-# ------------------------------------------------------------------------------------------------- 8 Processes
+# -------------------------------------------------------------------------------------- 8 Processes
 
 def start(args):
     """Join the other processes of `torchrun`, if any, and seed.  -> device, rank, world.
 
-    Sets args.precision if it is "auto".  Raises `Error` for a missing device or a batch that does not divide.
+    Sets args.precision if it is "auto".  Raises `Error`
+    for a missing device or a batch that does not divide.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if args.batch % world:
@@ -926,7 +955,8 @@ class Unread:
 
 
 def has_bf16(device):
-    """Whether a device multiplies in bf16 itself; some GPUs, and CPUs with AVX2 alone, emulate it."""
+    """Whether a device multiplies in bf16 itself;
+    some GPUs, and CPUs with AVX2 alone, emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -944,10 +974,12 @@ def notes(args, device):
 
 
 def join(name):
-    """Join the other processes of `torchrun`, if any.  -> device, rank, world.  name: see `find_device`.
+    """Join the other processes of `torchrun`, if any.
+    -> device, rank, world.  name: see `find_device`.
 
-    One process a GPU (NCCL), or several on the CPU (gloo).  Processes wait for each other as long as it takes; if one
-    dies, the job ends, see `watch`.  fp32 is fp32 from here on, not TF32.  Raises `Error` for a missing device.
+    One process a GPU (NCCL), or several on the CPU (gloo).  Processes wait for each other as long
+    as it takes; if one dies, the job ends, see `watch`.  fp32 is fp32 from here on, not TF32.
+    Raises `Error` for a missing device.
     """
     rank = int(os.environ.get("RANK", 0))
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -969,10 +1001,11 @@ def join(name):
 
 
 def watch(rank, world, ended):
-    """End this process with one line if the next one of its job, on any machine, has been dead for WATCH_SECONDS.
+    """End this process with one line if the next one of its
+    job, on any machine, has been dead for WATCH_SECONDS.
 
-    Each counts up in the job's store, also a slow or waiting one, but not a frozen one.
-    Rounds are counted, not seconds, so that a whole job can be paused and go on.
+    Each counts up in the job's store, also a slow or waiting one, but not a frozen one. Rounds are
+    counted, not seconds, so that a whole job can be paused and go on.
     """
     patience = float(os.environ.get("WATCH_SECONDS", 20))
     following = (rank + 1) % world
@@ -996,7 +1029,8 @@ def watch(rank, world, ended):
 def find_device(name, local_rank=0):
     """-> torch.device; "auto" is the GPU if there is one, a GPU without a number this process's.
 
-    Apple's is taken by one process alone, and if `apple_works`.  Raises `Error` if the device is not there.
+    Apple's is taken by one process alone, and if
+    `apple_works`.  Raises `Error` if the device is not there.
     """
     apple = torch.backends.mps.is_available()
     if name == "auto":
@@ -1015,7 +1049,8 @@ def find_device(name, local_rank=0):
 
 
 def apple_works():
-    """Whether R1's gradients of a small critic are on Apple's GPU what they are on the CPU; says so if they are not."""
+    """Whether R1's gradients of a small critic are on Apple's GPU what they are on the CPU;
+    says so if they are not."""
     def gradients(device):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -1037,7 +1072,8 @@ def apple_works():
 
 
 def apple_to_cpu(t):
-    """A tensor on an Apple GPU, which has no float64 and lacks some operations, on the CPU; others as they are."""
+    """A tensor on an Apple GPU, which has no float64 and lacks some operations, on the CPU;
+    others as they are."""
     return t.cpu() if t.device.type == "mps" else t
 
 
@@ -1058,7 +1094,8 @@ def keep_memory():
 
 @contextlib.contextmanager
 def rank_zero_first():
-    """Process 0 runs the block, or raises its error, first, so that the others find what it downloads."""
+    """Process 0 runs the block, or raises its error, first,
+    so that the others find what it downloads."""
     first = int(os.environ.get("RANK", 0)) == 0
     if dist.is_initialized() and not first:
         dist.barrier()
@@ -1070,10 +1107,11 @@ def rank_zero_first():
 
 
 def generator(device, seed, use, block=0):
-    """A torch.Generator on device for one use of a run's seed: "training", "pictures", "evaluation" or "noise".
+    """A torch.Generator on device for one use of a run's
+    seed: "training", "pictures", "evaluation" or "noise".
 
-    No two uses or blocks draw the same numbers; the initialisation has the seed itself.
-    Usual seeds stay below 2^32, because the CPU's generator sees only the lowest 32 bits.
+    No two uses or blocks draw the same numbers; the initialisation has the seed itself. Usual seeds
+    stay below 2^32, because the CPU's generator sees only the lowest 32 bits.
     """
     number = ("training", "pictures", "evaluation", "noise").index(use) + 1
     return torch.Generator(device).manual_seed(1_000_003 * (seed + 1) + 10 * block + number)
@@ -1116,7 +1154,7 @@ def average_over_processes(tensors):
         tensor.copy_(mean.view_as(tensor))
 
 
-# ----------------------------------------------------------------------------------------------------- 9 Flags
+# ------------------------------------------------------------------------------------------ 9 Flags
 
 class PAPER(dict):
     """Settings that the method's paper states."""
@@ -1181,9 +1219,11 @@ def size(text):
 
 
 def method_parser(doc, backbones, grows=None):
-    """-> a `Parser` with the flags that all four scripts share.  doc: of the script; its first line heads --help.
+    """-> a `Parser` with the flags that all four scripts
+    share.  doc: of the script; its first line heads --help.
 
-    backbones: their names.  grows: the condition under which a run grows, by default that it is a stylegan.
+    backbones: their names.  grows: the condition under
+    which a run grows, by default that it is a stylegan.
     """
     parser = Parser(doc.partition("\n")[0], usage=f"python {Path(sys.argv[0]).name} [--flag value] ...")
     style = dict(backbone="stylegan")
@@ -1247,8 +1287,8 @@ RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "keep_kimg", "
 
 
 def holds(condition, values):
-    """Whether values have what a condition asks for: flag=value, flag=(one, another), or True or False for a flag
-    that is set or not."""
+    """Whether values have what a condition asks for: flag=value, flag=(one, another), or True or
+    False for a flag that is set or not."""
     def fits(value, wanted):
         if isinstance(wanted, bool):
             return bool(value) == wanted
@@ -1262,9 +1302,11 @@ def flag(name):
 
 
 def look_up(table, values, given):
-    """-> values completed by the rows of a method's table, and a dict of which are whose: given, paper, code, ours.
+    """-> values completed by the rows of a method's table,
+    and a dict of which are whose: given, paper, code, ours.
 
-    table: (condition, settings, ...) each; later rows refine earlier ones, none changes what is given.
+    table: (condition, settings, ...) each; later rows
+    refine earlier ones, none changes what is given.
     """
     values = {**values, **given}
     source = dict.fromkeys(given, "given")
@@ -1294,7 +1336,8 @@ def say_defaults(parser, table, defaults):
 
 
 def settings_of(run, given, method, parser, networks, formerly):
-    """-> the settings of the networks of --init's run.  Raises `Error` if one is given otherwise."""
+    """-> the settings of the networks of --init's run.
+    Raises `Error` if one is given otherwise."""
     stored = {**(formerly or {}), **read_args(run, method, parser)}
     settings = {**networks(stored), "resolution": stored["resolution"]}
     _, h, w = settings.pop("image_shape")
@@ -1308,10 +1351,11 @@ def settings_of(run, given, method, parser, networks, formerly):
 def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=None):
     """argv -> Namespace of all settings: explicit flag > table (see `look_up`) > parser's default.
 
-    With --resume the run's own args.json takes the place of table and defaults.  networks(args) -> the arguments of the
-    method's model.  inherit(given) -> settings of another run to begin from.  formerly: settings of runs from before
-    their flags.  Adds `method`, `source` and `resume`, a path or "".  Raises `Error` for a flag that has no meaning
-    with the others, or contradicts the run.
+    With --resume the run's own args.json takes the place of table and defaults.
+    networks(args) -> the arguments of the method's model.  inherit(given) ->
+    settings of another run to begin from.  formerly: settings of runs from before
+    their flags.  Adds `method`, `source` and `resume`, a path or "".  Raises
+    `Error` for a flag that has no meaning with the others, or contradicts the run.
     """
     defaults = vars(parser.parse_args([]))
     unset = object()
@@ -1411,10 +1455,11 @@ def complete_levels(args, image_shape, world, rates=RATES, part=500, total=None)
 def complete(args, images, held_out, label, words=(), constants=(), default_split="dw"):
     """Complete a new run's arguments by what its data decide, and print them.
 
-    label: the paper's name of the method; words: of the folder's name, between method and backbone, "" for none;
-    constants: what is no flag, as text.  Sets also image_shape, train_images, image_means, versions, schedule_kimg (the
-    --kimg that schedules are laid out for, whatever --resume makes of it), and what is "auto" of split, resolution and
-    out: runs/<method>[-<word>]-<backbone>-<data>[-<split>][-<resolution>][-init][-s<seed>].
+    label: the paper's name of the method; words: of the folder's name, between method and backbone,
+    "" for none; constants: what is no flag, as text.  Sets also image_shape, train_images,
+    image_means, versions, schedule_kimg (the --kimg that schedules are laid out for, whatever
+    --resume makes of it), and what is "auto" of split, resolution and out:
+    runs/<method>[-<word>]-<backbone>-<data>[-<split>][-<resolution>][-init][-s<seed>].
     """
     args.given = dict(split=args.split, resolution=args.resolution)
     vars(args).update(label=label, schedule_kimg=args.kimg, data_name=images.name, image_shape=list(images.shape),
@@ -1452,7 +1497,8 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
 
 
 def check_images(args, images):
-    """Raise `Error` where a resumed run's images are not those that it was trained on; note where it goes on."""
+    """Raise `Error` where a resumed run's images are not those that it was trained on;
+    note where it goes on."""
     if problem := images.unlike(vars(args)):
         raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data, "
                     f"--data-root or --only")
@@ -1478,7 +1524,7 @@ def keep_place(args, images):
     args.only = args.only and str(Path(args.only).resolve())
 
 
-# --------------------------------------------------------------------------------------------------- 10 The run
+# --------------------------------------------------------------------------------------- 10 The run
 
 def write_atomic(path, data):
     """Write bytes so that `path`, or what it links to, holds all of them or what it held before.
@@ -1590,7 +1636,8 @@ def read_args(run, method=None, parser=None):
 
 
 def read_checkpoint(run, args, device, name="checkpoint.pt"):
-    """A checkpoint of a run, on `device`.  Raises `Error` if it is missing, broken, or of other settings."""
+    """A checkpoint of a run, on `device`.  Raises `Error` if it is missing, broken,
+    or of other settings."""
     path = Path(run) / name
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
@@ -1633,8 +1680,8 @@ def begin_from(args, model, device):
 
 
 def hold(net, args):
-    """Keep the first --freeze-d blocks of a network that sees images as --init has them; stylegan's from-RGB goes with
-    them.   (FreezeD, Mo et al. 2020, 2002.10964; not in the papers)
+    """Keep the first --freeze-d blocks of a network that sees images as --init has them; stylegan's
+    from-RGB goes with them.  (FreezeD, Mo et al. 2020, 2002.10964; not in the papers)
 
     A block halves the image, or is a layer of mlp.  Raises `Error` if there are not so many.
     """
@@ -1662,7 +1709,8 @@ def check_grown(run, model):
 
 
 def load_weights(run, args, model, weights, device, kimg=None):
-    """Load a run's averaged ("ema") or trained ("raw") weights into `model`; kimg: those that were kept there.
+    """Load a run's averaged ("ema") or trained ("raw")
+    weights into `model`; kimg: those that were kept there.
     -> model, in eval mode."""
     checkpoint = read_checkpoint(run, args, device, "checkpoint.pt" if kimg is None else f"kept/{kimg:06d}.pt")
     if kimg is not None and weights == "raw":
@@ -1673,12 +1721,14 @@ def load_weights(run, args, model, weights, device, kimg=None):
 
 
 class Run:
-    """The folder of a run that trains: log.csv, checkpoint.pt, pictures.  Process 0 writes, and shows progress.
+    """The folder of a run that trains: log.csv, checkpoint.pt,
+    pictures.  Process 0 writes, and shows progress.
 
-    args: the resolved arguments, with `out`.  state: name -> what training changes (modules, optimisers,
-    torch generators).  losses: their names, in the order of `step`.  growth: a `Growth`, for the
-    progress line.  trace: a file of the folder for a row of losses a step, or "".  With args.resume the
-    checkpoint is read into state.  Raises `Error` for a folder that already holds a run.
+    args: the resolved arguments, with `out`.  state: name -> what training
+    changes (modules, optimisers, torch generators).  losses: their names, in the
+    order of `step`.  growth: a `Growth`, for the progress line.  trace: a file of
+    the folder for a row of losses a step, or "".  With args.resume the checkpoint
+    is read into state.  Raises `Error` for a folder that already holds a run.
     """
     HEADER = ("kimg", "seconds", "images/s", "lr", "level", "alpha", "peak_gb")
     MEASURES = ("mse", "recip_x", "recip_w")
@@ -1758,7 +1808,8 @@ class Run:
             self._look()
 
     def snapshot(self, lr, measures, pictures, level=0, alpha=1.0):
-        """Write a row of log.csv, pictures ({folder: (H, W, C) uint8}), curves.png and the checkpoint."""
+        """Write a row of log.csv, pictures ({folder: (H, W, C) uint8}),
+        curves.png and the checkpoint."""
         self._fetch()
         if self.writer:
             means = [s / self.steps if self.steps else "" for s in self.sums]
@@ -1789,7 +1840,8 @@ class Run:
             self.write("checkpoint.pt", self.state)
 
     def write(self, file, names):
-        """Write what state has of these names, and how far the run is, into a file of the folder."""
+        """Write what state has of these names, and how far the run is,
+        into a file of the folder."""
         args = {k: v for k, v in vars(self.args).items() if k != "resume"}
         state = {name: v.get_state() if isinstance(v, torch.Generator) else v.state_dict()
                  for name, v in self.state.items() if name in names}
@@ -1819,7 +1871,8 @@ class Run:
     # -- inside
 
     def _claim(self):
-        """Make the folder this process's for as long as it lives.  Raises `Error` in every process if it is taken."""
+        """Make the folder this process's for as long as it lives.
+        Raises `Error` in every process if it is taken."""
         problem = [self._occupied() if self.writer else ""]
         if dist.is_initialized():
             dist.broadcast_object_list(problem)
@@ -1829,7 +1882,8 @@ class Run:
             raise Error(problem[0])
 
     def _occupied(self):
-        """Lock the folder and look into it.  -> who has it or what it holds, and what to do, or ""."""
+        """Lock the folder and look into it.  -> who has it or what it holds, and what to do,
+        or ""."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.folder / ".lock", "a+")
         try:
@@ -1939,10 +1993,12 @@ class Run:
         self.pending = []
 
     def _spare_threads(self):
-        """Next to another busy program on a CPU, try fewer threads, and keep them if that is faster.
+        """Next to another busy program on a CPU, try
+        fewer threads, and keep them if that is faster.
 
-        Each step waits for the thread that the other program has put aside: with two threads on two cores and one such
-        program the MLP falls to a sixth of its speed, with one thread to a half.  OMP_NUM_THREADS settles the number.
+        Each step waits for the thread that the other program has put aside: with two threads on two
+        cores and one such program the MLP falls to a sixth of its speed, with one thread to a
+        half.  OMP_NUM_THREADS settles the number.
         """
         threads = torch.get_num_threads()
         settled = self.trial is False or (threads == 1 and not self.trial)
@@ -1973,7 +2029,8 @@ class Run:
         print(("\n" if sys.stdout.isatty() else "") + line, flush=True)
 
     def _look(self):
-        """Once a second: fetch losses, measure the rate, print the line (every 30 s if not on a terminal)."""
+        """Once a second: fetch losses, measure the rate,
+        print the line (every 30 s if not on a terminal)."""
         self._fetch()
         now = self.looked = time.time()
         if self.rated:
@@ -2018,7 +2075,7 @@ def peak_memory(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-# ------------------------------------------------------------------------------------------------- 11 Pictures
+# -------------------------------------------------------------------------------------- 11 Pictures
 
 def to_float(x):
     """uint8 0 ... 255 -> float in [-1, 1]."""
@@ -2042,7 +2099,8 @@ def grid(x, columns):
 
 
 def pairs(x, y, columns=16):
-    """A picture of rows of x (N, C, H, W), each above the same row of y; an incomplete last row is left out."""
+    """A picture of rows of x (N, C, H, W), each above the same row of y;
+    an incomplete last row is left out."""
     columns = min(columns, len(x))
     n = len(x) // columns * columns
     rows = [row for pair in zip(x[:n].split(columns), y[:n].split(columns)) for row in pair]
@@ -2051,7 +2109,8 @@ def pairs(x, y, columns=16):
 
 @torch.no_grad()
 def snapshot_pictures(model, x, z):
-    """-> samples from z, unless it is None, and reconstructions of x under their originals, if there is an encoder.
+    """-> samples from z, unless it is None, and reconstructions
+    of x under their originals, if there is an encoder.
 
     For `Run.snapshot`.  64 samples and 32 pairs up to 256 px, fewer of larger images.
     """
@@ -2068,8 +2127,9 @@ def snapshot_pictures(model, x, z):
 
 
 def open_image(path, model):
-    """An image file of any size and kind, as a model takes it: float (1, C, H, W) in [-1, 1], on its device.  It is put
-    upright, cropped at the centre and averaged to the model's size; of a file that moves, its first frame.
+    """An image file of any size and kind, as a model takes it: float (1, C, H, W) in [-1, 1], on
+    its device.  It is put upright, cropped at the centre and averaged to the model's size; of a
+    file that moves, its first frame.
 
     Raises data.DataError if it cannot be read.
     """
@@ -2079,7 +2139,8 @@ def open_image(path, model):
 
 
 def show(x):
-    """Images (N, C, H, W), or one (C, H, W), in [-1, 1] -> a PIL image, which a notebook displays; up to 8 in a row."""
+    """Images (N, C, H, W), or one (C, H, W), in [-1, 1] -> a PIL image, which a notebook displays;
+    up to 8 in a row."""
     from PIL import Image
     x = x[None] if x.ndim == 3 else x
     return Image.fromarray(grid(x.detach(), min(len(x), 8)))
@@ -2113,7 +2174,7 @@ def curves(log, path):
     write_atomic(Path(path), buffer.getvalue())
 
 
-# -------------------------------------------------------------------------------------------------- 12 Errors
+# ---------------------------------------------------------------------------------------- 12 Errors
 
 def is_out_of_memory(e):
     """The GPU's allocator raises torch.OutOfMemoryError, the CPU's a plain RuntimeError."""

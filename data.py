@@ -49,11 +49,12 @@ import torch
 from PIL import Image, ImageOps, ImageSequence
 
 SPLITS = {  # the first split of a set is its default
-    "mnist": {"dw": "different writers", "sw": "same writers: the training file, shuffled"},        # ALAE 7.1
-    "celeba": {"official": "its own parts", "5-1": "five sixths and one sixth"},                    # F-AAE 4.1
+    "mnist": {"dw": "different writers", "sw": "same writers: the training file, shuffled"},    # ALAE 7.1
+    "celeba": {"official": "its own parts", "5-1": "five sixths and one sixth"},                # F-AAE 4.1
 }
 CUTS = {  # sets in the order of their files: what they are, how many (0: any number), and where a split ends
-          # the training part and begins the test part, from the end if negative.  65-5: LIA; others: ALAE 7.2
+          # the training part and begins the test part, from
+          # the end if negative.  65-5: LIA; others: ALAE 7.2
     "ffhq": ("FFHQ's 70,000 images (images1024x1024)", 70_000,
              {"60-10": (60_000, 60_000), "65-5": (65_000, 65_000)}),
     "celeba-hq": ("CelebA-HQ's 30,000 images", 30_000, {"27-3": (27_000, 27_000)}),
@@ -104,14 +105,16 @@ class Images:
         return len(self.ids)
 
     def take(self, indices, size=None):
-        """uint8 (len(indices), C, H, W), or of another (H, W); in memory, a whole fraction of theirs."""
+        """uint8 (len(indices), C, H, W), or of another (H, W);
+        in memory, a whole fraction of theirs."""
         size = tuple(size or self.shape[1:])
         if self.pixels is not None:
             return shrink(self.pixels[torch.as_tensor(indices)], size)
         return torch.from_numpy(np.stack([self.read(int(i), size) for i in indices]))
 
     def read(self, i, size):
-        """Image i from its file, uint8 (C, *size); with skip_bad the next stands in for a broken one."""
+        """Image i from its file, uint8 (C, *size);
+        with skip_bad the next stands in for a broken one."""
         shape = self.shape[0], *size
         if shape in self.store.pyramid:
             return np.array(self.store.pyramid[shape][self.ids[i]])
@@ -123,7 +126,8 @@ class Images:
         raise self.store.none_readable()
 
     def __getitem__(self, batch):
-        """The batch (indices, size) for PyTorch's loader; its error is returned, to come without a traceback."""
+        """The batch (indices, size) for PyTorch's loader;
+        its error is returned, to come without a traceback."""
         try:
             return self.take(*batch)
         except DataError as e:
@@ -140,7 +144,8 @@ class Images:
         return [self.store.images[i] if self.store else str(i) for i in self.ids]
 
     def listed(self, path):
-        """The images whose names are in a file, a line each, in the set's order.  Raises DataError."""
+        """The images whose names are in a file, a line each, in the set's order.
+        Raises DataError."""
         try:
             wanted = {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()}
         except (OSError, UnicodeDecodeError) as e:
@@ -168,7 +173,8 @@ class Images:
         return self._fingerprint
 
     def means(self):
-        """The mean grey of up to 64 images, 4 hex digits each: by these a run knows its set again."""
+        """The mean grey of up to 64 images, 4 hex digits each:
+        by these a run knows its set again."""
         some = range(0, len(self), math.ceil(len(self) / 64))
         return "".join(f"{round(256 * self.take([i]).double().mean().item()):04x}" for i in some)
 
@@ -249,10 +255,10 @@ class Tiles(Images):
 def load(data, root="data", split="auto", resolution="auto", skip_bad=False, sizes=None, only=""):
     """Opens a set.  -> (train, test), both `Images`.
 
-    data: one of NAMES, or a folder or zip (as typed, or below root).  resolution: "auto", "N" or "WxH".
-    sizes: the resolutions that the caller can use; "auto" takes the largest that the images fill.
-    only: a file of the names of those training images that are to stay.
-    Raises DataError: unknown name or split, missing or empty folder, broken zip, unreadable images.
+    data: one of NAMES, or a folder or zip (as typed, or below root).  resolution: "auto", "N" or
+    "WxH". sizes: the resolutions that the caller can use; "auto" takes the largest that the images
+    fill. only: a file of the names of those training images that are to stay. Raises DataError:
+    unknown name or split, missing or empty folder, broken zip, unreadable images.
     """
     if only:
         train, test = load(data, root, split, resolution, skip_bad, sizes)
@@ -325,7 +331,8 @@ def _mnist_mini(wanted):
 
 
 def _torchvision(name, root, split, wanted):
-    """A set of torchvision's, downloaded if absent.  ids: the training file's, then the test file's."""
+    """A set of torchvision's, downloaded if absent.  ids:
+    the training file's, then the test file's."""
     from torchvision.datasets import CIFAR10, EMNIST, KMNIST, MNIST, SVHN, FashionMNIST
     kind = {"mnist": MNIST, "fashion-mnist": FashionMNIST, "kmnist": KMNIST, "emnist-letters": EMNIST,
             "cifar10": CIFAR10, "svhn": SVHN}[name]
@@ -363,8 +370,8 @@ def _torchvision(name, root, split, wanted):
 
 
 def _in_memory(name, ids, pixels, labels, wanted, train, test, names=None, split=None):
-    """(train, test), positions in uint8 digits (N, H, W) or pictures (N, H, W, 3).  For another size, digits get a
-    border of two pixels first: 28 px come to 32."""
+    """(train, test), positions in uint8 digits (N, H, W) or pictures (N, H, W, 3).  For another
+    size, digits get a border of two pixels first: 28 px come to 32."""
     digits = pixels.ndim == 3
     if wanted != pixels.shape[2:0:-1]:
         pixels = np.pad(pixels, [(0, 0), (2, 2), (2, 2)]) if digits else pixels
@@ -414,7 +421,8 @@ def _named(name, root, path, split, wanted, sizes, skip_bad):
 
 
 def _celeba(store, base, split):
-    """-> positions of the training and the test part, attributes and their names, from the lists in base."""
+    """-> positions of the training and the test part, attributes and their names,
+    from the lists in base."""
     place = {Path(name).name: i for i, name in enumerate(store.images)}
     n = len(place)
     if split == "5-1":
@@ -524,7 +532,8 @@ def _first_of(wholes):
 
 
 def _held_out(labels, first):
-    """(N,) bool: the last tenth of the pictures (of each class), 2 or more of 4; equal files go with their first."""
+    """(N,) bool: the last tenth of the pictures (of each class), 2 or more of 4;
+    equal files go with their first."""
     pictures = np.flatnonzero(first == np.arange(len(first)))
     groups = [pictures]
     if labels is not None and labels.ndim == 1:
@@ -550,11 +559,13 @@ def _notes(stores):
 # -------------------------------------------------------------------------------------------- files
 
 class Store:
-    """The image files of a folder or zip, in the order of their names.  Raises DataError if it is no zip.
+    """The image files of a folder or zip, in the order
+    of their names.  Raises DataError if it is no zip.
 
-    images: names below `top`, the folder that holds them all or one above that has a dataset.json
-    tables: the folders below `top` that have one;  left_out: kinds of files that do not count -> how many
-    place: the store's name, also of its pyramid;  shape, divisors: see `survey`;  bad: see `reading`
+    images: names below `top`, the folder that holds them all or one above that
+    has a dataset.json tables: the folders below `top` that have one;  left_out:
+    kinds of files that do not count -> how many place: the store's name, also
+    of its pyramid;  shape, divisors: see `survey`;  bad: see `reading`
     """
 
     def __init__(self, path, skip_bad=False):
@@ -584,7 +595,8 @@ class Store:
         self.tables = {t.removeprefix(self.top) for t in tables if t.startswith(self.top)}
 
     def _walk(self):
-        """Yields the names of a folder's files; links come last, and no file or folder counts twice."""
+        """Yields the names of a folder's files;
+        links come last, and no file or folder counts twice."""
         plain, links, seen = [""], [], set()
         for queue in (plain, links):                            # both grow on the way
             for name in queue:
@@ -610,7 +622,8 @@ class Store:
                 seen.add(file)
 
     def _open(self):
-        """-> a zip, opened once in each process, and its entries by name, with slashes, without folders."""
+        """-> a zip, opened once in each process, and its entries by name, with slashes,
+        without folders."""
         if self._process != os.getpid():
             try:
                 zipped = zipfile.ZipFile(self.path)
@@ -661,7 +674,8 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self, name, remedy="mend it or take it away, or leave such files out by --skip-bad"):
-        """Around a block that reads an image: if it fails, DataError (with skip_bad, `bad`) says why."""
+        """Around a block that reads an image:
+        if it fails, DataError (with skip_bad, `bad`) says why."""
         try:
             yield
         except DataError:
@@ -684,8 +698,9 @@ class Store:
         return DataError(f"{self.place} has no image that can be read; check its files")
 
     def labels(self, known=None):
-        """-> int64 (N,) classes or bool (N, A) attributes, and their names; either may be None.  known: the names of
-        the training part's classes.  Raises DataError if the labels make no sense."""
+        """-> int64 (N,) classes or bool (N, A) attributes, and their
+        names; either may be None.  known: the names of the training
+        part's classes.  Raises DataError if the labels make no sense."""
         if "" in self.tables:
             return self._table()
         names = self.images
@@ -765,8 +780,9 @@ def _values(image):
 
 
 def divisor(kind, top, bits=(8, 12, 16, 32)):
-    """What grey values up to `top` are divided by to fill 0 ... 255: floats (kind "F") may go up to about 1, whole
-    numbers ("I") to the next depth in `bits`, because cameras of 12 bits write files of 16."""
+    """What grey values up to `top` are divided by to fill 0 ... 255:
+    floats (kind "F") may go up to about 1, whole numbers ("I") to the
+    next depth in `bits`, because cameras of 12 bits write files of 16."""
     if kind == "F" and top < 2:
         return 1 / 255
     return 2.0 ** (next((b for b in bits if top < 2**b), 32) - 8)
@@ -856,7 +872,8 @@ def survey(stores, wanted=None, sizes=None):
 
 
 def in_threads(function, items, size=64):
-    """-> [function(item), ...], by threads; `size` items a job, because a job costs as much as a small image."""
+    """-> [function(item), ...], by threads; `size` items a job,
+    because a job costs as much as a small image."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:        # waits for its threads, or Python may abort at its end
         jobs = pool.map(lambda i: [function(item) for item in items[i:i + size]], range(0, len(items), size))
         return [result for job in jobs for result in job]
@@ -913,8 +930,9 @@ def _once(key, make):
 # ----------------------------------------------------------------------------------------- pyramids
 
 def prepare(data, root="data", resolution="auto"):
-    """Writes PATH.pyramid next to each folder or zip of a set: its images at 4, 8 ... px.  -> the pyramids' folders.
-    resolution: the largest, "N" or "WxH"; the others are its halves.  Raises DataError."""
+    """Writes PATH.pyramid next to each folder or zip of a set: its images
+    at 4, 8 ... px.  -> the pyramids' folders. resolution: the largest,
+    "N" or "WxH"; the others are its halves.  Raises DataError."""
     path = _find(data, root)
     if data in ARRAYS:
         raise DataError(f"{data} is small and kept in memory; it needs no pyramid")
@@ -961,7 +979,8 @@ def _write_pyramid(store, shapes):
 # ------------------------------------------------------------------------------------------ batches
 
 def shrink(x, size):
-    """uint8 images (N, C, H, W) averaged down to size (h, w), a whole fraction of theirs, rounded."""
+    """uint8 images (N, C, H, W) averaged down to size (h, w), a whole fraction of theirs,
+    rounded."""
     if x.shape[2:] == tuple(size):
         return x
     return torch.nn.functional.avg_pool2d(x.float(), x.shape[2] // size[0]).round().to(torch.uint8)
@@ -987,9 +1006,9 @@ def order(n, seed, begin, count):
 def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
     """Endless batches of uint8 images on `device`, (batch / world, C, H, W) each.
 
-    plan: batch, or plan(images seen) -> (batch, (H, W)); in memory, sizes are whole fractions of the images'.
-    Which images a batch holds depends on (seed, images seen, rank, world) alone: step k shows the same ones
-    to the processes together, however many they are.
+    plan: batch, or plan(images seen) -> (batch, (H, W)); in memory, sizes are whole fractions of
+    the images'. Which images a batch holds depends on (seed, images seen, rank, world) alone: step
+    k shows the same ones to the processes together, however many they are.
     """
     def indices(begin):
         told = rank > 0
@@ -1053,15 +1072,16 @@ def _watched(loader):
 
 
 # ------------------------------------------------------------------------------------------ ranking
-# LIA 5.2 takes 100,000 of LSUN's first 500,000 images by "ranking algorithm (Zhou et al., 2003)", and no more is said.
-# Features, neighbours, kernel and queries are ours.
+# LIA 5.2 takes 100,000 of LSUN's first 500,000 images by "ranking algorithm (Zhou et al., 2003)",
+# and no more is said. Features, neighbours, kernel and queries are ours.
 
 NEIGHBOURS = 20         # of each image
 ALPHA = 0.99            # Zhou's
 
 
 def nearest(f, k):
-    """-> squared distances (N, k) and positions (N, k) of the k nearest others of each row of f (N, d), in blocks."""
+    """-> squared distances (N, k) and positions (N, k)
+    of the k nearest others of each row of f (N, d), in blocks."""
     size = f.square().sum(1)
     values, places = [], []
     for some in torch.arange(len(f), device=f.device).split(max(2**26 // len(f), 1)):
@@ -1074,8 +1094,9 @@ def nearest(f, k):
 
 
 def similarity(f, k=NEIGHBOURS):
-    """S = D^-1/2 W D^-1/2, sparse (N, N), of features f (N, d).  w_ij = exp(-|f_i - f_j|^2 / 2 sigma^2) if one is among
-    the k nearest of the other, sigma^2 the mean over all such pairs.   (Zhou et al. 2003, steps 2 and 3)"""
+    """S = D^-1/2 W D^-1/2, sparse (N, N), of features f (N, d).  w_ij = exp(-|f_i - f_j|^2 / 2
+    sigma^2) if one is among the k nearest of the other, sigma^2 the mean over all such pairs.
+    (Zhou et al. 2003, steps 2 and 3)"""
     n = len(f)
     d, j = nearest(f, k)
     i = torch.arange(n, device=f.device)[:, None].expand_as(j)
@@ -1092,8 +1113,9 @@ def similarity(f, k=NEIGHBOURS):
 
 
 def manifold_ranking(f, queries, k=NEIGHBOURS, alpha=ALPHA, tolerance=1e-12):
-    """f* = (I - alpha S)^-1 y, y 1 at the queries and else 0, by conjugate gradients.   (Zhou et al. 2003, step 4)
-    f (N, d) features -> (N,) float64, large if a walk from the queries comes by often."""
+    """f* = (I - alpha S)^-1 y, y 1 at the queries and else 0, by
+    conjugate gradients.  (Zhou et al. 2003, step 4) f (N, d) features
+    -> (N,) float64, large if a walk from the queries comes by often."""
     S = similarity(f, k)
 
     def A(v):
@@ -1114,7 +1136,8 @@ def manifold_ranking(f, queries, k=NEIGHBOURS, alpha=ALPHA, tolerance=1e-12):
 
 
 def features_of(images, extract, device, workers=0):
-    """extract(float images in [-1, 1]) of all, divided by their norms: (N, d) float32 on the device."""
+    """extract(float images in [-1, 1]) of all, divided by their norms:
+    (N, d) float32 on the device."""
     chunks = [i.tolist() for i in torch.arange(len(images)).split(100)]
     if images.pixels is None:
         loader = torch.utils.data.DataLoader(images, None, sampler=[(i, None) for i in chunks], num_workers=workers,
@@ -1138,8 +1161,8 @@ def features_of(images, extract, device, workers=0):
 
 
 def rank(args):
-    """Writes the names of the -n training images that lie nearest to the queries along the manifold, best first.
-    Raises DataError."""
+    """Writes the names of the -n training images that lie nearest to the queries along the
+    manifold, best first. Raises DataError."""
     import common
     try:
         return _rank(args, common)
@@ -1213,7 +1236,7 @@ def _rank(args, common):
           f"{made - began:.0f} s of features, {time.time() - made:.0f} s of ranking on {device.type}")
 
 
-# --------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------- command line
 
 def whole_number(text):
     """An argparse type: a whole number from 1 on."""

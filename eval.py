@@ -91,8 +91,8 @@ def load_method(run, name):
 
 
 class View:
-    """A run opened for evaluation: its args, model, image shape (C, H, W), and its set, read on use.
-    options: device, weights, data, data_root, perhaps batch; the run chooses what is empty."""
+    """A run opened for evaluation: its args, model, image shape (C, H, W), and its set, read on
+    use. options: device, weights, data, data_root, perhaps batch; the run chooses what is empty."""
 
     def __init__(self, run, options, weights="ema"):
         self.run = Path(run)
@@ -205,7 +205,8 @@ class View:
 # processes gives the same.
 
 def progress(what, n, size, shared=True):
-    """Yields begin and end of batches of n things, and prints how far it is; processes share them."""
+    """Yields begin and end of batches of n things, and prints how far it is;
+    processes share them."""
     alone = not shared or not dist.is_initialized()
     rank = 0 if alone else dist.get_rank()
     world = 1 if alone else dist.get_world_size()
@@ -231,8 +232,8 @@ def clock(view):
 
 
 def seconds_of(view, n, size, make):
-    """How long make(begin, end) takes for n things, `size` at a time: by the first batch, after a small one
-    that prepares."""
+    """How long make(begin, end) takes for n things, `size` at a
+    time: by the first batch, after a small one that prepares."""
     size = min(size, n)
     make(0, min(size, 2))
     began = clock(view)
@@ -337,7 +338,8 @@ def plain(value, n):
 # --------------------------------------------------------------------- 3 Pictures that are measured
 
 PARTS = dict(train="training", test="test")
-# words: what its pictures are called; needs: methods of the model; noise: what a protocol says of it
+# words: what its pictures are called; needs: methods
+# of the model; noise: what a protocol says of it
 Kind = namedtuple("Kind", "words needs noise", defaults=("",))
 KINDS = {
     "samples": Kind("samples", PRIOR, "samples with random noise and no truncation"),
@@ -398,15 +400,16 @@ def noise_of(kinds):
 # ----------------------------------------------------------------------- 4 Errors, codes, sharpness
 # A measure takes (view, args) and gives a Result.  MEASURES says what it needs and how it is shown.
 
-# numbers: for --json, with n; protocol: what they depend on besides the run; title: the distance's name,
-# FID only with the published network; notes: more lines
+# numbers: for --json, with n; protocol: what they depend on besides the run; title: the distance's
+# name, FID only with the published network; notes: more lines
 Result = namedtuple("Result", "numbers protocol title notes", defaults=("", []))
 
 
 def errors(view, indices):
-    """Errors of the clipped reconstructions of test images, in [-1, 1], and two floors.  -> dict
-    mae_28: of the inner 28x28 pixels of padded digits.  mse_mean_image: of the training mean instead of
-    a reconstruction.  mse_wrong_pair: of it and the next image; None if there is one image."""
+    """Errors of the clipped reconstructions of test images, in [-1, 1], and
+    two floors.  -> dict mae_28: of the inner 28x28 pixels of padded digits.
+    mse_mean_image: of the training mean instead of a reconstruction.
+    mse_wrong_pair: of it and the next image; None if there is one image."""
     mean_image = training_mean(view)
     names = ["mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair"]
     if view.test.source == "mnist" and view.test.shape[1] == 32:
@@ -448,8 +451,8 @@ def minimise(loss, start):
 
 
 def told_apart(a, b, folds=5):
-    """How often (%) a logistic regression tells other rows of a (N, d) from rows of b (M, d), standardised:
-    min_w,c |w|^2 / 2 + sum_i log(1 + exp(-y_i (w.x_i + c))), as scikit-learn."""
+    """How often (%) a logistic regression tells other rows of a (N, d) from rows of b (M, d),
+    standardised: min_w,c |w|^2 / 2 + sum_i log(1 + exp(-y_i (w.x_i + c))), as scikit-learn."""
     x = double(torch.cat([a, b]))
     x = nnf.pad((x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-8), (0, 1), value=1.0)
     sign = torch.cat([x.new_full([len(a)], -1), x.new_ones(len(b))])
@@ -464,8 +467,9 @@ def told_apart(a, b, folds=5):
 
 
 def measure_latent(view, args):
-    """How far E(G(w)) is from w of the prior (ALAE 4.1), and if w are told apart from codes of images.
-    recip_w: mean |E(G(w)) - w| a dimension.  norm_w: mean ||E(G(w)) - w||; wrong pair: to the next w."""
+    """How far E(G(w)) is from w of the prior (ALAE 4.1), and if w are told
+    apart from codes of images. recip_w: mean |E(G(w)) - w| a dimension.
+    norm_w: mean ||E(G(w)) - w||; wrong pair: to the next w."""
     model = view.model
     n = code_count(view, args)
     means = Means(view.device, "recip_w", "norm_w", "norm_w_wrong_pair")
@@ -498,7 +502,8 @@ def measure_latent(view, args):
 
 
 def sharpness(x):
-    """Variance of the Laplacian of each image's grey values, (N,): low in blurred images.  x (N, C, H, W)."""
+    """Variance of the Laplacian of each image's grey values, (N,): low in blurred images.
+    x (N, C, H, W)."""
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=x.device)
     return nnf.conv2d(x.mean(1, keepdim=True), kernel[None, None]).flatten(1).var(1)
 
@@ -519,7 +524,8 @@ def measure_sharpness(view, args):
 # ------------------------------------------------ 5 Features: Frechet and kernel distances, classes
 
 class Classifier(nn.Module):
-    """Tells a set's classes apart; gives features for Frechet distances.  accuracy: % of the test part."""
+    """Tells a set's classes apart; gives features for Frechet distances.  accuracy:
+    % of the test part."""
     d, official, batch, resize = 128, False, BLOCK, "as they are"
 
     def __init__(self, channels, classes):
@@ -546,8 +552,9 @@ class Classifier(nn.Module):
 
 
 class Inception(nn.Module):
-    """The network of the FID: Inception of 2015-12-05 with 1008 classes, as pytorch-fid has ported it.  Unlike
-    torchvision's, it does not count padding when it pools, and the last block takes maxima."""
+    """The network of the FID: Inception of 2015-12-05 with 1008 classes,
+    as pytorch-fid has ported it.  Unlike torchvision's, it does not
+    count padding when it pools, and the last block takes maxima."""
     d, batch, resize = 2048, 50, "uint8, bilinear to 299 px"
 
     def __init__(self, weights):
@@ -617,7 +624,8 @@ def classifier_name(view):
 
 
 def classifier_of(view, cache):
-    """The classifier of a run's data, trained once, then in `cache`.  Raises Lacks without classes."""
+    """The classifier of a run's data, trained once, then in `cache`.
+    Raises Lacks without classes."""
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier; "
                     f"for distances --features inception and vgg16 need none")
@@ -698,7 +706,7 @@ class Moments:
 
 
 def frechet(a, b):
-    """Frechet distance of Gaussians, (mean (d,), covariance (d, d)), float64.   (Heusel 2017, eq. 6)
+    """Frechet distance of Gaussians, (mean (d,), covariance (d, d)), float64.  (Heusel 2017, eq. 6)
     |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2), by symmetric eigenvalues."""
     (m_a, C_a), (m_b, C_b) = a, b
     values, vectors = torch.linalg.eigh(C_a)
@@ -712,8 +720,8 @@ SUBSET = 1000           # features of a subset
 
 
 def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
-    """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, eq. 4) of features
-    a (N, d) and b (M, d).  -> mean and standard deviation over random subsets."""
+    """KID: unbiased MMD^2 under the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, eq. 4) of
+    features a (N, d) and b (M, d).  -> mean and standard deviation over random subsets."""
     def kernel(x, y):
         return (x @ y.T / x.shape[1] + 1)**3
     rng = np.random.RandomState(seed)
@@ -730,7 +738,8 @@ def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
 
 
 def features_of(view, extractor, what, n, make):
-    """`Moments` of the features of n images, make(begin, end), and up to KEPT of them, evenly spaced."""
+    """`Moments` of the features of n images, make(begin, end), and up to KEPT of them,
+    evenly spaced."""
     step = math.ceil(n / KEPT)
     moments = Moments(extractor.d, view.device)
     kept = torch.zeros(math.ceil(n / step), extractor.d, device=view.device)
@@ -760,8 +769,8 @@ def features_made(view, extractor, kind, args):
 
 
 def reference(view, extractor, cache, part="train", most=0, flip=None, told=0):
-    """Gaussian of a part's features, and up to KEPT of the features; kept in `cache`.
-    most: how many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped, or None.
+    """Gaussian of a part's features, and up to KEPT of the features; kept in `cache`. most: how
+    many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped, or None.
     told: seconds that what follows will take, said before with the time of this."""
     images = view.part(part)
     places = evenly(len(images), most or len(images))
@@ -848,8 +857,9 @@ NEIGHBOUR = 3           # whose distance is the radius around a feature (Kynkaan
 
 
 def precision_recall(real, made, k=NEIGHBOUR, block=1000):
-    """Precision: the share of features made (M, d) no farther from one of real (N, d) than that one's k-th nearest
-    other.  Recall: the same with the two exchanged.   (Kynkaanniemi et al. 2019, eqs. 1 and 2)"""
+    """Precision: the share of features made (M, d) no farther from one
+    of real (N, d) than that one's k-th nearest other.  Recall: the same
+    with the two exchanged.  (Kynkaanniemi et al. 2019, eqs. 1 and 2)"""
     real, made = double(real), double(made)
 
     def radii(f):
@@ -862,8 +872,8 @@ def precision_recall(real, made, k=NEIGHBOUR, block=1000):
 
 
 def measure_precision(view, args, wanted=("samples", "reconstructions", "real")):
-    """Precision (how many pictures look real) and recall (how many real ones could be made), by `frechet`'s features,
-    as many of the pictures as of the training part or --reference."""
+    """Precision (how many pictures look real) and recall (how many real ones could be made), by
+    `frechet`'s features, as many of the pictures as of the training part or --reference."""
     extractor = extractor_of(view, args)
     part = args.reference or "train"
     _, real = reference(view, extractor, args.cache, part)
@@ -903,11 +913,12 @@ def one_nn(train, train_labels, test, test_labels):
 
 
 def linear_svm(x, y, classes, C=0.02):
-    """A linear SVM a class, as liblinear's: min_w |w|^2 / 2 + C sum_i max(0, 1 - y_i w.x_i)^2.
-    x (N, d) float, y (N,) int64 -> w (d + 1, classes); its last row is the bias, regularised too."""
+    """A linear SVM a class, as liblinear's: min_w |w|^2 / 2 + C sum_i max(0, 1 - y_i w.x_i)^2. x
+    (N, d) float, y (N,) int64 -> w (d + 1, classes); its last row is the bias, regularised too."""
     x = nnf.pad(x, (0, 1), value=1.0)
     sign = nnf.one_hot(y, classes).to(x) * 2 - 1                            # [N,classes]
-    # Solved for v = L^T w, L L^T = I + 2 C x^T x, where the problem is round: L-BFGS takes few steps
+    # Solved for v = L^T w, L L^T = I + 2 C x^T x, where
+    # the problem is round: L-BFGS takes few steps
     eye = torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
     L, failed = torch.linalg.cholesky_ex(eye + 2 * C * x.T @ x)
     if failed:                                                              # too large for fp32
@@ -932,7 +943,8 @@ ACCURACIES = ("1nn_short", "1nn_long", "svm_short", "svm_long")
 
 
 def classification(view):
-    """ACCURACIES (%) of 1-NN and linear SVM on short and long features, fitted on training images."""
+    """ACCURACIES (%) of 1-NN and linear SVM on short and long features,
+    fitted on training images."""
     y, y_test = view.train.labels.to(view.device), view.test.labels.to(view.device)
     result = {}
     for name, x, x_test in zip(("short", "long"), view.features("train"), view.features("test"), strict=True):
@@ -975,7 +987,8 @@ class LPIPS(nn.Module):
 
 
 def lpips_of(view, args):
-    """LPIPS, from --vgg and --lpips or fetched, with title and checksum.  Raises Error without it."""
+    """LPIPS, from --vgg and --lpips or fetched, with title and checksum.
+    Raises Error without it."""
     seen = min(view.shape[1:]) // (2 if args.face_crop else 1)
     if seen < 16:
         raise Lacks(f"{view.run}: LPIPS's network halves images four times; these, of {seen} px"
@@ -1036,7 +1049,8 @@ PATHS = [(space, part) for space in "zw" for part in ("full", "end")]
 
 
 def measure_ppl(view, args, net=None, paths=PATHS):
-    """Perceptual path length in Z (slerp) and W (lerp), full and at ends, by `net`, LPIPS.   (StyleGAN 4.1)"""
+    """Perceptual path length in Z (slerp) and W (lerp), full and at ends, by `net`, LPIPS.
+    (StyleGAN 4.1)"""
     net = net or lpips_of(view, args)
     n = code_count(view, args)
     name = "ppl" if net.official else "path"
@@ -1092,8 +1106,8 @@ def swd_levels(shape):
 
 
 def laplacian(x, level):
-    """A level of the Laplacian pyramid of x (N, C, H, W): (N, C, H / 2^level, W / 2^level); below 32
-    pixels the last one, which is what remains of the image itself.   (ProGAN 5)"""
+    """A level of the Laplacian pyramid of x (N, C, H, W): (N, C, H / 2^level, W / 2^level); below
+    32 pixels the last one, which is what remains of the image itself.  (ProGAN 5)"""
     taps = x.new_tensor([1.0, 4, 6, 4, 1]) / 16
     kernel = taps.outer(taps).expand(x.shape[1], 1, 5, 5)
 
@@ -1116,7 +1130,8 @@ def patches(x, top, left):
 
 
 def descriptors(view, what, n, make, level, size, seed):
-    """128 random patches of each of n images, make(begin, end), at a level of the pyramid, (h, w) = size."""
+    """128 random patches of each of n images, make(begin, end), at a level of the pyramid, (h, w)
+    = size."""
     rng = np.random.RandomState(seed)
     out = torch.zeros(128 * n, view.shape[0], 7, 7, device=view.device)
     top, left = (torch.from_numpy(rng.randint(3, side - 3, (n, 128))) for side in size)
@@ -1127,8 +1142,8 @@ def descriptors(view, what, n, make, level, size, seed):
 
 
 def sliced_wasserstein(a, b, rng):
-    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w), whose channels are
-    first standardised, in place.   (ProGAN 5)"""
+    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w), whose channels
+    are first standardised, in place.  (ProGAN 5)"""
     for t in (a, b):
         for channel in t.unbind(1):
             channel -= channel.mean()
@@ -1180,8 +1195,8 @@ def measure_swd(view, args):
 
 # -------------------------------------------------------------------------- 8 The table of measures
 
-# count(view, args) -> Result; needs: methods of the model; show(numbers, title) -> lines; alone: only by
-# --only, because it is slow or fetches weights
+# count(view, args) -> Result; needs: methods of the model; show(numbers, title) -> lines; alone:
+# only by --only, because it is slow or fetches weights
 Measure = namedtuple("Measure", "count needs show alone", defaults=(False,))
 MEASURES = {
     "errors": Measure(measure_errors, ("encode", "generate"), lambda m, _: [
@@ -1273,7 +1288,8 @@ CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Bi
 
 
 def print_row(label, cells, left=32, right=16):
-    """A line of a table: a label of `left` characters, then cells (texts or numbers), `right` each."""
+    """A line of a table: a label of `left` characters, then cells (texts or numbers),
+    `right` each."""
     print(f"{label:{left}}" + "".join(f"{v if isinstance(v, str) else cell(v):>{right}}" for v in cells))
 
 
@@ -1322,8 +1338,9 @@ def table_alae_2(runs, args):
 
 
 def next_to_paper(name, columns, runs, args, measure):
-    """Prints table `name`: the paper's rows, then the runs', measure(view) -> rows (label, {column: number},
-    protocol).  columns: the paper's, and the format of each; other columns of ours follow."""
+    """Prints table `name`: the paper's rows, then the runs',
+    measure(view) -> rows (label, {column: number}, protocol).  columns:
+    the paper's, and the format of each; other columns of ours follow."""
     out, ours = {}, []
     for run in runs:
         view = View(run, args)
@@ -1355,8 +1372,9 @@ def frechet_of(view, args, *wanted, **against):
 
 
 def table_alae_3(runs, args):
-    """ALAE's table 3: Frechet distances of samples and of reconstructions to the training part, or to --reference-n
-    of its images, with --flip.  Reconstructions are of the test part, as the paper says, or of --sources train."""
+    """ALAE's table 3: Frechet distances of samples and of reconstructions to the training part, or
+    to --reference-n of its images, with --flip.  Reconstructions are of the test part, as the paper
+    says, or of --sources train."""
     kind = dict(test="reconstructions", train="training")[args.sources]
 
     def measure(view):
@@ -1374,8 +1392,8 @@ def table_alae_3(runs, args):
 
 
 def paths_by(view, args):
-    """What measures path lengths: LPIPS with --features inception or --lpips, else features of `extractor_of`, whose
-    squared differences take its place."""
+    """What measures path lengths: LPIPS with --features inception or --lpips, else features of
+    `extractor_of`, whose squared differences take its place."""
     if args.features == "inception" or args.lpips:
         return lpips_of(view, args)
     net = extractor_of(view, args)
@@ -1390,7 +1408,8 @@ def paths_by(view, args):
 
 
 def ppl_of(view, args, paths):
-    """-> path lengths, the words for their columns after "full" or "end", what they depend on, and n."""
+    """-> path lengths, the words for their columns after "full" or "end", what they depend on,
+    and n."""
     m, protocol, title, _ = measure_ppl(view, args, paths_by(view, args), paths)
     return list(m.values())[:-1], "" if title == "PPL" else f", {title}", f"{title}; {protocol}", m["n"]
 
@@ -1408,7 +1427,8 @@ def table_alae_4(runs, args):
 
 
 def table_alae_5(runs, args):
-    """ALAE's table 5: Frechet distance of samples, and path length of whole paths in W, as the released code."""
+    """ALAE's table 5: Frechet distance of samples, and path length of whole paths in W,
+    as the released code."""
     def measure(view):
         view.need(PRIOR)
         (distance,), title, how = frechet_of(view, args, "samples", most=args.reference_n, flip=args.flip)
@@ -1421,7 +1441,8 @@ def table_alae_5(runs, args):
 
 
 class Descent:
-    """A run's model whose encoder is `optimise`, in w: from the mean w, or from the run's own E (in-domain)."""
+    """A run's model whose encoder is `optimise`, in w:
+    from the mean w, or from the run's own E (in-domain)."""
 
     def __init__(self, view, args, domain=False):
         self.model, self.found = view.model, {}
@@ -1448,8 +1469,9 @@ class Descent:
 
 
 def by_descent(view, args, domain=False):
-    """The view with a `Descent` in place of its encoder, and args for its first --optimise test images, which are
-    optimised here, once it is said how long that will take.  -> both, and what it depends on"""
+    """The view with a `Descent` in place of its encoder, and args for
+    its first --optimise test images, which are optimised here, once it
+    is said how long that will take.  -> both, and what it depends on"""
     view.need(PRIOR)
     n = min(args.optimise, len(view.test))
     model = Descent(view, args, domain)
@@ -1477,8 +1499,8 @@ def seconds_of_steps(view, descend, steps, batches):
 
 
 def table_lia_1(runs, args):
-    """LIA's table 1: how well test images are reconstructed; MSE in 0.001 on [-1, 1], and on [0, 255].
-    FID is to the training part, SWD to the test originals; --reference: both to one.
+    """LIA's table 1: how well test images are reconstructed; MSE in 0.001 on [-1, 1], and on [0,
+    255]. FID is to the training part, SWD to the test originals; --reference: both to one.
     --optimise N: also a row of MSE optimisation on each run's generator, of the first N."""
     def row(label, view, args):
         (distance,), title, how = frechet_of(view, args, "reconstructions")
@@ -1518,8 +1540,8 @@ def table_lia_2(runs, args):
 
 
 def table_invgan_1(runs, args):
-    """InvGAN's table 1: MAE, seconds to encode and decode an image, and Frechet distances by 500 and
-    by 50,000 (-n) samples, reconstructed samples, reconstructed test images and midpoints.
+    """InvGAN's table 1: MAE, seconds to encode and decode an image, and Frechet distances by 500
+    and by 50,000 (-n) samples, reconstructed samples, reconstructed test images and midpoints.
     --optimise N: also rows of in-domain inversion and of MSE optimisation, of N of each."""
     names = dict(samples="Rand", resamples="RandRec", reconstructions="TsRec", midpoints="IntTs")
     most = args.n or 50_000
@@ -1566,8 +1588,8 @@ def seconds_an_image(view, x):
 
 
 def after_each_step(view, args):
-    """-> the Frechet distances of samples, and of samples, training and test images reconstructed, a row after each
-    step of a ReStyle run; the distance's name; what they depend on."""
+    """-> the Frechet distances of samples, and of samples, training and test images reconstructed,
+    a row after each step of a ReStyle run; the distance's name; what they depend on."""
     (rand,), title, _ = frechet_of(view, args, "samples")
     rows = []
     for steps in range(1, view.args["iterations"] + 1):
@@ -1579,8 +1601,9 @@ def after_each_step(view, args):
 
 
 def table_invgan_3(runs, args):
-    """InvGAN's table 3: ReStyle's Frechet distances after each of its steps, by 500 and by 50,000 (-n) samples,
-    reconstructed samples and, which the paper has not, reconstructed training and test images; errors of the latter."""
+    """InvGAN's table 3: ReStyle's Frechet distances after each of its steps, by 500 and by 50,000
+    (-n) samples, reconstructed samples and, which the paper has not, reconstructed training and
+    test images; errors of the latter."""
     names = ("Rand", "RandRec", "TrRec", "TsRec")
     most = args.n or 50_000
     out = {}
@@ -1656,9 +1679,10 @@ def telling(names, y, y_test):
 
 
 def table_invgan_2(runs, args):
-    """InvGAN's table 2: what classifiers see in reconstructions by a run and one of --patches.   (4.1)
-    For each class or attribute (--only), a network of torchvision (--classifier) is trained for --epochs
-    on originals and on each run's reconstructions of -n training images, and scored on the test part's."""
+    """InvGAN's table 2: what classifiers see in reconstructions by a run and one
+    of --patches.  (4.1) For each class or attribute (--only), a network of
+    torchvision (--classifier) is trained for --epochs on originals and on each
+    run's reconstructions of -n training images, and scored on the test part's."""
     if len(runs) != 2:
         raise Error("table invgan-2 takes two runs: one of whole images, and one of --patches")
     view = View(runs[0], args)
@@ -1717,7 +1741,8 @@ def table_invgan_2(runs, args):
 
 
 def seconds_of_training(view, n, args):
-    """How long a classifier of n images takes, by its first steps; the rest of the table is short."""
+    """How long a classifier of n images takes, by its first steps;
+    the rest of the table is short."""
     x = common.to_uint8(view.images(torch.arange(min(64, len(view.train))), "train")).cpu()
 
     def train(steps):
@@ -1750,7 +1775,8 @@ def logits(net, x, device):
 
 
 def binary_classifier(x, target, device, args, steps=0):
-    """A network that tells if target (N,) of uint8 images (N, C, H, W) is 1.  Batches of 64: ours."""
+    """A network that tells if target (N,) of uint8 images (N, C, H, W) is 1.  Batches of 64:
+    ours."""
     net = classifier_net(args).to(device, memory_format=torch.channels_last)
     target = target.float().to(device)
     _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(logits(net, x[i], device), target[i.to(device)]),
@@ -1764,8 +1790,9 @@ TABLES = {"alae-2": table_alae_2, "alae-3": table_alae_3, "alae-4": table_alae_4
 
 
 # -------------------------------------------------------------------- 10 Figures: images and panels
-# A figure draws panels of a run, or a picture (H, W, 3) uint8; those of several runs stand one above the other.  A few
-# draw all runs together.  FIGURES says what each needs and which images it takes.
+# A figure draws panels of a run, or a picture (H, W, 3) uint8; those
+# of several runs stand one above the other.  A few draw all runs
+# together.  FIGURES says what each needs and which images it takes.
 
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, 18, 1))      # first, end layer; rows
 EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN's fig. 3 shows three strengths without numbers
@@ -1773,8 +1800,8 @@ PATH_STEPS = 200
 PATH_LR = 0.05
 WINDOW = 0.5            # deviation of the Gaussian window over codes, in frames; not in InvGAN
 
-# rows: of images (N, C, H, W) in [-1, 1], N equal; labels: a text left of each row; columns: above each column; title:
-# above it all.  Empty ones take no room
+# rows: of images (N, C, H, W) in [-1, 1], N equal; labels: a text left of each row; columns: above
+# each column; title: above it all.  Empty ones take no room
 Panel = namedtuple("Panel", "rows labels columns title", defaults=((), (), ""))
 
 
@@ -1807,9 +1834,9 @@ def wrapped(text, width, font):
 
 
 def labelled(panel):
-    """A panel's picture, with its labels in black on white left of it and above.  Small images are enlarged by a whole
-    number, up to about 128 pixels, until a word fits over a column.  The pixels below and right of the labels are
-    those of `rows`."""
+    """A panel's picture, with its labels in black on white left of it and above.  Small images are
+    enlarged by a whole number, up to about 128 pixels, until a word fits over a column.  The pixels
+    below and right of the labels are those of `rows`."""
     picture = rows(panel.rows)
     if not (panel.title or any(panel.labels) or any(panel.columns)):
         return picture
@@ -1911,8 +1938,8 @@ def shared_test_images(views):
 
 
 def real_images(views, args, n, choose=None):
-    """Real images (N, C, H, W) for all views: --images, else n test images: the first, or those that
-    choose(view, indices) finds."""
+    """Real images (N, C, H, W) for all views: --images, else n test images: the first, or those
+    that choose(view, indices) finds."""
     if args.images:
         shape = views[0].shape
         if any(view.shape != shape for view in views):
@@ -2025,8 +2052,8 @@ def draw_morph(view, x, args):
 
 
 def ways_to_codes(views, x, args):
-    """(name, view, w) of each way to codes w of images x: a run's encoder, and with --steps MSE optimisation, over
-    a run that lacks an encoder, or else, as the last way, over the first run."""
+    """(name, view, w) of each way to codes w of images x: a run's encoder, and with --steps MSE
+    optimisation, over a run that lacks an encoder, or else, as the last way, over the first run."""
     encode = [view.can(["encode"]) for view in views]
     if args.steps and all(encode):
         views, encode = views + views[:1], encode + [False]
@@ -2056,8 +2083,8 @@ def draw_models(views, x, args):
 
 
 def draw_interpolation(views, x, args):
-    """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 11, 12), a panel a run; or, by
-    --steps, in w alone, with a row a model (fig. 9)."""
+    """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 11, 12), a
+    panel a run; or, by --steps, in w alone, with a row a model (fig. 9)."""
     steps = args.columns or 7
     columns = ["image", *fractions(steps), "image"]
 
@@ -2099,8 +2126,9 @@ def joined_samples(view, w, many):
 
 
 def draw_traversal(view, _, args):
-    """Pairs of samples that show one digit, joined in Z (odd rows) and in W (ALAE fig. 4).  Samples, because
-    real images have no z; their digit is the nearest training image's, by long features."""
+    """Pairs of samples that show one digit, joined in Z (odd rows)
+    and in W (ALAE fig. 4).  Samples, because real images have no z;
+    their digit is the nearest training image's, by long features."""
     many = args.n or 5
     steps = args.columns or 12
     z = view.codes(max(200, 2 * many), args.seed)
@@ -2180,8 +2208,9 @@ def read_normal(path, view):
 
 
 def draw_manipulate(view, x, args):
-    """Real images, or --codes, a row each, moved along normals: along one --boundary by -5 to 5, as LIA's code, along
-    several by 5 each, a column an attribute (figs. 4, 17); or by what --strength says."""
+    """Real images, or --codes, a row each, moved along normals: along
+    one --boundary by -5 to 5, as LIA's code, along several by 5 each,
+    a column an attribute (figs. 4, 17); or by what --strength says."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
@@ -2318,7 +2347,8 @@ def draw_deblur(view, x, args):
 
 
 def between(codes, n):
-    """Codes of frames (T, ...) -> of (T - 1) n + 1, by a Gaussian window over them.   (InvGAN 4.3)"""
+    """Codes of frames (T, ...) -> of (T - 1) n + 1, by a Gaussian window over them.
+    (InvGAN 4.3)"""
     at = torch.arange((len(codes) - 1) * n + 1, device=codes.device)[:, None] / n
     apart = at - torch.arange(len(codes), device=codes.device)
     weights = torch.exp(-apart.square() / (2 * WINDOW**2))
@@ -2358,7 +2388,8 @@ def draw_frames(views, _, args):
 
 
 def volatility(gradients):
-    """Deviation of log mean |gradient| about its running median of 101, in the last half of a run."""
+    """Deviation of log mean |gradient| about its running median of 101,
+    in the last half of a run."""
     g = np.log(gradients[len(gradients) // 2:])
     window = min(101, len(g) // 2 * 2 - 1)
     median = np.median(np.lib.stride_tricks.sliding_window_view(g, window), axis=1)
@@ -2382,7 +2413,8 @@ def read_gradients(view):
 
 
 def draw_gradients(views, _, args):
-    """Mean |gradient| of three layers of the encoder, and its loss, at every iteration (LIA figs. 7, 18)."""
+    """Mean |gradient| of three layers of the encoder, and its loss,
+    at every iteration (LIA figs. 7, 18)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Plot
     panel = Plot(figsize=(16, 4), layout="constrained")
@@ -2408,8 +2440,9 @@ def draw_gradients(views, _, args):
 
 # -------------------------------------------------------------------------- 13 The table of figures
 
-# draw(view, images, args) -> panel, panels or picture, or of all views if `together`; needs: methods of the model;
-# images(views, args), or None if it takes none; flags: those for this figure alone; legend: what is where
+# draw(view, images, args) -> panel, panels or picture, or of all views if
+# `together`; needs: methods of the model; images(views, args), or None if
+# it takes none; flags: those for this figure alone; legend: what is where
 Figure = namedtuple("Figure", "draw needs images flags legend together", defaults=(("encode",), None, (), "", False))
 FIGURES = {
     "samples": Figure(draw_samples, PRIOR, flags=("truncation", "truncation_layers", "columns")),
@@ -2446,14 +2479,16 @@ FIGURES = {
 }
 
 
-# ------------------------------------------------------------------ 14 Every table and figure of the papers
+# ---------------------------------------------------------- 14 Every table and figure of the papers
 
-# A run that an item takes.  words: what it is; fits(view); many: all that fit, and not the first alone
+# A run that an item takes.  words: what it is;
+# fits(view); many: all that fit, and not the first alone
 Want = namedtuple("Want", "words fits many", defaults=(False,))
 
 
 def run_of(*labels, many=False, **settings):
-    """A run with one of the papers' names (labels), and with settings of its script; True: any but none."""
+    """A run with one of the papers' names (labels), and with settings of its script; True:
+    any but none."""
     flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in settings.items()]
 
     def fits(view):
@@ -2468,10 +2503,10 @@ def run_with(words, *abilities):
     return Want(f"any method that has {words}", lambda view: view.can(abilities), True)
 
 
-# A table or figure of a paper.  title: as the command has it; shows: what; runs: a `Want` each; draws: the figure in
-# FIGURES; paper: its data; needs: "images" of the runs' set, its "labels", what "features" or "paths" take;
-# flags: more of the command, words in capitals are files of the user's own; also: more commands; note: if there is
-# nothing to run, why
+# A table or figure of a paper.  title: as the command has it; shows: what; runs: a `Want` each;
+# draws: the figure in FIGURES; paper: its data; needs: "images" of the runs' set, its "labels",
+# what "features" or "paths" take; flags: more of the command, words in capitals are files of the
+# user's own; also: more commands; note: if there is nothing to run, why
 Item = namedtuple("Item", "title shows runs draws paper needs flags also note",
                   defaults=((), "", "", "images", "", (), ""))
 MLP_ALAE, STYLE_ALAE = run_of("ALAE", backbone="mlp"), run_of("StyleALAE")
@@ -2582,7 +2617,8 @@ def command_of(item):
 
 
 def spelled(command, views, args):
-    """A command with these runs in place of RUN, and with the flags by which `list` has found their data."""
+    """A command with these runs in place of RUN,
+    and with the flags by which `list` has found their data."""
     runs = " ".join(shlex.quote(str(view.run)) for view in views)
     command = re.sub(r"RUN(\.\.\.)?( RUN(\.\.\.)?)*", lambda _: runs, command)
     if "BOUNDARIES" in command:
@@ -2628,7 +2664,8 @@ def lacking(item, views, args):
 
 
 def chosen_for(item, views, args):
-    """Which of the runs an item takes, and what is missing, a list: those of one set and size for a figure."""
+    """Which of the runs an item takes, and what is missing, a list:
+    those of one set and size for a figure."""
     groups = {}
     for view in views:
         name = view.args.get("data_name") or view.args["data"]
@@ -2656,8 +2693,8 @@ def chosen_for(item, views, args):
 
 
 def listed(args):
-    """Prints every table and figure of the papers: what it shows, its command and what that needs, or with runs if
-    they suffice.  -> a list of dicts for --json"""
+    """Prints every table and figure of the papers: what it shows, its command and what that needs,
+    or with runs if they suffice.  -> a list of dicts for --json"""
     views = [View(run, args) for run in args.runs]
     out = []
     paper = ""
@@ -2711,8 +2748,9 @@ def pixel_distance(x):
 
 
 def distance_for(view, args):
-    """x -> y -> (N,), images.  --loss pixel: mean square; vgg9: of VGG-16 conv3_3, layer 9 of the code
-    that LIA names (Keras's weights, 256 px, over 82,890); in-domain: of pixels + 0.00005 of conv4_3."""
+    """x -> y -> (N,), images.  --loss pixel: mean square; vgg9: of
+    VGG-16 conv3_3, layer 9 of the code that LIA names (Keras's weights,
+    256 px, over 82,890); in-domain: of pixels + 0.00005 of conv4_3."""
     if args.loss == "pixel":
         return pixel_distance
     vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
@@ -2729,10 +2767,11 @@ def distance_for(view, args):
 
 
 def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False, seed=0, keep=()):
-    """Codes whose images are like x (N, C, H, W), each alone, by gradient descent over z, w or w+.
-    Starts from a draw in z, else from the mean w.  In z, what leaves the prior's range is drawn again
-    (stochastic clipping, Lipton and Tripathi 2017).  domain: starts from E(x) and asks E to agree,
-    + 2 mean (w - E(G(w)))^2 (Zhu et al. 2020).  On a sphere, every start is a draw, and codes stay on it.
+    """Codes whose images are like x (N, C, H, W), each alone, by gradient descent
+    over z, w or w+. Starts from a draw in z, else from the mean w.  In z, what
+    leaves the prior's range is drawn again (stochastic clipping, Lipton and Tripathi
+    2017).  domain: starts from E(x) and asks E to agree, + 2 mean (w - E(G(w)))^2
+    (Zhu et al. 2020).  On a sphere, every start is a draw, and codes stay on it.
     -> the code in its space, w, and the images at the steps in `keep`."""
     model = view.model
     path = []
@@ -2776,9 +2815,11 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
 
 
 def invert(args):
-    """Codes of images, the encoder's and by optimisation: errors, and seconds an image with decoding.
+    """Codes of images, the encoder's and by optimisation:
+    errors, and seconds an image with decoding.
 
-    IMAGE are files; without any, the first -n test images.  Writes a picture and codes, NAME-SPACE.npy.
+    IMAGE are files; without any, the first -n test
+    images.  Writes a picture and codes, NAME-SPACE.npy.
     """
     check_out(args)
     view = View(args.run, args)
@@ -2847,10 +2888,12 @@ def write_normal(view, args, name, normal):
 
 
 def boundary(args):
-    """Linear boundaries in w from the labels of the data: boundaries/NAME.npy, a unit normal, of each.
+    """Linear boundaries in w from the labels of the
+    data: boundaries/NAME.npy, a unit normal, of each.
 
-    A linear SVM on codes of -n training images, as InterFaceGAN's; scored on the test part.  With --codes A B, from
-    the codes of one file to the other's, such as those of photos with glasses: A-B.npy.
+    A linear SVM on codes of -n training images, as InterFaceGAN's;
+    scored on the test part.  With --codes A B, from the codes of one
+    file to the other's, such as those of photos with glasses: A-B.npy.
     """
     view = View(args.run, args)
     if args.codes:
@@ -2888,8 +2931,9 @@ FRAME_MS = 40           # how long a film shows a frame
 
 
 class Photos:
-    """Images of files, folders and zips, read one at a time as training reads them; of a file that moves,
-    the first frame.  shape: (C, H, W).  names: paths.  Raises data.DataError, which names the file."""
+    """Images of files, folders and zips, read one at a time as training
+    reads them; of a file that moves, the first frame.  shape: (C, H,
+    W).  names: paths.  Raises data.DataError, which names the file."""
 
     def __init__(self, paths, shape, skip_bad=False):
         self.shape, self.skip_bad = tuple(shape), skip_bad
@@ -2936,9 +2980,11 @@ def identity(view):
 
 
 def read_codes(path, view, space="w", force=False):
-    """Codes of a file -> float (N, nw), (N, num_layers, nw) or, in space z, (N, nz), on the CPU, and their names.
+    """Codes of a file -> float (N, nw), (N, num_layers, nw)
+    or, in space z, (N, nz), on the CPU, and their names.
 
-    A .npz holds arrays w or z, such as `encode` writes; a .npy one array, such as invert's or the user's own.
+    A .npz holds arrays w or z, such as `encode` writes;
+    a .npy one array, such as invert's or the user's own.
     """
     names, about = None, {}
     try:
@@ -2980,7 +3026,8 @@ def read_codes(path, view, space="w", force=False):
 
 
 def file_names(names):
-    """Names of files, paths perhaps -> what pictures of them are called, all different, without folder and ending."""
+    """Names of files, paths perhaps -> what pictures of them are called, all different,
+    without folder and ending."""
     taken, out = set(), []
     for name in names:
         stem = re.sub(r"[^\w. ()+-]", "_", Path(name.replace("\\", "/")).stem)[:100].lstrip(".") or "image"
@@ -2999,7 +3046,8 @@ def picture_of(x):
 
 
 def write_pictures(items):
-    """Writes PNG files of items, which yields (path, picture), in threads, a few ahead; each whole or not at all."""
+    """Writes PNG files of items, which yields (path, picture), in threads, a few ahead;
+    each whole or not at all."""
 
     def write(path, picture):
         part = path.with_name(f"{path.name}.part")
@@ -3029,8 +3077,9 @@ def codes_of_seeds(view, seeds):
 def samples(args):
     """Samples as PNG files, seed0000.png ..., or as a zip in the StyleGAN tools' layout.
 
-    A seed is a picture, whatever the others are: z and noise depend on it alone.  Files that are there are
-    left, so the same command goes on with what was interrupted.  torchrun shares the work.
+    A seed is a picture, whatever the others are: z and noise depend
+    on it alone.  Files that are there are left, so the same command
+    goes on with what was interrupted.  torchrun shares the work.
     """
     view = View(args.run, args)
     view.need(PRIOR if args.truncation == 1 else (*PRIOR, "mean_w"))
@@ -3076,8 +3125,8 @@ def samples(args):
 
 
 def prepare_folder(folder, about):
-    """Makes a folder of samples, and notes in samples.json what they are of.  -> the names of its files.
-    Raises Error if it holds others'."""
+    """Makes a folder of samples, and notes in samples.json what they are of.  -> the names of its
+    files. Raises Error if it holds others'."""
     note = folder / "samples.json"
     there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
     try:
@@ -3095,7 +3144,8 @@ def prepare_folder(folder, about):
 
 
 def pack(out, folder, files):
-    """A zip of files, {name in the zip: path}, as the StyleGAN tools write it; then the folder goes."""
+    """A zip of files, {name in the zip: path}, as the StyleGAN tools write it;
+    then the folder goes."""
     part = out.with_name(f"{out.name}.new")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as z:       # the same bytes each time: no date
         for name, path in files.items():
@@ -3108,8 +3158,9 @@ def pack(out, folder, files):
 def encode(args):
     """Codes of photos, folders and zips, read as training reads them, as arrays in a .npz file.
 
-    w (N, nw) float32; z, if the map has an exact inverse; names; run, what the codes belong to.  --reconstruct
-    writes each image next to its reconstruction, and errors.csv with two floors.  torchrun shares the work.
+    w (N, nw) float32; z, if the map has an exact inverse; names; run, what
+    the codes belong to.  --reconstruct writes each image next to its
+    reconstruction, and errors.csv with two floors.  torchrun shares the work.
     """
     view = View(args.run, args)
     view.need(["encode", "generate"] if args.reconstruct else ["encode"])
@@ -3176,9 +3227,9 @@ def encode(args):
 
 
 def unusual(grey, means):
-    """That the mean greys (N,) of most photos, 0 to 255, are far from the training images', of which a run notes 64
-    (data.Images.means), or "".  Far: out of their range by more than half its width.  Of 11,449 test images of MNIST
-    and of faces none is, and every inverted digit is."""
+    """That the mean greys (N,) of most photos, 0 to 255, are far from the training images', of
+    which a run notes 64 (data.Images.means), or "".  Far: out of their range by more than half its
+    width.  Of 11,449 test images of MNIST and of faces none is, and every inverted digit is."""
     usual = np.frombuffer(bytes.fromhex(means), ">u2") / 256
     if not len(usual):
         return ""
@@ -3216,7 +3267,8 @@ def tell_photos(folder, names, told, view, older):
 def decode(args):
     """Pictures of codes: w (N, nw), w+ (N, num_layers, nw) or, with --space z, z (N, nz).
 
-    The file is encode's, invert's, or one that numpy.save or numpy.savez made.  torchrun shares the work.
+    The file is encode's, invert's, or one that numpy.save
+    or numpy.savez made.  torchrun shares the work.
     """
     view = View(args.run, args)
     view.need(["generate"] if args.space == "w" else ["generate", "map"])
@@ -3239,8 +3291,8 @@ def decode(args):
 
 
 def points_of(view, points, space, force):
-    """The codes that a film goes through, (N, d), or (N, num_layers, nw): of photos, folders and zips, of seeds
-    (`seed:12`) and of files of codes."""
+    """The codes that a film goes through, (N, d), or (N, num_layers, nw): of photos, folders and
+    zips, of seeds (`seed:12`) and of files of codes."""
     codes = []
     for point in points:
         if seed := re.fullmatch(r"seed:(\d{1,10})", point):
@@ -3261,8 +3313,8 @@ def points_of(view, points, space, force):
 
 
 def along(codes, frames, space, loop):
-    """Codes (N, ...) of points -> (frames, ...) on the way through them: straight lines in w, great circles in z
-    (`slerp`).  loop: back to the first, which then is not shown twice."""
+    """Codes (N, ...) of points -> (frames, ...) on the way through them: straight lines in w, great
+    circles in z (`slerp`).  loop: back to the first, which then is not shown twice."""
     n = len(codes)
     if loop:
         codes = torch.cat([codes, codes[:1]])
@@ -3275,9 +3327,11 @@ def along(codes, frames, space, loop):
 
 
 def interpolate(args):
-    """A film from image to image, by their codes: .gif, .webp, or PNG files frame0000.png ... in a folder.
+    """A film from image to image, by their codes: .gif,
+    .webp, or PNG files frame0000.png ... in a folder.
 
-    POINT is a photo, a folder or zip of them, a seed as `samples` has it (seed:12), or a file of codes.
+    POINT is a photo, a folder or zip of them, a seed
+    as `samples` has it (seed:12), or a file of codes.
     """
     out = Path(args.out)
     film = out.suffix.lower() in (".gif", ".webp")
@@ -3334,10 +3388,10 @@ def boundary_between(view, args):
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
 
-    frechet prints FID and KID with --features inception, else distances of features of VGG-16 (vgg16)
-    or of a classifier that is trained once on the set's labels.  inception, vgg16, lpips and ppl fetch
-    weights into --cache unless --inception, --vgg and --lpips name files.  A measure that fails is left
-    out; the rest goes on, to exit status 2.
+    frechet prints FID and KID with --features inception, else distances of features of VGG-16
+    (vgg16) or of a classifier that is trained once on the set's labels.  inception, vgg16, lpips
+    and ppl fetch weights into --cache unless --inception, --vgg and --lpips name files.  A measure
+    that fails is left out; the rest goes on, to exit status 2.
     """
     chosen = list(dict.fromkeys(name for names in args.only for name in names)) or [
         name for name, measure in MEASURES.items() if not measure.alone]
@@ -3459,9 +3513,9 @@ def picture_of_figure(args, views):
 def compare(args):
     """The same test images through every run: a picture, real ones on top, and errors of each run.
 
-    --table: a row a run of what it cost and what it gives, each on its own test part.  Runs that differ in nothing
-    but the seed share a row, mean ± deviation.  Columns are left out if no run has them; what the rows' numbers do
-    not have in common is noted.
+    --table: a row a run of what it cost and what it gives, each on its own test part.  Runs that
+    differ in nothing but the seed share a row, mean ± deviation.  Columns are left out if no run
+    has them; what the rows' numbers do not have in common is noted.
     """
     if args.table:
         return compare_table(args)
@@ -3518,7 +3572,8 @@ def cost(view):
 
 
 def measured(view, args, names):
-    """-> a run's numbers {(measure, number): value}, and facts on which they depend {what: value}, and protocols."""
+    """-> a run's numbers {(measure, number): value}, and facts on which they depend {what:
+    value}, and protocols."""
     of_run = dict(cost(view), seen=view.model.seen, batch=view.args.get("batch"))
     numbers = {("", key): value for key, value in of_run.items()}
     shape = "x".join(map(str, view.shape))
@@ -3638,7 +3693,8 @@ def heads_of(table, columns):
 
 
 def shown(table, columns):
-    """Rows of text: name, method, how many runs if that is above 1 anywhere, then a cell a column."""
+    """Rows of text: name, method, how many runs if that is above 1 anywhere,
+    then a cell a column."""
     many = any(len(row.runs) > 1 for row in table)
     out = [["run", "method", *(["runs"] if many else []), *heads_of(table, columns)]]
     for row in table:
@@ -3675,7 +3731,8 @@ def as_markdown(table, columns, notes):
 
 
 def as_csv(table, columns, notes):
-    """Numbers to 6 digits, deviations in columns of their own, notes and protocols in the last ones."""
+    """Numbers to 6 digits, deviations in columns of their own,
+    notes and protocols in the last ones."""
     pooled = any(len(row.runs) > 1 for row in table)
     heads = [[head, *([f"{head}, deviation"] if pooled else [])] for head in heads_of(table, columns)]
     lines = [["run", "method", "runs", *(head for pair in heads for head in pair), "protocol", "notes"]]
@@ -3706,8 +3763,9 @@ def write_picture(picture, path):
 
 
 # ------------------------------------------------------------------------------------------ 18 Demo
-# A page that only this machine reaches.  Codes travel with each request, so the server keeps nothing but the models,
-# which one thread runs.  The page waits for each picture and then asks for what the sliders say by then.
+# A page that only this machine reaches.  Codes travel with each request, so
+# the server keeps nothing but the models, which one thread runs.  The page
+# waits for each picture and then asks for what the sliders say by then.
 
 BODY, PIXELS = 20 * 2**20, 50_000_000       # bytes of a request and pixels of a photo, at most
 PHOTOS = "PNG JPEG WEBP AVIF GIF BMP TIFF PPM".split()      # formats; none that runs another program, as EPS does
@@ -3755,7 +3813,8 @@ def png(x):
 
 
 class Played:
-    """A view, and what the page asks of it: methods from what a request holds, a str or bytes, to bytes."""
+    """A view, and what the page asks of it: methods from what a request holds, a str or bytes,
+    to bytes."""
 
     def __init__(self, view):
         self.view, self.model, self.directions, w = view, view.model, {}, None
@@ -3772,7 +3831,8 @@ class Played:
             self.directions.update({f"principal direction {i}": v for i, v in enumerate(scaled[:10], 1)})
 
     def about(self):
-        """What the page is to show.  pictures: names of the run's PNGs, the only files that are served."""
+        """What the page is to show.  pictures:
+        names of the run's PNGs, the only files that are served."""
         run, grown = self.view.run, self.view.growing
         pictures = [p.relative_to(run).as_posix() for p in run.rglob("*.png") if p.is_file() and not p.is_symlink()]
         return dict(title=self.view.title, name=run.resolve().name, pictures=sorted(pictures),
@@ -3810,8 +3870,9 @@ class Played:
         return self.start(self.model.generate(w, noise="fixed"), w, z)
 
     def code(self, space, a, b, t, moves, levels, psi):
-        """w (1, nw) or (1, num_layers, nw): from a to b by t, straight in `space`, moved by standard deviations along
-        directions, with b's styles at some levels, and psi times as far from the mean w."""
+        """w (1, nw) or (1, num_layers, nw): from a to b by t, straight in
+        `space`, moved by standard deviations along directions, with b's
+        styles at some levels, and psi times as far from the mean w."""
         def tensor(values, *size):
             v = torch.tensor(np.asarray(values, float)).float().to(self.view.device)
             if v.shape != size or not v.isfinite().all():
@@ -3856,7 +3917,8 @@ ROUTES = {"GET /picture": ("image/png", Played.picture), "GET /test": ("applicat
 
 
 class Request(http.server.BaseHTTPRequestHandler):
-    """Answers the requests of one connection.  Whatever is wrong becomes a status and a sentence."""
+    """Answers the requests of one connection.
+    Whatever is wrong becomes a status and a sentence."""
     protocol_version = "HTTP/1.1"       # a connection serves many frames
     disable_nagle_algorithm = True      # or each would wait 40 ms
     timeout = 15                        # seconds to wait for more of a request
@@ -3899,7 +3961,8 @@ class Request(http.server.BaseHTTPRequestHandler):
         return kind, self.server.work(function, run, self.body() if self.command == "POST" else query.get("of", ""))
 
     def check_origin(self, path):
-        """Only this page may ask: other sites, too, can have this machine's browser send requests here."""
+        """Only this page may ask: other sites, too,
+        can have this machine's browser send requests here."""
         host, port = self.headers.get("Host"), self.server.server_address[1]
         if host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             raise Refused(403, f"This page is http://127.0.0.1:{port}.")
@@ -3947,7 +4010,8 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 def demo(args):
-    """A page in the browser: photos through the runs, sliders along directions of w, style mixing, downloads.
+    """A page in the browser: photos through the runs,
+    sliders along directions of w, style mixing, downloads.
 
     It needs no network, and only this machine reaches it.  Ctrl-C ends it.
     """
@@ -4170,7 +4234,8 @@ start().catch(e => say(e.message));
 
 
 # ---------------------------------------------------------------------------------------- 18 Report
-# A page a run, in one file that needs nothing else: numbers first, then pictures, curves, figures and settings.
+# A page a run, in one file that needs nothing else: numbers
+# first, then pictures, curves, figures and settings.
 
 QUICK = ("errors", "latent", "sharpness")       # what is measured without --metrics
 REPORT_N = 500                                  # of so many images
@@ -4221,7 +4286,8 @@ def read_metrics(path):
 
 
 def numbers_of(view, args, found):
-    """-> {measure: numbers} of a run, and where they are from.  found: of `read_metrics`, or None to measure now."""
+    """-> {measure: numbers} of a run, and where they are from.  found:
+    of `read_metrics`, or None to measure now."""
     if found is not None:
         here = [numbers for run, numbers in found.items() if Path(run).resolve() == view.run.resolve()]
         if not here:
@@ -4242,7 +4308,8 @@ def numbers_of(view, args, found):
 
 
 def read_log(run):
-    """log.csv of a run -> {column: list of numbers, None where there is none}; {} without the file."""
+    """log.csv of a run -> {column: list of numbers, None where there is none};
+    {} without the file."""
     path = run / "log.csv"
     if not path.exists():
         return {}
@@ -4289,7 +4356,8 @@ def checked_png(path):
 
 
 def film_of(run, kind):
-    """-> <figure> of all pictures of a folder such as samples, of which the slider shows one; "" if there are none."""
+    """-> <figure> of all pictures of a folder such as samples, of which the slider shows one;
+    "" if there are none."""
     paths = sorted((p for p in (run / kind).glob("*.png") if p.stem.isdigit()), key=lambda path: int(path.stem))
     if not paths:
         return ""
@@ -4307,7 +4375,8 @@ def figure_of(name, content, note):
 
 
 def figures_of(view, args):
-    """-> <figure>s of all figures that the run alone gives and of those in its folder, and <li>s about the others."""
+    """-> <figure>s of all figures that the run alone gives and of those in its folder,
+    and <li>s about the others."""
     made, rest = [], []
     for name, row in FIGURES.items():
         needs = "" if name in ("tiles", "deblur") and view.args.get("patches") else ASIDE.get(name)
@@ -4385,10 +4454,12 @@ def page_of(view, args, found):
 
 
 def report(args):
-    """Write a page a run, to read without a terminal: numbers, pictures by time, curves, figures, settings.
+    """Write a page a run, to read without a terminal:
+    numbers, pictures by time, curves, figures, settings.
 
-    Each page is one file that needs no network.  Of several runs there is also an index.  Numbers are those of
-    --metrics, a file of `metrics --json`; without it errors, latent and sharpness are measured, of 500 (-n) images.
+    Each page is one file that needs no network.  Of several runs there is also
+    an index.  Numbers are those of --metrics, a file of `metrics --json`;
+    without it errors, latent and sharpness are measured, of 500 (-n) images.
     """
     found = read_metrics(args.metrics) if args.metrics else None
     args.n = args.n or REPORT_N
@@ -4549,7 +4620,8 @@ def seed_ranges(text):
     return out
 
 
-# A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
+# A new command is a function of args, whose docstring
+# is its help, in COMMANDS; its flags are below.
 COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo, report)
 SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
           "table alae-3", "table alae-4", "table alae-5", "table lia-1", "table lia-2", "table invgan-1",

@@ -46,11 +46,12 @@ BETA_2 = 0.999              # of Adam
 SLOPE = 0.2                 # of leaky ReLU
 
 
-# ---------------------------------------------------------------------------------------------------- the family
-# Each function is one iteration on real images x (B, C, H, W) in [0, 1].  nets: G, E, D, in train mode; opt: an Adam of
-# each, by name; draw: a `common.Draw`; amp: context of bf16 passes; h: W_re and W_adv, the weights of reciprocity and
-# of the adversarial term, d, a distance, AGE's W_fake and G_steps.  -> losses, unweighted, as LOSSES names them.  Who
-# confuses D minimises -log D of the swapped label in place of log(1 - D), which the papers leave open.
+# --------------------------------------------------------------------------------------- the family
+# Each function is one iteration on real images x (B, C, H, W) in [0, 1].  nets: G, E, D, in train
+# mode; opt: an Adam of each, by name; draw: a `common.Draw`; amp: context of bf16 passes; h: W_re
+# and W_adv, the weights of reciprocity and of the adversarial term, d, a distance, AGE's W_fake and
+# G_steps.  -> losses, unweighted, as LOSSES names them.  Who confuses D minimises -log D of the
+# swapped label in place of log(1 - D), which the papers leave open.
 
 def l2(a, b):
     """E ||a - b||_2, not squared.   (F-AAE eq. 4, as printed)"""
@@ -58,22 +59,23 @@ def l2(a, b):
 
 
 def mse(a, b):
-    """E (a - b)^2, a mean over dimensions too.   (F-AAE section 5)
+    """E (a - b)^2, a mean over dimensions too.  (F-AAE section 5)
 
-    The default as d of eqs. 2 and 4: next to 100 times the norm the adversarial term counts for nothing, D always wins,
-    and all samples look alike.
+    The default as d of eqs. 2 and 4: next to 100 times the norm the adversarial term counts for
+    nothing, D always wins, and all samples look alike.
     """
     return (a.float() - b.float()).square().mean()
 
 
 def squared_l2(a, b):
-    """E ||a - b||_2^2, summed over dimensions: ours for lr, jlr and ae-l2, whose papers leave it open."""
+    """E ||a - b||_2^2, summed over dimensions:
+    ours for lr, jlr and ae-l2, whose papers leave it open."""
     return (a.float() - b.float()).square().flatten(1).sum(1).mean()
 
 
 def gaussian_kl(z):
-    """KL(N(m, s^2) || N(0, 1)), m and s^2 the moments of each dimension of sqrt(nz) z over the batch; mean over
-    dimensions.   (AGE, on the sphere)
+    """KL(N(m, s^2) || N(0, 1)), m and s^2 the moments of each dimension of sqrt(nz) z over the
+    batch; mean over dimensions.  (AGE, on the sphere)
 
     The closed form; AGE's released code puts a variance where its formula has a deviation.
     """
@@ -83,11 +85,12 @@ def gaussian_kl(z):
 
 
 def faae(nets, opt, x, draw, amp, h):
-    """F-AAE (eq. 4): min_{G,E} max_D  log D(x) + log(1 - D(G(z))) + alpha ||z - E(G(z))||,  alpha = W_re / W_adv.
+    """F-AAE (eq. 4): min_{G,E} max_D  log D(x) + log(1 -
+    D(G(z))) + alpha ||z - E(G(z))||,  alpha = W_re / W_adv.
 
-    ||.|| is d, by default the mean square (as printed: --reenc l2).  The print swaps the indices of E and G.
-    Adam divides a gradient by its running size, so a weight cancels if each phase has an Adam of its own.  Both steps
-    of G share one, so that W_re : W_adv matters.
+    ||.|| is d, by default the mean square (as printed: --reenc l2).  The print swaps the indices of
+    E and G. Adam divides a gradient by its running size, so a weight cancels if each phase has an
+    Adam of its own.  Both steps of G share one, so that W_re : W_adv matters.
     """
     G, E, D = nets
     # Re-encoding phase: G and E bring the code back (section 3.1)
@@ -135,7 +138,8 @@ def aae(nets, opt, x, draw, amp, h):
 def bigan(nets, opt, x, draw, amp, h):
     """BiGAN (eq. 3): min_{G,E} max_D  log D(x, E(x)) + log(1 - D(G(z), z))."""
     G, E, D = nets
-    # D tells (x, E(x)) from (G(z), z), in one batch, so that its batch norm (--d-norm on) has one mean for both
+    # D tells (x, E(x)) from (G(z), z), in one batch, so that
+    # its batch norm (--d-norm on) has one mean for both
     with amp():
         with torch.no_grad():
             z = draw.z(len(x))
@@ -154,7 +158,8 @@ def bigan(nets, opt, x, draw, amp, h):
 
 
 def ali(nets, opt, x, draw, amp, h):
-    """ALI: BiGAN's game with z ~ q(z|x) = N(mean, exp(log_var)), reparameterised by a draw of the prior N(0, I)."""
+    """ALI: BiGAN's game with z ~ q(z|x) = N(mean, exp(log_var)),
+    reparameterised by a draw of the prior N(0, I)."""
     G, E, D = nets
     # D tells (x, z ~ q(z|x)) from (G(z), z)
     with amp():
@@ -176,9 +181,11 @@ def ali(nets, opt, x, draw, amp, h):
 
 
 def age(nets, opt, x, draw, amp, h, W_x=10):
-    """AGE: E min KL(E(x)) - W_fake KL(E(G(z))) + W_x |x - G(E(x))|;  G min KL(E(G(z))) + W_re (2 - mean z E(G(z))).
+    """AGE: E min KL(E(x)) - W_fake KL(E(G(z))) + W_x |x -
+    G(E(x))|;  G min KL(E(G(z))) + W_re (2 - mean z E(G(z))).
 
-    W_x is of pixels in [0, 1].  mean z E(G(z)) is over dimensions too, a cosine / nz: the published W_re is 1000.
+    W_x is of pixels in [0, 1].  mean z E(G(z)) is over
+    dimensions too, a cosine / nz: the published W_re is 1000.
     """
     G, E, _ = nets
     # E tells real from generated by how their codes are spread, and keeps what G needs
@@ -228,7 +235,8 @@ def lr(nets, opt, x, draw, amp, h):
 
 
 def jlr(nets, opt, x, draw, amp, h):
-    """Joint latent regressor: a GAN (eq. 1), and G and E min W_re ||z - E(G(z))||_2^2.  F-AAE's --joint, of its d."""
+    """Joint latent regressor: a GAN (eq. 1), and G and E min W_re ||z - E(G(z))||_2^2.
+    F-AAE's --joint, of its d."""
     G, E, D = nets
     # D tells real from generated
     with amp():
@@ -296,10 +304,11 @@ JUDGES = {"faae": "x", "lr": "x", "jlr": "x", "aae": "z", "bigan": "x, z", "ali"
 DISTANCES = {"l2": l2, "mse": mse}
 
 
-# ---------------------------------------------------------------------------------------------------- networks
+# ----------------------------------------------------------------------------------------- networks
 
 class MLP(nn.Module):
-    """n_in - hidden - hidden - n_out; batch norm without gain and bias where `norms` says so.   (BiGAN on MNIST)
+    """n_in - hidden - hidden - n_out; batch norm without
+    gain and bias where `norms` says so.  (BiGAN on MNIST)
 
     N(0, 0.02) weights are ours, as is that E's and D's first hidden layer has no norm.
     """
@@ -325,7 +334,8 @@ class MLP(nn.Module):
 
 
 def channels(resolution, width):
-    """Channels of the blocks of section 3.2's G, at 8, 16, ... resolution px; E's from the other end."""
+    """Channels of the blocks of section 3.2's G, at 8, 16, ... resolution px;
+    E's from the other end."""
     return [max(c // width, 1) for c in (256, 128, 64, 32, 16)[:resolution.bit_length() - 3]]
 
 
@@ -337,8 +347,9 @@ def glorot(layer):
 
 
 class ConvGenerator(nn.Module):
-    """z -> x in [0, 1]: a dense layer to 4x4, then [upsample x2, conv 3x3] blocks, batch norm and leaky ReLU after
-    each; a last convolution and a sigmoid.   (F-AAE 3.2, which leaves kernels, widths, slope and weights to us)"""
+    """z -> x in [0, 1]: a dense layer to 4x4, then [upsample x2, conv 3x3] blocks, batch norm and
+    leaky ReLU after each; a last convolution and a sigmoid.  (F-AAE 3.2, which leaves kernels,
+    widths, slope and weights to us)"""
 
     def __init__(self, nz, image_shape, width):
         super().__init__()
@@ -360,7 +371,8 @@ class ConvGenerator(nn.Module):
 
 
 class ConvTrunk(nn.Module):
-    """x -> (N, 256 * 16): the generator in reverse order, max-pooling in place of upsampling.   (F-AAE 3.2)"""
+    """x -> (N, 256 * 16): the generator in reverse order, max-pooling in place of upsampling.
+    (F-AAE 3.2)"""
 
     def __init__(self, image_shape, width, norm):
         super().__init__()
@@ -415,7 +427,8 @@ class Encoder(nn.Module):
 
 
 class GaussianEncoder(Encoder):
-    """ALI's E: x -> mean, log_var (N, nz) of q(z|x) = N(mean, exp(log_var)); the mean is what is used of it later."""
+    """ALI's E: x -> mean, log_var (N, nz) of q(z|x) = N(mean, exp(log_var));
+    the mean is what is used of it later."""
 
     def features(self, x):
         short, long = super().features(x)
@@ -474,10 +487,11 @@ def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192, 
     return G, E, D
 
 
-# ------------------------------------------------------------------------------------------------------- model
+# -------------------------------------------------------------------------------------------- model
 
 class Autoencoder(nn.Module):
-    """G, E, D, and what `eval.py` asks of any model (eval mode).  The family has no mapping: w is z."""
+    """G, E, D, and what `eval.py` asks of any model (eval mode).  The family has no mapping:
+    w is z."""
 
     def __init__(self, backbone, image_shape, nz, width, objective, fmap_base=8192, d_norm="off"):
         super().__init__()
@@ -502,18 +516,20 @@ class Autoencoder(nn.Module):
     def generate(self, w, noise="fixed"):
         """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or, on stylegan, (N, num_layers, nw).
 
-        Of w's direction where the prior is a sphere (F-AAE eq. 5), because E's output is not normalised in training.
-        noise: "random", "fixed" or "none", on stylegan.
+        Of w's direction where the prior is a sphere (F-AAE eq. 5), because E's output is not
+        normalised in training. noise: "random", "fixed" or "none", on stylegan.
         """
         w = unit(w) if self.sample is sphere else w
         return self.show(self.G(w, noise) if self.grows else self.G(w))
 
     def encode(self, x):
-        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1], not normalised, except AGE's; ALI's mean."""
+        """w = E(x), (N, nw), of x (N, C, H, W) in [-1, 1], not normalised, except AGE's;
+        ALI's mean."""
         return self.features(x)[0]
 
     def features(self, x):
-        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1].  Raises ValueError if x is not."""
+        """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1].
+        Raises ValueError if x is not."""
         common.check_input(x, self.image_shape)
         return self.E.features(self.see(x))
 
@@ -530,11 +546,12 @@ class GenerativeAutoencoder(Autoencoder):
         return z
 
 
-# ---------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 MLPS, CONVS, STYLE = dict(backbone="mlp"), dict(backbone="dcgan"), dict(backbone="stylegan")
-# Settings of F-AAE's section 4.1; E has G's rate.  The decay is read as Keras has it: lr / (1 + 1e-4 t) after t steps
+# Settings of F-AAE's section 4.1; E has G's rate.  The decay
+# is read as Keras has it: lr / (1 + 1e-4 t) after t steps
 SECTION_4 = CONVS | dict(objective=("faae", "aae"))
 F_AAE = dict(nz=256, lr=3e-4, lr_d=1e-3, decay=1e-4, reencode_weight="100", adversarial_weight=0.1)
 # Those of BiGAN on permutation-invariant MNIST
@@ -575,7 +592,8 @@ SETTINGS = [
 
 
 def weights(text):
-    """An argparse type: "100", or "30,100", the first of which holds for the first third of training."""
+    """An argparse type: "100", or "30,100",
+    the first of which holds for the first third of training."""
     values = [common.positive(float)(v) for v in text.split(",")]
     if len(values) <= 2:
         return ",".join(f"{v:g}" for v in values)
@@ -626,7 +644,7 @@ def parse_args(argv=None):
     return args
 
 
-# -------------------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 
 def make_optimizers(model, args):
     """-> Namespace of an Adam a network: G, E, D."""
@@ -718,7 +736,7 @@ def main(argv=None):
     run.finish()
 
 
-# -------------------------------------------------------------------------------------------------------- load
+# --------------------------------------------------------------------------------------------- load
 
 def network_args(args):
     """The keyword arguments of a model among a run's arguments."""
@@ -733,7 +751,8 @@ def make_model(args):
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
-    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of --keep-kimg.
+    """The model of a run folder, in eval mode; weights
+    "ema" (averaged) or "raw"; kimg: of --keep-kimg.
 
     Raises common.Error.
     """

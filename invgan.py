@@ -45,15 +45,18 @@ MEAN_W = 0.995              # stylegan: what the running mean of w keeps at a st
 BETAS = dict(mlp=(0.5, 0.999), dcgan=(0.0, 0.99), biggan=(0.0, 0.999), stylegan=(0.0, 0.99))
 
 
-# ------------------------------------------------------------------------------------------------- section 3.2
+# -------------------------------------------------------------------------------------- section 3.2
 
 def target(w, args):
-    """w as a target: without gradient, because w could shrink to nothing.  --targets moving: with it, as printed."""
+    """w as a target: without gradient, because w could shrink to nothing.  --targets moving:
+    with it, as printed."""
     return w.detach() if args.targets == "held" else w
 
 
-# The variants.  x: real images, half the batch; z: noise of the prior; mover: "D" in D's step, "MG" in M's and G's.
-# -> fakes, those of z first; their scores; the terms that are not the GAN's.  # joins two batches of codes.
+# The variants.  x: real images, half the batch; z: noise of
+# the prior; mover: "D" in D's step, "MG" in M's and G's.
+# -> fakes, those of z first; their scores; the terms
+# that are not the GAN's.  # joins two batches of codes.
 
 def naive(nets, x, z, args, amp, mover):
     """Section 4.4: codes of generated images alone.  x is empty, and z the whole batch."""
@@ -68,7 +71,8 @@ def naive(nets, x, z, args, amp, mover):
 
 
 def augmented(nets, x, z, args, amp, mover):
-    """Section 4.4: G and D also see codes of real images, w # w_R, through which no gradient goes."""
+    """Section 4.4: G and D also see codes of real images, w # w_R,
+    through which no gradient goes."""
     M, G, D = nets
     with torch.no_grad(), amp():        # an amp of its own: older torch reuses weights that it cast without gradient
         w_R = D(x).code
@@ -82,7 +86,8 @@ def augmented(nets, x, z, args, amp, mover):
 
 
 def full(nets, x, z, args, amp, mover):
-    """Eq. 3: the same, D learns by w_R, and features, a second cycle and MMD are compared.  Pixels have no term."""
+    """Eq. 3: the same, D learns by w_R, and features, a second cycle and MMD are compared.
+    Pixels have no term."""
     M, G, D = nets
     with torch.set_grad_enabled(mover == "D"), amp():
         of_x = D(x)                                                         # P(W|x), all at D(x)
@@ -101,7 +106,7 @@ def full(nets, x, z, args, amp, mover):
     if args.fm == "paired":
         L_fm = mean_square(f_x, f_fake)                                     # eq. 2 as the prose has it, of each image
     else:
-        L_fm = torch.linalg.vector_norm(f_x.float().mean(0) - f_fake.float().mean(0))       # eq. 2 as printed, of means
+        L_fm = torch.linalg.vector_norm(f_x.float().mean(0) - f_fake.float().mean(0))   # eq. 2 as printed, of means
     L_cycle = mean_square(target(of_fake.code, args), code_again)           # eq. 3, third term; printed as w~ - w~
     L_MMD = mmd(w, of_x.code)                                               # eq. 3, fourth term
     return fake, of_fake.score, dict(L_w=L_w, L_fm=L_fm, L_cycle=L_cycle, L_MMD=L_MMD)
@@ -118,8 +123,9 @@ VARIANTS = dict(full=full, augmented=augmented, naive=naive)
 def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     """One iteration of eq. 3 on real images x (B, C, H, W): D's step, then M's and G's.
 
-    nets: M, G, D, in train mode.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16 passes.
-    mean_w: running mean of w, moved in place.  -> L_D, R1's term, L_G, the variant's terms in D's step.
+    nets: M, G, D, in train mode.  opt: an Adam of each, by name.  draw: a
+    `common.Draw`.  amp: context of bf16 passes. mean_w: running mean of w,
+    moved in place.  -> L_D, R1's term, L_G, the variant's terms in D's step.
     """
     M, _, D = nets
     terms_of = VARIANTS[args.variant]
@@ -139,8 +145,8 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     if hinge:
         L_D = torch.relu(1 + c_fake.float()).mean() + torch.relu(1 - c_real.float()).mean()
     else:
-        L_D = softplus(c_fake) + softplus(-c_real)                                          # eq. 1
-    update(L_D + R1 + weighted(terms, args), opt.D)                                         # eq. 3
+        L_D = softplus(c_fake) + softplus(-c_real)                                      # eq. 1
+    update(L_D + R1 + weighted(terms, args), opt.D)                                     # eq. 3
     if mean_w is not None:
         with torch.no_grad():
             mean_w.lerp_(plain(M)(draw.z(B)).float().mean(0), 1 - MEAN_W)
@@ -148,30 +154,33 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     # min over M and G
     _, score, terms_MG = terms_of(nets, real, draw.z(n), args, amp, "MG")
     c_fake = score[:B]
-    L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                            # eq. 1, non-saturating
+    L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                        # eq. 1, non-saturating
     update(L_G + weighted(terms_MG, args), opt.M, opt.G)                                       # eq. 3
 
     return [L_D, R1, L_G] + list(terms.values())
 
 
 def mean_square(a, b):
-    """(a - b)^2, a mean over dimensions and the batch, in fp32.  As a sum, G would hide codes in speckle."""
+    """(a - b)^2, a mean over dimensions and the batch, in fp32.
+    As a sum, G would hide codes in speckle."""
     return (a.float() - b.float()).square().mean()
 
 
 def mmd(a, b):
-    """Unbiased squared maximum mean discrepancy of codes a (n, nw) and b (m, nw), in fp32; it may be negative.
+    """Unbiased squared maximum mean discrepancy of codes
+    a (n, nw) and b (m, nw), in fp32; it may be negative.
 
-    n, m > 1, of each process's own batch.  The kernel, "an RBF kernel" in the paper, is a mean of
-    exp(- |a - b|^2 / (s median)), the median of the squared distances of all pairs, held, and s of BANDWIDTHS.
-    (section 3.2)
+    n, m > 1, of each process's own batch.  The kernel, "an RBF kernel" in
+    the paper, is a mean of exp(- |a - b|^2 / (s median)), the median of the
+    squared distances of all pairs, held, and s of BANDWIDTHS. (section 3.2)
     """
     n = len(a)
     m = len(b)
     both = torch.cat([a, b]).float()
     squares = both.square().sum(1)
     distance2 = (squares[:, None] + squares - 2 * both @ both.T).clamp(min=0)       # (n + m, n + m)
-    # Without its first entry, in rows one longer, the diagonal is the last column; a mask would wait for the device
+    # Without its first entry, in rows one longer, the diagonal
+    # is the last column; a mask would wait for the device
     off_diagonal = distance2.detach().flatten()[1:].view(n + m - 1, n + m + 1)[:, :-1]
     median = off_diagonal.median().clamp(min=1e-12)
     k = sum(torch.exp(-distance2 / (s * median)) for s in BANDWIDTHS) / len(BANDWIDTHS)
@@ -187,8 +196,9 @@ def weighted(terms, args):
     return sum(getattr(args, WEIGHTS[name]) * term for name, term in terms.items())
 
 
-# ---------------------------------------------------------------------------------------------------- networks
-# BigGAN (1809.11096) for 32x32: residual blocks, spectral norm on all but the code, w in every conditional batch norm.
+# ----------------------------------------------------------------------------------------- networks
+# BigGAN (1809.11096) for 32x32: residual blocks, spectral
+# norm on all but the code, w in every conditional batch norm.
 
 class SpectralNorm(_SpectralNorm):
     """torch's, in fp32 always: in bf16 the largest singular value would be up to 0.5% off."""
@@ -208,7 +218,8 @@ def sn(layer):
 
 
 class ConditionalNorm(nn.Module):
-    """Batch norm, then a gain and a bias of each channel that are linear in w.  x (N, C, H, W), w (N, nw)."""
+    """Batch norm, then a gain and a bias of each channel that are linear in w.
+    x (N, C, H, W), w (N, nw)."""
 
     def __init__(self, channels, nw):
         super().__init__()
@@ -266,7 +277,8 @@ class DownBlock(nn.Module):
 
 
 class BigGANDiscriminator(nn.Module):
-    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more blocks at 8 px; the score is of the sum over pixels.
+    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more
+    blocks at 8 px; the score is of the sum over pixels.
 
     (section 3.1)
     """
@@ -290,7 +302,8 @@ class BigGANDiscriminator(nn.Module):
 
 @torch.no_grad()
 def normalise(average, rounds=5):
-    """Find the largest singular values of averaged weights again, by power iterations from the averaged vectors."""
+    """Find the largest singular values of averaged weights again,
+    by power iterations from the averaged vectors."""
     for module in average.modules():
         if isinstance(module, ParametrizationList):
             module.train()
@@ -300,16 +313,18 @@ def normalise(average, rounds=5):
 
 
 class Judged(NamedTuple):
-    """What D says of images: the code w~ (N, nw), the score c (N, 1), and f(x), the trunk's features (N, n)."""
+    """What D says of images: the code w~ (N, nw), the score c (N, 1), and f(x),
+    the trunk's features (N, n)."""
     code: torch.Tensor
     score: torch.Tensor
     features: torch.Tensor
 
 
 class Discriminator(nn.Module):
-    """D: x -> `Judged`.   (section 3.1)
+    """D: x -> `Judged`.  (section 3.1)
 
-    Without batch norm and minibatch deviation, which the paper may have: a code must not depend on its batch mates.
+    Without batch norm and minibatch deviation, which the
+    paper may have: a code must not depend on its batch mates.
     """
 
     def __init__(self, net):
@@ -337,7 +352,7 @@ def build_networks(backbone, image_shape, nz, nw, width, fmap_base):
     return M, G, Discriminator(D)
 
 
-# ------------------------------------------------------------------------------------------------------- model
+# -------------------------------------------------------------------------------------------- model
 
 class InvGAN(nn.Module):
     """The three networks, and what `eval.py` asks of any model (eval mode)."""
@@ -368,7 +383,8 @@ class InvGAN(nn.Module):
         return self.M(z)
 
     def generate(self, w, noise="fixed"):
-        """x = G(w), (N, C, H, W), images in [-1, 1] (stylegan does not clip), of w (N, nw) or (N, num_layers, nw).
+        """x = G(w), (N, C, H, W), images in [-1, 1] (stylegan
+        does not clip), of w (N, nw) or (N, num_layers, nw).
 
         noise: "random", "fixed" or "none"; only stylegan has any.
         """
@@ -385,7 +401,7 @@ class InvGAN(nn.Module):
         return out.code, out.features
 
 
-# ---------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES, "biggan": [32]}
 LABELS = dict(full="InvGAN", augmented="InvGAN augmented", naive="InvGAN naive")
@@ -464,7 +480,7 @@ def parse_args(argv=None):
     return args
 
 
-# -------------------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 
 def main(argv=None):
     args = parse_args(argv)
@@ -474,7 +490,8 @@ def main(argv=None):
 
 
 def load_images(args):
-    """-> the training images as they are read; the same, or patches of them, as they are shown; those held out."""
+    """-> the training images as they are read; the same, or patches of them, as they are shown;
+    those held out."""
     with common.rank_zero_first():
         whole, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
                                     None if args.patches else RESOLUTIONS[args.backbone], args.only)
@@ -556,7 +573,8 @@ def train(args):
 
 
 def random_patches(x, size, draw):
-    """A size x size part of each image x (N, C, H, W), where draw (N, 2) ~ U(0, 1) says.   (section 4.3)"""
+    """A size x size part of each image x (N, C, H, W), where draw (N, 2) ~ U(0, 1) says.
+    (section 4.3)"""
     n, _, h, w = x.shape
     steps = torch.arange(size, device=x.device)
     rows = (draw[:, :1] * (h - size + 1)).long() + steps
@@ -564,20 +582,22 @@ def random_patches(x, size, draw):
     return x[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
-# ----------------------------------------------------------------------------------------------------- ReStyle
-# Alaluf, Patashnik, Cohen-Or 2021, arXiv 2104.02699, with which the supplement's table 3 compares.  E sees an image
-# next to its reconstruction so far, and corrects the code.  All numbers are ours, and so is the network of E.
+# ------------------------------------------------------------------------------------------ ReStyle
+# Alaluf, Patashnik, Cohen-Or 2021, arXiv 2104.02699, with which the
+# supplement's table 3 compares.  E sees an image next to its reconstruction so
+# far, and corrects the code.  All numbers are ours, and so is the network of E.
 
 RESTYLE_BETAS = (0.9, 0.99)
 MEAN_OF = 10_000            # codes of the prior whose mean is the first code
 
 
 def restyle_step(nets, opt, x, start, args, eps=None, amp=nullcontext):
-    """One iteration of ReStyle on real images x (B, C, H, W); E moves once, down the losses of all N steps.
+    """One iteration of ReStyle on real images x (B, C,
+    H, W); E moves once, down the losses of all N steps.
 
-    nets: E, and G, frozen.  opt: an Adam of E.  start: the mean code w_0 (nw,) and its picture y_0 (C, H, W).  eps:
-    images -> list of features, or None.  amp: context of bf16 passes.  -> the loss after each step, means over the
-    batch.
+    nets: E, and G, frozen.  opt: an Adam of E.  start: the mean code w_0 (nw,) and its picture y_0
+    (C, H, W).  eps: images -> list of features, or None.  amp: context of bf16 passes.  -> the loss
+    after each step, means over the batch.
     """
     E, G = nets
     w, y = (first.expand(len(x), *first.shape) for first in start)
@@ -600,20 +620,23 @@ def restyle_step(nets, opt, x, start, args, eps=None, amp=nullcontext):
 
 
 def unit_features(vgg, x):
-    """VGG-16's features of x at five depths, each pixel's divided by their norm, as LPIPS has them; fp32."""
+    """VGG-16's features of x at five depths, each pixel's divided by their norm,
+    as LPIPS has them; fp32."""
     return [nnf.normalize(f.float(), dim=1, eps=1e-10) for f in vgg(x)]
 
 
 def feature_distance(a, b):
-    """LPIPS without its learnt weights: squared differences, summed over channels, means over the rest and depths."""
+    """LPIPS without its learnt weights: squared differences, summed over channels,
+    means over the rest and depths."""
     return sum((f - g).square().sum(1).mean() for f, g in zip(a, b, strict=True)) / len(a)
 
 
 class ReStyle(nn.Module):
     """A frozen model G of any method, E, and what `eval.py` asks of any model (eval mode).
 
-    codes: "w", or "w+" for a row of nw numbers a layer of a stylegan; these are one flat code (N, num_layers nw) here.
-    iterations: how many steps `encode` makes; it may be set to another number at any time.
+    codes: "w", or "w+" for a row of nw numbers a layer of a stylegan;
+    these are one flat code (N, num_layers nw) here. iterations: how many
+    steps `encode` makes; it may be set to another number at any time.
     """
 
     def __init__(self, G, backbone, width=1, fmap_base=8192, codes="w", iterations=5):
@@ -652,7 +675,8 @@ class ReStyle(nn.Module):
         return self.G.map(z).repeat(1, self.rows)
 
     def generate(self, w, noise="fixed"):
-        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw) or (N, num_layers, nw); w+ also with a row a layer.
+        """x = G(w), (N, C, H, W) in [-1, 1], of w (N, nw)
+        or (N, num_layers, nw); w+ also with a row a layer.
 
         noise: "random", "fixed" or "none", on stylegan.
         """
@@ -682,8 +706,8 @@ AGAIN = ("data", "data_root", "split", "width", "fmap_base")
 
 
 def inherit(given):
-    """-> --patches of --init's run, or the settings that --restyle takes from its generator's.  Raises `Error` where a
-    given one contradicts."""
+    """-> --patches of --init's run, or the settings that --restyle takes from its generator's.
+    Raises `Error` where a given one contradicts."""
     if "init" in given:
         return dict(patches=common.read_args(given["init"], "invgan").get("patches", 0))
     if "restyle" not in given:
@@ -778,7 +802,8 @@ def train_restyle(args):
 
 
 def check_generator(run, stored, G, images):
-    """Raise `Error` unless G, of a run with these arguments, has a prior, has grown up and makes such images."""
+    """Raise `Error` unless G, of a run with these arguments, has a prior,
+    has grown up and makes such images."""
     if not (hasattr(G, "prior") and hasattr(G, "map")):
         raise Error(f"{run} ({stored['label']}) has no prior, whose mean code would be the first; name a run that has "
                     f"samples")
@@ -790,7 +815,7 @@ def check_generator(run, stored, G, images):
         raise Error(f"{run} was trained on {problem}; say where its own images are by --data-root")
 
 
-# -------------------------------------------------------------------------------------------------------- load
+# --------------------------------------------------------------------------------------------- load
 
 def network_args(args):
     """The keyword arguments of `InvGAN` among a run's arguments."""
@@ -810,7 +835,8 @@ def make_model(args):
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
-    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of --keep-kimg.
+    """The model of a run folder, in eval mode; weights
+    "ema" (averaged) or "raw"; kimg: of --keep-kimg.
 
     Raises common.Error.
     """

@@ -48,20 +48,21 @@ PART, TOTAL = 600, 25_000   # thousands of images: of a fade, and of stage 1, on
 RATES = (0.001,) * 5 + (0.0015, 0.002, 0.003, 0.003)        # of stage 1 at 4, 8, ... px, as in the code
 
 
-# -------------------------------------------------------------------------------------------- stage 1, section 3.1
+# ----------------------------------------------------------------------------- stage 1, section 3.1
 
 def decoder_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     """One iteration of stage 1 on real images x (B, C, H, W), a leaf.
 
-    nets: phi, g, c, in train mode.  opt: an Adam of each, by name.  draw: a `common.Draw`.  amp: context of bf16
-    passes.  mean_w: running mean of w, moved in place.  -> L_c, R1's term, L_g; means over the batch.
+    nets: phi, g, c, in train mode.  opt: an Adam of each, by name.  draw:
+    a `common.Draw`.  amp: context of bf16 passes.  mean_w: running mean
+    of w, moved in place.  -> L_c, R1's term, L_g; means over the batch.
     """
     phi, g, c = nets
     B = len(x)
 
     # The critic goes down eq. 6 (eq. 7 prints "max over c", see `move_critic`)
     with torch.no_grad(), amp():
-        w = phi.to_w(draw.z(B))                                                             # eq. 10; eq. 9 with an MLP
+        w = phi.to_w(draw.z(B))                                             # eq. 10; eq. 9 with an MLP
         fake = g(draw.mix(w, phi.to_w))
     L_c, R1 = move_critic(c, opt.c, fake, x, args, amp)
     if mean_w is not None:
@@ -75,21 +76,24 @@ def decoder_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
 
 
 def move_critic(c, opt_c, fake, x, args, amp):
-    """One step of c down eq. 6, on x~ without gradient and real images x.  -> its loss without R1's term; that term.
+    """One step of c down eq. 6, on x~ without gradient and
+    real images x.  -> its loss without R1's term; that term.
 
-    Printed, eq. 7 maximises + R1, and eq. 8 gives c no one sign: c scores realness here, as in eq. 6.
+    Printed, eq. 7 maximises + R1, and eq. 8 gives c
+    no one sign: c scores realness here, as in eq. 6.
     """
     with amp():
         fake_score = c(fake)
         real_score = plain(c)(x.requires_grad_())           # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(real_score, x)
     L_c = critic_loss(fake_score, real_score, args.adversarial)
-    update(L_c + R1, opt_c)                                                                 # eq. 6
+    update(L_c + R1, opt_c)                                                 # eq. 6
     return L_c, R1
 
 
 def critic_loss(fake, real, form):
-    """The critic's loss, eq. 6 without R1's term: E c(x~) - E c(x), or the logistic loss in its place."""
+    """The critic's loss, eq. 6 without R1's term:
+    E c(x~) - E c(x), or the logistic loss in its place."""
     if form == "logistic":
         return softplus(fake) + softplus(-real)
     return fake.float().mean() - real.float().mean()
@@ -100,22 +104,24 @@ def adversarial_loss(fake, form):
     return softplus(-fake) if form == "logistic" else -fake.float().mean()
 
 
-# -------------------------------------------------------------------------------------------- stage 2, section 3.2
+# ----------------------------------------------------------------------------- stage 2, section 3.2
 
 def encoder_step(nets, opt, x, eps, draw, args, amp=nullcontext):
     """One iteration of stage 2 on real images x (B, C, H, W), a leaf; g and phi stay as they are.
 
-    nets: f, c, in train mode, and g, phi, in eval mode.  opt: an Adam of f, c.  eps: images -> features.
-    -> L_rec; L_adv, weighed; L_c and R1's term, 0 if c is frozen; with --inference vae also the divergence.
+    nets: f, c, in train mode, and g, phi, in eval mode.
+    opt: an Adam of f, c.  eps: images -> features.
+    -> L_rec; L_adv, weighed; L_c and R1's term, 0 if c
+    is frozen; with --inference vae also the divergence.
     """
     f, g, c, phi = nets
     L_c = R1 = divergence = torch.zeros((), device=x.device)
     with amp():
-        w = f(x)                                                                            # eq. 2, without phi
+        w = f(x)                                                            # eq. 2, without phi
     if args.inference == "vae":             # f has mean and log variance of z in place of w (section 5.3)
         mu, logvar = w.float().chunk(2, 1)
         w = phi.to_w(mu + (logvar / 2).exp() * draw.z(len(x)))
-        divergence = args.kl_weight * kl(mu, logvar)                                        # eq. 1; the weight is ours
+        divergence = args.kl_weight * kl(mu, logvar)                        # eq. 1; the weight is ours
     with amp():
         x_tilde = g(w)                        # with fixed noise, as in the code
         L_eps = perceptual_loss(eps, x, x_tilde, args.perceptual_norm)                        # eq. 5
@@ -123,7 +129,7 @@ def encoder_step(nets, opt, x, eps, draw, args, amp=nullcontext):
     L_rec = args.beta * L_eps
     if args.pixel_weight:                   # as in the code
         L_rec = L_rec + args.pixel_weight * (x - x_tilde.float()).square().mean()
-    update(L_rec + L_adv + divergence, opt.f)                                               # eq. 8; its min is over f
+    update(L_rec + L_adv + divergence, opt.f)                               # eq. 8; its min is over f
 
     if args.critic == "finetune":           # as in the code; by eq. 8's asterisk c is frozen
         L_c, R1 = move_critic(c, opt.c, x_tilde.detach(), x, args, amp)       # eq. 6, x~ = g(f(x)) from before f moved
@@ -131,7 +137,8 @@ def encoder_step(nets, opt, x, eps, draw, args, amp=nullcontext):
 
 
 def perceptual_loss(eps, x, x_tilde, norm):
-    """Eq. 5: || eps(x) - eps(x~) ||_2 of each image, or the mean square; a mean over the batch, in fp32."""
+    """Eq. 5: || eps(x) - eps(x~) ||_2 of each image, or the mean square;
+    a mean over the batch, in fp32."""
     d = (eps(x).float() - eps(x_tilde).float()).flatten(1)
     return d.square().mean() if norm == "mse" else torch.linalg.vector_norm(d, dim=1).mean()
 
@@ -141,7 +148,7 @@ def kl(mu, logvar):
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1).mean()
 
 
-# ---------------------------------------------------------------------------------------------------- networks
+# ----------------------------------------------------------------------------------------- networks
 
 class MLP(common.Mapping):
     """StyleGAN's mapping network in place of phi^-1.   (eq. 9)"""
@@ -156,7 +163,8 @@ class TanhGenerator(common.StyleGenerator):
 
 
 def conv(c_in, c_out, kernel):
-    """A convolution without bias, because the batch norm after it has one; weights ~ N(0, 0.02^2)."""
+    """A convolution without bias, because the batch norm after it has one;
+    weights ~ N(0, 0.02^2)."""
     layer = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False)
     nn.init.normal_(layer.weight, std=0.02)
     return layer
@@ -170,7 +178,8 @@ def batch_norm(n, dims=2):
 
 
 class ResidualBlock(nn.Module):
-    """(N, c_in, H, W) -> (N, c_out, H, W): twice conv3 - batch norm - leaky ReLU, and a shortcut; nothing after."""
+    """(N, c_in, H, W) -> (N, c_out, H, W): twice conv3 - batch norm - leaky ReLU, and a shortcut;
+    nothing after."""
 
     def __init__(self, c_in, c_out):
         super().__init__()
@@ -189,8 +198,9 @@ class ResidualBlock(nn.Module):
 class ResidualEncoder(nn.Module):
     """f of the released code (the paper's is a picture): x (N, C, H, W) -> (N, n_out).
 
-    conv3 to 64 channels; down to 4 px, each time a mean of 2x2 and a residual block, which doubles the channels up to
-    1,024; a dense layer, with batch norm unless its outputs are mean and log variance (ours).
+    conv3 to 64 channels; down to 4 px, each time a mean of 2x2 and a
+    residual block, which doubles the channels up to 1,024; a dense layer,
+    with batch norm unless its outputs are mean and log variance (ours).
     """
 
     def __init__(self, image_shape, n_out, width=1, closing_norm=True):
@@ -214,7 +224,8 @@ class ResidualEncoder(nn.Module):
 
 
 def build_networks(backbone, image_shape, nz, nw, width, fmap_base, rgb, inference):
-    """-> g, c, f for images of image_shape (C, H, W); f is None without inference, and has 2 nz outputs for "vae"."""
+    """-> g, c, f for images of image_shape (C, H, W);
+    f is None without inference, and has 2 nz outputs for "vae"."""
     if backbone == "mlp":
         g = common.MLPGenerator(nw, image_shape, width, last=torch.tanh if rgb == "tanh" else None)
         c = common.MLPEncoder(image_shape, 1, width)
@@ -229,10 +240,11 @@ def build_networks(backbone, image_shape, nz, nw, width, fmap_base, rgb, inferen
     return g, c, f(image_shape, 2 * nz if inference == "vae" else nw, width) if inference else None
 
 
-# ------------------------------------------------------------------------------------------------------- model
+# -------------------------------------------------------------------------------------------- model
 
 class Decoder(nn.Module):
-    """What stage 1 trains, z -> w -> x (eq. 10) and the critic, and what `eval.py` asks of it (eval mode)."""
+    """What stage 1 trains, z -> w -> x (eq. 10) and the critic,
+    and what `eval.py` asks of it (eval mode)."""
 
     def __init__(self, backbone, image_shape, nz, nw, width=1, fmap_base=8192, mapping="flow", coupling="additive",
                  depth=4, rgb="linear", inference=None):
@@ -283,11 +295,13 @@ class LIA(Decoder):
             self.eps = copy.deepcopy(self.c)
 
     def encode(self, x):
-        """w = f(x), (N, nw), of x (N, C, H, W) in [-1, 1]; with --inference vae, of the mean of z."""
+        """w = f(x), (N, nw), of x (N, C, H, W) in [-1, 1];
+        with --inference vae, of the mean of z."""
         return self.features(x)[0]
 
     def features(self, x):
-        """-> short (N, nw), the code, and long (N, n), the last hidden features of x (N, C, H, W) in [-1, 1]."""
+        """-> short (N, nw), the code, and long (N, n), the last hidden features of x (N, C, H, W)
+        in [-1, 1]."""
         common.check_input(x, self.image_shape)
         long = self.f.trunk(x)
         short = self.f.head(long)
@@ -299,14 +313,15 @@ def critic_features(c, x):
     return (c.map(x) if hasattr(c, "map") else c.trunk(x)).flatten(1)
 
 
-# ---------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 STYLE, STAGE_1, STAGE_2 = dict(backbone="stylegan"), dict(stage="1"), dict(stage="2")
 LSUN = ("lsun-bedroom", "lsun-cat", "lsun-car")
 # LSUN: the first 100,000 images, where the paper ranks that many of the first 500,000
 SPLITS = {"ffhq": "65-5", **dict.fromkeys(LSUN, "100k")}
-# Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER, CODE, OURS: the source.
+# Rows of (where it holds, what is set); later rows
+# refine earlier ones.  PAPER, CODE, OURS: the source.
 SETTINGS = [
     (dict(), dict(recipe="paper", stage="1", backbone="stylegan"),
         PAPER(mapping="flow", coupling="additive", adversarial="wasserstein", gamma=10.0, inference="encoder",
@@ -314,7 +329,8 @@ SETTINGS = [
         CODE(depth=4, critic="finetune"), OURS(flip="off", kl_weight=0.01)),
     (dict(data=data.GREY), dict(backbone="mlp")),
     (dict(data=data.COLOUR), dict(backbone="dcgan")),
-    # a linear end leaves speckle: on the bundled digits Frechet (digits) of samples was 648 with it, and 136 with tanh
+    # a linear end leaves speckle: on the bundled digits Frechet
+    # (digits) of samples was 648 with it, and 136 with tanh
     (dict(backbone="mlp"), OURS(batch=128, kimg=2000, snapshot_kimg=100, perceptual="critic", rgb="tanh")),
     (dict(backbone="mlp", data="mnist-mini"), OURS(kimg=400, snapshot_kimg=10)),
     (dict(backbone="dcgan"), OURS(batch=32, kimg=1000, snapshot_kimg=25, perceptual="critic")),
@@ -340,10 +356,12 @@ SETTINGS = [
     (dict(recipe="official"), CODE(adversarial="logistic", perceptual_norm="mse", pixel_weight=1.0,
         adversarial_weight=0.1, rgb="tanh", adam_state="fresh", flip="on")),
     (dict(perceptual_norm="mse"), CODE(beta=0.00005)),
-    # What makes its gradient at f's output about as large as the adversarial one (mlp on mnist, dcgan on faces)
+    # What makes its gradient at f's output about as large
+    # as the adversarial one (mlp on mnist, dcgan on faces)
     (dict(perceptual=("critic", "pixel")), OURS(beta=0.3)),
 ]
-# What stage 2 takes from its decoder, and of that, what may be given again (data where the images have moved)
+# What stage 2 takes from its decoder, and of that, what
+# may be given again (data where the images have moved)
 INHERITED = ("data", "data_root", "only", "split", "resolution", "backbone", "width", "fmap_base", "nz", "nw",
              "mapping", "coupling", "depth", "rgb", "recipe", "adversarial", "gamma")
 AGAIN = ("data", "data_root", "only", "recipe", "adversarial", "gamma")
@@ -353,23 +371,32 @@ def parse_args(argv=None):
     parser = common.method_parser(__doc__, RESOLUTIONS, grows=STAGE_1 | STYLE)
     add = parser.group("method")
     flow = dict(mapping="flow")
-    add("--recipe", "choices of the printed method, or of the released code", choices=["paper", "official"])
+    add("--recipe", "choices of the printed method, or of the released code",
+        choices=["paper", "official"])
     add("--stage", "1: decoder and critic (section 3.1); 2: encoder (3.2)", choices=["1", "2"])
-    add("--mapping", "map from z to w: invertible (eq. 10) or StyleGAN's (eq. 9)", choices=["flow", "mlp"])
+    add("--mapping", "map from z to w: invertible (eq. 10) or StyleGAN's (eq. 9)",
+        choices=["flow", "mlp"])
     add("--coupling", "couplings of the invertible network: of eqs. 3 and 4, or with a scale too (section 2.1)",
         only=flow, rare=True, choices=["additive", "affine"])
-    add("--depth", "number of couplings (paper: \"layer number 8\"; code: 4 of 2 layers)", only=flow, rare=True,
+    add("--depth", "number of couplings (paper: \"layer number 8\"; code: 4 of 2 layers)",
+        only=flow, rare=True,
         type=common.positive(int), metavar="N")
-    add("--adversarial", "form of eq. 6 (paper: wasserstein; code: logistic)", choices=["wasserstein", "logistic"])
-    add("--gamma", "weight of R1's term, which is gamma / 2 |grad c|^2 (eq. 6)", type=float, metavar="W")
-    add("--rgb", "last activation of g (code: tanh)", only=dict(backbone=("mlp", "stylegan")), rare=True,
+    add("--adversarial", "form of eq. 6 (paper: wasserstein; code: logistic)",
+        choices=["wasserstein", "logistic"])
+    add("--gamma", "weight of R1's term, which is gamma / 2 |grad c|^2 (eq. 6)",
+        type=float, metavar="W")
+    add("--rgb", "last activation of g (code: tanh)",
+        only=dict(backbone=("mlp", "stylegan")), rare=True,
         choices=["linear", "tanh"])
     add("--flip", "mirroring of half of the images (code, on FFHQ: on)", choices=["off", "on"])
-    add("--adam-state", "state of Adam at a new level (code: fresh)", only=STAGE_1 | STYLE, rare=True,
+    add("--adam-state", "state of Adam at a new level (code: fresh)",
+        only=STAGE_1 | STYLE, rare=True,
         choices=["kept", "fresh"])
-    add("--freeze-d", "blocks of c, from the image on, that stay as --init has them (FreezeD; ours)", only=STAGE_1,
+    add("--freeze-d", "blocks of c, from the image on, that stay as --init has them (FreezeD; ours)",
+        only=STAGE_1,
         rare=True, type=common.count, default=0, metavar="N")
-    add("--mixing", "share of images that mix the styles of two codes (StyleGAN 0.9)", only=STAGE_1 | STYLE,
+    add("--mixing", "share of images that mix the styles of two codes (StyleGAN 0.9)",
+        only=STAGE_1 | STYLE,
         type=common.fraction, metavar="P")
     add = parser.group("method, stage 2")
     add("--decoder", "run of stage 1", only=STAGE_2, default="", metavar="RUN")
@@ -379,12 +406,17 @@ def parse_args(argv=None):
         only=STAGE_2 | dict(inference="vae"), type=float, metavar="W")
     add("--perceptual", "eps of eq. 5: VGG-16 conv4_3 (FILE: its weights), stage 1's critic's features, or pixels",
         only=STAGE_2, metavar="vgg16|critic|pixel|FILE")
-    add("--perceptual-norm", "norm of eq. 5 (code: mse)", only=STAGE_2, rare=True, choices=["l2", "mse"])
-    add("--beta", "weight of the perceptual loss (eq. 8: 0.001 with vgg16; code: 5e-5 with mse)", only=STAGE_2,
+    add("--perceptual-norm", "norm of eq. 5 (code: mse)",
+        only=STAGE_2, rare=True, choices=["l2", "mse"])
+    add("--beta", "weight of the perceptual loss (eq. 8: 0.001 with vgg16; code: 5e-5 with mse)",
+        only=STAGE_2,
         type=float, metavar="W")
-    add("--pixel-weight", "weight of the mean squared error (code: 1)", only=STAGE_2, type=float, metavar="W")
-    add("--adversarial-weight", "weight of f's adversarial loss (code: 0.1)", only=STAGE_2, type=float, metavar="W")
-    add("--critic", "critic in stage 2: finetune, as the code, or frozen, as eq. 8's asterisk says", only=STAGE_2,
+    add("--pixel-weight", "weight of the mean squared error (code: 1)",
+        only=STAGE_2, type=float, metavar="W")
+    add("--adversarial-weight", "weight of f's adversarial loss (code: 0.1)",
+        only=STAGE_2, type=float, metavar="W")
+    add("--critic", "critic in stage 2: finetune, as the code, or frozen, as eq. 8's asterisk says",
+        only=STAGE_2,
         choices=["finetune", "frozen"])
     add("--log-gradients", "gradients.csv, a row a step: mean |gradient| of f's first, middle, last layer, and losses",
         only=STAGE_2, rare=True, action="store_true")
@@ -404,7 +436,8 @@ def parse_args(argv=None):
 
 
 def inherit(parser, given):
-    """-> the settings that stage 2 takes from its decoder.  Raises `Error` where a given one contradicts them."""
+    """-> the settings that stage 2 takes from its decoder.
+    Raises `Error` where a given one contradicts them."""
     if given.get("stage", "1") == "1":
         return {}
     if "decoder" not in given:
@@ -441,7 +474,7 @@ def complete(args, images, held_out, constants):
                     constants=[f"Adam {BETAS[args.stage]}", *constants])
 
 
-# -------------------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 
 def main(argv=None):
     args = parse_args(argv)
@@ -575,7 +608,8 @@ def train_encoder(args):
 
 
 def extractor(args, model, device):
-    """eps of eq. 5, images in [-1, 1] -> features.  Raises `Error` where weights are not to be had."""
+    """eps of eq. 5, images in [-1, 1] -> features.
+    Raises `Error` where weights are not to be had."""
     if args.perceptual == "pixel":
         return lambda x: x
     if args.perceptual == "critic":
@@ -595,7 +629,8 @@ def three_layers(f):
 
 
 def take_decoder(model, run, device):
-    """Give a model of stage 2 what stage 1 trained: the averaged phi and g, and the critic as it is, also as eps."""
+    """Give a model of stage 2 what stage 1 trained:
+    the averaged phi and g, and the critic as it is, also as eps."""
     averaged, trained = load(run, device, "ema"), load(run, device, "raw")
     common.check_grown(run, averaged)
     model.phi.load_state_dict(averaged.phi.state_dict())
@@ -606,7 +641,7 @@ def take_decoder(model, run, device):
         model.mean_w.copy_(averaged.mean_w)
 
 
-# -------------------------------------------------------------------------------------------------------- load
+# --------------------------------------------------------------------------------------------- load
 
 def network_args(args):
     """The keyword arguments of `Decoder` (stage 1) or `LIA` (stage 2) among a run's arguments."""
@@ -621,7 +656,8 @@ def make_model(args):
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
-    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of --keep-kimg.
+    """The model of a run folder, in eval mode; weights
+    "ema" (averaged) or "raw"; kimg: of --keep-kimg.
 
     Raises common.Error.
     """

@@ -114,7 +114,8 @@ def quickly(monkeypatch, folder):
 def words_of(command, folder):
     """The words of a command that `list` has spelled, as a shell gives them, with small numbers and files at hand."""
     assert command.startswith("python eval.py ")
-    for said, here in (("python eval.py ", ""), ("--optimise 100", "--optimise 2 --steps 2"), ("--steps 300", "--steps 2"),
+    for said, here in (("python eval.py ", ""), ("--optimise 100", "--optimise 2 --steps 2"),
+                       ("--steps 300", "--steps 2"),
                        ("EDITED", str(folder / "edited/000.png")), ("FRAMES", str(folder / "frames"))):
         command = command.replace(said, here)
     kind, name, *words = [str(path) for word in command.split() for path in (
