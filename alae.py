@@ -615,7 +615,8 @@ def official(path, out, batch):
     torch.manual_seed(args.seed)                # of the fixed noise, which the file has not
     ema = ALAE(**network_args(vars(args)))
     fill(ema, path, models, "_s")
-    model, raw = ema, all(net in models for net in PUBLIC.values())
+    model = ema
+    raw = all(net in models for net in PUBLIC.values())
     if raw:
         model = copy.deepcopy(ema)
         fill(model, path, models, "")
@@ -659,7 +660,8 @@ def export(path, run):
         for key, (ours, factor, form) in rows.items():
             theirs = to_public(ours if factor == 1 else ours.double() * factor, form, model.nw)
             tensors[key] = theirs.detach().contiguous()
-    channels, last = model.G.channels, model.G.levels - 1
+    channels = model.G.channels
+    last = model.G.levels - 1
     for i, n in enumerate(channels):
         models["generator_s"][f"decode_block.{i}.blur.weight"] = BLUR.repeat(n, 1, 1, 1)
         models["discriminator_s"][f"encode_block.{last - i}.blur.weight"] = BLUR.repeat(n, 1, 1, 1)

@@ -359,7 +359,8 @@ def _torchvision(name, root, split, wanted):
         pixels = pixels.transpose(0, 2, 3, 1)
         labels, names = np.concatenate([train.labels, test.labels]), list("0123456789")
     else:
-        labels, names = np.concatenate([train.targets, test.targets]), train.classes
+        labels = np.concatenate([train.targets, test.targets])
+        names = train.classes
     if letters:             # its files have rows for columns, and count from 1
         pixels, labels, names = pixels.transpose(0, 2, 1), labels - 1, names[1:]
     ids = np.arange(len(pixels))
@@ -597,7 +598,9 @@ class Store:
     def _walk(self):
         """Yields the names of a folder's files;
         links come last, and no file or folder counts twice."""
-        plain, links, seen = [""], [], set()
+        plain = [""]
+        links = []
+        seen = set()
         for queue in (plain, links):                            # both grow on the way
             for name in queue:
                 path, inside = f"{self.path}/{name}", ()
@@ -1083,7 +1086,8 @@ def nearest(f, k):
     """-> squared distances (N, k) and positions (N, k)
     of the k nearest others of each row of f (N, d), in blocks."""
     size = f.square().sum(1)
-    values, places = [], []
+    values = []
+    places = []
     for some in torch.arange(len(f), device=f.device).split(max(2**26 // len(f), 1)):
         d = size[some, None] + size - 2 * f[some] @ f.T
         d[torch.arange(len(some)), some] = math.inf
@@ -1104,7 +1108,8 @@ def similarity(f, k=NEIGHBOURS):
     square = torch.zeros(len(pair), dtype=torch.float64, device=f.device)
     square[which.flatten()] = d.double().flatten()
     w = torch.exp(-square / (2 * square.mean().clamp(min=1e-30)))
-    i, j = pair // n, pair % n
+    i = pair // n
+    j = pair % n
     degree = torch.zeros(n, dtype=torch.float64, device=f.device).index_add_(0, i, w).index_add_(0, j, w)
     scale = degree.clamp(min=1e-300).rsqrt()
     w = w * scale[i] * scale[j]
@@ -1123,7 +1128,8 @@ def manifold_ranking(f, queries, k=NEIGHBOURS, alpha=ALPHA, tolerance=1e-12):
     y = torch.zeros(len(f), dtype=torch.float64, device=f.device)
     y[queries] = 1
     x = torch.zeros_like(y)
-    r, p = y.clone(), y.clone()
+    r = y.clone()
+    p = y.clone()
     rr = r @ r
     while rr > tolerance**2 * (y @ y):                  # eigenvalues are in 1 -+ alpha: 0.99 takes 150 steps or so
         Ap = A(p)
@@ -1145,7 +1151,9 @@ def features_of(images, extract, device, workers=0):
         parts = _watched(loader)
     else:
         parts = map(images.take, chunks)
-    out, begin, shown = None, 0, time.time()
+    out = None
+    begin = 0
+    shown = time.time()
     for x in parts:
         if isinstance(x, DataError):
             raise x

@@ -510,7 +510,8 @@ def sharpness(x):
 
 def measure_sharpness(view, args):
     """Mean variance of the Laplacian of samples and reconstructions, over the test images'."""
-    variance, n = {}, {}
+    variance = {}
+    n = {}
     for kind in available(view, ("real", "samples", "reconstructions")):
         n[kind], make = pictures(view, kind, args)
         means = Means(view.device, "variance")
@@ -526,7 +527,10 @@ def measure_sharpness(view, args):
 class Classifier(nn.Module):
     """Tells a set's classes apart; gives features for Frechet distances.  accuracy:
     % of the test part."""
-    d, official, batch, resize = 128, False, BLOCK, "as they are"
+    d = 128
+    official = False
+    batch = BLOCK
+    resize = "as they are"
 
     def __init__(self, channels, classes):
         super().__init__()
@@ -555,7 +559,9 @@ class Inception(nn.Module):
     """The network of the FID: Inception of 2015-12-05 with 1008 classes,
     as pytorch-fid has ported it.  Unlike torchvision's, it does not
     count padding when it pools, and the last block takes maxima."""
-    d, batch, resize = 2048, 50, "uint8, bilinear to 299 px"
+    d = 2048
+    batch = 50
+    resize = "uint8, bilinear to 299 px"
 
     def __init__(self, weights):
         super().__init__()
@@ -589,7 +595,9 @@ def pool_differently(block, pool):
 
 class PooledVGG(common.VGG):
     """VGG-16 conv5_3, averaged over positions: features of images from 16 px on."""
-    d, batch, resize = 512, 50, "uint8"
+    d = 512
+    batch = 50
+    resize = "uint8"
 
     def features(self, x):  # [N,C,H,W] in [-1,1] -> [N,512]
         return self(common.to_float(common.to_uint8(x)))[-1].mean((2, 3))
@@ -814,7 +822,8 @@ def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions
     real, kept_real = reference(view, extractor, args.cache, part, most, args.seed if flip else None, seconds)
     fid, kid = ("fid", "kid") if extractor.official else ("frechet", "kernel")
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
-    n, notes = {}, []
+    n = {}
+    notes = []
     for kind in made:
         many, moments, kept = features_made(view, extractor, kind, args)
         if many < 2:
@@ -878,7 +887,8 @@ def measure_precision(view, args, wanted=("samples", "reconstructions", "real"))
     part = args.reference or "train"
     _, real = reference(view, extractor, args.cache, part)
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
-    n, k = {}, NEIGHBOUR
+    n = {}
+    k = NEIGHBOUR
     for kind in available(view, wanted):
         _, _, made = features_made(view, extractor, kind, args)
         n[kind] = min(len(real), len(made))
@@ -945,7 +955,8 @@ ACCURACIES = ("1nn_short", "1nn_long", "svm_short", "svm_long")
 def classification(view):
     """ACCURACIES (%) of 1-NN and linear SVM on short and long features,
     fitted on training images."""
-    y, y_test = view.train.labels.to(view.device), view.test.labels.to(view.device)
+    y = view.train.labels.to(view.device)
+    y_test = view.test.labels.to(view.device)
     result = {}
     for name, x, x_test in zip(("short", "long"), view.features("train"), view.features("test"), strict=True):
         if not (x.isfinite().all() and x_test.isfinite().all()):
@@ -1088,7 +1099,8 @@ def path_length(view, args, net, n, space, part):
 def as_ppl_sees(x, face_crop):
     """Images averaged down to 256 px; face_crop takes rows 3/8 to 7/8, columns 2/8 to 6/8."""
     if face_crop:
-        h, w = x.shape[2] // 8, x.shape[3] // 8
+        h = x.shape[2] // 8
+        w = x.shape[3] // 8
         x = x[:, :, 3 * h:7 * h, 2 * w:6 * w]
     return nnf.avg_pool2d(x, max(x.shape[2] // 256, 1))
 
@@ -1169,7 +1181,8 @@ def measure_swd(view, args):
     if not sizes:
         raise Lacks(f"{view.run}: the distance needs images of 16 pixels or more, and these have "
                     f"{min(view.shape[1:])}")
-    m, against = {"n": {}}, []
+    m = {"n": {}}
+    against = []
     originals = dict(samples="train", reconstructions="test")
     for kind in available(view, originals):
         n, make = pictures(view, kind, args)
@@ -1341,7 +1354,8 @@ def next_to_paper(name, columns, runs, args, measure):
     """Prints table `name`: the paper's rows, then the runs',
     measure(view) -> rows (label, {column: number}, protocol).  columns:
     the paper's, and the format of each; other columns of ours follow."""
-    out, ours = {}, []
+    out = {}
+    ours = []
     for run in runs:
         view = View(run, args)
         print(f"  {view.title}:", flush=True)
@@ -1401,7 +1415,8 @@ def paths_by(view, args):
 
     def distance(a, b):
         return per_image((features(a) - features(b)).square())
-    distance.extractor, distance.official = net, False
+    distance.extractor = net
+    distance.official = False
     distance.title = net.title.removeprefix("Frechet ").strip("()")
     distance.checksum = f"mean square of features of {net.name} {net.checksum}"
     return distance
@@ -1657,7 +1672,8 @@ def average_precision(scores, truth):
 def attributes(view, only=()):
     """Classes or attributes of a set, those in `only` if any.  Raises Error if there are none.
     -> names (A), and who has them: training part (N, A) bool, test part (M, A) bool."""
-    y, y_test = view.train.labels, view.test.labels
+    y = view.train.labels
+    y_test = view.test.labels
     if y is None or y_test is None:
         raise Error(f"{view.train.name} has no labels in both its parts; take a set with classes or attributes")
     if y.ndim == 1:                                         # -1: of none
@@ -1711,7 +1727,8 @@ def table_invgan_2(runs, args):
                 x = view.images(indices[begin:end], part)
                 made_of[kind][begin:end] = common.to_uint8(make(x)).cpu()
         return made_of
-    train, test = sets("train", chosen), sets("test", torch.arange(n_test))
+    train = sets("train", chosen)
+    test = sets("test", torch.arange(n_test))
     precisions = {kind: {scored: [] for scored in made} for kind in made}
     shares = {}
     for name, target, truth in telling(names, y[chosen], y_test):
@@ -1843,7 +1860,8 @@ def labelled(panel):
     h, w = (side + 2 for side in panel.rows[0].shape[2:])
     size = max(12, h // 16)
     font = ImageFont.load_default(size)
-    height, gap = math.ceil(1.25 * size), size // 2
+    height = math.ceil(1.25 * size)
+    gap = size // 2
     words = [font.getlength(word) + gap for text in panel.columns for word in re.split("[ _]", text)]
     times = min(math.ceil(max(words, default=0) / w), max(round(128 / w), 1))
     times = max(times, math.ceil(height / h) if panel.labels else 1, 1)
@@ -2096,7 +2114,8 @@ def draw_interpolation(views, x, args):
                       for _, view, w in ways], [name for name, _, _ in ways] * (len(x) // 2), columns)
     panels = []
     for view, name in zip(views, names_of(views), strict=True):
-        picture, labels = [], ["w"]
+        picture = []
+        labels = ["w"]
         w = view.encoded(x)
         for i in range(0, len(x), 2):
             paths = [line(w[i:i + 1], w[i + 1:i + 2], steps)[0]]
@@ -2269,7 +2288,8 @@ def draw_inpaint(views, x, args):
 
 def draw_merge(views, x, args):
     """The right half (or what is white in --mask) of one image in another, reconstructed."""
-    a, b = x[0::2], x[1::2]
+    a = x[0::2]
+    b = x[1::2]
     mask = torch.arange(a.shape[3], device=a.device) >= a.shape[3] // 2
     if args.mask:
         mask = common.to_float(data.read_images([args.mask], 1, a.shape[2:])).to(a.device) > 0
@@ -2509,17 +2529,21 @@ def run_with(words, *abilities):
 # user's own; also: more commands; note: if there is nothing to run, why
 Item = namedtuple("Item", "title shows runs draws paper needs flags also note",
                   defaults=((), "", "", "images", "", (), ""))
-MLP_ALAE, STYLE_ALAE = run_of("ALAE", backbone="mlp"), run_of("StyleALAE")
-LIA_2, LIA_STYLE = run_of("LIA", stage="2"), run_of("LIA", stage="2", backbone="stylegan")
+MLP_ALAE = run_of("ALAE", backbone="mlp")
+STYLE_ALAE = run_of("StyleALAE")
+LIA_2 = run_of("LIA", stage="2")
+LIA_STYLE = run_of("LIA", stage="2", backbone="stylegan")
 ENCODED = run_of("Encoded StyleGAN", stage="2", mapping="mlp")
 ALI, AGE, BIGAN, AAE = (run_of(name, objective=name.lower()) for name in ("ALI", "AGE", "BiGAN", "AAE"))
 FAAE = run_of("F-AAE")
 GRADIENTS = (run_of("LIA", stage="2", log_gradients=True), run_of("VAE", inference="vae", log_gradients=True))
 FIVE = (LIA_2, ALI, AGE, ENCODED)
-INVGAN, INVGAN_STYLE = run_of("InvGAN"), run_of("InvGAN", backbone="stylegan")
+INVGAN = run_of("InvGAN")
+INVGAN_STYLE = run_of("InvGAN", backbone="stylegan")
 TILES = run_of("InvGAN", patches=True)
 EDITS = ("figure inpaint RUN", "figure merge RUN", "figure edit RUN --images EDITED")
-BY_PRIOR, BY_BOTH = run_with("a prior", *PRIOR), run_with("a prior and an encoder", *PRIOR, "encode")
+BY_PRIOR = run_with("a prior", *PRIOR)
+BY_BOTH = run_with("a prior and an encoder", *PRIOR, "encode")
 ITEMS = [
     Item("table alae-1", "what autoencoders match, and where", note="words, nothing to run"),
     Item("table alae-2", "accuracy (%) of 1-NN and SVM on short and long features",
@@ -2845,7 +2869,8 @@ def invert(args):
         return w, w, []
 
     stem = Path(args.out or view.run / "figures" / "invert.png")
-    out, picture = {}, [x]
+    out = {}
+    picture = [x]
     for space in todo:
         view.made(codes(space, x[:view.batch], steps=1)[1])         # the first call also prepares
         if space != "encoder":
@@ -2937,7 +2962,8 @@ class Photos:
 
     def __init__(self, paths, shape, skip_bad=False):
         self.shape, self.skip_bad = tuple(shape), skip_bad
-        self.names, self.places = [], []        # of each image; its store, and its name there
+        self.names = []         # of each image
+        self.places = []        # its store, and its name there
         self.told = set()
         for path in map(Path, paths):
             if path.is_dir() or path.suffix.lower() == ".zip":
@@ -2986,7 +3012,8 @@ def read_codes(path, view, space="w", force=False):
     A .npz holds arrays w or z, such as `encode` writes;
     a .npy one array, such as invert's or the user's own.
     """
-    names, about = None, {}
+    names = None
+    about = {}
     try:
         file = np.load(path, allow_pickle=False)
         codes = file
@@ -3028,10 +3055,12 @@ def read_codes(path, view, space="w", force=False):
 def file_names(names):
     """Names of files, paths perhaps -> what pictures of them are called, all different,
     without folder and ending."""
-    taken, out = set(), []
+    taken = set()
+    out = []
     for name in names:
         stem = re.sub(r"[^\w. ()+-]", "_", Path(name.replace("\\", "/")).stem)[:100].lstrip(".") or "image"
-        k, again = stem, 2
+        k = stem
+        again = 2
         while k.lower() in taken:               # some file systems do not tell cases apart
             k, again = f"{stem}-{again}", again + 1
         taken.add(k.lower())
@@ -3170,8 +3199,10 @@ def encode(args):
     photos = Photos(args.images, view.shape, args.skip_bad)
     n = len(photos)
     mean = None if view.missing or not folder else training_mean(view)
-    w, told = torch.zeros(n, view.model.nw), torch.zeros(n, len(ERRORS), dtype=torch.float64)
-    good, grey = torch.zeros(n, dtype=torch.int64), torch.zeros(n)
+    w = torch.zeros(n, view.model.nw)
+    told = torch.zeros(n, len(ERRORS), dtype=torch.float64)
+    good = torch.zeros(n, dtype=torch.int64)
+    grey = torch.zeros(n)
     stems = file_names(photos.names)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
@@ -3233,7 +3264,8 @@ def unusual(grey, means):
     usual = np.frombuffer(bytes.fromhex(means), ">u2") / 256
     if not len(usual):
         return ""
-    low, high = usual.min(), usual.max()
+    low = usual.min()
+    high = usual.max()
     far = np.maximum(low - grey, grey - high) > (high - low) / 2
     if 2 * far.sum() <= len(grey):
         return ""
@@ -3405,7 +3437,9 @@ def metrics(args):
             raise Error(f"--{flag.replace('_', '-')} is for {' and '.join(names)}; ask for that by --only "
                         f"{' '.join(names)}")
     code = f"{common.code_version()} on {args.device.type}"
-    out, lack, failed = {}, None, None
+    out = {}
+    lack = None
+    failed = None
     for run in args.runs:
         out[str(run)] = {}
         try:
@@ -3460,7 +3494,9 @@ def check_owners(args, owners):
 
 def table(args):
     """Print one of the papers' tables next to what the runs give."""
-    paths, distances, descent = ["alae-4", "alae-5"], ["alae-3", "alae-5"], ["lia-1", "invgan-1"]
+    paths = ["alae-4", "alae-5"]
+    distances = ["alae-3", "alae-5"]
+    descent = ["lia-1", "invgan-1"]
     check_owners(args, dict(only=["invgan-2"], classifier=["invgan-2"], epochs=["invgan-2"], lpips=paths,
                             face_crop=paths, sources=["alae-3"], reference_n=distances, flip=distances,
                             optimise=descent, steps=descent))
@@ -3526,7 +3562,8 @@ def compare(args):
     views = [View(run, args) for run in args.runs]
     places = [p[:args.n or 10_000] for p in shared_test_images(views)]
     code = common.code_version()
-    out, picture = {}, [views[0].images(places[0][:16])]
+    out = {}
+    picture = [views[0].images(places[0][:16])]
     print(f"{len(places[0]):,} test images that all runs have in common; errors on [-1, 1]; floors: the "
           f"training-mean image, reconstructions paired with the wrong originals")
     for view, indices in zip(views, places):
@@ -3767,7 +3804,8 @@ def write_picture(picture, path):
 # the server keeps nothing but the models, which one thread runs.  The page
 # waits for each picture and then asks for what the sliders say by then.
 
-BODY, PIXELS = 20 * 2**20, 50_000_000       # bytes of a request and pixels of a photo, at most
+BODY = 20 * 2**20
+PIXELS = 50_000_000  # bytes of a request and pixels of a photo, at most
 PHOTOS = "PNG JPEG WEBP AVIF GIF BMP TIFF PPM".split()      # formats; none that runs another program, as EPS does
 GUARDS = {                                  # the browser runs nothing but the page, and shows it in no other one
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src "
@@ -3905,7 +3943,8 @@ class Played:
 
     def codes(self, content):
         """An .npz such as `encode` writes and `decode` reads, of w, and of z if w has one."""
-        buffer, w = io.BytesIO(), self.asked(content)
+        buffer = io.BytesIO()
+        w = self.asked(content)
         z = dict(z=self.model.unmap(w).cpu().numpy()) if hasattr(self.model, "unmap") and w.ndim == 2 else {}
         np.savez(buffer, w=w.cpu().numpy(), names=["demo"], run=json.dumps(identity(self.view)), **z)
         return buffer.getvalue()
@@ -3924,14 +3963,17 @@ class Request(http.server.BaseHTTPRequestHandler):
     timeout = 15                        # seconds to wait for more of a request
 
     def do_GET(self):
-        status, kind = 200, "text/plain; charset=utf-8"
+        status = 200
+        kind = "text/plain; charset=utf-8"
         try:
             kind, content = self.answer()
         except (Refused, Error, data.DataError) as e:
-            status, content = getattr(e, "status", 400), str(e).encode()
+            status = getattr(e, "status", 400)
+            content = str(e).encode()
         except Exception:
             traceback.print_exc()
-            status, content = 500, b"This went wrong; the terminal says how."
+            status = 500
+            content = b"This went wrong; the terminal says how."
         headers = {"Content-Type": kind, "Content-Length": str(len(content)), **GUARDS}
         if status != 200 or self.command != "POST":         # something of the request may be left unread
             headers["Connection"] = "close"
@@ -3963,7 +4005,8 @@ class Request(http.server.BaseHTTPRequestHandler):
     def check_origin(self, path):
         """Only this page may ask: other sites, too,
         can have this machine's browser send requests here."""
-        host, port = self.headers.get("Host"), self.server.server_address[1]
+        host = self.headers.get("Host")
+        port = self.server.server_address[1]
         if host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             raise Refused(403, f"This page is http://127.0.0.1:{port}.")
         site = self.headers.get("Sec-Fetch-Site", "none") if path != "/" else "none"        # a link may lead to it
@@ -4328,7 +4371,8 @@ def chart(name, kimg, values):
     if not points:
         return ""
     x, y = (np.array(column) for column in zip(*points))
-    low, high = y.min(), y.max()
+    low = y.min()
+    high = y.max()
     logs = low > 0 and high > 100 * low
     ends = (math.log(low), math.log(high)) if logs else (low, high)
     across = 300 * (x - x[0]) / max(x[-1] - x[0], 1e-9)
@@ -4377,7 +4421,8 @@ def figure_of(name, content, note):
 def figures_of(view, args):
     """-> <figure>s of all figures that the run alone gives and of those in its folder,
     and <li>s about the others."""
-    made, rest = [], []
+    made = []
+    rest = []
     for name, row in FIGURES.items():
         needs = "" if name in ("tiles", "deblur") and view.args.get("patches") else ASIDE.get(name)
         own = parse_args(["figure", name, str(view.run)])
@@ -4387,7 +4432,8 @@ def figures_of(view, args):
             own.boundary = sorted((view.run / "boundaries").glob("*.npy"))[:5]
         if name in ("reconstructions", "variants", "inpaint", "merge"):
             own.columns = 8                             # for a phone
-        said, buffer = io.StringIO(), io.BytesIO()
+        said = io.StringIO()
+        buffer = io.BytesIO()
         try:
             if needs:
                 raise Error(needs)
@@ -4466,7 +4512,8 @@ def report(args):
     views = [View(run, args) for run in args.runs]
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
-    pages, names = [], ["index"]
+    pages = []
+    names = ["index"]
     for view in views:
         page, heads = page_of(view, args, found)
         stem = re.sub(r"[^\w.-]", "_", view.run.resolve().name) or "run"

@@ -497,7 +497,8 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.G, self.E, self.D = build_networks(backbone, image_shape, nz, width, objective, fmap_base, d_norm)
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nz, 1
-        self.sample, self.grows = PRIORS.get(objective), backbone == "stylegan"
+        self.sample = PRIORS.get(objective)
+        self.grows = backbone == "stylegan"
         if self.grows:
             self.num_layers = self.G.num_layers
 

@@ -252,7 +252,8 @@ class BigGANGenerator(nn.Module):
         n = max(256 // width, 1)
         self.first = sn(nn.Linear(nw, n * 16))
         self.blocks = nn.ModuleList(UpBlock(n, nw) for _ in range(3))
-        self.norm, self.last = nn.BatchNorm2d(n), sn(nn.Conv2d(n, image_shape[0], 3, padding=1))
+        self.norm = nn.BatchNorm2d(n)
+        self.last = sn(nn.Conv2d(n, image_shape[0], 3, padding=1))
 
     def forward(self, w):
         x = self.first(w).unflatten(1, (-1, 4, 4))
@@ -266,7 +267,8 @@ class DownBlock(nn.Module):
 
     def __init__(self, c_in, c_out, down, first=False):
         super().__init__()
-        self.conv1, self.conv2 = sn(nn.Conv2d(c_in, c_out, 3, padding=1)), sn(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.conv1 = sn(nn.Conv2d(c_in, c_out, 3, padding=1))
+        self.conv2 = sn(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.shortcut = sn(nn.Conv2d(c_in, c_out, 1)) if down or c_in != c_out else nn.Identity()
         self.down, self.first = down, first
 

@@ -184,10 +184,13 @@ class ResidualBlock(nn.Module):
     def __init__(self, c_in, c_out):
         super().__init__()
         hidden = min(c_in, c_out)
-        self.conv1, self.norm1 = conv(c_in, hidden, 3), batch_norm(hidden)
-        self.conv2, self.norm2 = conv(hidden, c_out, 3), batch_norm(c_out)
+        self.conv1 = conv(c_in, hidden, 3)
+        self.norm1 = batch_norm(hidden)
+        self.conv2 = conv(hidden, c_out, 3)
+        self.norm2 = batch_norm(c_out)
         if c_in != c_out:
-            self.shortcut, self.norm = conv(c_in, c_out, 1), batch_norm(c_out)
+            self.shortcut = conv(c_in, c_out, 1)
+            self.norm = batch_norm(c_out)
 
     def forward(self, x):
         y = lrelu(self.norm1(self.conv1(x)))
@@ -207,7 +210,8 @@ class ResidualEncoder(nn.Module):
         super().__init__()
         levels, base = common.levels_of(image_shape)
         channels = [max(min(64 * 2**i, 1024) // width, 1) for i in range(levels)]
-        self.first, self.norm = conv(image_shape[0], channels[0], 3), batch_norm(channels[0])
+        self.first = conv(image_shape[0], channels[0], 3)
+        self.norm = batch_norm(channels[0])
         self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in pairwise(channels))
         dense = nn.Linear(channels[-1] * math.prod(base), n_out, bias=not closing_norm)
         nn.init.normal_(dense.weight, std=0.02)
@@ -631,7 +635,8 @@ def three_layers(f):
 def take_decoder(model, run, device):
     """Give a model of stage 2 what stage 1 trained:
     the averaged phi and g, and the critic as it is, also as eps."""
-    averaged, trained = load(run, device, "ema"), load(run, device, "raw")
+    averaged = load(run, device, "ema")
+    trained = load(run, device, "raw")
     common.check_grown(run, averaged)
     model.phi.load_state_dict(averaged.phi.state_dict())
     model.g.load_state_dict(averaged.g.state_dict())
