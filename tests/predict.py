@@ -251,7 +251,7 @@ EXPERIMENTS = {
         "F-AAE eq. 4",
         "Weigh re-encoding 1000 in place of 10, in a program where each phase has an Adam of its own. What happens to "
         "the error of codes?",
-        "`--reencode-weight 1000`; in both runs each phase of `faae` has its own moments of Adam, so the weight "
+        "`--reencode-weight 1000`; in both runs `faae.update` gives each phase its own moments of Adam, so the weight "
         "cancels",
         "Adam divides a gradient by its usual size, so a phase's weight leaves its steps as they are, and W_re and "
         "W_adv do nothing. With one Adam for both phases of G, both gradients are divided by one size.",

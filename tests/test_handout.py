@@ -171,14 +171,14 @@ WRONG = {
         ("- 2 * k[:n, n:].mean()", "- k[:n, n:].mean()"),
         ("- 2 * k[:n, n:].mean()", "+ 2 * k[:n, n:].mean()"),
         ("- 2 * k[:n, n:].mean()", "- 2 * k[:n, n:].sum()"),
-        ("d.detach()", "d"),
+        ("distance2.detach()", "distance2"),
         (".clamp(min=0)", ".clamp(min=1e-12).sqrt()"),                  # distances, not squared
         (" / len(BANDWIDTHS)", ""),
         ("(s * median)", "(2 * s * median)"),
         ("for s in BANDWIDTHS)", "for s in (1,))"),
         ("return ", "return abs"),
         ("(s * median)", "s"),                                          # fixed bandwidths
-        ("d.detach().flatten()[1:].view(n + m - 1, n + m + 1)[:, :-1]", "d.detach()"),
+        ("distance2.detach().flatten()[1:].view(n + m - 1, n + m + 1)[:, :-1]", "distance2.detach()"),
     ],
 }
 RIGHT = {
