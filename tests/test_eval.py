@@ -739,7 +739,7 @@ def test_commands_on_an_unknown_method(dummy, script, tmp_path, cache):
     a, b = dummy("a", 0.9), dummy("b", 0.5)
     out = script("eval.py", "metrics", a, "-n", 500, "--json", "m.json", "--cache", cache).stdout
     numbers = json.loads((tmp_path / "m.json").read_text())[str(a)]
-    assert list(numbers) == ["errors", "latent", "sharpness", "frechet", "flips", "classifiers"]
+    assert list(numbers) == ["errors", "latent", "sharpness", "frechet", "precision", "flips", "classifiers"]
     for text in (f"MSE {numbers['errors']['mse']:.4f}", "wrong originals", "500 of 2,000 test images", "ema weights",
                  f"1-NN: short features {numbers['classifiers']['1nn_short']:.2f} %"):
         assert text in out, text
