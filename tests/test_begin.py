@@ -188,7 +188,7 @@ def test_sets_of_torchvision(name, monkeypatch):
 
 def test_svhn(tmp_path, monkeypatch):
     """Its files, as SciPy writes them, have pixels as (H, W, C, N), and 10 for the digit 0."""
-    scipy_io = pytest.importorskip("scipy.io")
+    scipy_io = pytest.importorskip("scipy.io", reason="SciPy is not installed")
     pixels = {name: torch.randint(256, (32, 32, 3, n), dtype=torch.uint8).numpy()
               for name, n in dict(train=20, test=10).items()}
     for name, x in pixels.items():

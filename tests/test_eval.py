@@ -313,7 +313,7 @@ def test_precision_and_recall_of_half_a_set():
 
 
 def test_precision_and_recall_against_torch_fidelity():
-    fidelity = pytest.importorskip("torch_fidelity.metric_prc")
+    fidelity = pytest.importorskip("torch_fidelity.metric_prc", reason="torch-fidelity is not installed")
     rng = torch.Generator().manual_seed(1)
     real, made = torch.randn(300, 8, generator=rng).double(), 0.8 * torch.randn(250, 8, generator=rng).double() + 0.3
     theirs = fidelity.prc_features_to_metric(made, real, verbose=False)
