@@ -1607,7 +1607,9 @@ def read_args(run, method=None, parser=None):
         args = json.loads(path.read_text())
         args["method"], args["backbone"], args["image_shape"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise Error(f"{run} holds no run (no readable args.json); name a folder that a script made") from None
+        why = "no readable args.json" if Path(run).is_dir() else "it is no folder" if Path(run).exists() else (
+            "there is no such folder")
+        raise Error(f"{run} holds no run ({why}); name a folder that a script made") from None
     for name, fits in FITS.items():
         try:
             good = name not in args or fits(args[name], args)

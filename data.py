@@ -831,6 +831,8 @@ def read_images(paths, channels, size=None, n=None):
                 out.append(torch.tensor(to_array(image, channels, tuple(size)[::-1])))
         except DataError:
             raise
+        except FileNotFoundError:
+            raise DataError(f"there is no {path}; check the path") from None
         except Exception as e:
             raise DataError(f"{path} cannot be read as an image ({e}); name another file") from None
         if len(out) == before:

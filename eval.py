@@ -1627,6 +1627,8 @@ def table_invgan_3(runs, args):
         view = View(run, args)
         if "generator" not in view.args:
             raise Error(f"{run} is no run of ReStyle; table invgan-3 takes runs of `python invgan.py --restyle RUN`")
+        steps = view.args["iterations"]
+        print(f"{run}: by 500 and by {most:,} images, each after {steps} step{'s' if steps > 1 else ''}; fewer by -n")
         (few, _, how_few), (many, title, how) = (
             after_each_step(view, Namespace(**{**vars(args), "n": n})) for n in (500, most))
         heads = [name if title == "FID" else f"{name}, {title}" for name in names]
@@ -2662,7 +2664,7 @@ def weights_at_hand(args, *names):
 def lacking(item, views, args):
     """What an item still needs, if it has its runs: a list of sentences."""
     lack = []
-    for view in views:
+    for view in views[:1] if item.title == "table invgan-2" else views:     # there the first run's set is shown to all
         if item.needs and view.missing:
             lack.append(str(view.missing))
             continue
@@ -3254,7 +3256,8 @@ def encode(args):
         if folder:
             tell_photos(folder, names, told, view, len(there & {f"{stem}.png" for stem in stems}))
         if note := unusual(grey.numpy(), view.args.get("image_means", "")):
-            print(f"note: {note}")
+            known = view.args.get("data_name") or data.base_name(view.args["data"])
+            print(f"note: this run was trained on {known}, and makes nothing else; {note}")
 
 
 def unusual(grey, means):
@@ -3271,7 +3274,8 @@ def unusual(grey, means):
         return ""
     middle = np.median(grey[far])
     inverted = max(low - (255 - middle), 255 - middle - high) < max(low - middle, middle - high)
-    remedy = "invert them first, for example by PIL.ImageOps.invert" if inverted else "change their brightness first"
+    remedy = ("if they show the same things, invert them first, for example by PIL.ImageOps.invert" if inverted else
+              "if they show the same things, change their brightness first")
     return (f"{far.sum():,} of {len(grey):,} images have a mean grey of {middle:.0f}, and the training images' is "
             f"{low:.0f} to {high:.0f} (of 255), so they may be reconstructed badly; {remedy}")
 
@@ -3375,8 +3379,8 @@ def interpolate(args):
     view.need(["generate"] if args.space == "w" else ["generate", "map"])
     codes = points_of(view, args.points, args.space, args.force)
     if len(codes) < 2 or args.frames < 2:
-        raise Error(f"a film goes from one image to another, not through {len(codes)} in {args.frames} frame(s); name "
-                    f"more points or --frames")
+        few = "--frames 1 is too few; pass 2 or more" if args.frames < 2 else "this is one; name another, too"
+        raise Error(f"a film goes from one image to another; {few}")
     path = along(codes, args.frames, args.space, args.loop)
 
     def frames():
@@ -4646,6 +4650,8 @@ def one_of(kind, names):
     def parse(text):
         if text in names:
             return text
+        if any(text == item.title.removeprefix(f"{kind} ") for item in ITEMS if item.note):
+            raise ArgumentTypeError(f"{kind} {text} has no result to run; see `eval.py list`")
         near = ", but " + ", ".join(difflib.get_close_matches(text, names, cutoff=0.5))
         raise ArgumentTypeError((f"{text} is a folder; the {kind}'s name comes before it" if Path(text).is_dir() else
                                  f"there is no {kind} {text!r}{near.removesuffix(', but ')}") + "; see `eval.py list`")

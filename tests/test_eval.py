@@ -955,7 +955,7 @@ def test_what_a_run_cannot_do_is_refused(dummy, script, tmp_path, cache):
     assert "has no 'prior'" in script("eval.py", "metrics", run, "--only", "latent", code=2).stderr
     assert "left out: " in script("eval.py", "metrics", run, "--only", "latent", "errors", "-n", 9).stdout
     digit = fill(tmp_path / "digit", 1) / "000.png"
-    for name, path, message in (("reconstructions", "no.png", "no.png cannot be read as an image"),
+    for name, path, message in (("reconstructions", "no.png", "there is no no.png; check the path"),
                                 ("morph", digit, "takes 4 images, one a corner, and --images names 1")):
         assert message in script("eval.py", "figure", name, run, "--images", path, code=2).stderr
     assert "say where its own images are" in script("eval.py", "metrics", run, "--data", fill(tmp_path / "set"),

@@ -239,7 +239,7 @@ def test_list_as_text(runs, folder, script, capsys):
     assert "missing: a run of BiGAN (--objective bigan)" in out
     shutil.rmtree(spaced)
     err = script("eval.py", "list", runs["alae"], "nothing", code=2).stderr
-    assert err == "error: nothing holds no run (no readable args.json); name a folder that a script made\n"
+    assert err == "error: nothing holds no run (there is no such folder); name a folder that a script made\n"
 
 
 # ----------------------------------------------------- tables alae-3 to 5, rows of optimisation, times, on Dummy's G

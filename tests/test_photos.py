@@ -308,11 +308,13 @@ def test_photos_that_are_inverted_are_noted(run, tmp_path, capsys):
     evaluate("encode", run, *sorted((tmp_path / "digits").iterdir())[:6], "--out", tmp_path / "c.npz")
     assert "note" not in capsys.readouterr().out                        # three of six
     evaluate("encode", run, tmp_path / "digits", "--out", tmp_path / "c.npz")
-    assert re.search(r"note: 4 of 7 images have a mean grey of 2\d\d, and the training images' is 9 to 56 \(of 255\)",
+    assert re.search(r"note: this run was trained on \S+, and makes nothing else; "
+                     r"4 of 7 images have a mean grey of 2\d\d, and the training images' is 9 to 56 \(of 255\)",
                      capsys.readouterr().out)
     assert evaluation.unusual(np.array([79.0]), train.means()) == ""
-    assert evaluation.unusual(np.array([80.0]), train.means()).endswith("badly; change their brightness first")
-    assert evaluation.unusual(np.array([200.0]), train.means()).endswith("badly; invert them first, for example by "
+    assert evaluation.unusual(np.array([80.0]), train.means()).endswith("badly; if they show the same things, change "
+                                                                        "their brightness first")
+    assert evaluation.unusual(np.array([200.0]), train.means()).endswith("things, invert them first, for example by "
                                                                          "PIL.ImageOps.invert")
     assert evaluation.unusual(np.array([255.0]), "") == ""              # of public weights nothing is known
 
@@ -431,8 +433,9 @@ def test_films(style, photos, tmp_path, ending):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["seed:1", "--out", "f.gif"], "not through 1 in"), (["seed:1", "seed:2", "--out", "f.mp4"], "is no film"),
-    (["none.jpg", "seed:2", "--out", "f.gif"], "none.jpg cannot be read"),
+    (["seed:1", "--out", "f.gif"], "another; this is one; name another, too"),
+    (["seed:1", "seed:2", "--out", "f.mp4"], "is no film"),
+    (["none.jpg", "seed:2", "--out", "f.gif"], "there is no none.jpg; check the path"),
     (["photo", "seed:2", "--space", "z", "--out", "f.gif"], "has no 'unmap'")])
 def test_films_that_cannot_be(run, photos, words, message):
     words = [photos / "000.png" if word == "photo" else word for word in words]
