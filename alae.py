@@ -47,8 +47,8 @@ MEAN_W = 0.995              # what the running mean of w keeps at a step; the co
 # -------------------------------------------------------------------------------------- Algorithm 1
 
 def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
-    """One iteration on real images x (B, C, H, W), as
-    E takes them; R1 needs x to be no one's result.
+    """One iteration on real images x (B, C, H, W), as E takes them; a leaf, because R1 needs x's
+    gradient.
 
     nets: F, G, E, D, in train mode.  opt: an Adam of each, by name.  draw: a
     `common.Draw`.  amp: context of bf16 passes.  mean_w: running mean of w,

@@ -2156,13 +2156,18 @@ def save_png(path, picture):
     write_atomic(Path(path), buffer.getvalue())
 
 
+def is_curve(column):
+    """Whether a column of log.csv is drawn: speed, losses and measures."""
+    return column == "images/s" or column not in Run.HEADER
+
+
 def curves(log, path):
     """Plot images/s, losses and measures of log.csv against kimg, a panel each."""
     import matplotlib.figure
     with open(log, newline="") as f:
         rows = list(csv.DictReader(f))
     kimg = [float(row["kimg"]) for row in rows]
-    names = [n for n in rows[0] if (n == "images/s" or n not in Run.HEADER) and any(row[n] for row in rows)]
+    names = [n for n in rows[0] if is_curve(n) and any(row[n] for row in rows)]
     columns = max(math.ceil(len(names) / 2), 1)
     figure = matplotlib.figure.Figure(figsize=(4 * columns, 6), layout="constrained")
     for i, name in enumerate(names, 1):

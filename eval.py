@@ -1350,6 +1350,16 @@ def table_alae_2(runs, args):
             for (label, split), done in trials.items()}
 
 
+def print_columns(rows, heads, form, left=0, right=14):
+    """Rows (label, {column: value}) under heads, the columns' names.  form(column): the format of its
+    numbers; left, right: the least widths of labels and of columns."""
+    widths = {c: max(len(c) + 2, right) for c in heads}
+    left = max(left, *(len(label) for label, _ in rows))
+    print(f"{'':{left}}" + "".join(f"{c:>{width}}" for c, width in widths.items()))
+    for label, cells in rows:
+        print(f"{label:{left}}" + "".join(f"{cell(cells.get(c), form(c)):>{width}}" for c, width in widths.items()))
+
+
 def next_to_paper(name, columns, runs, args, measure):
     """Prints table `name`: the paper's rows, then the runs',
     measure(view) -> rows (label, {column: number}, protocol).  columns:
@@ -1367,12 +1377,7 @@ def next_to_paper(name, columns, runs, args, measure):
                   flush=True)
     papers = [(f"{label}, paper", dict(zip(columns, cells))) for label, cells in PAPER[name].items()]
     heads = list(columns) + [c for _, cells in ours for c in cells]
-    widths = {c: max(len(c) + 2, 16) for c in heads}
-    left = max(32, *(len(label) for label, _ in papers + ours))
-    print(f"{'':{left}}" + "".join(f"{c:>{width}}" for c, width in widths.items()))
-    for label, cells in papers + ours:
-        print(f"{label:{left}}" + "".join(f"{cell(cells.get(c), columns.get(c, '.2f')):>{width}}"
-                                          for c, width in widths.items()))
+    print_columns(papers + ours, heads, lambda c: columns.get(c, ".2f"), 32, 16)
     print(f"Evaluation code {common.code_version()}.")
     for label, row in out.items():
         print(f"{label}: {row['protocol']}")
@@ -1645,12 +1650,8 @@ def table_invgan_3(runs, args):
         table += [(f"  floor: {name}", cells) for name, cells in floors.items()]
         out[str(run)] = dict(label=view.args["label"], steps=rows, floors=floors, protocol=(
             f"{how_few}; and {how}; errors: {of_test(view, e['n'])}; evaluation seed {args.seed}; {view.protocol}"))
-    widths = {name: max(len(name) + 2, 14) for name in dict.fromkeys(name for _, cells in table for name in cells)}
-    left = max(len(label) for label, _ in table)
-    print(f"{'':{left}}" + "".join(f"{name:>{width}}" for name, width in widths.items()))
-    for label, cells in table:
-        print(f"{label:{left}}" + "".join(
-            f"{cell(cells.get(name), '.4f' if name[0] == 'M' else '.2f'):>{width}}" for name, width in widths.items()))
+    heads = [name for _, cells in table for name in cells]
+    print_columns(table, heads, lambda name: ".4f" if name[0] == "M" else ".2f")
     print(f"Evaluation code {common.code_version()}.")
     for run, row in out.items():
         print(f"{run}: {row['protocol']}")
@@ -3604,11 +3605,12 @@ Row = namedtuple("Row", "name label runs numbers facts how")       # numbers: {(
 def cost(view):
     """Seconds and peak memory (GB) of training, by the run's log: {} if it has none."""
     try:
-        with open(view.run / "log.csv", newline="", encoding="utf-8") as f:
-            log = [row for row in csv.DictReader(f) if float(row["kimg"]) * 1000 <= view.model.seen + 0.5]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        log = read_log(view.run)
+    except Error:
         return {}
-    found = {name: [float(row[name]) for row in log if row.get(name)] for name in ("seconds", "peak_gb")}
+    rows = [i for i, kimg in enumerate(log.get("kimg", [])) if kimg * 1000 <= view.model.seen + 0.5]
+    found = {name: [log[name][i] for i in rows if log[name][i] is not None]
+             for name in ("seconds", "peak_gb") if name in log}
     return {name: max(values) for name, values in found.items() if values}
 
 
@@ -4487,8 +4489,7 @@ def page_of(view, args, found):
         lines = "".join(f"<tr><th scope=row>{html.escape(name)}<td>{html.escape(shown_number(value))}"
                         for name, value in flat_numbers(some).items() if name != "protocol")
         measured.append(f"<h3>{html.escape(measure)}</h3><table>{lines}</table><p>{html.escape(protocol_of(some))}</p>")
-    curves = [chart(name, log["kimg"], values) for name, values in log.items() if name not in (
-        "kimg", "seconds", "lr", "level", "alpha", "peak_gb")]
+    curves = [chart(name, log["kimg"], values) for name, values in log.items() if common.is_curve(name)]
     figures, rest = figures_of(view, args)
     trained = f"{log['kimg'][-1]:g} kimg in {common.duration(log['seconds'][-1])}; " if log else ""
     versions = ", ".join(f"{name} {version}" for name, version in view.args["versions"].items())

@@ -53,10 +53,9 @@ def target(w, args):
     return w.detach() if args.targets == "held" else w
 
 
-# The variants.  x: real images, half the batch; z: noise of
-# the prior; mover: "D" in D's step, "MG" in M's and G's.
-# -> fakes, those of z first; their scores; the terms
-# that are not the GAN's.  # joins two batches of codes.
+# The variants.  x: real images, half the batch; z: noise of the prior; mover: "D" in D's step, "MG"
+# in M's and G's; w # w_R in the paper: both batches of codes, joined.
+# -> fakes, those of z first; their scores; the terms that are not the GAN's.
 
 def naive(nets, x, z, args, amp, mover):
     """Section 4.4: codes of generated images alone.  x is empty, and z the whole batch."""
