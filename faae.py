@@ -40,7 +40,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import OURS, PAPER, Error, adam, softplus, update
+from common import OURS, PAPER, Error, adam, r1, softplus, update
 
 BETA_2 = 0.999              # of Adam
 SLOPE = 0.2                 # of leaky ReLU
@@ -49,9 +49,9 @@ SLOPE = 0.2                 # of leaky ReLU
 # --------------------------------------------------------------------------------------- the family
 # Each function is one iteration on real images x (B, C, H, W) in [0, 1].  nets: G, E, D, in train
 # mode; opt: an Adam of each, by name; draw: a `common.Draw`; amp: context of bf16 passes; h: W_re
-# and W_adv, the weights of reciprocity and of the adversarial term, d, a distance, AGE's W_fake and
-# G_steps.  -> losses, unweighted, as LOSSES names them.  Who confuses D minimises -log D of the
-# swapped label in place of log(1 - D), which the papers leave open.
+# and W_adv, the weights of reciprocity and of the adversarial term, d, a distance, gamma, R1's
+# weight, AGE's W_fake and G_steps.  -> losses, unweighted, as LOSSES names them.  Who confuses D
+# minimises -log D of the swapped label in place of log(1 - D), which the papers leave open.
 
 def l2(a, b):
     """E ||a - b||_2, not squared.   (F-AAE eq. 4, as printed)"""
@@ -90,7 +90,7 @@ def faae(nets, opt, x, draw, amp, h):
 
     ||.|| is d, by default the mean square (as printed: --reenc l2).  The print swaps the indices of
     E and G. Adam divides a gradient by its running size, so a weight cancels if each phase has an
-    Adam of its own.  Both steps of G share one, so that W_re : W_adv matters.
+    Adam of its own.  Both steps of G share one, so that W_re : W_adv matters.  R1 is ours (--gamma).
     """
     G, E, D = nets
     # Re-encoding phase: G and E bring the code back (section 3.1)
@@ -103,8 +103,9 @@ def faae(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        L_D = softplus(-D(x)) + softplus(D(fake))                           # eq. 4
-    update(L_D, opt.D)
+        real_score = D(x.requires_grad_(h.gamma > 0))
+        L_D = softplus(-real_score) + softplus(D(fake))                     # eq. 4
+    update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
     # ... and G confuses it
     with amp():
@@ -216,8 +217,9 @@ def lr(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        L_D = softplus(-D(x)) + softplus(D(fake))
-    update(L_D, opt.D)
+        real_score = D(x.requires_grad_(h.gamma > 0))
+        L_D = softplus(-real_score) + softplus(D(fake))
+    update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
     # G confuses it
     with amp():
@@ -242,8 +244,9 @@ def jlr(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        L_D = softplus(-D(x)) + softplus(D(fake))
-    update(L_D, opt.D)
+        real_score = D(x.requires_grad_(h.gamma > 0))
+        L_D = softplus(-real_score) + softplus(D(fake))
+    update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
     # G confuses it, and G and E bring the code back
     with amp():
@@ -560,7 +563,8 @@ MNIST = MLPS | dict(objective=("bigan", "lr", "jlr", "ae-l1", "ae-l2"))
 BIGAN = dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, decay_kind="weight", lr_final=0.01)
 # Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER, OURS: the source.
 SETTINGS = [
-    (dict(), dict(objective="faae", backbone="dcgan", nw=0), PAPER(reencode_weight="100", adversarial_weight=0.1),
+    (dict(), dict(objective="faae", backbone="dcgan", nw=0),
+        PAPER(reencode_weight="100", adversarial_weight=0.1, gamma=0.0),
         OURS(reenc="mse", fake_weight=0.5, g_steps=2, d_norm="off", beta1=0.9, lr_final=1.0)),
     (dict(data=data.GREY), dict(backbone="mlp")),
     (CONVS, OURS(batch=32, decay_kind="inverse", kimg=2500, snapshot_kimg=50, **F_AAE)),
@@ -577,6 +581,8 @@ SETTINGS = [
     (MNIST | dict(data="mnist", split=("auto", "dw")), PAPER(kimg=400 * 60)),
     (MLPS | dict(data="mnist-mini"), OURS(kimg=400, snapshot_kimg=20)),
     (MLPS | dict(objective="faae"), OURS(reencode_weight="10")),
+    # Without R1 all samples look alike: D has no norm, and few images
+    (MLPS | dict(data="mnist-mini", objective="faae"), OURS(gamma=1.0, batch=64, lr=0.001, lr_d=0.001)),
     (CONVS | dict(objective=("bigan", "ali", "age", "lr", "jlr")),
         OURS(batch=64, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")),
     # 0: by level, see common.complete_levels
@@ -616,6 +622,8 @@ def parse_args(argv=None):
         only=dict(objective=("faae", "aae")), type=positive, metavar="W")
     add("--reenc", "d of eqs. 2 and 4: l2, the norm as printed, or mse, the mean square",
         only=dict(objective=("faae", "aae")), choices=DISTANCES)
+    add("--gamma", "weight of R1, over 2 (ours; the papers: 0)", only=dict(objective=("faae", "lr", "jlr")),
+        type=common.number("positive float or 0", float, lambda weight: 0 <= weight < math.inf), metavar="W")
     add("--joint", "one step of G down both of its terms, after D's", only=dict(objective="faae"), action="store_true")
     add("--lr-d", "learning rate of D; --lr is G's and E's", only=dict(objective=tuple(JUDGES)), type=positive,
         metavar="R")
@@ -631,14 +639,14 @@ def parse_args(argv=None):
         type=common.positive(int), metavar="N")
     add("--d-norm", "batch norm in D's MLP (BiGAN on MNIST: on)", only=dict(objective="bigan"), rare=True,
         choices=["off", "on"])
-    args = common.resolve(parser, "faae", SETTINGS, argv, networks=network_args)
+    args = common.resolve(parser, "faae", SETTINGS, argv, formerly=dict(gamma=0.0), networks=network_args)
     if args.backbone == "stylegan" and args.objective not in ("faae", "aae"):
         raise Error(f"--backbone stylegan is for --objective faae or aae; take another backbone for {args.objective}")
     if args.nw not in (0, args.nz):
         raise Error(f"--nw {args.nw} differs from nz {args.nz}, but here z is the code itself: leave --nw out")
     args.nw = args.nz
     given = [name for name in ("decay", "decay_kind") if not args.resume and args.source.get(name) == "given"]
-    if "decay" in given and args.decay_kind == "none":
+    if "decay" in given and args.decay and args.decay_kind == "none":
         raise Error(f"--decay {args.decay} says how much, not how: add --decay-kind inverse or weight")
     if "decay_kind" in given and args.decay_kind != "none" and not args.decay:
         raise Error(f"--decay-kind {args.decay_kind} says how, not how much: add --decay, such as 1e-4")
@@ -666,7 +674,7 @@ def hyper(args, seen):
     W_re = getattr(args, "reencode_weight", "1").split(",")[0 if seen < 1000 * args.schedule_kimg / 3 else -1]
     d = DISTANCES[args.reenc] if hasattr(args, "reenc") else squared_l2
     return Namespace(W_re=float(W_re), W_adv=getattr(args, "adversarial_weight", 1.0), d=d,
-                     W_fake=getattr(args, "fake_weight", 0.0), G_steps=getattr(args, "g_steps", 0))
+                     gamma=getattr(args, "gamma", 0.0), W_fake=getattr(args, "fake_weight", 0.0), G_steps=getattr(args, "g_steps", 0))
 
 
 def main(argv=None):
@@ -714,6 +722,8 @@ def main(argv=None):
     amp = common.autocast(args.precision, device)
     draw = common.Draw(model, rng, rank, world)
     G, E, D = common.compiled(model.G, model.E, model.D) if args.compile else (model.G, model.E, model.D)
+    if getattr(args, "gamma", 0):
+        D = model.D                             # never compiled: R1 differentiates it twice
     nets = draw.noisy(G), E, D
     fixed_x, fixed_z = common.fixed_inputs(model, held_out, args.seed, device)
 

@@ -87,7 +87,8 @@ EXERCISES = [
         "the paragraph under its comment: set L_re, unweighted, by h.d; update G and E down h.W_re times that",
         "F-AAE eq. 4: G and E bring the code back", 10, 5, ("faae.py: faae # Re-encoding phase",)),
     Exercise("faae-2", "F-AAE, the regularisation phase", "F-AAE, section 3.1 and equation 4",
-        "the paragraphs under both comments: set L_D and L_G, unweighted; update D, then G down h.W_adv times L_G",
+        "the paragraphs under both comments: set L_D and L_G, unweighted; update D down L_D, with h.gamma / 2 times r1 of "
+        "the real images' scores if h.gamma is not 0, then G down h.W_adv times L_G",
         "F-AAE eq. 4: D tells real from generated, and G confuses it", 25, 10,
         ("faae.py: faae # Regularisation phase", "faae.py: faae # ... and G confuses it"),
         twins=("faae.py: lr", "faae.py: jlr")),

@@ -862,13 +862,13 @@ def test_stage_2_critic():
 
 # ---------------------------------------------------------------------------------------------------------- F-AAE
 
-def faae_phase(*headings, steps=1, **nets):
+def faae_phase(*headings, steps=1, gamma=0.0):
     G, E, D = Matrix(3, 5), Matrix(5, 3), Matrix(5, 1)
     before, zs, x = value(G, E, D), drawn(6, 3, steps), randn(6, 5)
-    h = Namespace(W_re=7.0, W_adv=0.3, d=lambda a, b: (a.double() - b.double()).abs().sum() / len(a))
+    h = Namespace(W_re=7.0, W_adv=0.3, gamma=gamma, d=lambda a, b: (a.double() - b.double()).abs().sum() / len(a))
     with patch("faae.softplus", logistic):
         made = alone("faae", "faae", *headings)((G, E, D), descent(G=G, E=E, D=D), x, Codes(*zs), nullcontext, h)
-    return made, (G, E, D), x.numpy(), [z.numpy() for z in zs], before, moved(before, G, E, D)
+    return made, (G, E, D), x.detach().numpy(), [z.numpy() for z in zs], before, moved(before, G, E, D)
 
 
 def reencoding():
@@ -901,8 +901,8 @@ def test_reencoding_moves_E():
 REGULARISATION = ("Regularisation phase", "... and G confuses it")
 
 
-def regularisation():
-    made, nets, x, zs, (B, _, d), grads = faae_phase(*REGULARISATION, steps=2)
+def regularisation(gamma=0.0):
+    made, nets, x, zs, (B, _, d), grads = faae_phase(*REGULARISATION, steps=2, gamma=gamma)
     return made, nets, x, zs, B, d[0], grads
 
 
@@ -914,6 +914,15 @@ def test_regularisation_judges():
     same("F-AAE eq. 4: L_D = -log D(x) - log(1 - D(G(z)))", made["L_D"],
          numpy_logistic(-x @ d) + numpy_logistic(fake @ d))
     same("F-AAE eq. 4: the gradient of D", dd[0], (sigmoid(fake @ d) @ fake - sigmoid(-x @ d) @ x) / 6)
+
+
+@grades("faae-2")
+def test_regularisation_with_R1():
+    """h.gamma / 2 times R1 of real images is added to D's loss"""
+    _, _, x, zs, B, d, (_, _, dd) = regularisation(gamma=4.0)
+    fake = zs[0] @ B.T
+    same("R1: the gradient of gamma / 2 ||d D(x) / dx||^2, which is gamma D here", dd[0],
+         (sigmoid(fake @ d) @ fake - sigmoid(-x @ d) @ x) / 6 + 4 * d)
 
 
 @grades("faae-2")

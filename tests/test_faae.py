@@ -87,6 +87,10 @@ def phases(objective, x, z):
     def square(e): return (e**2).sum(1).mean()
     def mean_square(e): return (e**2).mean()
 
+    if objective == "faae r1":          # of D(x) = d x the gradient is d
+        z1, z2, z3 = (next(z) for _ in range(3))
+        return [("GE", regress(z1, length), 100), ("D", lambda B, C, d: gan(z2)(B, C, d) + 1.5 * (d**2).sum(), 1),
+                ("G", fool(z3), 0.1)], (0, None, 2)
     if objective in ("faae", "faae mse"):
         d_ = length if objective == "faae" else mean_square
         return [("GE", regress(next(z), d_), 100), ("D", gan(next(z)), 1), ("G", fool(next(z)), 0.1)], (0, 1, 2)
@@ -155,7 +159,7 @@ def gradient(loss, matrices, i, eps=1e-6):
     return g
 
 
-@pytest.mark.parametrize("case", ["faae", "faae mse", "faae joint", "aae", "bigan", "bigan norm", "ali", "age",
+@pytest.mark.parametrize("case", ["faae", "faae mse", "faae r1", "faae joint", "aae", "bigan", "bigan norm", "ali", "age",
                                   "age celeba", "lr", "jlr", "ae-l1", "ae-l2"])
 def test_an_iteration_by_hand(case):
     objective = case.split()[0]
@@ -178,6 +182,7 @@ def test_an_iteration_by_hand(case):
 
     opt = Namespace(**{n: torch.optim.SGD(net.parameters(), rate) for n, net in nets.items() if net})
     flags = ["--reenc", "mse" if "mse" in case else "l2"] if objective in ("faae", "aae") else []
+    flags += ["--gamma", "3"] if "r1" in case else []
     flags += ["--data", "celeba"] if "celeba" in case else ["--fake-weight", "0.5"] if objective == "age" else []
     args = faae.parse_args(["--objective", objective, "--backbone", "dcgan", *flags])
     args.schedule_kimg = 1
@@ -202,7 +207,7 @@ def test_the_losses_of_jlr():
     opt = Namespace(**{n: torch.optim.SGD(net.parameters(), 0.0) for n, net in model.named_children()})
     codes = iter(z)
     L_re, L_D, L_G = faae.jlr((model.G, model.E, model.D), opt, x, draws(lambda n: next(codes)), nullcontext,
-                              Namespace(W_re=0.25, W_adv=1.0, d=faae.squared_l2))
+                              Namespace(W_re=0.25, W_adv=1.0, d=faae.squared_l2, gamma=0.0))
     fake, second = model.G(z[0]).detach(), model.G(z[1]).detach()
     expected = [((z[1] - model.E(second))**2).sum(1).mean().item(),
                 plus(-model.D(x).detach().numpy()) + plus(model.D(fake).detach().numpy()),
@@ -450,7 +455,7 @@ def test_what_is_printed_as_ours():
         return {name for name in vars(args) if args.source.get(name) == source} - {"snapshot_kimg"}
     ours = partial(said, "ours")
     assert ours() == {"nz", "batch", "lr", "lr_d", "beta1", "decay", "decay_kind", "lr_final", "kimg",
-                      "reencode_weight", "adversarial_weight", "reenc"}                                # F-AAE on mlp
+                      "reencode_weight", "adversarial_weight", "reenc", "gamma"}                       # F-AAE on mlp
     assert ours("--data", "cifar10") == {"batch", "beta1", "decay_kind", "lr_final", "reenc"}
     assert "kimg" in said("given", "--data", "cifar10", "--kimg", "250")
     assert ours("--data", "mnist", "--objective", "bigan") == set()
@@ -592,7 +597,7 @@ def test_rates_and_average_in_the_loop(here, monkeypatch):
         return [torch.zeros(())] * 3
     monkeypatch.setitem(faae.STEPS, "faae", step)
     faae.main(["--lr", "0.3", "--lr-d", "0.7", "--decay", "0.5", "--decay-kind", "inverse", "--lr-final", "1",
-               "--kimg", "2.176", "--width", "64", "--out", "run"])
+               "--kimg", "2.176", "--batch", "128", "--width", "64", "--out", "run"])
     for t, rates in enumerate(seen):
         for of_network, lr in zip(rates, (0.3, 0.3, 0.7), strict=True):
             assert of_network == pytest.approx([lr / (1 + 0.5 * t)] * len(of_network))
