@@ -31,7 +31,6 @@ import functools
 import hashlib
 import html
 import http.server
-import importlib
 import inspect
 import io
 import json
@@ -76,20 +75,6 @@ class Lacks(Error):
     """Not available for this run; `metrics` skips it unless it is requested with --only."""
 
 
-def load_method(run, name):
-    """The `load` of the method that a run names, from the file of that name."""
-    try:
-        known = str(name).isidentifier()
-        load = getattr(importlib.import_module(name), "load", None) if known else None
-    except ModuleNotFoundError as e:
-        if e.name != name:
-            raise
-        raise Error(f"{run} names the method {name!r}; there is no {name}.py here") from None
-    if load is None or list(inspect.signature(load).parameters)[:3] != ["run", "device", "weights"]:
-        raise Error(f"{run}/args.json names the method {name!r}, which is none; put back what the script wrote")
-    return load
-
-
 class View:
     """A run opened for evaluation: its args, model, image shape (C, H, W), and its set, read on
     use. options: device, weights, data, data_root, perhaps batch; the run chooses what is empty."""
@@ -101,8 +86,8 @@ class View:
         self.device = options.device
         self.weights = options.weights or weights
         kept = dict(kimg=options.kimg) if getattr(options, "kimg", None) else {}
-        load = load_method(run, self.args["method"])
-        self.model = load(run, self.device, self.weights, **kept).requires_grad_(False)
+        method = common.method_of(run, self.args)
+        self.model = method.load(run, self.device, self.weights, **kept).requires_grad_(False)
         self.shape = tuple(self.args["image_shape"])
         self.batch = getattr(options, "batch", 0) or common.few(self.shape)     # made at a time
         self.grey = "; grey repeated to RGB" if self.shape[0] == 1 else ""
@@ -165,7 +150,7 @@ class View:
     def need(self, abilities):
         """Raises Lacks unless the model has all of these methods."""
         for ability in abilities:
-            if not self.can([ability]):
+            if not hasattr(self.model, ability):
                 remedy = "train stage 2 on it" if self.args.get("stage") == "1" else "take another run"
                 raise Lacks(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; {remedy}")
 
@@ -232,14 +217,24 @@ def clock(view):
 
 
 def seconds_of(view, n, size, make):
-    """How long make(begin, end) takes for n things, `size` at a
-    time: by the first batch, after a small one that prepares."""
+    """How long make(begin, end) takes for n things, `size` at a time: by the first batch, after a
+    small one that prepares.  -> seconds, and what it made of the first batch"""
     size = min(size, n)
     make(0, min(size, 2))
     began = clock(view)
-    make(0, size)
+    first = make(0, size)
     world = dist.get_world_size() if dist.is_initialized() else 1
-    return (clock(view) - began) * n / size / world
+    return (clock(view) - began) * n / size / world, first
+
+
+def seconds_of_steps(view, run, steps, times=1):
+    """How long run(steps) takes, so many times, by its first steps."""
+    def time_of(steps):
+        began = clock(view)
+        run(steps)
+        return clock(view) - began
+    time_of(1)                                              # the first call also prepares
+    return max(time_of(4) - time_of(1), 0) / 3 * steps * times
 
 
 def tell_time(what, seconds):
@@ -745,14 +740,23 @@ def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
     return float(np.mean(values)), float(np.std(values))
 
 
+SOON = 5                # seconds: what takes less is not said before
+
+
 def features_of(view, extractor, what, n, make):
-    """`Moments` of the features of n images, make(begin, end), and up to KEPT of them,
-    evenly spaced."""
+    """`Moments` of the features of n images, make(begin, end), and up to KEPT of them, evenly
+    spaced."""
+    def features(begin, end):
+        return extractor.features(make(begin, end))
+    size = min(view.batch, extractor.batch)
+    seconds, first = seconds_of(view, n, size, features)
+    if seconds > SOON:
+        tell_time(f"features of {what}", seconds)
     step = math.ceil(n / KEPT)
     moments = Moments(extractor.d, view.device)
     kept = torch.zeros(math.ceil(n / step), extractor.d, device=view.device)
-    for begin, end in progress(what, n, min(view.batch, extractor.batch)):
-        f = extractor.features(make(begin, end))
+    for begin, end in progress(what, n, size):
+        f = features(begin, end) if begin else first
         moments.add(f)
         places = torch.arange(-(-begin // step) * step, end, step, device=view.device)
         kept[places // step] = f[places - begin]
@@ -760,13 +764,9 @@ def features_of(view, extractor, what, n, make):
     return moments, add_up(kept)
 
 
-def features_key(extractor, kind, args):
-    return extractor.checksum, kind, args.n, args.seed
-
-
 def features_made(view, extractor, kind, args):
     """`features_of` a kind of pictures, made once for all measures, after their number."""
-    key = features_key(extractor, kind, args)
+    key = extractor.checksum, kind, args.n, args.seed
     if key not in view.measured:
         n, make = pictures(view, kind, args)
         moments, kept = features_of(view, extractor, KINDS[kind].words, n, make)
@@ -776,10 +776,9 @@ def features_made(view, extractor, kind, args):
     return view.measured[key]
 
 
-def reference(view, extractor, cache, part="train", most=0, flip=None, told=0):
+def reference(view, extractor, cache, part="train", most=0, flip=None):
     """Gaussian of a part's features, and up to KEPT of the features; kept in `cache`. most: how
-    many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped, or None.
-    told: seconds that what follows will take, said before with the time of this."""
+    many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped, or None."""
     images = view.part(part)
     places = evenly(len(images), most or len(images))
     words = (f"-{most}" if len(places) < len(images) else "") + ("" if flip is None else f"-flip{flip}")
@@ -790,18 +789,12 @@ def reference(view, extractor, cache, part="train", most=0, flip=None, told=0):
         x = view.images(places[begin:end], part)
         some = flipped[begin:end].to(x.device)
         return x if flip is None else torch.where(some[:, None, None, None], x.flip(3), x)
-    there = add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0       # all have it
-    if not there and len(places) > 1:
-        told += seconds_of(view, len(places), min(view.batch, extractor.batch),
-                           lambda begin, end: extractor.features(make(begin, end)))
-    if told:
-        tell_time(f"features of {extractor.name}", told)
-    if there:
+    if add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0:           # all have it
         return _from_cache(path, "cpu", lambda v: (
             (v["mean"], v["covariance"]), v["kept"].to(view.device)))
     if len(places) < 2:
         raise Lacks(f"{view.run}: a distance needs 2 {part} images or more, and there is {len(places)}")
-    moments, kept = features_of(view, extractor, f"features of the {part} part", len(places), make)
+    moments, kept = features_of(view, extractor, f"the {part} part", len(places), make)
     mean, covariance = moments.gaussian()
     if leads():
         _to_cache(path, dict(mean=mean, covariance=covariance, kept=kept.cpu()))
@@ -814,17 +807,13 @@ def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions
     most, flip: to so many of its images (0: all), half of them flipped."""
     extractor = extractor_of(view, args)
     part = args.reference or "train"
-    made = {kind: pictures(view, kind, args) for kind in available(view, wanted)}
-    seconds = sum(seconds_of(view, many, min(view.batch, extractor.batch),
-                             lambda begin, end, make=make: extractor.features(make(begin, end)))
-                  for kind, (many, make) in made.items()
-                  if many > 1 and features_key(extractor, kind, args) not in view.measured)
-    real, kept_real = reference(view, extractor, args.cache, part, most, args.seed if flip else None, seconds)
+    kinds = available(view, wanted)
+    real, kept_real = reference(view, extractor, args.cache, part, most, args.seed if flip else None)
     fid, kid = ("fid", "kid") if extractor.official else ("frechet", "kernel")
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
     n = {}
     notes = []
-    for kind in made:
+    for kind in kinds:
         many, moments, kept = features_made(view, extractor, kind, args)
         if many < 2:
             too_few = f"{KINDS[kind].words}: a distance needs 2 or more, and this is {many}"
@@ -865,19 +854,21 @@ def show_frechet(m, title):
 NEIGHBOUR = 3           # whose distance is the radius around a feature (Kynkaanniemi's k)
 
 
-def precision_recall(real, made, k=NEIGHBOUR, block=1000):
-    """Precision: the share of features made (M, d) no farther from one
-    of real (N, d) than that one's k-th nearest other.  Recall: the same
-    with the two exchanged.  (Kynkaanniemi et al. 2019, eqs. 1 and 2)"""
+def radii(f, k=NEIGHBOUR, block=1000):
+    """How far the k-th nearest other is from each of f (N, d), float64."""
+    return torch.cat([torch.cdist(some, f).kthvalue(k + 1).values for some in f.split(block)])     # its own is 0
+
+
+def precision_recall(real, made, k=NEIGHBOUR, block=1000, r=None):
+    """Precision: the share of features made (M, d) no farther from one of real (N, d) than that
+    one's k-th nearest other.  Recall: the same with the two exchanged.  r: real's `radii`, if they
+    are known.   (Kynkaanniemi et al. 2019, eqs. 1 and 2)"""
     real, made = double(real), double(made)
 
-    def radii(f):
-        return torch.cat([torch.cdist(some, f).kthvalue(k + 1).values for some in f.split(block)])     # its own is 0
-
-    def inside(f, centres):
-        r = radii(centres)
+    def inside(f, centres, r):
         return sum((torch.cdist(some, centres) <= r).any(1).sum().item() for some in f.split(block)) / len(f)
-    return inside(made, real), inside(real, made)
+    r = radii(real, k, block) if r is None else r
+    return inside(made, real, r), inside(real, made, radii(made, k, block))
 
 
 def measure_precision(view, args, wanted=("samples", "reconstructions", "real")):
@@ -889,13 +880,16 @@ def measure_precision(view, args, wanted=("samples", "reconstructions", "real"))
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
     n = {}
     k = NEIGHBOUR
+    r = {}                                                              # of so many real ones
     for kind in available(view, wanted):
         _, _, made = features_made(view, extractor, kind, args)
-        n[kind] = min(len(real), len(made))
-        if n[kind] <= k:
-            raise Lacks(f"{view.run}: a {k}rd neighbour needs {k + 1} images or more, and there are {n[kind]}")
-        both = (f[evenly(len(f), n[kind]).to(f.device)] for f in (real, made))
-        m[f"precision_{kind}"], m[f"recall_{kind}"] = precision_recall(*both)
+        many = n[kind] = min(len(real), len(made))
+        if many <= k:
+            raise Lacks(f"{view.run}: a {k}rd neighbour needs {k + 1} images or more, and there are {many}")
+        some, made = (f[evenly(len(f), many).to(f.device)] for f in (real, made))
+        if many not in r:
+            r[many] = radii(double(some))
+        m[f"precision_{kind}"], m[f"recall_{kind}"] = precision_recall(some, made, r=r[many])
     images = view.part(part)
     grey = "" if isinstance(extractor, Classifier) else view.grey
     return Result(dict(m, n=n), (
@@ -1066,8 +1060,10 @@ def measure_ppl(view, args, net=None, paths=PATHS):
     n = code_count(view, args)
     name = "ppl" if net.official else "path"
     title = "PPL" if net.official else f"PPL by {net.title}"
-    tell_time(title, len(paths) * seconds_of(view, n, view.batch, lambda begin, end: net(*pairs_apart(
-        view, args, "z", torch.zeros(n, 1, device=view.device), begin, end))))
+    start = torch.zeros(n, 1, device=view.device)
+    seconds, _ = seconds_of(view, n, view.batch, lambda begin, end: net(
+        *pairs_apart(view, args, "z", start, begin, end)))
+    tell_time(title, len(paths) * seconds)
     m = {f"{name}_{space}_{part}": path_length(view, args, net, n, space, part) for space, part in paths}
     crop = "of the face crop, " if args.face_crop else ""
     grey = "" if isinstance(getattr(net, "extractor", None), Classifier) else view.grey
@@ -1508,16 +1504,6 @@ def by_descent(view, args, domain=False):
     return other, Namespace(**{**vars(args), "n": n}), model.how
 
 
-def seconds_of_steps(view, descend, steps, batches):
-    """How long descend(steps) takes, for each of so many batches, by its first steps."""
-    def time_of(steps):
-        began = clock(view)
-        descend(steps)
-        return clock(view) - began
-    time_of(1)                                              # the first call also prepares
-    return max(time_of(4) - time_of(1), 0) / 3 * steps * batches
-
-
 def table_lia_1(runs, args):
     """LIA's table 1: how well test images are reconstructed; MSE in 0.001 on [-1, 1], and on [0,
     255]. FID is to the training part, SWD to the test originals; --reference: both to one.
@@ -1717,7 +1703,10 @@ def table_invgan_2(runs, args):
                 reconstructions=lambda x: common.reconstruct(view.model, x))
     chosen = evenly(len(y), args.n or len(y))
     n_test = len(y_test)
-    seconds = 3 * len(names) * seconds_of_training(view, len(chosen), args)
+    x = common.to_uint8(view.images(torch.arange(min(64, len(view.train))), "train")).cpu()
+    seconds = seconds_of_steps(         # of training alone; the rest of the table is short
+        view, lambda steps: binary_classifier(x, torch.zeros(len(x)), view.device, args, steps),
+        max(args.epochs * len(chosen) // 64, 1), 3 * len(names))
     print(f"{len(names)} labels, a {args.classifier} on each of 3 sets, {args.epochs} epochs of {len(chosen):,} "
           f"images: about {common.duration(seconds)}, and "
           f"{3 * (len(chosen) + n_test) * math.prod(view.shape) / 1e9:.2g} GB of memory (fewer labels by --only, "
@@ -1758,19 +1747,6 @@ def table_invgan_2(runs, args):
           f"tiles by {tiler.title} ({tiler.protocol}); {view.title} ({view.protocol}); evaluation code "
           f"{common.code_version()}")
     return out
-
-
-def seconds_of_training(view, n, args):
-    """How long a classifier of n images takes, by its first steps;
-    the rest of the table is short."""
-    x = common.to_uint8(view.images(torch.arange(min(64, len(view.train))), "train")).cpu()
-
-    def train(steps):
-        began = clock(view)
-        binary_classifier(x, torch.zeros(len(x)), view.device, args, steps)
-        return clock(view) - began
-    train(1)                                                # the first call also prepares
-    return max(train(3) - train(1), 0) / 2 * max(args.epochs * n // 64, 1)
 
 
 def classifier_net(args):
