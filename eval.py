@@ -77,7 +77,7 @@ class Lacks(Error):
 
 class View:
     """A run opened for evaluation: its args, model, image shape (C, H, W), and its set, read on
-    use. options: device, weights, data, data_root, perhaps batch; the run chooses what is empty."""
+    use.  options: device, weights, data, data_root, perhaps batch; empty ones are as the run has."""
 
     def __init__(self, run, options, weights="ema"):
         self.run = Path(run)
@@ -190,8 +190,7 @@ class View:
 # processes gives the same.
 
 def progress(what, n, size, shared=True):
-    """Yields begin and end of batches of n things, and prints how far it is;
-    processes share them."""
+    """Yields begin and end of batches of n things, shared by all processes; says how far it is."""
     alone = not shared or not dist.is_initialized()
     rank = 0 if alone else dist.get_rank()
     world = 1 if alone else dist.get_world_size()
@@ -293,7 +292,7 @@ def code_count(view, args):
 
 
 def with_next(view, indices, begin, end):
-    """The begin-th ... end-th of test images, one more than a batch; the first after the last."""
+    """The test images of a batch, and the next one; after the last one the first."""
     return view.images(indices[[i % len(indices) for i in range(begin, end + 1)]])
 
 
@@ -333,8 +332,7 @@ def plain(value, n):
 # --------------------------------------------------------------------- 3 Pictures that are measured
 
 PARTS = dict(train="training", test="test")
-# words: what its pictures are called; needs: methods
-# of the model; noise: what a protocol says of it
+# words: what its pictures are called; needs: methods of the model; noise: what a protocol says
 Kind = namedtuple("Kind", "words needs noise", defaults=("",))
 KINDS = {
     "samples": Kind("samples", PRIOR, "samples with random noise and no truncation"),
@@ -401,10 +399,9 @@ Result = namedtuple("Result", "numbers protocol title notes", defaults=("", []))
 
 
 def errors(view, indices):
-    """Errors of the clipped reconstructions of test images, in [-1, 1], and
-    two floors.  -> dict mae_28: of the inner 28x28 pixels of padded digits.
-    mse_mean_image: of the training mean instead of a reconstruction.
-    mse_wrong_pair: of it and the next image; None if there is one image."""
+    """Errors of the clipped reconstructions of test images, in [-1, 1], and two floors.  -> dict
+    mae_28: of the inner 28x28 pixels of padded digits.  mse_mean_image: of the training mean
+    instead of a reconstruction.  mse_wrong_pair: of it and the next image; None of one image."""
     mean_image = training_mean(view)
     names = ["mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair"]
     if view.test.source == "mnist" and view.test.shape[1] == 32:
@@ -462,9 +459,8 @@ def told_apart(a, b, folds=5):
 
 
 def measure_latent(view, args):
-    """How far E(G(w)) is from w of the prior (ALAE 4.1), and if w are told
-    apart from codes of images. recip_w: mean |E(G(w)) - w| a dimension.
-    norm_w: mean ||E(G(w)) - w||; wrong pair: to the next w."""
+    """How far E(G(w)) is from w of the prior (ALAE 4.1), |.| a dimension (recip_w) and ||.||
+    (norm_w; wrong pair: to the next w), and if w are told apart from codes of images."""
     model = view.model
     n = code_count(view, args)
     means = Means(view.device, "recip_w", "norm_w", "norm_w_wrong_pair")
@@ -497,8 +493,7 @@ def measure_latent(view, args):
 
 
 def sharpness(x):
-    """Variance of the Laplacian of each image's grey values, (N,): low in blurred images.
-    x (N, C, H, W)."""
+    """Variance of the Laplacian of each image's grey values, (N,): low if it is blurred."""
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=x.device)
     return nnf.conv2d(x.mean(1, keepdim=True), kernel[None, None]).flatten(1).var(1)
 
@@ -520,8 +515,7 @@ def measure_sharpness(view, args):
 # ------------------------------------------------ 5 Features: Frechet and kernel distances, classes
 
 class Classifier(nn.Module):
-    """Tells a set's classes apart; gives features for Frechet distances.  accuracy:
-    % of the test part."""
+    """Tells a set's classes apart; its features serve Frechet distances.  accuracy: % of the test."""
     d = 128
     official = False
     batch = BLOCK
@@ -551,9 +545,8 @@ class Classifier(nn.Module):
 
 
 class Inception(nn.Module):
-    """The network of the FID: Inception of 2015-12-05 with 1008 classes,
-    as pytorch-fid has ported it.  Unlike torchvision's, it does not
-    count padding when it pools, and the last block takes maxima."""
+    """The network of the FID: Inception of 2015-12-05, 1008 classes, as pytorch-fid has ported it.
+    Unlike torchvision's it does not count padding in means, and its last block takes maxima."""
     d = 2048
     batch = 50
     resize = "uint8, bilinear to 299 px"
@@ -564,9 +557,9 @@ class Inception(nn.Module):
         self.net = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
         self.net.load_state_dict(weights)
         average = functools.partial(nnf.avg_pool2d, count_include_pad=False)
-        for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b"):
-            pool_differently(getattr(self.net, name), average)
-        pool_differently(self.net.Mixed_7c, nnf.max_pool2d)
+        for name, block in self.net.named_children():
+            if name.startswith("Mixed") and name not in ("Mixed_6a", "Mixed_7a"):       # these two halve the size
+                pool_differently(block, nnf.max_pool2d if name == "Mixed_7c" else average)
 
     def features(self, x, d=None):
         """(N, d) features of x (N, 3 or 1, H, W) in [-1, 1]; d 64, 192: of the first poolings."""
@@ -585,7 +578,7 @@ class Inception(nn.Module):
 def pool_differently(block, pool):
     """Lets the last branch of one of torchvision's Inception blocks pool by `pool`."""
     branches = block._forward
-    block._forward = lambda x: [*branches(x)[:-1], block.branch_pool(pool(x, 3, stride=1, padding=1))]
+    block._forward = lambda x: branches(x)[:-1] + [block.branch_pool(pool(x, 3, stride=1, padding=1))]
 
 
 class PooledVGG(common.VGG):
@@ -627,8 +620,7 @@ def classifier_name(view):
 
 
 def classifier_of(view, cache):
-    """The classifier of a run's data, trained once, then in `cache`.
-    Raises Lacks without classes."""
+    """The classifier of a run's data, trained once, then in `cache`.  Raises Lacks without classes."""
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier; "
                     f"for distances --features inception and vgg16 need none")
@@ -657,8 +649,7 @@ def _from_cache(path, device, use):
     try:
         return use(torch.load(path, map_location=device, weights_only=True))
     except Exception as e:      # damage can lead to any exception
-        raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew"
-                    ) from None
+        raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew") from None
 
 
 def _to_cache(path, value):
@@ -686,9 +677,8 @@ class Moments:
     """Mean and covariance of features, added batch by batch in float64."""
 
     def __init__(self, d, device="cpu"):
-        self.n = double(torch.zeros((), device=device))
-        self.sum = double(torch.zeros(d, device=device))
-        self.outer = double(torch.zeros(d, d, device=device))
+        self.n, self.sum, self.outer = (
+            double(torch.zeros(size, device=device)) for size in ((), d, (d, d)))
 
     def add(self, features):
         """features (N, d)."""
@@ -790,8 +780,7 @@ def reference(view, extractor, cache, part="train", most=0, flip=None):
         some = flipped[begin:end].to(x.device)
         return x if flip is None else torch.where(some[:, None, None, None], x.flip(3), x)
     if add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0:           # all have it
-        return _from_cache(path, "cpu", lambda v: (
-            (v["mean"], v["covariance"]), v["kept"].to(view.device)))
+        return _from_cache(path, "cpu", lambda v: ((v["mean"], v["covariance"]), v["kept"].to(view.device)))
     if len(places) < 2:
         raise Lacks(f"{view.run}: a distance needs 2 {part} images or more, and there is {len(places)}")
     moments, kept = features_of(view, extractor, f"the {part} part", len(places), make)
@@ -816,14 +805,13 @@ def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions
     for kind in kinds:
         many, moments, kept = features_made(view, extractor, kind, args)
         if many < 2:
-            too_few = f"{KINDS[kind].words}: a distance needs 2 or more, and this is {many}"
-            notes.append(f"left out: {too_few}")
+            notes.append(f"left out: {KINDS[kind].words}: a distance needs 2 or more, and this is {many}")
             continue
         n[kind] = many
         m[f"{fid}_{kind}"] = frechet(moments.gaussian(), real)
         m[f"{kid}_{kind}"], m[f"{kid}_{kind}_deviation"] = kernel_distance(kept, kept_real, args.seed)
     if not n:
-        raise Lacks(f"{view.run}: {too_few}")
+        raise Lacks(f"{view.run}: {notes[-1].removeprefix('left out: ')}")
     images = view.part(part)
     taken = min(most or len(images), len(images))
     few = min(taken, min(n.values()))
@@ -921,8 +909,7 @@ def linear_svm(x, y, classes, C=0.02):
     (N, d) float, y (N,) int64 -> w (d + 1, classes); its last row is the bias, regularised too."""
     x = nnf.pad(x, (0, 1), value=1.0)
     sign = nnf.one_hot(y, classes).to(x) * 2 - 1                            # [N,classes]
-    # Solved for v = L^T w, L L^T = I + 2 C x^T x, where
-    # the problem is round: L-BFGS takes few steps
+    # Solved for v = L^T w, L L^T = I + 2 C x^T x, where the problem is round: L-BFGS takes few steps
     eye = torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
     L, failed = torch.linalg.cholesky_ex(eye + 2 * C * x.T @ x)
     if failed:                                                              # too large for fp32
@@ -947,8 +934,7 @@ ACCURACIES = ("1nn_short", "1nn_long", "svm_short", "svm_long")
 
 
 def classification(view):
-    """ACCURACIES (%) of 1-NN and linear SVM on short and long features,
-    fitted on training images."""
+    """ACCURACIES (%) of 1-NN and linear SVM on short and long features of the training images."""
     y = view.train.labels.to(view.device)
     y_test = view.test.labels.to(view.device)
     result = {}
@@ -992,8 +978,7 @@ class LPIPS(nn.Module):
 
 
 def lpips_of(view, args):
-    """LPIPS, from --vgg and --lpips or fetched, with title and checksum.
-    Raises Error without it."""
+    """LPIPS, from --vgg and --lpips or fetched, with title and checksum."""
     seen = min(view.shape[1:]) // (2 if args.face_crop else 1)
     if seen < 16:
         raise Lacks(f"{view.run}: LPIPS's network halves images four times; these, of {seen} px"
@@ -1054,8 +1039,7 @@ PATHS = [(space, part) for space in "zw" for part in ("full", "end")]
 
 
 def measure_ppl(view, args, net=None, paths=PATHS):
-    """Perceptual path length in Z (slerp) and W (lerp), full and at ends, by `net`, LPIPS.
-    (StyleGAN 4.1)"""
+    """Perceptual path length in Z (slerp) and W (lerp), by `net` or LPIPS.   (StyleGAN 4.1)"""
     net = net or lpips_of(view, args)
     n = code_count(view, args)
     name = "ppl" if net.official else "path"
@@ -1138,8 +1122,7 @@ def patches(x, top, left):
 
 
 def descriptors(view, what, n, make, level, size, seed):
-    """128 random patches of each of n images, make(begin, end), at a level of the pyramid, (h, w)
-    = size."""
+    """128 random patches of each of n images, make(begin, end), at a level, (h, w) = size."""
     rng = np.random.RandomState(seed)
     out = torch.zeros(128 * n, view.shape[0], 7, 7, device=view.device)
     top, left = (torch.from_numpy(rng.randint(3, side - 3, (n, 128))) for side in size)
@@ -1204,8 +1187,7 @@ def measure_swd(view, args):
 
 # -------------------------------------------------------------------------- 8 The table of measures
 
-# count(view, args) -> Result; needs: methods of the model; show(numbers, title) -> lines; alone:
-# only by --only, because it is slow or fetches weights
+# count(view, args) -> Result; show(numbers, title) -> lines; alone: not without --only
 Measure = namedtuple("Measure", "count needs show alone", defaults=(False,))
 MEASURES = {
     "errors": Measure(measure_errors, ("encode", "generate"), lambda m, _: [
@@ -1213,7 +1195,7 @@ MEASURES = {
         + (f" ({m['mae_28']:.4f} without the border)" if "mae_28" in m else "") + f"   PSNR {m['psnr']:.2f} dB",
         f"floors: MSE {m['mse_mean_image']:.4f} of the training-mean image, "
         f"{cell(m['mse_wrong_pair'], '.4f')} of reconstructions paired with the wrong originals"]),
-    "latent": Measure(measure_latent, (*PRIOR, "encode"), lambda m, _: [
+    "latent": Measure(measure_latent, PRIOR + ("encode",), lambda m, _: [
         f"|E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f})   ||E(G(w)) - w|| "
         f"{m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})"]),
     "sharpness": Measure(measure_sharpness, (), lambda m, _: [
@@ -1296,20 +1278,15 @@ CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Bi
              "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Lipstick", "Young")
 
 
-def print_row(label, cells, left=32, right=16):
-    """A line of a table: a label of `left` characters, then cells (texts or numbers),
-    `right` each."""
-    print(f"{label:{left}}" + "".join(f"{v if isinstance(v, str) else cell(v):>{right}}" for v in cells))
-
-
 OF_A_TRIAL = {"given", "source", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg",
               "keep_kimg", "data_root", "versions", "image_means"}      # in these, trials of one setting may differ
 
 
 def unlike(view, other):
-    """In what two runs differ that are to be trials of one setting, or None."""
-    return next((key for key, value in view.args.items() if key not in OF_A_TRIAL and value != other.args.get(key)),
-                None)
+    """The first setting in which two runs differ that are to be trials of one, or None."""
+    for key, value in view.args.items():
+        if key not in OF_A_TRIAL and value != other.args.get(key):
+            return key
 
 
 def table_alae_2(runs, args):
@@ -1328,15 +1305,15 @@ def table_alae_2(runs, args):
         result = classification(view)
         done.append((view, result))
         print(f"{view.title}: " + "  ".join(f"{c} {result[c]:.2f}" for c in ACCURACIES), flush=True)
-    columns = [(split, c) for split in ("sw", "dw") for c in ACCURACIES]
-    print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
-    print_row("", [f"{c} {split.upper()}" for split, c in columns], 24, 14)
+    heads = [f"{c} {split}" for split in ("SW", "DW") for c in ACCURACIES]
+    table = []
     for label in dict.fromkeys(list(PAPER["alae-2"]) + [label for label, _ in trials]):
-        ours = [np.mean([r[c] for _, r in trials[label, split]]) if (label, split) in trials else None
-                for split, c in columns]
-        for whose, cells in (("paper", PAPER["alae-2"].get(label, ())), ("ours", ours)):
-            if any(v is not None for v in cells):
-                print_row(f"{label}, {whose}", cells, 24, 14)
+        ours = {f"{c} {split.upper()}": np.mean([result[c] for _, result in done]) for c in ACCURACIES
+                for (other, split), done in trials.items() if other == label}
+        paper = dict(zip(heads, PAPER["alae-2"].get(label, ())))
+        table += [(f"{label}, {whose}", cells) for whose, cells in (("paper", paper), ("ours", ours)) if cells]
+    print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
+    print_columns(table, heads, lambda _: ".2f", 24)
     print("Euclidean 1-NN; linear SVM, L2-regularised squared hinge, C = 0.02; unscaled features of the whole training "
           "part, scored on the whole test part.")
     print(f"Evaluation code {common.code_version()}.")
@@ -1346,20 +1323,19 @@ def table_alae_2(runs, args):
             for (label, split), done in trials.items()}
 
 
-def print_columns(rows, heads, form, left=0, right=14):
+def print_columns(rows, heads, form, left=0, right=14, corner=""):
     """Rows (label, {column: value}) under heads, the columns' names.  form(column): the format of its
-    numbers; left, right: the least widths of labels and of columns."""
+    numbers; left, right: the least widths of labels and of columns; corner: above the labels."""
     widths = {c: max(len(c) + 2, right) for c in heads}
-    left = max(left, *(len(label) for label, _ in rows))
-    print(f"{'':{left}}" + "".join(f"{c:>{width}}" for c, width in widths.items()))
+    left = max([left] + [len(label) for label, _ in rows])
+    print(f"{corner:{left}}" + "".join(f"{c:>{width}}" for c, width in widths.items()))
     for label, cells in rows:
         print(f"{label:{left}}" + "".join(f"{cell(cells.get(c), form(c)):>{width}}" for c, width in widths.items()))
 
 
 def next_to_paper(name, columns, runs, args, measure):
-    """Prints table `name`: the paper's rows, then the runs',
-    measure(view) -> rows (label, {column: number}, protocol).  columns:
-    the paper's, and the format of each; other columns of ours follow."""
+    """Prints table `name`: the paper's rows, then the runs', measure(view) -> (label, {column:
+    number}, protocol) of each.  columns: the paper's, and their formats; ours are after them."""
     out = {}
     ours = []
     for run in runs:
@@ -1380,35 +1356,39 @@ def next_to_paper(name, columns, runs, args, measure):
     return out
 
 
-def frechet_of(view, args, *wanted, **against):
+def frechet_of(view, args, wanted, most=0, flip=False):
     """-> the Frechet distances of kinds of pictures; the distance's name; what they depend on."""
-    m, protocol, title, _ = measure_frechet(view, args, wanted, **against)
+    m, protocol, title, _ = measure_frechet(view, args, wanted, most, flip)
     return [m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted], title, f"{title}; {protocol}"
+
+
+def named(column, title):
+    """A column's name, with its distance's unless that is the FID."""
+    return column if title == "FID" else f"{column}, {title}"
 
 
 def table_alae_3(runs, args):
     """ALAE's table 3: Frechet distances of samples and of reconstructions to the training part, or
     to --reference-n of its images, with --flip.  Reconstructions are of the test part, as the paper
     says, or of --sources train."""
-    kind = dict(test="reconstructions", train="training")[args.sources]
+    kinds = "samples", dict(test="reconstructions", train="training")[args.sources]
 
     def measure(view):
-        view.need((*PRIOR, "encode"))
-        kinds = "samples", kind
-        distances, title, how = frechet_of(view, args, *kinds, most=args.reference_n, flip=args.flip)
-        column = view.train.name if title == "FID" else f"{view.train.name}, {title}"
-        counts = [pictures(view, k, args)[0] for k in kinds]
-        rows = [f"generation, {counts[0]:,}", f"reconstruction, {counts[1]:,} of {args.sources}"]
-        return [(f"{view.args['label']} {row} to {args.reference or 'train'}", {column: distance}, how)
-                for row, distance in zip(rows, distances, strict=True)]
+        view.need(PRIOR + ("encode",))
+        distances, title, how = frechet_of(view, args, kinds, args.reference_n, args.flip)
+        for kind, distance in zip(kinds, distances, strict=True):
+            n, _ = pictures(view, kind, args)
+            row = f"generation, {n:,}" if kind == "samples" else f"reconstruction, {n:,} of {args.sources}"
+            label = f"{view.args['label']} {row} to {args.reference or 'train'}"
+            yield label, {named(view.train.name, title): distance}, how
     print(f"Frechet distances of samples, and of reconstructions of the {PARTS[args.sources]} part; FID is "
           f"by Inception (the released code: -n 50000 --sources train --reference-n 50000 --flip)")
     return next_to_paper("alae-3", dict.fromkeys(("ffhq", "lsun-bedroom"), ".2f"), runs, args, measure)
 
 
 def paths_by(view, args):
-    """What measures path lengths: LPIPS with --features inception or --lpips, else features of
-    `extractor_of`, whose squared differences take its place."""
+    """What measures path lengths: LPIPS with --features inception or --lpips, else the mean square
+    between features of `extractor_of`."""
     if args.features == "inception" or args.lpips:
         return lpips_of(view, args)
     net = extractor_of(view, args)
@@ -1424,8 +1404,7 @@ def paths_by(view, args):
 
 
 def ppl_of(view, args, paths):
-    """-> path lengths, the words for their columns after "full" or "end", what they depend on,
-    and n."""
+    """-> path lengths, what their columns have after "full" or "end", what they depend on, and n."""
     m, protocol, title, _ = measure_ppl(view, args, paths_by(view, args), paths)
     return list(m.values())[:-1], "" if title == "PPL" else f", {title}", f"{title}; {protocol}", m["n"]
 
@@ -1443,11 +1422,10 @@ def table_alae_4(runs, args):
 
 
 def table_alae_5(runs, args):
-    """ALAE's table 5: Frechet distance of samples, and path length of whole paths in W,
-    as the released code."""
+    """ALAE's table 5: Frechet distance of samples, and length of whole paths in W (as the code)."""
     def measure(view):
         view.need(PRIOR)
-        (distance,), title, how = frechet_of(view, args, "samples", most=args.reference_n, flip=args.flip)
+        (distance,), title, how = frechet_of(view, args, ["samples"], args.reference_n, args.flip)
         (length,), by, how_long, pairs = ppl_of(view, args, [("w", "full")])
         return [(f"{view.args['label']}, {code_count(view, args):,} to {args.reference or 'train'}, {pairs:,} pairs",
                  {title: distance, f"PPL full{by}": length}, f"{how}; {how_long}")]
@@ -1456,9 +1434,13 @@ def table_alae_5(runs, args):
     return next_to_paper("alae-5", {"FID": ".2f", "PPL full": ".2f"}, runs, args, measure)
 
 
+def of_n(args, n):
+    """args with another -n."""
+    return Namespace(**{**vars(args), "n": n})
+
+
 class Descent:
-    """A run's model whose encoder is `optimise`, in w:
-    from the mean w, or from the run's own E (in-domain)."""
+    """A run's model whose encoder is `optimise`, in w: from the mean w, or from its E (in-domain)."""
 
     def __init__(self, view, args, domain=False):
         self.model, self.found = view.model, {}
@@ -1485,9 +1467,8 @@ class Descent:
 
 
 def by_descent(view, args, domain=False):
-    """The view with a `Descent` in place of its encoder, and args for
-    its first --optimise test images, which are optimised here, once it
-    is said how long that will take.  -> both, and what it depends on"""
+    """-> the view with a `Descent` in place of its encoder, which has found the codes of the first
+    --optimise test images; args for so many; and what it depends on."""
     view.need(PRIOR)
     n = min(args.optimise, len(view.test))
     model = Descent(view, args, domain)
@@ -1501,7 +1482,7 @@ def by_descent(view, args, domain=False):
     model.seconds = (clock(view) - began) / n
     other = copy.copy(view)
     other.model, other.measured = model, {}
-    return other, Namespace(**{**vars(args), "n": n}), model.how
+    return other, of_n(args, n), model.how
 
 
 def table_lia_1(runs, args):
@@ -1509,7 +1490,7 @@ def table_lia_1(runs, args):
     255]. FID is to the training part, SWD to the test originals; --reference: both to one.
     --optimise N: also a row of MSE optimisation on each run's generator, of the first N."""
     def row(label, view, args):
-        (distance,), title, how = frechet_of(view, args, "reconstructions")
+        (distance,), title, how = frechet_of(view, args, ["reconstructions"])
         swd = measure_swd(view, args)
         e = errors(view, test_indices(view, args))
         wrong = e["mse_wrong_pair"] and 1000 * e["mse_wrong_pair"]
@@ -1525,6 +1506,7 @@ def table_lia_1(runs, args):
             other, few, how = by_descent(view, args)
             label, cells, protocol = row(f"MSE-based optimization, {few.n} images", other, few)
             yield label, cells, f"{how}; {protocol}"
+
     print(f"Reconstructions of test images: Frechet distances to the {args.reference or 'train'} part, SWD to the "
           f"{args.reference or 'test'} part (--reference: both to one; the paper does not say to which)")
     columns = ("FID", "SWD x1000", "MSE x1000", "MSE, 0-255", "mean image", "wrong pairs")
@@ -1537,9 +1519,8 @@ def table_lia_2(runs, args):
     """LIA's table 2: Frechet distances of samples; the paper's are FIDs of 50,000 (-n)."""
     def measure(view):
         view.need(PRIOR)
-        (distance,), title, how = frechet_of(view, args, "samples")
-        name = view.train.name if title == "FID" else f"{view.train.name}, {title}"
-        return [(view.args["label"], {name: distance}, how)]
+        (distance,), title, how = frechet_of(view, args, ["samples"])
+        return [(view.args["label"], {named(view.train.name, title): distance}, how)]
     sets = ("ffhq", "lsun-cat", "lsun-car", "lsun-bedroom")
     print("FID of samples on each set; what is no FID, or of another set, has a column of its own")
     return next_to_paper("lia-2", dict.fromkeys(sets, ".2f"), runs, args, measure)
@@ -1556,19 +1537,18 @@ def table_invgan_1(runs, args):
         """Frechet distances by each of the counts; errors and seconds by the last."""
         x = view.images(torch.arange(min(view.batch, counts[-1], len(view.test))))
         seconds = seconds_an_image(view, x)
-        some = [frechet_of(view, Namespace(**{**vars(args), "n": n}), *kinds) for n in counts]
-        title = some[-1][1]
-        e = errors(view, test_indices(view, Namespace(**{**vars(args), "n": counts[-1]})))
-        heads = [names[kind] if title == "FID" else f"{names[kind]}, {title}" for kind in kinds]
-        distances = {head: both for head, *both in zip(heads, *(distances for distances, _, _ in some), strict=True)}
-        return label, {**distances, "MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")}, (
-            f"{'; and '.join(how for _, _, how in some)}; MAE: {of_test(view, e['n'])}, floors (MSE) "
+        distances, titles, hows = zip(*(frechet_of(view, of_n(args, n), kinds) for n in counts), strict=True)
+        e = errors(view, test_indices(view, of_n(args, counts[-1])))
+        cells = {named(names[kind], titles[-1]): [some[i] for some in distances] for i, kind in enumerate(kinds)}
+        cells.update({"MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")})
+        return label, cells, (
+            f"{'; and '.join(hows)}; MAE: {of_test(view, e['n'])}, floors (MSE) "
             f"{e['mse_mean_image']:.4f} of the mean image, {cell(e['mse_wrong_pair'], '.4f')} of wrong pairs, itself "
             f"{e['mse']:.4f}; seconds: {len(x)} images at once on {view.device.type}, {torch.get_num_threads()} "
             f"threads")
 
     def measure(view):
-        view.need((*PRIOR, "encode"))
+        view.need(PRIOR + ("encode",))
         yield row(view.args["label"], view, args, (500, most), names)
         for domain in (True, False) if args.optimise else ():
             other, few, how = by_descent(view, args, domain)
@@ -1596,13 +1576,13 @@ def seconds_an_image(view, x):
 def after_each_step(view, args):
     """-> the Frechet distances of samples, and of samples, training and test images reconstructed,
     a row after each step of a ReStyle run; the distance's name; what they depend on."""
-    (rand,), title, _ = frechet_of(view, args, "samples")
+    (rand,), title, _ = frechet_of(view, args, ["samples"])
     rows = []
     for steps in range(1, view.args["iterations"] + 1):
         view.model.iterations = steps
         view.measured.clear()
-        distances, _, how = frechet_of(view, args, "resamples", "training", "reconstructions")
-        rows.append([rand] + list(distances))
+        distances, _, how = frechet_of(view, args, ["resamples", "training", "reconstructions"])
+        rows.append([rand] + distances)
     return rows, title, how
 
 
@@ -1620,18 +1600,18 @@ def table_invgan_3(runs, args):
             raise Error(f"{run} is no run of ReStyle; table invgan-3 takes runs of `python invgan.py --restyle RUN`")
         steps = view.args["iterations"]
         print(f"{run}: by 500 and by {most:,} images, each after {steps} step{'s' if steps > 1 else ''}; fewer by -n")
-        (few, _, how_few), (many, title, how) = (
-            after_each_step(view, Namespace(**{**vars(args), "n": n})) for n in (500, most))
-        heads = [name if title == "FID" else f"{name}, {title}" for name in names]
+        few, _, how_few = after_each_step(view, of_n(args, 500))
+        many, title, how = after_each_step(view, of_n(args, most))
         rows = []
-        for steps, both in enumerate(zip(few, many, strict=True), 1):
-            view.model.iterations = steps
-            e = errors(view, test_indices(view, Namespace(n=most)))
-            rows.append({head: pair for head, *pair in zip(heads, *both, strict=True)})
-            rows[-1].update({"MSE": e["mse"], "MAE": e["mae"]})
+        for i in range(steps):
+            view.model.iterations = i + 1
+            e = errors(view, test_indices(view, of_n(args, most)))
+            row = {named(name, title): [few[i][j], many[i][j]] for j, name in enumerate(names)}
+            row.update({"MSE": e["mse"], "MAE": e["mae"]})
             if "mae_28" in e:
-                rows[-1]["MAE, 28x28"] = e["mae_28"]
-            table.append((f"{view.args['label']}, {steps} step{'s' if steps > 1 else ''}, ours", rows[-1]))
+                row["MAE, 28x28"] = e["mae_28"]
+            rows.append(row)
+            table.append((f"{view.args['label']}, {i + 1} step{'s' if i else ''}, ours", row))
         floors = {"mean image": dict(MSE=e["mse_mean_image"]), "wrong pairs": dict(MSE=e["mse_wrong_pair"])}
         table += [(f"  floor: {name}", cells) for name, cells in floors.items()]
         out[str(run)] = dict(label=view.args["label"], steps=rows, floors=floors, protocol=(
@@ -1684,14 +1664,13 @@ def telling(names, y, y_test):
 
 
 def table_invgan_2(runs, args):
-    """InvGAN's table 2: what classifiers see in reconstructions by a run and one
-    of --patches.  (4.1) For each class or attribute (--only), a network of
-    torchvision (--classifier) is trained for --epochs on originals and on each
-    run's reconstructions of -n training images, and scored on the test part's."""
+    """InvGAN's table 2: what classifiers see in reconstructions by a run and one of --patches. (4.1)
+    For each class or attribute (--only), a network of torchvision (--classifier) is trained for
+    --epochs on -n training images and on reconstructions of each run, and scored on the test's."""
     if len(runs) != 2:
         raise Error("table invgan-2 takes two runs: one of whole images, and one of --patches")
     view = View(runs[0], args)
-    tiler = View(runs[1], Namespace(**{**vars(args), "data": "", "data_root": ""}))
+    tiler = View(runs[1], Namespace(**{**vars(args), "data": "", "data_root": ""}))     # of its own set
     if view.args.get("patches") or not tiler.args.get("patches"):
         raise Error(f"table invgan-2 takes first a run of whole images, then one of --patches, not {' '.join(runs)}")
     view.need(("encode", "generate"))
@@ -1713,12 +1692,9 @@ def table_invgan_2(runs, args):
           f"images by -n, epochs by --epochs)", flush=True)
 
     def sets(part, indices):
-        made_of = {kind: torch.empty(len(indices), *view.shape, dtype=torch.uint8) for kind in made}
-        for kind, make in made.items():
-            for begin, end in progress(f"{part}: {kind}", len(indices), view.batch):
-                x = view.images(indices[begin:end], part)
-                made_of[kind][begin:end] = common.to_uint8(make(x)).cpu()
-        return made_of
+        return {kind: torch.cat([
+            common.to_uint8(make(view.images(indices[begin:end], part))).cpu()
+            for begin, end in progress(f"{part}: {kind}", len(indices), view.batch)]) for kind, make in made.items()}
     train = sets("train", chosen)
     test = sets("test", torch.arange(n_test))
     precisions = {kind: {scored: [] for scored in made} for kind in made}
@@ -1737,10 +1713,11 @@ def table_invgan_2(runs, args):
                     + (", or more of -n" if len(chosen) < len(y) else ""))
     out = {scored: {kind: (float(np.mean(precisions[kind][scored])), float(np.std(precisions[kind][scored])))
                     for kind in made} for scored in made}
-    print(f"{'scored on':32}" + "".join(f"{kind:>20}" for kind in made) + "   (trained on)")
+    table = []
     for scored, row in out.items():
-        print_row(f"{scored}, paper", PAPER["invgan-2"][scored], right=20)
-        print_row(f"{scored}, ours", row.values(), right=20)
+        paper = dict(zip(made, PAPER["invgan-2"][scored], strict=True))
+        table += [(f"{scored}, paper", paper), (f"{scored}, ours", row)]
+    print_columns(table, made, lambda _: ".2f", 32, 20, "scored on, by what is trained on")
     print(f"Average precision, its mean and deviation over {len(shares)} labels ({', '.join(shares)}), by "
           f"{args.classifier}, {args.epochs} epochs of {len(chosen):,} images, {precision_on(view.device)}, scored on "
           f"{n_test:,}; saying yes to all has {np.mean(list(shares.values())):.2f}; evaluation seed {args.seed}; "
@@ -1771,8 +1748,7 @@ def logits(net, x, device):
 
 
 def binary_classifier(x, target, device, args, steps=0):
-    """A network that tells if target (N,) of uint8 images (N, C, H, W) is 1.  Batches of 64:
-    ours."""
+    """A network that tells if target (N,) of uint8 images (N, C, H, W) is 1.  Batches of 64: ours."""
     net = classifier_net(args).to(device, memory_format=torch.channels_last)
     target = target.float().to(device)
     _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(logits(net, x[i], device), target[i.to(device)]),
@@ -1786,9 +1762,8 @@ TABLES = {"alae-2": table_alae_2, "alae-3": table_alae_3, "alae-4": table_alae_4
 
 
 # -------------------------------------------------------------------- 10 Figures: images and panels
-# A figure draws panels of a run, or a picture (H, W, 3) uint8; those
-# of several runs stand one above the other.  A few draw all runs
-# together.  FIGURES says what each needs and which images it takes.
+# A figure draws panels of a run, or a picture (H, W, 3) uint8; those of several runs stand one above
+# the other.  A few draw all runs together.  FIGURES says what each needs.
 
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, 18, 1))      # first, end layer; rows
 EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN's fig. 3 shows three strengths without numbers
@@ -1814,13 +1789,6 @@ def blocks(images, labels=(), columns=16):
     return Panel([row for block in zip(*cut, strict=True) for row in block], labels and list(labels) * len(cut[0]))
 
 
-def stack(panels):
-    """Pictures, one above the other, with a white line between -> a picture."""
-    width = max(p.shape[1] for p in panels)
-    return np.concatenate([np.pad(p, [(0, 4), (0, width - p.shape[1]), (0, 0)], constant_values=255)
-                           for p in panels])[:-4]
-
-
 def wrapped(text, width, font):
     """A text in lines that are no wider than `width` pixels; words that are too long are broken."""
     def lines(n):
@@ -1831,8 +1799,7 @@ def wrapped(text, width, font):
 
 def labelled(panel):
     """A panel's picture, with its labels in black on white left of it and above.  Small images are
-    enlarged by a whole number, up to about 128 pixels, until a word fits over a column.  The pixels
-    below and right of the labels are those of `rows`."""
+    enlarged by a whole number, up to about 128 pixels, until a word fits over a column."""
     picture = rows(panel.rows)
     if not (panel.title or any(panel.labels) or any(panel.columns)):
         return picture
@@ -1873,11 +1840,14 @@ def labelled(panel):
 
 
 def picture_of_panels(panels, labels="on"):
-    """One panel or several, one above the other, or a picture -> a picture."""
+    """One panel or several, one above the other with a white line between, or a picture -> a picture."""
     if isinstance(panels, np.ndarray):
         return panels
     panels = [panels] if isinstance(panels, Panel) else panels
-    return stack([labelled(panel) if labels == "on" else rows(panel.rows) for panel in panels])
+    made = [labelled(panel) if labels == "on" else rows(panel.rows) for panel in panels]
+    width = max(p.shape[1] for p in made)
+    return np.concatenate([np.pad(p, [(0, 4), (0, width - p.shape[1]), (0, 0)], constant_values=255)
+                           for p in made])[:-4]
 
 
 def names_of(views, labels=()):
@@ -1941,7 +1911,10 @@ def real_images(views, args, n, choose=None):
         shape = views[0].shape
         if any(view.shape != shape for view in views):
             raise Error("the runs' images differ in size or colour, so they cannot share --images; draw them apart")
-        return common.to_float(data.read_images(args.images, shape[0], shape[1:])).to(views[0].device)
+        pixels = data.read_images(args.images, shape[0], shape[1:])
+        for view in views:
+            tell_unusual(view, pixels.float().mean((1, 2, 3)))
+        return common.to_float(pixels).to(views[0].device)
     shared = shared_test_images(views)[0]
     return views[0].images(shared[choose(views[0], shared) if choose else slice(n)])
 
@@ -1973,14 +1946,9 @@ def one_of_four_classes(view, indices):
     return places if len(places) == 4 else list(range(min(4, len(indices))))
 
 
-def corners(views, args):
-    """Figure morph's images: those of --images, else four test images of different classes."""
-    return real_images(views, args, 4, one_of_four_classes)
-
-
 def of_any_size(views, args):
-    """A figure's images: --images (-n of a folder or zip) or --frames, at --resolution or the first
-    one's size; else the first -n test images of the one run, whole if it has --patches."""
+    """A figure's images: --images (-n of a folder) or --frames, at --resolution or the first one's
+    size; else the first -n test images of the one run, whole if it has --patches."""
     view = views[0]
     w, h = data.parse_resolution(args.resolution) or (0, 0)
     if paths := [args.frames] if args.frames else args.images:
@@ -1992,7 +1960,7 @@ def of_any_size(views, args):
         raise Error("several runs have no test images of one size; name some by --images")
     else:
         whole = getattr(view.test, "images", view.test)
-        x = whole.take(torch.arange(min(args.n or 4, len(view.test))))
+        x = whole.take(torch.arange(min(args.n or 4, len(whole))))
     return common.to_float(x).to(view.device)
 
 
@@ -2017,14 +1985,14 @@ def draw_samples(view, _, args):
     return blocks([view.made(w)], columns=columns)._replace(title=f"{title}, codes of seed {args.seed}")
 
 
+def reconstructed_by(views):
+    return names_of(views) if len(views) > 1 else ["reconstruction"]
+
+
 def with_reconstructions(views, images, labels, args):
     """Rows of images, and the reconstructions of the last row by each view -> a panel."""
     made = [common.reconstruct(view.model, images[-1]) for view in views]
     return blocks(images + made, labels + reconstructed_by(views), args.columns)
-
-
-def reconstructed_by(views):
-    return names_of(views) if len(views) > 1 else ["reconstruction"]
 
 
 def draw_reconstructions(views, x, args):
@@ -2036,9 +2004,11 @@ def draw_variants(views, x, args):
     """Test images, and under each row reconstructions and differences (InvGAN 4.4, fig. 5)."""
     made = [common.reconstruct(view.model, x) for view in views]
     tell_errors(views, x, made)
-    labels = [label for name in reconstructed_by(views) for label in (name, "difference")]
-    return blocks([x] + [row for y in made for row in (y, (x - y).abs() - 1)], ["original"] + labels,
-                  args.columns)                                                     # -1 is black
+    images, labels = [x], ["original"]
+    for y, name in zip(made, reconstructed_by(views), strict=True):
+        images += [y, (x - y).abs() - 1]                                            # -1 is black
+        labels += [name, "difference"]
+    return blocks(images, labels, args.columns)
 
 
 def draw_morph(view, x, args):
@@ -2054,9 +2024,9 @@ def ways_to_codes(views, x, args):
     encode = [view.can(["encode"]) for view in views]
     if args.steps and all(encode):
         views, encode = views + views[:1], encode + [False]
-    names = names_of(views, [view.args["label"] if own else "MSE optimisation" for view, own in zip(views, encode)])
+    names = [view.args["label"] if own else "MSE optimisation" for view, own in zip(views, encode)]
     return [(name, view, view.encoded(x) if own else optimised(view, x, args))
-            for name, view, own in zip(names, views, encode, strict=True)]
+            for name, view, own in zip(names_of(views, names), views, encode, strict=True)]
 
 
 def optimised(view, x, args):
@@ -2074,16 +2044,17 @@ def draw_models(views, x, args):
     """An image a row, and its reconstruction by each model a column (LIA figs. 3, 14)."""
     ways = ways_to_codes(views, x, args)
     made = [view.made(w).clamp(-1, 1) for _, view, w in ways]
-    for (name, _, _), y in zip(ways, made, strict=True):
+    names = [name for name, _, _ in ways]
+    for name, y in zip(names, made, strict=True):
         print(f"  {name}: MSE {(y - x).square().mean():.4f} of these {len(x)} images")
-    return Panel(list(torch.stack([x, *made], 1)), columns=["original"] + [name for name, _, _ in ways])
+    return Panel(list(torch.stack([x] + made, 1)), columns=["original"] + names)
 
 
 def draw_interpolation(views, x, args):
     """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 11, 12), a
     panel a run; or, by --steps, in w alone, with a row a model (fig. 9)."""
     steps = args.columns or 7
-    columns = ["image", *fractions(steps), "image"]
+    columns = ["image"] + fractions(steps) + ["image"]
 
     def row(view, i, path):
         return torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]])
@@ -2109,29 +2080,29 @@ def draw_interpolation(views, x, args):
 
 
 def joined_samples(view, w, many):
-    """Indices of samples w in pairs, (a, b): of one digit each, or any if there are no classes."""
+    """Pairs of indices of samples w: of one digit each, or any if there are no classes."""
     if view.missing:
         print(f"{view.run.name}: any two samples are joined, because there are no labels ({view.missing})")
     if view.missing or view.train.labels is None or view.train.labels.ndim > 1:
-        return range(0, 2 * many, 2), range(1, 2 * many, 2)
+        return torch.arange(2 * many).view(-1, 2).tolist()
     few = torch.arange(0, len(view.train), math.ceil(len(view.train) / 5000))
-    known = torch.cat([view.model.features(view.images(i, "train"))[1]
-                       for i in few.split(view.batch)])
+    known = torch.cat([view.model.features(view.images(i, "train"))[1] for i in few.split(view.batch)])
     made = torch.cat([view.model.features(x)[1] for x in view.made(w).split(view.batch)])
     digit = view.train.labels[few][torch.cdist(made, known).argmin(1).cpu()]
     found = [(digit == c).nonzero().flatten()[:2].tolist() for c in digit.unique()]
-    return zip(*[pair for pair in found if len(pair) == 2][:many], strict=True)
+    return [pair for pair in found if len(pair) == 2][:many]
 
 
 def draw_traversal(view, _, args):
-    """Pairs of samples that show one digit, joined in Z (odd rows)
-    and in W (ALAE fig. 4).  Samples, because real images have no z;
-    their digit is the nearest training image's, by long features."""
+    """Pairs of samples of one digit, joined in Z (odd rows) and in W (ALAE fig. 4).  Real images
+    have no z.  A sample's digit is the nearest training image's, by long features."""
     many = args.n or 5
     steps = args.columns or 12
     z = view.codes(max(200, 2 * many), args.seed)
     w = view.model.map(z)
-    a, b = map(list, joined_samples(view, w, many))
+    pairs = joined_samples(view, w, many)
+    a = [first for first, _ in pairs]
+    b = [second for _, second in pairs]
     if torch.equal(w, z):
         print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
     along_z = view.model.map(line(z[a], z[b], steps).flatten(0, 1)).unflatten(0, (len(a), steps))
@@ -2153,8 +2124,8 @@ def style_layers(view):
 
 
 def draw_mixing(view, _, args):
-    """Style mixing (ALAE fig. 9): sources on top, destinations on the left, and these with coarse,
-    middle or fine styles of the sources.  Real images, or samples with --generated."""
+    """Style mixing (ALAE fig. 9): sources on top, destinations on the left, and these with some
+    styles of the sources.  Real images, or samples with --generated."""
     used = style_layers(view)
     bands = [(name, range(begin, min(end, used)), many) for name, begin, end, many in MIXED if begin < used]
     n = args.n or 5
@@ -2169,15 +2140,17 @@ def draw_mixing(view, _, args):
                         f"{how_many(args, x)}")
         w = view.encoded(x)
     picture = [torch.cat([torch.ones_like(x[:1]), x[:n]])]
-    rows_of = [band for _, band, many in bands for _ in range(many)]
-    for destination, band in enumerate(rows_of, n):
-        mixed = w[destination, None, None].expand(n, view.model.num_layers, -1).clone()
-        mixed[:, band] = w[:n, None]
-        picture.append(torch.cat([x[destination][None], view.made(mixed)]))
+    labels = [""]
+    for name, band, many in bands:
+        for _ in range(many):
+            destination = n + len(labels) - 1
+            mixed = w[destination, None, None].expand(n, view.model.num_layers, -1).clone()
+            mixed[:, band] = w[:n, None]
+            picture.append(torch.cat([x[destination][None], view.made(mixed)]))
+            labels.append(f"{name} styles")
     print(f"{view.run.name}: rows from the second on: " + ", ".join(
         f"{many} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, many in bands))
-    return Panel(picture, [""] + [f"{name} styles" for name, _, many in bands for _ in range(many)],
-                 ["destination"] + ["source"] * n, view.args["label"])
+    return Panel(picture, labels, ["destination"] + ["source"] * n, view.args["label"])
 
 
 def draw_styles(view, x, args):
@@ -2189,7 +2162,7 @@ def draw_styles(view, x, args):
     w = view.encoded(x)
     return Panel([torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
                   for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)],
-                 columns=["image", *map(str, range(used + 1)), "other"], title=view.args["label"])
+                 columns=["image"] + [str(i) for i in range(used + 1)] + ["other"], title=view.args["label"])
 
 
 def read_normal(path, view):
@@ -2197,8 +2170,8 @@ def read_normal(path, view):
     try:
         normal = torch.from_numpy(np.load(path, allow_pickle=False)).float().flatten()
     except (OSError, ValueError) as e:
-        raise Error(f"{path} is no array of numbers ({type(e).__name__}); name a .npy, such as `eval.py boundary` makes"
-                    ) from None
+        raise Error(f"{path} is no array of numbers ({type(e).__name__}); name a .npy, such as `eval.py boundary` "
+                    f"makes") from None
     if len(normal) != view.model.nw or not normal.norm() > 0:
         raise Error(f"{path} holds {len(normal)} numbers, and {view.run} has codes of {view.model.nw}; take a boundary "
                     f"of this run")
@@ -2206,9 +2179,8 @@ def read_normal(path, view):
 
 
 def draw_manipulate(view, x, args):
-    """Real images, or --codes, a row each, moved along normals: along
-    one --boundary by -5 to 5, as LIA's code, along several by 5 each,
-    a column an attribute (figs. 4, 17); or by what --strength says."""
+    """Real images, or --codes, a row each, moved along normals: along one --boundary by -5 to 5, as
+    LIA's code, along several by 5 each (figs. 4, 17), or by what --strength says."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
@@ -2219,15 +2191,14 @@ def draw_manipulate(view, x, args):
     w = read_codes(args.codes, view)[0][:args.n or 4].to(view.device) if args.codes else view.encoded(x)
     few = [5.0] if len(args.boundary) > 1 else torch.linspace(-5, 5, args.columns or 8).tolist()
     steps = args.strength or few
-    along = torch.tensor(steps, device=view.device).view(-1, *[1] * (w.ndim - 1))
-    names = [Path(path).stem for path in args.boundary]
     normals = [read_normal(path, view) for path in args.boundary]
-    picture = []
-    for i in range(len(w)):
-        row = view.made(torch.cat([w[i:i + 1], *(w[i] + along * normal for normal in normals)]))
-        picture.append(row if args.codes else torch.cat([x[i:i + 1], row]))
-    columns = ([] if args.codes else ["original"]) + ["reconstruction"] + [
-        f"{name}: {step:+.2g}" for name in names for step in steps]
+    moves = torch.stack([torch.zeros_like(normals[0])] + [step * normal for normal in normals for step in steps])
+    moves = moves if w.ndim == 2 else moves[:, None]
+    picture = [view.made(code + moves) for code in w]
+    columns = ["reconstruction"] + [f"{Path(path).stem}: {step:+.2g}" for path in args.boundary for step in steps]
+    if not args.codes:
+        picture = [torch.cat([image[None], row]) for image, row in zip(x, picture, strict=True)]
+        columns = ["original"] + columns
     return Panel(picture, stems(args, len(w)), columns, view.args["label"])
 
 
@@ -2238,18 +2209,18 @@ def stems(args, n):
 
 def steps_shown(steps):
     """Up to 9 steps of a path: 0, the last, and between them ever fewer."""
-    return sorted({0, steps, *(round(steps ** (i / 7)) for i in range(8))})
+    return sorted({0, steps} | {round(steps ** (i / 7)) for i in range(8)})
 
 
 def draw_path(view, x, args):
     """Optimisation in z (upper rows) and in w (lower), step by step (LIA fig. 13)."""
-    tell_time(f"{view.run.name}: optimisation in z and in w", 2 * seconds_of_steps(
-        view, lambda steps: optimise(view, x, "z", pixel_distance, steps, PATH_LR), PATH_STEPS, 1))
-    both = [optimise(view, x, space, pixel_distance, PATH_STEPS, PATH_LR, seed=args.seed,
-                     keep=steps_shown(PATH_STEPS))[2] for space in ("z", "w")]
+    tell_time(f"{view.run.name}: optimisation in z and in w", seconds_of_steps(
+        view, lambda steps: optimise(view, x, "z", pixel_distance, steps, PATH_LR), PATH_STEPS, 2))
+    keep = steps_shown(PATH_STEPS)
+    both = [optimise(view, x, space, pixel_distance, PATH_STEPS, PATH_LR, seed=args.seed, keep=keep)[2]
+            for space in ("z", "w")]
     return Panel([torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both],
-                 ["z", "w"] * len(x), [f"step {step}" for step in steps_shown(PATH_STEPS)] + ["original"],
-                 view.args["label"])
+                 ["z", "w"] * len(x), [f"step {step}" for step in keep] + ["original"], view.args["label"])
 
 
 # -------------------------------------------------------------- 12 Figures: edits, tiles, gradients
@@ -2338,16 +2309,15 @@ def draw_deblur(view, x, args):
     low = nnf.interpolate(nnf.avg_pool2d(x, 2), size=x.shape[2:], mode="bicubic").clamp(-1, 1)
     w = codes_of_tiles(view, low)
     w_blurred = codes_of_tiles(view, gaussian_blur(low, 7, 1.0))
-    columns = [low] + [from_tiles(view, w + a * (w - w_blurred), x) for a in (0, *EXTRAPOLATION)]
-    names = ["enlarged", "reconstructed"] + [f"a = {a:g}" for a in EXTRAPOLATION]
+    made = {"original": x, "enlarged": low, "reconstructed": from_tiles(view, w, x)}
+    made.update({f"a = {a:g}": from_tiles(view, w + a * (w - w_blurred), x) for a in EXTRAPOLATION})
     print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
-        f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(names, columns)))
-    return Panel(list(torch.stack([x, *columns], 1)), stems(args, len(x)), ["original", *names], view.args["label"])
+        f"{name} {sharpness(y).mean() / sharpness(x).mean():.3f}" for name, y in made.items() if y is not x))
+    return Panel(list(torch.stack(list(made.values()), 1)), stems(args, len(x)), list(made), view.args["label"])
 
 
 def between(codes, n):
-    """Codes of frames (T, ...) -> of (T - 1) n + 1, by a Gaussian window over them.
-    (InvGAN 4.3)"""
+    """Codes of frames (T, ...) -> of (T - 1) n + 1, by a Gaussian window.   (InvGAN 4.3)"""
     at = torch.arange((len(codes) - 1) * n + 1, device=codes.device)[:, None] / n
     apart = at - torch.arange(len(codes), device=codes.device)
     weights = torch.exp(-apart.square() / (2 * WINDOW**2))
@@ -2374,10 +2344,9 @@ def draw_frames(views, _, args):
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("[0-9][0-9][0-9][0-9].png"):
         old.unlink()
-    film_frames = [common.grid(frame[None].cpu(), 1) for frame in many]
-    for i, frame in enumerate(film_frames):
-        common.save_png(folder / f"{i:04d}.png", frame)
-    images = [Image.fromarray(frame) for frame in film_frames]
+    images = [Image.fromarray(common.grid(frame[None].cpu(), 1)) for frame in many]
+    for i, image in enumerate(images):
+        common.save_png(folder / f"{i:04d}.png", np.asarray(image))
     images[0].save(film, save_all=True, append_images=images[1:], duration=80, loop=0)
     print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, reconstructed, and with "
           f"{times - 1} more between neighbours")
@@ -2387,8 +2356,7 @@ def draw_frames(views, _, args):
 
 
 def volatility(gradients):
-    """Deviation of log mean |gradient| about its running median of 101,
-    in the last half of a run."""
+    """Deviation of log mean |gradient| about its running median of 101, in the last half of a run."""
     g = np.log(gradients[len(gradients) // 2:])
     window = min(101, len(g) // 2 * 2 - 1)
     median = np.median(np.lib.stride_tricks.sliding_window_view(g, window), axis=1)
@@ -2412,8 +2380,7 @@ def read_gradients(view):
 
 
 def draw_gradients(views, _, args):
-    """Mean |gradient| of three layers of the encoder, and its loss,
-    at every iteration (LIA figs. 7, 18)."""
+    """Mean |gradient| of three layers of the encoder, and its loss, by iteration (LIA figs. 7, 18)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Plot
     panel = Plot(figsize=(16, 4), layout="constrained")
@@ -2426,10 +2393,10 @@ def draw_gradients(views, _, args):
             ax.set_yscale("log")
             ax.set_xlabel("kimg")
         v = {name: volatility(values[name]) for name in ("first", "middle", "last")}
-        print(f"{view.title}: volatility {np.mean(list(v.values())):.4f}   ("
-              + "  ".join(f"{name} {value:.4f}" for name, value in v.items())
-              + f"; {len(values):,} iterations; {view.protocol})"
-              + ("   too few iterations to compare" if len(values) < 2000 else ""))
+        layers = "  ".join(f"{name} {value:.4f}" for name, value in v.items())
+        few = "   too few iterations to compare" if len(values) < 2000 else ""
+        print(f"{view.title}: volatility {np.mean(list(v.values())):.4f}   ({layers}; {len(values):,} iterations; "
+              f"{view.protocol}){few}")
     for handle in axes[0].legend().get_lines():
         handle.set_linewidth(2)
     canvas = FigureCanvasAgg(panel)
@@ -2439,16 +2406,15 @@ def draw_gradients(views, _, args):
 
 # -------------------------------------------------------------------------- 13 The table of figures
 
-# draw(view, images, args) -> panel, panels or picture, or of all views if
-# `together`; needs: methods of the model; images(views, args), or None if
-# it takes none; flags: those for this figure alone; legend: what is where
+# draw(view, images, args) -> panel, panels or picture, or of all views if `together`; images(views,
+# args), or None if it takes none; flags: those for this figure alone; legend: what is where
 Figure = namedtuple("Figure", "draw needs images flags legend together", defaults=(("encode",), None, (), "", False))
 FIGURES = {
     "samples": Figure(draw_samples, PRIOR, flags=("truncation", "truncation_layers", "columns")),
     "reconstructions": Figure(draw_reconstructions, images=first(32), flags=("columns",), together=True),
     "models": Figure(draw_models, images=first(8), flags=("steps",), together=True),
     "traversal": Figure(draw_traversal, ("prior", "map", "features"), flags=("columns",)),
-    "morph": Figure(draw_morph, images=corners),
+    "morph": Figure(draw_morph, images=lambda views, args: real_images(views, args, 4, one_of_four_classes)),
     "mixing": Figure(draw_mixing, images=lambda *_: None, flags=("generated",)),
     "interpolation": Figure(draw_interpolation, images=pairs(4), flags=("columns", "steps"), together=True),
     "manipulate": Figure(
@@ -2480,14 +2446,12 @@ FIGURES = {
 
 # ---------------------------------------------------------- 14 Every table and figure of the papers
 
-# A run that an item takes.  words: what it is;
-# fits(view); many: all that fit, and not the first alone
+# A run that an item takes.  words: what it is; fits(view); many: all that fit, not the first alone
 Want = namedtuple("Want", "words fits many", defaults=(False,))
 
 
 def run_of(*labels, many=False, **settings):
-    """A run with one of the papers' names (labels), and with settings of its script; True:
-    any but none."""
+    """A run with one of the papers' names (labels), and with settings; True: any but none."""
     flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in settings.items()]
 
     def fits(view):
@@ -2497,7 +2461,7 @@ def run_of(*labels, many=False, **settings):
     return Want(" or ".join(labels) + (f" ({' '.join(flags)})" if flags else ""), fits, many)
 
 
-def run_with(words, *abilities):
+def run_with(words, abilities):
     """All runs whose model has these methods."""
     return Want(f"any method that has {words}", lambda view: view.can(abilities), True)
 
@@ -2521,8 +2485,8 @@ INVGAN = run_of("InvGAN")
 INVGAN_STYLE = run_of("InvGAN", backbone="stylegan")
 TILES = run_of("InvGAN", patches=True)
 EDITS = ("figure inpaint RUN", "figure merge RUN", "figure edit RUN --images EDITED")
-BY_PRIOR = run_with("a prior", *PRIOR)
-BY_BOTH = run_with("a prior and an encoder", *PRIOR, "encode")
+BY_PRIOR = run_with("a prior", PRIOR)
+BY_BOTH = run_with("a prior and an encoder", PRIOR + ("encode",))
 ITEMS = [
     Item("table alae-1", "what autoencoders match, and where", note="words, nothing to run"),
     Item("table alae-2", "accuracy (%) of 1-NN and SVM on short and long features",
@@ -2545,7 +2509,7 @@ ITEMS = [
     Item("figure alae-8", "reconstructions; PIONEERs' are quoted", (STYLE_ALAE,), "reconstructions",
          "CelebA-HQ at 256 px"),
     Item("figure alae-9", "style mixing of real images", (STYLE_ALAE,), "mixing", "celebrities' photos: --images"),
-    Item("table lia-1", "FID, SWD, MSE of reconstructions", (run_with("an encoder", "encode"),), paper="FFHQ",
+    Item("table lia-1", "FID, SWD, MSE of reconstructions", (run_with("an encoder", ["encode"]),), paper="FFHQ",
          needs="features levels", flags="--optimise 100"),
     Item("table lia-2", "FID of samples", (BY_PRIOR,), paper="FFHQ, LSUN cat, car, bedroom", needs="features"),
     Item("figure lia-1", "modules of LIA", note="diagram"),
@@ -2595,8 +2559,10 @@ ITEMS = [
     Item("figure invgan-7", "reconstructions", (INVGAN,), "reconstructions", "CelebA at 128 px"),
     Item("figure invgan-8", "style mixing, in-painting, merging, editing", (INVGAN_STYLE,), "styles",
          "CelebA at 128 px", also=EDITS),
-    *(Item(f"figure faae-{i}", f"framework of {name}", note="diagram")
-      for i, name in enumerate(("F-AAE", "a GAN", "AAE", "BiGAN"), 1)),
+    Item("figure faae-1", "framework of F-AAE", note="diagram"),
+    Item("figure faae-2", "framework of a GAN", note="diagram"),
+    Item("figure faae-3", "framework of AAE", note="diagram"),
+    Item("figure faae-4", "framework of BiGAN", note="diagram"),
     Item("figure faae-5", "reconstructions of AAE and F-AAE", (AAE, FAAE), "reconstructions", "CIFAR-10"),
     Item("figure faae-6", "reconstructions of AAE and F-AAE", (AAE, FAAE), "reconstructions", "CelebA at 32 px"),
     Item("figure faae-7", "reconstructions of BiGAN (quoted there), AAE and F-AAE", (BIGAN, AAE, FAAE),
@@ -2613,15 +2579,8 @@ NEEDS = {"images": "images of the runs' set", "labels": "class labels of the set
 OPENED = "data data_root cache inception vgg lpips".split()         # flags of list that its commands get
 
 
-def command_of(item):
-    """The command of an item, with RUN for each run."""
-    runs = " ".join("RUN..." if want.many else "RUN" for want in item.runs)
-    return " ".join(filter(None, (item.title, runs, item.flags)))
-
-
 def spelled(command, views, args):
-    """A command with these runs in place of RUN,
-    and with the flags by which `list` has found their data."""
+    """A command with these runs in place of RUN, and the flags by which `list` found their data."""
     runs = " ".join(shlex.quote(str(view.run)) for view in views)
     command = re.sub(r"RUN(\.\.\.)?( RUN(\.\.\.)?)*", lambda _: runs, command)
     if "BOUNDARIES" in command:
@@ -2632,23 +2591,19 @@ def spelled(command, views, args):
         f" --{flag.replace('_', '-')} {shlex.quote(getattr(args, flag))}" for flag in OPENED if flag in taken)
 
 
-def weights_at_hand(args, *names):
-    """Whether the weights of pretrained networks are named or in the cache."""
-    return all(getattr(args, name) or (Path(args.cache) / Path(common.FROZEN[name][0]).name).exists()
-               for name in names)
-
-
 def lacking(item, views, args):
     """What an item still needs, if it has its runs: a list of sentences."""
+    def at_hand(name):
+        return getattr(args, name) or Path(args.cache, Path(common.FROZEN[name][0]).name).exists()
     lack = []
     for view in views[:1] if item.title == "table invgan-2" else views:     # there the first run's set is shown to all
         if item.needs and view.missing:
             lack.append(str(view.missing))
             continue
-        for need, names in (("labels", None), ("features", ("inception",)), ("paths", ("vgg", "lpips"))):
-            if need in item.needs and not view.has_classes and not (names and weights_at_hand(args, *names)):
-                lack.append(f"{view.run}: {view.train.name} has no class labels" + (
-                    f"; without them, weights: {', '.join(f'--{name} FILE' for name in names)}" if names else ""))
+        for need, names in dict(labels=[], features=["inception"], paths=["vgg", "lpips"]).items():
+            if need in item.needs and not view.has_classes and not (names and all(map(at_hand, names))):
+                weights = f"; without them, weights: {', '.join(f'--{name} FILE' for name in names)}" if names else ""
+                lack.append(f"{view.run}: {view.train.name} has no class labels{weights}")
         if "levels" in item.needs and not swd_levels(view.shape):
             lack.append(f"{view.run}: images of 16 px or more")
         if item.draws == "gradients":
@@ -2667,8 +2622,7 @@ def lacking(item, views, args):
 
 
 def chosen_for(item, views, args):
-    """Which of the runs an item takes, and what is missing, a list:
-    those of one set and size for a figure."""
+    """Which of the runs an item takes (a figure: of one set and size), and a list of what is missing."""
     groups = {}
     for view in views:
         name = view.args.get("data_name") or view.args["data"]
@@ -2702,7 +2656,8 @@ def listed(args):
     out = []
     paper = ""
     for item in ITEMS:
-        commands = [command_of(item), *item.also] if item.runs else []
+        runs = " ".join("RUN..." if want.many else "RUN" for want in item.runs)
+        commands = [f"{item.title} {runs} {item.flags}".rstrip(), *item.also] if runs else []
         row = dict(title=item.title, shows=item.shows, paper=item.paper, note=item.note,
                    runs=[want.words for want in item.runs],
                    needs=[NEEDS[need] for need in item.needs.split()] if item.runs else [],
@@ -2751,31 +2706,29 @@ def pixel_distance(x):
 
 
 def distance_for(view, args):
-    """x -> y -> (N,), images.  --loss pixel: mean square; vgg9: of
-    VGG-16 conv3_3, layer 9 of the code that LIA names (Keras's weights,
-    256 px, over 82,890); in-domain: of pixels + 0.00005 of conv4_3."""
+    """x -> y -> (N,), images.  --loss pixel: mean square; vgg9: of VGG-16 conv3_3, layer 9 of the
+    code that LIA names (there of Keras's weights, 256 px, over 82,890); in-domain: of pixels +
+    0.00005 of conv4_3."""
     if args.loss == "pixel":
         return pixel_distance
     vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
 
-    def conv3_3(x):
-        far = pixel_distance(vgg(x, last=15)[-1])
-        return lambda y: far(vgg(y, last=15)[-1])
-
-    def pixels_and_conv4_3(x):
+    def distance(x):
         pixels = pixel_distance(x)
-        maps = pixel_distance(vgg.conv4_3(x))
-        return lambda y: pixels(y) + 5e-5 * maps(vgg.conv4_3(y))
-    return pixels_and_conv4_3 if args.method == "in-domain" else conv3_3
+        if args.method == "in-domain":
+            maps = pixel_distance(vgg.conv4_3(x))
+            return lambda y: pixels(y) + 5e-5 * maps(vgg.conv4_3(y))
+        maps = pixel_distance(vgg(x, last=15)[-1])
+        return lambda y: maps(vgg(y, last=15)[-1])
+    return distance
 
 
 def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False, seed=0, keep=()):
-    """Codes whose images are like x (N, C, H, W), each alone, by gradient descent
-    over z, w or w+. Starts from a draw in z, else from the mean w.  In z, what
-    leaves the prior's range is drawn again (stochastic clipping, Lipton and Tripathi
-    2017).  domain: starts from E(x) and asks E to agree, + 2 mean (w - E(G(w)))^2
-    (Zhu et al. 2020).  On a sphere, every start is a draw, and codes stay on it.
-    -> the code in its space, w, and the images at the steps in `keep`."""
+    """Codes whose images are like x (N, C, H, W), each alone, by gradient descent over z, w or w+,
+    from a draw in z, else from the mean w.  In z, what leaves the prior's range is drawn again
+    (stochastic clipping, Lipton and Tripathi 2017).  domain: starts from E(x) and asks E to agree,
+    + 2 mean (w - E(G(w)))^2 (Zhu et al. 2020).  On a sphere, every start is a draw, and codes stay
+    on it.  -> the code in its space, w, and the images at the steps in `keep`"""
     model = view.model
     path = []
     view.need(PRIOR)
@@ -2862,8 +2815,7 @@ def invert(args):
         mse = (y - x).square().mean().item()
         wrong = (y - x.roll(1, 0)).square().mean().item() if len(x) > 1 else None
         name = space if space == "encoder" else f"{args.method}, {space}"
-        out[name] = dict(mse=mse, mse_wrong_pair=wrong, mse_mean_image=floor, seconds=seconds,
-                         n=len(x))
+        out[name] = dict(mse=mse, mse_wrong_pair=wrong, mse_mean_image=floor, seconds=seconds, n=len(x))
         print(f"  {name:16} MSE {mse:.4f}   wrong pairs {cell(wrong, '.4f')}   mean image {cell(floor, '.4f')}   "
               f"{plain(seconds, 4)} s an image", flush=True)
         picture.append(y)
@@ -2873,14 +2825,19 @@ def invert(args):
             on_the_way = [torch.cat(images) for images in zip(*path, strict=True)]
             write_picture(rows(torch.stack([x] + on_the_way, 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
     how = f"{steps} steps of {args.optimizer}, lr {lr:g}, loss {args.loss}; " if args.method != "encoder" else ""
-    print(f"{len(x)} images, {min(len(x), view.batch)} at once; {how}fixed noise; evaluation seed {args.seed}; "
-          f"{view.protocol}; evaluation code {common.code_version()} on {view.device.type}, "
+    print(f"{len(x)} images, {min(len(x), view.batch)} at once; {how}fixed noise; {depends_on(view, args)}, "
           f"{torch.get_num_threads()} threads")
     write_picture(rows(blocks(picture).rows), stem)
     print("rows from the top: originals, " + ", ".join(out))
     if floor is None:
         print(f"no mean image: {view.missing}")
     return out
+
+
+def depends_on(view, args):
+    """What every number depends on, in words."""
+    return (f"evaluation seed {args.seed}; {view.protocol}; evaluation code {common.code_version()} on "
+            f"{view.device.type}")
 
 
 def write_normal(view, args, name, normal):
@@ -2908,20 +2865,17 @@ def boundary(args):
     names, y, y_test = attributes(view, args.only)
     out = {}
     chosen = evenly(len(y), args.n or 20_000)
-    places = dict(train=chosen, test=torch.arange(len(y_test)))
-    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in where.split(view.batch)])
-                 for part, where in places.items())
+    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in places.split(view.batch)])
+                 for part, places in (("train", chosen), ("test", torch.arange(len(y_test)))))
     for name, target, truth in telling(names, y[chosen].to(view.device), y_test.to(view.device)):
         normal = linear_svm(w, target.long(), 2)[:, 1]
         right = (svm_scores(normal, w_test) > 0) == truth
         rates = [100 * right[truth == side].float().mean().item() for side in (False, True)]
         share = 100 * max(truth.float().mean().item(), 1 - truth.float().mean().item())
-        out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=sum(rates) / 2,
-                         majority=share)
+        out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=sum(rates) / 2, majority=share)
         path = write_normal(view, args, name, normal[:-1])
         print(f"  {name:24} accuracy {out[name]['accuracy']:.1f} %, mean of both sides "
-              f"{sum(rates) / 2:.1f} %   (always the more frequent side: {share:.1f} %)   wrote {path}",
-              flush=True)
+              f"{sum(rates) / 2:.1f} %   (always the more frequent side: {share:.1f} %)   wrote {path}", flush=True)
     print(f"linear SVM, C = 0.02, on {len(chosen):,} training codes, scored on {len(y_test):,} test images; "
           f"{view.protocol}; evaluation code {common.code_version()}")
     return out
@@ -2935,9 +2889,8 @@ FRAME_MS = 40           # how long a film shows a frame
 
 
 class Photos:
-    """Images of files, folders and zips, read one at a time as training
-    reads them; of a file that moves, the first frame.  shape: (C, H,
-    W).  names: paths.  Raises data.DataError, which names the file."""
+    """Images (C, H, W) = shape of files, folders and zips, read one at a time as training reads
+    them; of a file that moves, the first frame.  names: paths."""
 
     def __init__(self, paths, shape, skip_bad=False):
         self.shape, self.skip_bad = tuple(shape), skip_bad
@@ -2985,12 +2938,8 @@ def identity(view):
 
 
 def read_codes(path, view, space="w", force=False):
-    """Codes of a file -> float (N, nw), (N, num_layers, nw)
-    or, in space z, (N, nz), on the CPU, and their names.
-
-    A .npz holds arrays w or z, such as `encode` writes;
-    a .npy one array, such as invert's or the user's own.
-    """
+    """Codes of a file -> float (N, nw), (N, num_layers, nw) or, in space z, (N, nz), on the CPU, and
+    their names.  A .npz holds arrays w or z, such as `encode` writes, a .npy one array."""
     names = None
     about = {}
     try:
@@ -3032,8 +2981,7 @@ def read_codes(path, view, space="w", force=False):
 
 
 def file_names(names):
-    """Names of files, paths perhaps -> what pictures of them are called, all different,
-    without folder and ending."""
+    """Names of files, paths perhaps -> of pictures of them, all different, without folder, ending."""
     taken = set()
     out = []
     for name in names:
@@ -3054,9 +3002,7 @@ def picture_of(x):
 
 
 def write_pictures(items):
-    """Writes PNG files of items, which yields (path, picture), in threads, a few ahead;
-    each whole or not at all."""
-
+    """Writes PNG files of items, (path, picture), in threads, a few ahead; each whole or not at all."""
     def write(path, picture):
         part = path.with_name(f"{path.name}.part")
         Image.fromarray(picture).save(part, "png")
@@ -3076,6 +3022,22 @@ def wait_for_all():
         dist.barrier()
 
 
+def make_folder(folder, names):
+    """Makes a folder for PNGs of these names.  -> how many are there already, in words"""
+    folder.mkdir(parents=True, exist_ok=True)
+    older = len({entry.name for entry in os.scandir(folder)} & {f"{name}.png" for name in names})
+    wait_for_all()                              # all have looked before one writes
+    return f" ({older:,} over older ones)" if older else ""
+
+
+def drawn(view, codes, space, what, shared=True):
+    """Yields the numbers of codes (N, ...), and their pictures, with fixed noise."""
+    for begin, end in progress(what, len(codes), view.batch, shared):
+        code = codes[begin:end].to(view.device)
+        x = view.model.generate(view.model.map(code) if space == "z" else code, noise="fixed")
+        yield from zip(range(begin, end), map(picture_of, x), strict=True)
+
+
 def codes_of_seeds(view, seeds):
     """z of each seed, (N, nz): of the seed alone, and the same on any device."""
     z = [view.model.prior(1, common.generator(torch.device("cpu"), int(seed), "evaluation")) for seed in seeds]
@@ -3090,9 +3052,8 @@ def samples(args):
     goes on with what was interrupted.  torchrun shares the work.
     """
     view = View(args.run, args)
-    view.need(PRIOR if args.truncation == 1 else (*PRIOR, "mean_w"))
-    if args.truncation_layers != 8 and args.truncation == 1:
-        raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
+    view.need(PRIOR if args.truncation == 1 else PRIOR + ("mean_w",))
+    check_truncation(args)
     if bool(args.n) == bool(args.seeds):
         raise Error("samples takes -n N or --seeds, such as 0,1,4-6; pass one of them")
     seeds = np.unique(args.seeds) if args.seeds else np.arange(args.n)
@@ -3133,8 +3094,7 @@ def samples(args):
 
 
 def prepare_folder(folder, about):
-    """Makes a folder of samples, and notes in samples.json what they are of.  -> the names of its
-    files. Raises Error if it holds others'."""
+    """Makes a folder of samples, and notes in samples.json what they are of.  -> its files' names"""
     note = folder / "samples.json"
     there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
     try:
@@ -3152,8 +3112,7 @@ def prepare_folder(folder, about):
 
 
 def pack(out, folder, files):
-    """A zip of files, {name in the zip: path}, as the StyleGAN tools write it;
-    then the folder goes."""
+    """A zip of files, {name in it: path}, as the StyleGAN tools write it; then the folder goes."""
     part = out.with_name(f"{out.name}.new")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as z:       # the same bytes each time: no date
         for name, path in files.items():
@@ -3183,10 +3142,7 @@ def encode(args):
     good = torch.zeros(n, dtype=torch.int64)
     grey = torch.zeros(n)
     stems = file_names(photos.names)
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        there = {entry.name for entry in os.scandir(folder)}
-    wait_for_all()
+    over = make_folder(folder, stems) if folder else ""
 
     def pictures():
         for begin, end in progress("images", n, view.batch):
@@ -3208,8 +3164,8 @@ def encode(args):
                 wrong = per_image((y - others).square())
                 if (end % n if following is not None else rows[0]) == rows[-1]:     # it would be paired with itself
                     wrong[-1] = math.nan
-                told[rows] = torch.stack([per_image((y - x).square()), per_image((y - x).abs()), floor, wrong],
-                                         1).cpu().double()
+                errors = [per_image((y - x).square()), per_image((y - x).abs()), floor, wrong]
+                told[rows] = torch.stack(errors, 1).cpu().double()
                 for i, a, b in zip(rows, x, y, strict=True):
                     yield folder / f"{stems[i]}.png", np.concatenate([picture_of(a), picture_of(b)], 1)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -3231,10 +3187,8 @@ def encode(args):
         os.replace(part, out)
         print(f"wrote {out}{older}: " + ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim))
         if folder:
-            tell_photos(folder, names, told, view, len(there & {f"{stem}.png" for stem in stems}))
-        if note := unusual(grey.numpy(), view.args.get("image_means", "")):
-            known = view.args.get("data_name") or data.base_name(view.args["data"])
-            print(f"note: this run was trained on {known}, and makes nothing else; {note}")
+            tell_photos(folder, names, told, view, over)
+        tell_unusual(view, grey)
 
 
 def unusual(grey, means):
@@ -3257,19 +3211,29 @@ def unusual(grey, means):
             f"{low:.0f} to {high:.0f} (of 255), so they may be reconstructed badly; {remedy}")
 
 
+def tell_unusual(view, grey):
+    """Notes if photos of these mean greys (N,) are unlike the run's own images."""
+    if note := unusual(grey.numpy(), view.args.get("image_means", "")):
+        known = view.args.get("data_name") or data.base_name(view.args["data"])
+        print(f"note: {view.run} was trained on {known}, and makes nothing else; {note}")
+
+
 ERRORS = ("mse", "mae", "mse_mean_image", "mse_wrong_pair")
 
 
-def tell_photos(folder, names, told, view, older):
-    """Writes errors.csv, a row an image; prints the means of its columns (N, 4)."""
+def csv_of(rows):
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["name", *ERRORS])
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def tell_photos(folder, names, told, view, over):
+    """Writes errors.csv, a row an image; prints the means of its columns (N, 4)."""
+    table = [("name",) + ERRORS]
     for name, row in zip(names, told.tolist(), strict=True):
-        table.writerow([name, *("" if math.isnan(v) else f"{v:.6g}" for v in row)])
-    common.write_atomic(folder / "errors.csv", text.getvalue().encode())
+        table.append([name] + ["" if math.isnan(v) else f"{v:.6g}" for v in row])
+    common.write_atomic(folder / "errors.csv", csv_of(table).encode())
     mse, mae, mean_image, wrong = [None if math.isnan(v) else v for v in told.nanmean(0).tolist()]
-    over = f" ({older:,} over older ones)" if older else ""
     print(f"wrote {len(names):,} pictures{over} and errors.csv into {folder}: original, reconstruction")
     print(f"MSE {mse:.4f}  MAE {mae:.4f}  floors MSE {cell(mean_image, '.4f')} of the training-mean image, "
           f"{cell(wrong, '.4f')} of wrong pairs (on [-1, 1], fixed noise; {view.protocol})")
@@ -3288,18 +3252,9 @@ def decode(args):
     codes, names = read_codes(args.codes, view, args.space, args.force)
     stems = file_names(names) if names else [f"code{i:04d}" for i in range(len(codes))]
     folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    older = len({entry.name for entry in os.scandir(folder)} & {f"{stem}.png" for stem in stems})
+    over = make_folder(folder, stems)
+    write_pictures((folder / f"{stems[i]}.png", picture) for i, picture in drawn(view, codes, args.space, "codes"))
     wait_for_all()
-
-    def pictures():
-        for begin, end in progress("codes", len(codes), view.batch):
-            code = codes[begin:end].to(view.device)
-            x = view.model.generate(view.model.map(code) if args.space == "z" else code, noise="fixed")
-            yield from zip([folder / f"{stem}.png" for stem in stems[begin:end]], map(picture_of, x), strict=True)
-    write_pictures(pictures())
-    wait_for_all()
-    over = f" ({older:,} over older ones)" if older else ""
     print(f"wrote {len(codes):,} pictures{over} into {folder} (fixed noise; {view.protocol})")
 
 
@@ -3307,6 +3262,7 @@ def points_of(view, points, space, force):
     """The codes that a film goes through, (N, d), or (N, num_layers, nw): of photos, folders and
     zips, of seeds (`seed:12`) and of files of codes."""
     codes = []
+    greys = []
     for point in points:
         if seed := re.fullmatch(r"seed:(\d{1,10})", point):
             view.need(PRIOR)
@@ -3317,9 +3273,12 @@ def points_of(view, points, space, force):
         else:
             view.need(["encode"] if space == "w" else ["encode", "unmap"])
             photos = Photos([point], view.shape)
-            w = torch.cat([view.model.encode(common.to_float(photos.read(i)[None]).to(view.device))
-                           for i in range(len(photos))])
+            pixels = [photos.read(i)[None] for i in range(len(photos))]
+            greys += [image.float().mean() for image in pixels]
+            w = torch.cat([view.model.encode(common.to_float(image).to(view.device)) for image in pixels])
             codes.append(view.model.unmap(w) if space == "z" else w)
+    if greys:
+        tell_unusual(view, torch.stack(greys))
     if any(code.ndim == 3 for code in codes):
         codes = [code if code.ndim == 3 else code[:, None].expand(-1, view.model.num_layers, -1) for code in codes]
     return torch.cat(codes)
@@ -3335,7 +3294,8 @@ def along(codes, frames, space, loop):
     else:
         at = torch.linspace(0, n - 1, frames, dtype=torch.float64)
     i = at.long().clamp(max=len(codes) - 2)
-    t = (at - i).float().to(codes.device).view(-1, *[1] * (codes.ndim - 1))
+    t = (at - i).float().to(codes.device)
+    t = t.view([-1] + [1] * (codes.ndim - 1))
     return slerp(codes[i], codes[i + 1], t) if space == "z" else torch.lerp(codes[i], codes[i + 1], t)
 
 
@@ -3359,23 +3319,18 @@ def interpolate(args):
         few = "--frames 1 is too few; pass 2 or more" if args.frames < 2 else "this is one; name another, too"
         raise Error(f"a film goes from one image to another; {few}")
     path = along(codes, args.frames, args.space, args.loop)
-
-    def frames():
-        for begin, end in progress("frames", args.frames, view.batch, shared=False):
-            code = path[begin:end]
-            x = view.model.generate(view.model.map(code) if args.space == "z" else code, noise="fixed")
-            yield from map(picture_of, x)
+    frames = drawn(view, path, args.space, "frames", shared=False)
     older = " over an older one" if out.exists() and film else ""
     if film:
         out.parent.mkdir(parents=True, exist_ok=True)
-        images = map(Image.fromarray, frames())
+        images = (Image.fromarray(picture) for _, picture in frames)
         whole = io.BytesIO()
         next(images).save(whole, out.suffix[1:].lower(), save_all=True, append_images=images, duration=FRAME_MS,
                           loop=0, quality=90)
         common.write_atomic(out, whole.getvalue())
     else:
         out.mkdir(parents=True, exist_ok=True)
-        write_pictures((out / f"frame{i:04d}.png", picture) for i, picture in enumerate(frames()))
+        write_pictures((out / f"frame{i:04d}.png", picture) for i, picture in frames)
     print(f"wrote {out}{older}: {args.frames} frames through {len(codes)} images in {args.space}"
           f"{', and back' if args.loop else ''} (fixed noise; {view.protocol})")
 
@@ -3417,7 +3372,6 @@ def metrics(args):
         if getattr(args, flag) and not set(names) & set(chosen):
             raise Error(f"--{flag.replace('_', '-')} is for {' and '.join(names)}; ask for that by --only "
                         f"{' '.join(names)}")
-    code = f"{common.code_version()} on {args.device.type}"
     out = {}
     lack = None
     failed = None
@@ -3427,7 +3381,8 @@ def metrics(args):
             view = View(run, args)
         except (Error, data.DataError) as e:
             failed = e
-            print(f"{run}: left out: {e}", flush=True)
+            if len(args.runs) > 1:              # else it is said at the end alone
+                print(f"{run}: left out: {e}", flush=True)
             continue
         print(view.title)
         for name in chosen:
@@ -3446,8 +3401,8 @@ def metrics(args):
             n = numbers["n"]
             few = min(n.values()) if isinstance(n, dict) else n
             if few < 100:
-                notes = [*notes, f"warning: of {few} only, so that others would give other numbers"]
-            protocol = f"{how}; evaluation seed {args.seed}; {view.protocol}; evaluation code {code}"
+                notes = notes + [f"warning: of {few} only, so that others would give other numbers"]
+            protocol = f"{how}; {depends_on(view, args)}"
             label = f"{name}:"
             for text in measure.show(numbers, title) + notes + [f"[{protocol}]"]:
                 print(f"  {label:13}{text}", flush=True)
@@ -3464,6 +3419,11 @@ def metrics(args):
 def write_json(args, result):
     if getattr(args, "json", "") and leads():
         common.write_atomic(Path(args.json), json.dumps(result, indent=1).encode())
+
+
+def check_truncation(args):
+    if args.truncation_layers != 8 and args.truncation == 1:
+        raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
 
 
 def check_owners(args, owners):
@@ -3493,8 +3453,7 @@ def figure(args):
     if args.images and (row.images is None or args.generated):
         raise Error(f"figure {args.name} shows no real images{' with --generated' if args.generated else ''}; leave "
                     f"--images out{' and name the --frames' if args.name == 'frames' else ''}")
-    if args.truncation_layers != 8 and args.truncation == 1:
-        raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
+    check_truncation(args)
     check_owners(args, {flag: [name for name, other in FIGURES.items() if flag in other.flags]
                         for owner in FIGURES.values() for flag in owner.flags})
     check_out(args, (".png", ".gif") if args.name == "frames" else (".png",))
@@ -3591,19 +3550,20 @@ def cost(view):
 
 
 def measured(view, args, names):
-    """-> a run's numbers {(measure, number): value}, and facts on which they depend {what:
-    value}, and protocols."""
+    """-> a run's numbers {(measure, number): value}, facts on which they depend {what: value}, and
+    protocols."""
     of_run = dict(cost(view), seen=view.model.seen, batch=view.args.get("batch"))
     numbers = {("", key): value for key, value in of_run.items()}
     shape = "x".join(map(str, view.shape))
     name = " ".join(filter(None, (view.test.name, view.test.split)))
     facts = {"data": f"{name} {shape} ({view.test.fingerprint()})"}
+    kinds = dict(frechet=dict(wanted=("samples", "reconstructions", "midpoints")),
+                 precision=dict(wanted=("samples", "reconstructions")))
     how = {}
     for name in names:
-        kinds = dict(frechet=("samples", "reconstructions", "midpoints"), precision=("samples", "reconstructions"))
         try:
             view.need(MEASURES[name].needs)
-            m, how[name], title, _ = MEASURES[name].count(view, args, *([kinds[name]] if name in kinds else []))
+            m, how[name], title, _ = MEASURES[name].count(view, args, **kinds.get(name, {}))
         except Lacks as e:
             print(f"  {name} left out: {e}", flush=True)
             continue
@@ -3676,8 +3636,9 @@ def notes_of(table, args):
     for what in dict.fromkeys(what for row in table for what in row.facts):
         groups = {}
         for row in table:
-            if what in row.facts:
-                groups.setdefault(cell_of(row.facts[what]), []).append(row.name)
+            if fact := row.facts.get(what):
+                words = of_each(fact) if isinstance(fact, dict) else f"{fact:,}" if isinstance(fact, int) else fact
+                groups.setdefault(words, []).append(row.name)
         if len(groups) > 1:
             notes.append(f"rows differ in {what}, so compare those of one alone: "
                          + "; ".join(f"{value}: {', '.join(rows)}" for value, rows in groups.items()))
@@ -3688,20 +3649,18 @@ def notes_of(table, args):
         for name, how in row.how.items():
             hows.setdefault((name, how), []).append(row.name)
     for (name, how), rows in hows.items():
-        of = "" if len([1 for other, _ in hows if other == name]) == 1 else f" ({', '.join(rows)})"
-        notes.append(f"{name}{of}: {how}")
+        several = len([other for other, _ in hows if other == name]) > 1
+        notes.append(f"{name} ({', '.join(rows)}): {how}" if several else f"{name}: {how}")
     notes += [f"{run}: {protocol}" for row in table for run, protocol in row.runs.items()]
-    return [*notes, f"evaluation seed {args.seed}, evaluation code {common.code_version()} on {args.device.type}"]
-
-
-def cell_of(fact):
-    """A fact in words; n of several kinds of pictures as one number if it is one."""
-    return of_each(fact) if isinstance(fact, dict) else f"{fact:,}" if isinstance(fact, int) else fact
+    notes.append(f"evaluation seed {args.seed}, evaluation code {common.code_version()} on {args.device.type}")
+    return notes
 
 
 def mean_of(values):
-    """-> mean, standard deviation (over n - 1; None of one value)."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    """-> mean, standard deviation (over n - 1); None if there are too few values."""
+    values = values or []
+    return (float(np.mean(values)) if values else None,
+            float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
 
 def heads_of(table, columns):
@@ -3712,59 +3671,53 @@ def heads_of(table, columns):
 
 
 def shown(table, columns):
-    """Rows of text: name, method, how many runs if that is above 1 anywhere,
-    then a cell a column."""
-    many = any(len(row.runs) > 1 for row in table)
-    out = [["run", "method", *(["runs"] if many else []), *heads_of(table, columns)]]
+    """Rows of text: name, method, how many runs if that is above 1 anywhere, then a cell a column;
+    and how many cells are no numbers."""
+    out = [["run", "method", "runs"] + heads_of(table, columns)]
     for row in table:
-        cells = []
+        out.append([row.name, row.label, str(len(row.runs))])
         for _, measure, key, form in columns:
-            values = row.numbers.get((measure, key))
-            mean, deviation = mean_of(values) if values else (None, None)
-            cells.append(cell(mean, form) + (f" ± {deviation:{form}}" if deviation else ""))
-        out.append([row.name, row.label, *([str(len(row.runs))] if many else []), *cells])
-    return out, 3 if many else 2
+            mean, deviation = mean_of(row.numbers.get((measure, key)))
+            out[-1].append(cell(mean, form) + (f" ± {deviation:{form}}" if deviation else ""))
+    if any(len(row.runs) > 1 for row in table):
+        return out, 3
+    return [row[:2] + row[3:] for row in out], 2
 
 
 def as_text(table, columns, notes):
     """Blocks of columns, 120 characters wide at most, each with the rows' names."""
     lines, first = shown(table, columns)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    blocks = [list(range(1, first))]
-    for i in range(first, len(widths)):
-        if widths[0] + sum(widths[j] + 2 for j in [*blocks[-1], i]) > 120:
-            blocks.append([])
-        blocks[-1].append(i)
-    text = "\n".join("".join(f"{line[0]:{widths[0]}}" + "".join(
-        f"  {line[i]:<{widths[i]}}" if i == 1 else f"  {line[i]:>{widths[i]}}" for i in block) + "\n" for line in lines)
-        for block in blocks)
-    return text + "\n" + "".join(f"{note}\n" for note in notes)
+    texts = []
+    for i, column in enumerate(zip(*lines, strict=True)):
+        width = max(map(len, column))
+        texts.append([text.ljust(width) if i < 2 else text.rjust(width) for text in column])
+    names = texts[0]
+    blocks = [names]
+    for i, column in enumerate(texts[1:], 1):
+        if i >= first and len(blocks[-1][0]) + 2 + len(column[0]) > 120:
+            blocks.append(names)
+        blocks[-1] = [f"{line}  {text}" for line, text in zip(blocks[-1], column, strict=True)]
+    return "\n\n".join("\n".join(lines) for lines in [*blocks, notes]) + "\n"
 
 
 def as_markdown(table, columns, notes):
     lines, first = shown(table, columns)
-    head, *rest = [[text.replace("|", "\\|") for text in line] for line in lines]
-    rule = ["---"] * first + ["---:"] * (len(head) - first)
-    return "".join(f"| {' | '.join(line)} |\n" for line in [head, rule, *rest]) + "\n" + "".join(
-        f"- {note}\n" for note in notes)
+    lines = [[text.replace("|", "\\|") for text in line] for line in lines]
+    lines.insert(1, ["---"] * first + ["---:"] * (len(lines[0]) - first))
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return rows + "\n" + "".join(f"- {note}\n" for note in notes)
 
 
 def as_csv(table, columns, notes):
-    """Numbers to 6 digits, deviations in columns of their own,
-    notes and protocols in the last ones."""
-    pooled = any(len(row.runs) > 1 for row in table)
-    heads = [[head, *([f"{head}, deviation"] if pooled else [])] for head in heads_of(table, columns)]
-    lines = [["run", "method", "runs", *(head for pair in heads for head in pair), "protocol", "notes"]]
+    """Numbers to 6 digits, deviations in columns of their own, protocols and notes in the last ones."""
+    many = 2 if any(len(row.runs) > 1 for row in table) else 1              # columns of a number
+    heads = [words for head in heads_of(table, columns) for words in (head, f"{head}, deviation")[:many]]
+    lines = [["run", "method", "runs"] + heads + ["protocol", "notes"]]
     for row in table:
-        cells = []
-        for _, measure, key, _ in columns:
-            values = row.numbers.get((measure, key))
-            pair = mean_of(values) if values else (None, None)
-            cells += ["" if v is None else f"{v:.6g}" if abs(v) < 1e5 else f"{v:.0f}" for v in pair[:1 + pooled]]
-        lines.append([row.name, row.label, len(row.runs), *cells, "; ".join(row.runs.values()), " | ".join(notes)])
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+        values = [v for column in columns for v in mean_of(row.numbers.get(column[1:3]))[:many]]
+        cells = ["" if v is None else f"{v:.6g}" if abs(v) < 1e5 else f"{v:.0f}" for v in values]
+        lines.append([row.name, row.label, len(row.runs)] + cells + ["; ".join(row.runs.values()), " | ".join(notes)])
+    return csv_of(lines)
 
 
 def check_out(args, endings=(".png",)):
@@ -4615,10 +4568,12 @@ $style
 
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
-    if wrong := [name for name in text.split(",") if name not in MEASURES]:
-        fid = wrong[0].lower() in ("fid", "kid")
-        raise ArgumentTypeError(f"there is no measure {wrong[0]!r} but {', '.join(MEASURES)}; " + (
-            "FID and KID are frechet, with --features inception" if fid else "name RUN before --only"))
+    for name in text.split(","):
+        if name not in MEASURES:
+            if Path(name).is_dir():
+                raise ArgumentTypeError(f"{name} is a folder; name RUN before --only")
+            fid = "; FID and KID are frechet, with --features inception" if name.lower() in ("fid", "kid") else ""
+            raise ArgumentTypeError(f"there is no measure {name!r} but {', '.join(MEASURES)}{fid}")
     return text.split(",")
 
 
@@ -4629,9 +4584,9 @@ def one_of(kind, names):
             return text
         if any(text == item.title.removeprefix(f"{kind} ") for item in ITEMS if item.note):
             raise ArgumentTypeError(f"{kind} {text} has no result to run; see `eval.py list`")
-        near = ", but " + ", ".join(difflib.get_close_matches(text, names, cutoff=0.5))
+        near = " or ".join(difflib.get_close_matches(text, names, cutoff=0.5))
         raise ArgumentTypeError((f"{text} is a folder; the {kind}'s name comes before it" if Path(text).is_dir() else
-                                 f"there is no {kind} {text!r}{near.removesuffix(', but ')}") + "; see `eval.py list`")
+                                 f"there is no {kind} {text!r}{near and ', but ' + near}") + "; see `eval.py list`")
     return parse
 
 
@@ -4641,28 +4596,20 @@ def seed_ranges(text):
     for part in text.split(","):
         low, dash, high = part.partition("-")
         try:
-            low, high = common.seed(low), common.seed(high if dash else low)
+            seeds = range(common.seed(low), common.seed(high if dash else low) + 1)
         except ValueError:
-            low = high = None
-        if low is None or not 0 <= high - low < 10**7:
+            seeds = ()
+        if not 0 < len(seeds) <= 10**7:
             raise ArgumentTypeError(f"{part!r} is no seed and no range of up to ten million, such as 4-6")
-        out += range(low, high + 1)
+        out += seeds
     return out
 
 
-# A new command is a function of args, whose docstring
-# is its help, in COMMANDS; its flags are below.
+# A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
 COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo, report)
 SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
           "table alae-3", "table alae-4", "table alae-5", "table lia-1", "table lia-2", "table invgan-1",
           "table invgan-3")
-
-
-def port(text):
-    """An argparse type: a port that needs no rights, or 0."""
-    if not (int(text) == 0 or 1024 <= int(text) < 2**16):
-        raise ValueError
-    return int(text)
 
 
 def parse_args(argv=None):
@@ -4786,7 +4733,8 @@ def parse_args(argv=None):
     add("metrics table compare invert boundary list", "--json", **file, help="file for the numbers")
     add("figure compare invert", "--out", **file, help="file for the picture")
     add("boundary", "--out", default="", metavar="FOLDER", help="folder for the boundaries")
-    add("demo", "--port", type=port, default=8000, help="port on 127.0.0.1 (default: 8000; 0: any free one)")
+    add("demo", "--port", type=common.number("port", int, lambda n: n == 0 or 1024 <= n < 2**16), default=8000,
+        help="port on 127.0.0.1 (default: 8000; 0: any free one)")         # below 1024 it takes rights
     add("report", "--out", required=True, metavar="DIR", help="folder for the pages")
     add("report", "--metrics", **file, help="numbers to show, of `eval.py metrics --json FILE`")
     add("samples", "--out", required=True, metavar="DIR|FILE.zip", help="folder or zip for the pictures")
@@ -4814,7 +4762,7 @@ def main(argv=None):
         args.features = "inception"
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and work not in SHARED:
         if int(os.environ.get("RANK", 0)):
-            sys.exit(2)
+            sys.exit(2)                             # the first process says why
         raise Error(f"{work} is the work of one process; run it by python, without torchrun")
     args.device, rank, world = common.join(args.device)
     torch.backends.cudnn.allow_tf32 = False         # PPL's differences would drown in it

@@ -229,7 +229,7 @@ def test_table_invgan_1(dummy, tmp_path, monkeypatch, capsys):
     for i, n in enumerate((500, 600)):
         args.n = n
         for name, kind in dict(Rand="samples", RandRec="resamples", TsRec="reconstructions", IntTs="midpoints").items():
-            assert row[f"{name}, Frechet (four)"][i] == pytest.approx(evaluation.frechet_of(view, args, kind)[0][0],
+            assert row[f"{name}, Frechet (four)"][i] == pytest.approx(evaluation.frechet_of(view, args, [kind])[0][0],
                                                                       rel=1e-4)
     out = capsys.readouterr().out
     table = {line[:32].strip(): line[32:] for line in out.splitlines()}

@@ -807,7 +807,7 @@ def test_compare_table(dummy, script, tmp_path, cache):
     view = evaluation.View(c, options())
     how = options(n=100, cache=cache)
     cells = dict(zip(names, [text.strip() for text in second.split("|")[1:-1]]))
-    assert cells["Frechet (digits), samples"] == f"{evaluation.frechet_of(view, how, 'samples')[0][0]:.2f}"
+    assert cells["Frechet (digits), samples"] == f"{evaluation.frechet_of(view, how, ['samples'])[0][0]:.2f}"
     m = evaluation.measure_precision(view, how).numbers
     assert cells["recall, reconstructions"] == f"{m['recall_reconstructions']:.3f}"
     assert cells["label flips, %"] == f"{evaluation.measure_flips(view, how).numbers['flips']:.2f}"
