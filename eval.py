@@ -734,8 +734,7 @@ SOON = 5                # seconds: what takes less is not said before
 
 
 def features_of(view, extractor, what, n, make):
-    """`Moments` of the features of n images, make(begin, end), and up to KEPT of them, evenly
-    spaced."""
+    """`Moments` of the features of n images, make(begin, end), and up to KEPT of the features."""
     def features(begin, end):
         return extractor.features(make(begin, end))
     size = min(view.batch, extractor.batch)
@@ -848,9 +847,8 @@ def radii(f, k=NEIGHBOUR, block=1000):
 
 
 def precision_recall(real, made, k=NEIGHBOUR, block=1000, r=None):
-    """Precision: the share of features made (M, d) no farther from one of real (N, d) than that
-    one's k-th nearest other.  Recall: the same with the two exchanged.  r: real's `radii`, if they
-    are known.   (Kynkaanniemi et al. 2019, eqs. 1 and 2)"""
+    """Precision: the share of features made (M, d) no farther from one of real (N, d), of `radii` r,
+    than its k-th nearest other.  Recall: with the two exchanged.  (Kynkaanniemi 2019, eqs. 1, 2)"""
     real, made = double(real), double(made)
 
     def inside(f, centres, r):
@@ -1133,8 +1131,7 @@ def descriptors(view, what, n, make, level, size, seed):
 
 
 def sliced_wasserstein(a, b, rng):
-    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w), whose channels
-    are first standardised, in place.  (ProGAN 5)"""
+    """Sliced Wasserstein distance, times 1,000, of patches (M, C, h, w), standardised here. (ProGAN 5)"""
     for t in (a, b):
         for channel in t.unbind(1):
             channel -= channel.mean()
@@ -1368,9 +1365,8 @@ def named(column, title):
 
 
 def table_alae_3(runs, args):
-    """ALAE's table 3: Frechet distances of samples and of reconstructions to the training part, or
-    to --reference-n of its images, with --flip.  Reconstructions are of the test part, as the paper
-    says, or of --sources train."""
+    """ALAE's table 3: Frechet distances of samples, and of reconstructions of the test part, as the
+    paper says, or of --sources train; to the training part, or to --reference-n of it, --flip."""
     kinds = "samples", dict(test="reconstructions", train="training")[args.sources]
 
     def measure(view):
@@ -1588,8 +1584,7 @@ def after_each_step(view, args):
 
 def table_invgan_3(runs, args):
     """InvGAN's table 3: ReStyle's Frechet distances after each of its steps, by 500 and by 50,000
-    (-n) samples, reconstructed samples and, which the paper has not, reconstructed training and
-    test images; errors of the latter."""
+    (-n) images, those of training and test images, which the paper lacks, too; and errors."""
     names = ("Rand", "RandRec", "TrRec", "TsRec")
     most = args.n or 50_000
     out = {}
@@ -1905,8 +1900,8 @@ def shared_test_images(views):
 
 
 def real_images(views, args, n, choose=None):
-    """Real images (N, C, H, W) for all views: --images, else n test images: the first, or those
-    that choose(view, indices) finds."""
+    """Real images (N, C, H, W) for all views: --images, else n test images, or those that are
+    chosen."""
     if args.images:
         shape = views[0].shape
         if any(view.shape != shape for view in views):
@@ -2706,9 +2701,8 @@ def pixel_distance(x):
 
 
 def distance_for(view, args):
-    """x -> y -> (N,), images.  --loss pixel: mean square; vgg9: of VGG-16 conv3_3, layer 9 of the
-    code that LIA names (there of Keras's weights, 256 px, over 82,890); in-domain: of pixels +
-    0.00005 of conv4_3."""
+    """x -> y -> (N,), images.  --loss pixel: mean square; vgg9: of VGG-16 conv3_3, layer 9 of LIA's
+    code (Keras's weights, 256 px, over 82,890); in-domain: of pixels + 0.00005 of conv4_3."""
     if args.loss == "pixel":
         return pixel_distance
     vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
@@ -2771,11 +2765,9 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
 
 
 def invert(args):
-    """Codes of images, the encoder's and by optimisation:
-    errors, and seconds an image with decoding.
+    """Codes of images, the encoder's and by optimisation: errors, and seconds an image with decoding.
 
-    IMAGE are files; without any, the first -n test
-    images.  Writes a picture and codes, NAME-SPACE.npy.
+    IMAGE are files; without any, the first -n test images.  Writes a picture, and NAME-SPACE.npy.
     """
     check_out(args)
     view = View(args.run, args)
@@ -2849,12 +2841,10 @@ def write_normal(view, args, name, normal):
 
 
 def boundary(args):
-    """Linear boundaries in w from the labels of the
-    data: boundaries/NAME.npy, a unit normal, of each.
+    """Linear boundaries in w from the labels of the data: boundaries/NAME.npy, a unit normal, of each.
 
-    A linear SVM on codes of -n training images, as InterFaceGAN's;
-    scored on the test part.  With --codes A B, from the codes of one
-    file to the other's, such as those of photos with glasses: A-B.npy.
+    A linear SVM on codes of -n training images, as InterFaceGAN's; scored on the test part.  With
+    --codes A B, from the codes of one file to the other's, such as of photos with glasses: A-B.npy.
     """
     view = View(args.run, args)
     if args.codes:
@@ -2940,22 +2930,19 @@ def identity(view):
 def read_codes(path, view, space="w", force=False):
     """Codes of a file -> float (N, nw), (N, num_layers, nw) or, in space z, (N, nz), on the CPU, and
     their names.  A .npz holds arrays w or z, such as `encode` writes, a .npy one array."""
-    names = None
-    about = {}
     try:
-        file = np.load(path, allow_pickle=False)
-        codes = file
-        if isinstance(file, np.lib.npyio.NpzFile):
-            only = file.files[0] if len(file.files) == 1 else space     # numpy calls an array without a name arr_0
-            key = space if space in file else only
-            if key not in file:
-                raise Error(f"{path} has no array {space!r}, only {', '.join(file.files)}; add it"
-                            + (", or pass --space z" if "z" in file else ""))
-            codes = file[key]
-            names = [str(name) for name in file["names"]] if "names" in file else None
-            about = json.loads(str(file["run"])) if "run" in file else {}
-            if not isinstance(about, dict):
-                raise Error(f"{path}: its array run is not as `eval.py encode` writes it; take it out")
+        loaded = np.load(path, allow_pickle=False)
+        file = {space: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        if space not in file and len(file) == 1:                        # numpy calls an array without a name arr_0
+            file = {space: next(iter(file.values()))}
+        if space not in file:
+            raise Error(f"{path} has no array {space!r}, only {', '.join(file)}; add it"
+                        + (", or pass --space z" if "z" in file else ""))
+        codes = file[space]
+        names = [str(name) for name in file["names"]] if "names" in file else None
+        about = json.loads(str(file["run"])) if "run" in file else {}
+        if not isinstance(about, dict):
+            raise Error(f"{path}: its array run is not as `eval.py encode` writes it; take it out")
     except Error:
         raise
     except Exception as e:                      # np.load lets through whatever the damage leads to
@@ -2967,9 +2954,7 @@ def read_codes(path, view, space="w", force=False):
                     f"weights, and {view.run} has other weights ({known['kimg']:g} kimg, {known['weights']}); take "
                     f"that run, or pass --force")
     codes = codes[None] if codes.ndim == 1 else codes
-    shapes = [(model.nz,)] if space == "z" else [(model.nw,)]
-    if space == "w" and model.num_layers > 1:
-        shapes.append((model.num_layers, model.nw))
+    shapes = [(model.nz,)] if space == "z" else [(model.nw,), (model.num_layers, model.nw)][:model.num_layers]
     if codes.dtype.kind not in "fiu" or codes.shape[1:] not in shapes or not len(codes):
         wanted = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes)
         raise Error(f"{path} holds {codes.dtype} of {codes.shape}, and codes in {space} of {view.run} are numbers of "
@@ -2982,17 +2967,14 @@ def read_codes(path, view, space="w", force=False):
 
 def file_names(names):
     """Names of files, paths perhaps -> of pictures of them, all different, without folder, ending."""
-    taken = set()
-    out = []
+    out = {}                                    # by lower case: some file systems do not tell them apart
     for name in names:
-        stem = re.sub(r"[^\w. ()+-]", "_", Path(name.replace("\\", "/")).stem)[:100].lstrip(".") or "image"
-        k = stem
+        stem = k = re.sub(r"[^\w. ()+-]", "_", Path(name.replace("\\", "/")).stem)[:100].lstrip(".") or "image"
         again = 2
-        while k.lower() in taken:               # some file systems do not tell cases apart
+        while k.lower() in out:
             k, again = f"{stem}-{again}", again + 1
-        taken.add(k.lower())
-        out.append(k)
-    return out
+        out[k.lower()] = k
+    return list(out.values())
 
 
 def picture_of(x):
@@ -3047,9 +3029,8 @@ def codes_of_seeds(view, seeds):
 def samples(args):
     """Samples as PNG files, seed0000.png ..., or as a zip in the StyleGAN tools' layout.
 
-    A seed is a picture, whatever the others are: z and noise depend
-    on it alone.  Files that are there are left, so the same command
-    goes on with what was interrupted.  torchrun shares the work.
+    A seed is a picture, whatever the others are: z and noise depend on it alone.  Files that are
+    there are left, so the same command goes on if it was interrupted.  torchrun shares the work.
     """
     view = View(args.run, args)
     view.need(PRIOR if args.truncation == 1 else PRIOR + ("mean_w",))
@@ -3059,7 +3040,7 @@ def samples(args):
     seeds = np.unique(args.seeds) if args.seeds else np.arange(args.n)
     out = Path(args.out)
     zipped = out.suffix.lower() == ".zip"
-    if out.suffix.lower() in (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"):
+    if out.suffix.lower() in {".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}:
         raise Error(f"--out {out} is no archive that is written here; name a .zip or a folder")
     if zipped and out.exists():
         raise Error(f"{out} is there already; delete it, or name another --out")
@@ -3125,9 +3106,9 @@ def pack(out, folder, files):
 def encode(args):
     """Codes of photos, folders and zips, read as training reads them, as arrays in a .npz file.
 
-    w (N, nw) float32; z, if the map has an exact inverse; names; run, what
-    the codes belong to.  --reconstruct writes each image next to its
-    reconstruction, and errors.csv with two floors.  torchrun shares the work.
+    w (N, nw) float32; z, if the map has an exact inverse; names; run, what the codes belong to.
+    --reconstruct writes each image next to its reconstruction, and errors.csv with two floors.
+    torchrun shares the work.
     """
     view = View(args.run, args)
     view.need(["encode", "generate"] if args.reconstruct else ["encode"])
@@ -3192,23 +3173,22 @@ def encode(args):
 
 
 def unusual(grey, means):
-    """That the mean greys (N,) of most photos, 0 to 255, are far from the training images', of
-    which a run notes 64 (data.Images.means), or "".  Far: out of their range by more than half its
-    width.  Of 11,449 test images of MNIST and of faces none is, and every inverted digit is."""
+    """That the mean greys (N,) of most photos are far from the training images', of which a run notes
+    64 (data.Images.means), or "".  Far: out of their range by more than half its width, as none of
+    11,449 test images of MNIST and of faces is, and every inverted digit."""
     usual = np.frombuffer(bytes.fromhex(means), ">u2") / 256
     if not len(usual):
         return ""
-    low = usual.min()
-    high = usual.max()
+    low, high = usual.min(), usual.max()
     far = np.maximum(low - grey, grey - high) > (high - low) / 2
     if 2 * far.sum() <= len(grey):
         return ""
     middle = np.median(grey[far])
     inverted = max(low - (255 - middle), 255 - middle - high) < max(low - middle, middle - high)
-    remedy = ("if they show the same things, invert them first, for example by PIL.ImageOps.invert" if inverted else
-              "if they show the same things, change their brightness first")
+    remedy = "invert them first, for example by PIL.ImageOps.invert" if inverted else "change their brightness first"
     return (f"{far.sum():,} of {len(grey):,} images have a mean grey of {middle:.0f}, and the training images' is "
-            f"{low:.0f} to {high:.0f} (of 255), so they may be reconstructed badly; {remedy}")
+            f"{low:.0f} to {high:.0f} (of 255), so they may be reconstructed badly; if they show the same things, "
+            f"{remedy}")
 
 
 def tell_unusual(view, grey):
@@ -3244,8 +3224,7 @@ def tell_photos(folder, names, told, view, over):
 def decode(args):
     """Pictures of codes: w (N, nw), w+ (N, num_layers, nw) or, with --space z, z (N, nz).
 
-    The file is encode's, invert's, or one that numpy.save
-    or numpy.savez made.  torchrun shares the work.
+    The file is encode's, invert's, or of numpy.save or numpy.savez.  torchrun shares the work.
     """
     view = View(args.run, args)
     view.need(["generate"] if args.space == "w" else ["generate", "map"])
@@ -3259,8 +3238,7 @@ def decode(args):
 
 
 def points_of(view, points, space, force):
-    """The codes that a film goes through, (N, d), or (N, num_layers, nw): of photos, folders and
-    zips, of seeds (`seed:12`) and of files of codes."""
+    """The codes of a film's points, (N, d) or (N, num_layers, nw): photos, folders, zips, seeds, codes."""
     codes = []
     greys = []
     for point in points:
@@ -3300,11 +3278,9 @@ def along(codes, frames, space, loop):
 
 
 def interpolate(args):
-    """A film from image to image, by their codes: .gif,
-    .webp, or PNG files frame0000.png ... in a folder.
+    """A film from image to image, by their codes: .gif, .webp, or frame0000.png ... in a folder.
 
-    POINT is a photo, a folder or zip of them, a seed
-    as `samples` has it (seed:12), or a file of codes.
+    POINT is a photo, a folder or zip of them, a seed as `samples` has it (seed:12), or codes.
     """
     out = Path(args.out)
     film = out.suffix.lower() in (".gif", ".webp")
@@ -3550,8 +3526,7 @@ def cost(view):
 
 
 def measured(view, args, names):
-    """-> a run's numbers {(measure, number): value}, facts on which they depend {what: value}, and
-    protocols."""
+    """-> a run's numbers {(measure, number): value}, facts on which they depend, and protocols."""
     of_run = dict(cost(view), seen=view.model.seen, batch=view.args.get("batch"))
     numbers = {("", key): value for key, value in of_run.items()}
     shape = "x".join(map(str, view.shape))
@@ -3616,15 +3591,14 @@ def compare_table(args):
         keys = dict.fromkeys(key for n in numbers for key in n)
         values = {key: [v for v in (n.get(key) for n in numbers) if v is not None] for key in keys}
         table.append(Row(joint_name(runs), labels[0], dict(zip(runs, protocols)), values, facts[0], how[0]))
-    notes = notes_of(table, args)
     columns = [column for column in COLUMNS if any(row.numbers.get(column[1:3]) for row in table)]
-    text = dict(text=as_text, csv=as_csv, markdown=as_markdown)[form](table, columns, notes)
-    if args.out and leads():
+    text = dict(text=as_text, csv=as_csv, markdown=as_markdown)[form](table, columns, notes_of(table, args))
+    if not args.out:
+        print(text, end="")
+    elif leads():
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         common.write_atomic(Path(args.out), text.encode())
         print(f"wrote {args.out}")
-    elif not args.out:
-        print(text, end="")
     return {row.name: dict(label=row.label, facts=row.facts, protocol=row.runs, how=row.how, numbers={
         f"{measure or 'run'} {key}": dict(zip(("mean", "deviation"), mean_of(values)), values=values)
         for (measure, key), values in row.numbers.items() if values}) for row in table}
@@ -3735,9 +3709,8 @@ def write_picture(picture, path):
 
 
 # ------------------------------------------------------------------------------------------ 18 Demo
-# A page that only this machine reaches.  Codes travel with each request, so
-# the server keeps nothing but the models, which one thread runs.  The page
-# waits for each picture and then asks for what the sliders say by then.
+# A page that only this machine reaches.  Codes travel with each request, so the server keeps nothing
+# but the models, which one thread runs.  The page waits for each picture, then asks for the next.
 
 BODY = 20 * 2**20
 PIXELS = 50_000_000  # bytes of a request and pixels of a photo, at most
@@ -3786,12 +3759,11 @@ def png(x):
 
 
 class Played:
-    """A view, and what the page asks of it: methods from what a request holds, a str or bytes,
-    to bytes."""
+    """A view, and what the page asks of it: methods of what a request holds, str or bytes -> bytes."""
 
     def __init__(self, view):
         self.view, self.model, self.directions, w = view, view.model, {}, None
-        if all(hasattr(self.model, ability) for ability in PRIOR):
+        if view.can(PRIOR):
             w = self.model.map(view.codes(10_000, 0))
             w = double(w - w.mean(0))
         for path in sorted((view.run / "boundaries").glob("*.npy")):
@@ -3804,8 +3776,7 @@ class Played:
             self.directions.update({f"principal direction {i}": v for i, v in enumerate(scaled[:10], 1)})
 
     def about(self):
-        """What the page is to show.  pictures:
-        names of the run's PNGs, the only files that are served."""
+        """What the page is to show.  pictures: the run's PNGs, the only files that are served."""
         run, grown = self.view.run, self.view.growing
         pictures = [p.relative_to(run).as_posix() for p in run.rglob("*.png") if p.is_file() and not p.is_symlink()]
         return dict(title=self.view.title, name=run.resolve().name, pictures=sorted(pictures),
@@ -3822,18 +3793,18 @@ class Played:
         """An image's picture, w, and z if that is known."""
         if z is None and hasattr(self.model, "unmap"):
             z = self.model.unmap(w)
-        picture = f"data:image/png;base64,{base64.b64encode(png(x)).decode()}"
-        return json.dumps(dict(picture=picture, w=w[0].tolist(), z=None if z is None else z[0].tolist())).encode()
+        about = dict(picture=inlined(png(x)), w=w[0].tolist(), z=None if z is None else z[0].tolist())
+        return json.dumps(about).encode()
+
+    def start_real(self, x):
+        self.view.need(["encode"])
+        return self.start(x, self.model.encode(x))
 
     def photo(self, content):
-        self.view.need(["encode"])
-        x = read_photo(content, self.view.shape).to(self.view.device)
-        return self.start(x, self.model.encode(x))
+        return self.start_real(read_photo(content, self.view.shape).to(self.view.device))
 
     def test(self, number):
-        self.view.need(["encode"])
-        x = self.view.images([whole(number, len(self.view.test), "test image")])
-        return self.start(x, self.model.encode(x))
+        return self.start_real(self.view.images([whole(number, len(self.view.test), "test image")]))
 
     def sample(self, number):
         """The picture of a seed, the number, as `samples` has it."""
@@ -3843,9 +3814,8 @@ class Played:
         return self.start(self.model.generate(w, noise="fixed"), w, z)
 
     def code(self, space, a, b, t, moves, levels, psi):
-        """w (1, nw) or (1, num_layers, nw): from a to b by t, straight in
-        `space`, moved by standard deviations along directions, with b's
-        styles at some levels, and psi times as far from the mean w."""
+        """w (1, nw) or (1, num_layers, nw): from a to b by t, straight in `space`, moved by standard
+        deviations along directions, with b's styles at levels, psi times as far from the mean w."""
         def tensor(values, *size):
             v = torch.tensor(np.asarray(values, float)).float().to(self.view.device)
             if v.shape != size or not v.isfinite().all():
@@ -3891,24 +3861,20 @@ ROUTES = {"GET /picture": ("image/png", Played.picture), "GET /test": ("applicat
 
 
 class Request(http.server.BaseHTTPRequestHandler):
-    """Answers the requests of one connection.
-    Whatever is wrong becomes a status and a sentence."""
+    """Answers one connection's requests; whatever is wrong becomes a status and a sentence."""
     protocol_version = "HTTP/1.1"       # a connection serves many frames
     disable_nagle_algorithm = True      # or each would wait 40 ms
     timeout = 15                        # seconds to wait for more of a request
 
     def do_GET(self):
-        status = 200
-        kind = "text/plain; charset=utf-8"
+        status, kind = 200, "text/plain; charset=utf-8"
         try:
             kind, content = self.answer()
         except (Refused, Error, data.DataError) as e:
-            status = getattr(e, "status", 400)
-            content = str(e).encode()
+            status, content = getattr(e, "status", 400), str(e).encode()
         except Exception:
             traceback.print_exc()
-            status = 500
-            content = b"This went wrong; the terminal says how."
+            status, content = 500, b"This went wrong; the terminal says how."
         headers = {"Content-Type": kind, "Content-Length": str(len(content)), **GUARDS}
         if status != 200 or self.command != "POST":         # something of the request may be left unread
             headers["Connection"] = "close"
@@ -3938,8 +3904,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         return kind, self.server.work(function, run, self.body() if self.command == "POST" else query.get("of", ""))
 
     def check_origin(self, path):
-        """Only this page may ask: other sites, too,
-        can have this machine's browser send requests here."""
+        """Only this page may ask: other sites, too, can have this machine's browser send requests."""
         host = self.headers.get("Host")
         port = self.server.server_address[1]
         if host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
@@ -3988,8 +3953,7 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 def demo(args):
-    """A page in the browser: photos through the runs,
-    sliders along directions of w, style mixing, downloads.
+    """A page in the browser: photos through the runs, sliders along directions of w, style mixing.
 
     It needs no network, and only this machine reaches it.  Ctrl-C ends it.
     """
@@ -3998,19 +3962,26 @@ def demo(args):
         print(f"open http://127.0.0.1:{server.server_address[1]} on this machine; Ctrl-C ends it", flush=True)
         server.serve_forever()
 
-PAGE = r"""<!doctype html>
+
+# How the pages of `demo` and `report` begin
+HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>Codes to play with</title>
 <style>
-  :root { color-scheme: light dark; font: 1rem/1.4 system-ui, sans-serif }
-  body { max-width: 90rem; margin: 0 auto; padding: 0 1rem 2rem }
-  h1 { font-size: 1.4rem; margin: .7rem 0 0 }
-  h2 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere }
-  [role=status] { min-height: 1.4em; margin: .2rem 0 .5rem; font-weight: 600 }
+  :root { color-scheme: light dark; font: 1rem/1.45 system-ui, sans-serif }
+  body { max-width: 90rem; margin: 0 auto; padding: 0 1rem 3rem; overflow-wrap: anywhere }
+  h1 { font-size: 1.5rem; margin: 1rem 0 .2rem }
   [hidden] { display: none !important }
+  [type=range] { display: block; width: 100%; min-height: 2rem; margin: 0 }
+  :focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
+</style>
+"""
+PAGE = HEAD + r"""<title>Codes to play with</title>
+<style>
+  h2 { font-size: 1rem; margin: 0 0 .5rem }
+  [role=status] { min-height: 1.4em; margin: .2rem 0 .5rem; font-weight: 600 }
   main { display: grid; gap: 1rem; grid-template-columns: 20rem minmax(0, 1fr); align-items: start }
   #images { grid-row: span 2; display: grid; gap: 1rem }
   #runs { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)) }
@@ -4018,20 +3989,18 @@ PAGE = r"""<!doctype html>
   fieldset > label { display: block; margin-bottom: .4rem }
   .figures { display: grid; gap: .5rem; grid-auto-flow: column; grid-auto-columns: minmax(0, 15rem) }
   figure { margin: 0; font-size: .85rem }
-  figure :is(img, canvas) { display: block; width: 100%; aspect-ratio: 1; object-fit: contain }
-  figure :is(img, canvas) { image-rendering: pixelated }
+  figure :is(img, canvas) { display: block; width: 100%; aspect-ratio: 1; object-fit: contain;
+                            image-rendering: pixelated }
   button, select, input { font: inherit; min-height: 2.2rem; max-width: 100%; box-sizing: border-box }
   [type=file] { width: 100%; padding: .8rem; border: 2px dashed GrayText; border-radius: .5rem }
   #images form { display: flex; gap: .5rem; margin-top: .5rem }
   #images form * { flex: 1; min-width: 0 }
-  [type=range] { display: block; width: 100%; min-height: 1.7rem; margin: 0 }
   [type=checkbox] { min-height: 1.3rem; vertical-align: middle }
   output { float: right }
   #levels { display: flex; flex-wrap: wrap; gap: 0 .8rem; margin: 0 0 .4rem }
   #moves { display: grid; gap: 0 1.5rem; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)) }
   details { margin-top: .7rem }
   details img { display: block; max-width: 100%; margin-top: .5rem }
-  :focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
   @media (max-width: 55rem) {
     main { grid-template-columns: minmax(0, 1fr) }
     #runs { position: sticky; top: 0; max-height: 50vh; overflow: auto; background: Canvas }
@@ -4212,8 +4181,7 @@ start().catch(e => say(e.message));
 
 
 # ---------------------------------------------------------------------------------------- 18 Report
-# A page a run, in one file that needs nothing else: numbers
-# first, then pictures, curves, figures and settings.
+# A page a run, in one file: numbers first, then pictures, curves, figures and settings.
 
 QUICK = ("errors", "latent", "sharpness")       # what is measured without --metrics
 REPORT_N = 500                                  # of so many images
@@ -4246,8 +4214,7 @@ def flat_numbers(numbers, before=""):
     """{"n": {"samples": 5}} -> {"n samples": 5}."""
     out = {}
     for name, value in numbers.items():
-        more = {before + name: value} if not isinstance(value, dict) else flat_numbers(value, f"{before}{name} ")
-        out.update(more)
+        out.update(flat_numbers(value, f"{before}{name} ") if isinstance(value, dict) else {before + name: value})
     return out
 
 
@@ -4258,14 +4225,13 @@ def read_metrics(path):
         if not all(isinstance(numbers, dict) for measures in found.values() for numbers in measures.values()):
             raise TypeError
     except (OSError, ValueError, AttributeError, TypeError) as e:
-        raise Error(f"{path} holds no numbers of runs ({type(e).__name__}); name a file of `eval.py metrics --json`"
-                    ) from None
+        raise Error(f"{path} holds no numbers of runs ({type(e).__name__}); name a file of `eval.py metrics "
+                    f"--json`") from None
     return found
 
 
 def numbers_of(view, args, found):
-    """-> {measure: numbers} of a run, and where they are from.  found:
-    of `read_metrics`, or None to measure now."""
+    """-> {measure: numbers} of a run, of `found` or, if that is None, measured now; and where they are from."""
     if found is not None:
         here = [numbers for run, numbers in found.items() if Path(run).resolve() == view.run.resolve()]
         if not here:
@@ -4277,17 +4243,14 @@ def numbers_of(view, args, found):
         try:
             view.need(MEASURES[name].needs)
             numbers, how, _, _ = MEASURES[name].count(view, args)
+            out[name] = dict(numbers, protocol=f"{how}; {depends_on(view, args)}")
         except (Error, data.DataError) as e:
             out[name] = dict(protocol=f"left out: {e}")
-            continue
-        out[name] = dict(numbers, protocol=f"{how}; evaluation seed {args.seed}; {view.protocol}; evaluation code "
-                                           f"{common.code_version()} on {args.device.type}")
     return out, f"measured for this page, the quick ones: {', '.join(QUICK)}"
 
 
 def read_log(run):
-    """log.csv of a run -> {column: list of numbers, None where there is none};
-    {} without the file."""
+    """log.csv of a run -> {column: numbers, None where there is none}; {} without the file."""
     path = run / "log.csv"
     if not path.exists():
         return {}
@@ -4296,8 +4259,8 @@ def read_log(run):
             rows = [row for row in csv.DictReader(f) if row["kimg"] and row["seconds"]]
         return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as e:
-        raise Error(f"{path} does not hold a run's rows ({type(e).__name__}); put back a copy, or move it away"
-                    ) from None
+        raise Error(f"{path} does not hold a run's rows ({type(e).__name__}); put back a copy, or move it "
+                    f"away") from None
 
 
 def chart(name, kimg, values):
@@ -4305,9 +4268,8 @@ def chart(name, kimg, values):
     points = [(k, v) for k, v in zip(kimg, values) if v is not None and math.isfinite(v)]
     if not points:
         return ""
-    x, y = (np.array(column) for column in zip(*points))
-    low = y.min()
-    high = y.max()
+    x, y = np.array(points).T
+    low, high = y.min(), y.max()
     logs = low > 0 and high > 100 * low
     ends = (math.log(low), math.log(high)) if logs else (low, high)
     across = 300 * (x - x[0]) / max(x[-1] - x[0], 1e-9)
@@ -4335,8 +4297,7 @@ def checked_png(path):
 
 
 def film_of(run, kind):
-    """-> <figure> of all pictures of a folder such as samples, of which the slider shows one;
-    "" if there are none."""
+    """-> <figure> of the pictures of a folder, such as samples, of which the slider shows one, or ""."""
     paths = sorted((p for p in (run / kind).glob("*.png") if p.stem.isdigit()), key=lambda path: int(path.stem))
     if not paths:
         return ""
@@ -4354,12 +4315,10 @@ def figure_of(name, content, note):
 
 
 def figures_of(view, args):
-    """-> <figure>s of all figures that the run alone gives and of those in its folder,
-    and <li>s about the others."""
+    """-> <figure>s of what the run alone gives and of what its folder holds; <li>s about the others."""
     made = []
     rest = []
     for name, row in FIGURES.items():
-        needs = "" if name in ("tiles", "deblur") and view.args.get("patches") else ASIDE.get(name)
         own = parse_args(["figure", name, str(view.run)])
         for flag in ("device", "seed", "weights", "kimg", "data", "data_root"):
             setattr(own, flag, getattr(args, flag))
@@ -4370,8 +4329,8 @@ def figures_of(view, args):
         said = io.StringIO()
         buffer = io.BytesIO()
         try:
-            if needs:
-                raise Error(needs)
+            if name in ASIDE and not (name in ("tiles", "deblur") and view.args.get("patches")):
+                raise Error(ASIDE[name])
             with contextlib.redirect_stdout(said):
                 image = Image.fromarray(picture_of_figure(own, [view]))
         except (Error, data.DataError) as e:
@@ -4381,7 +4340,7 @@ def figures_of(view, args):
         smaller = math.ceil(image.width / WIDEST)
         image.reduce(smaller).save(buffer, "png")
         words = [f"eval.py figure {name} {view.run}", f"shown at 1/{smaller} of its size" if smaller > 1 else "",
-                 row.legend, *said.getvalue().splitlines()]
+                 row.legend] + said.getvalue().splitlines()
         made.append(figure_of(f"{name} ({papers})" if papers else name, buffer.getvalue(),
                               ". ".join(filter(None, words))))
     for path in sorted((view.run / "figures").glob("*.png")):
@@ -4392,17 +4351,13 @@ def figures_of(view, args):
 def settings_table(args):
     """A run's arguments by where they are from, as rows of a table."""
     aside = {"source", "given", "image_means", "versions", "method", "label", "resume"}
-    rows = {title: [] for title in [*SETTING_OF.values(), "general"]}
+    rows = dict.fromkeys([*SETTING_OF.values(), "general"], "")
     for name, value in args.items():
         if name not in aside:
             title = SETTING_OF.get(args.get("source", {}).get(name), "general")
-            rows[title].append(f"<tr><th scope=row>{html.escape(common.flag(name))}<td>{html.escape(str(value))}")
-    return "".join(f"<tbody><tr><th colspan=2 scope=rowgroup class=source>{title}{''.join(lines)}</tbody>"
+            rows[title] += f"<tr><th scope=row>{html.escape(common.flag(name))}<td>{html.escape(str(value))}"
+    return "".join(f"<tbody><tr><th colspan=2 scope=rowgroup class=source>{title}{lines}</tbody>"
                    for title, lines in rows.items() if lines)
-
-
-def protocol_of(numbers):
-    return str(numbers.get("protocol", "no protocol is given"))
 
 
 def page_of(view, args, found):
@@ -4415,9 +4370,10 @@ def page_of(view, args, found):
     first = next((name.split()[0] for name in HEADLINES if flat.get(name) is not None), None)
     measured = []
     for measure, some in numbers.items():
+        protocol = some.setdefault("protocol", "no protocol is given")
         lines = "".join(f"<tr><th scope=row>{html.escape(name)}<td>{html.escape(shown_number(value))}"
                         for name, value in flat_numbers(some).items() if name != "protocol")
-        measured.append(f"<h3>{html.escape(measure)}</h3><table>{lines}</table><p>{html.escape(protocol_of(some))}</p>")
+        measured.append(f"<h3>{html.escape(measure)}</h3><table>{lines}</table><p>{html.escape(str(protocol))}</p>")
     curves = [chart(name, log["kimg"], values) for name, values in log.items() if common.is_curve(name)]
     figures, rest = figures_of(view, args)
     trained = f"{log['kimg'][-1]:g} kimg in {common.duration(log['seconds'][-1])}; " if log else ""
@@ -4426,7 +4382,7 @@ def page_of(view, args, found):
         title=html.escape(f"{view.args['label']}, {view.run.resolve().name}"),
         about=html.escape(f"{trained}{view.protocol}; {versions}"), origin=html.escape(origin),
         heads="".join(f"<div><dt>{html.escape(words)}<dd>{value}</div>" for words, value in heads.items()),
-        protocol=html.escape(protocol_of(numbers[first]) if first else "None of those that matter most is among them"),
+        protocol=html.escape(str(numbers[first]["protocol"]) if first else "None of those that matter most is here"),
         measured="".join(measured), films=films or "<p>The run has none.",
         curves="".join(curves) or "<p>The run has no log.csv.", figures=figures, rest=rest,
         settings=settings_table(view.args))
@@ -4434,34 +4390,41 @@ def page_of(view, args, found):
 
 
 def report(args):
-    """Write a page a run, to read without a terminal:
-    numbers, pictures by time, curves, figures, settings.
+    """Write a page a run, to read without a terminal: numbers, pictures by time, curves, figures.
 
-    Each page is one file that needs no network.  Of several runs there is also
-    an index.  Numbers are those of --metrics, a file of `metrics --json`;
-    without it errors, latent and sharpness are measured, of 500 (-n) images.
+    Each page is one file that needs no network; of several runs there is also an index.  Numbers are
+    those of --metrics, a file of `metrics --json`, or errors, latent and sharpness of 500 (-n) images.
+    A run that fails is left out; the rest goes on, to exit status 2.
     """
     found = read_metrics(args.metrics) if args.metrics else None
     args.n = args.n or REPORT_N
-    views = [View(run, args) for run in args.runs]
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     pages = []
     names = ["index"]
-    for view in views:
-        page, heads = page_of(view, args, found)
+    failed = None
+    for run in args.runs:
+        try:
+            view = View(run, args)
+            page, heads = page_of(view, args, found)
+        except (Error, data.DataError) as e:
+            failed = e
+            if len(args.runs) > 1:              # else it is said at the end alone
+                print(f"{run}: left out: {e}", flush=True)
+            continue
         stem = re.sub(r"[^\w.-]", "_", view.run.resolve().name) or "run"
-        name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, len(views) + 2))) if n not in names)
+        name = next(n for n in [stem] + [f"{stem}-{i}" for i in range(2, len(args.runs) + 2)] if n not in names)
         names.append(name)
-        pages.append((view, heads, f"{name}.html"))
+        pages.append((view.title, heads, f"{name}.html"))
         write_page(folder / f"{name}.html", page)
-    if len(views) > 1:
+    if len(pages) > 1:
         columns = [words for words in HEADLINES.values() if any(words in heads for _, heads, _ in pages)]
-        lines = "".join(f'<tr><th scope=row><a href="{urllib.parse.quote(file)}">{html.escape(view.title)}</a>'
-                        + "".join(f"<td>{heads.get(words, '-')}" for words in columns) for view, heads, file in pages)
+        lines = "".join(f'<tr><th scope=row><a href="{urllib.parse.quote(file)}">{html.escape(title)}</a>'
+                        + "".join(f"<td>{heads.get(words, '-')}" for words in columns) for title, heads, file in pages)
         heading = "".join(f"<th scope=col>{html.escape(words)}" for words in columns)
-        write_page(folder / "index.html", string.Template(INDEX).substitute(
-            style=REPORT[REPORT.index("<style>"):REPORT.index("</style>") + 8], heading=heading, lines=lines))
+        write_page(folder / "index.html", string.Template(INDEX).substitute(heading=heading, lines=lines))
+    if failed:
+        raise failed
 
 
 def write_page(path, page):
@@ -4469,18 +4432,18 @@ def write_page(path, page):
     print(f"wrote {path} ({len(page) / 2**20:.1f} MB)", flush=True)
 
 
-REPORT = r"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+TABLES_CSS = """  .wide { overflow-x: auto }
+  table { border-collapse: collapse; font-size: .9rem }
+  th, td { text-align: left; font-weight: normal; padding: .15rem .8rem .15rem 0; vertical-align: top;
+           border-bottom: 1px solid color-mix(in srgb, GrayText 40%, transparent) }
+  td { font-variant-numeric: tabular-nums }
+</style>
+"""
+REPORT = HEAD + r"""<title>$title</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline';
   script-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>$title</title>
 <style>
-  :root { color-scheme: light dark; font: 1rem/1.45 system-ui, sans-serif }
-  body { max-width: 75rem; margin: 0 auto; padding: 0 1rem 3rem; overflow-wrap: anywhere }
-  h1 { font-size: 1.5rem; margin: 1rem 0 .2rem }
+  body { max-width: 75rem }
   h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid GrayText }
   h3 { font-size: 1rem; margin: 1rem 0 .2rem }
   nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin: .6rem 0 }
@@ -4494,7 +4457,6 @@ REPORT = r"""<!doctype html>
   figcaption { margin-bottom: .3rem }
   img { max-width: 100%; height: auto }
   figure p { margin: .3rem 0 0 }
-  [hidden] { display: none !important }
   .films, .curves { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)) }
   .films { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); align-items: start }
   .films img { width: 100%; image-rendering: pixelated }
@@ -4504,16 +4466,8 @@ REPORT = r"""<!doctype html>
   svg { display: block; width: 100%; border: 1px solid GrayText }
   polyline { fill: none; stroke: currentColor; stroke-width: 1.5 }
   circle { fill: currentColor }
-  [type=range] { display: block; width: 100%; min-height: 2.2rem; margin: 0 }
-  .wide { overflow-x: auto }
-  table { border-collapse: collapse; font-size: .9rem }
-  th, td { text-align: left; font-weight: normal; padding: .15rem .8rem .15rem 0; vertical-align: top;
-           border-bottom: 1px solid color-mix(in srgb, GrayText 40%, transparent) }
-  td { font-variant-numeric: tabular-nums }
   .source { font-weight: 600; padding-top: .8rem }
-  :focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
-</style>
-<h1>$title</h1>
+""" + TABLES_CSS + r"""<h1>$title</h1>
 <p class="small">$about</p>
 <nav aria-label="parts of the page"><a href="#time">Pictures by time</a> <a href="#curves">Curves</a>
   <a href="#figures">Figures</a> <a href="#numbers">All numbers</a> <a href="#settings">Settings</a></nav>
@@ -4550,14 +4504,7 @@ if (times.length) show();
 </script>
 </html>
 """
-INDEX = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>Runs</title>
-$style
-<h1>Runs</h1>
+INDEX = HEAD + "<title>Runs</title>\n<style>\n" + TABLES_CSS + """<h1>Runs</h1>
 <p>Compare numbers of one data set and one protocol; each page says its own.</p>
 <div class="wide" tabindex="0"><table><thead><tr><th scope="col">run$heading<tbody>$lines</table></div>
 </html>
@@ -4569,11 +4516,12 @@ $style
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
     for name in text.split(","):
+        if name not in MEASURES and Path(name).is_dir():
+            raise ArgumentTypeError(f"{name} is a folder; name RUN before --only")
         if name not in MEASURES:
-            if Path(name).is_dir():
-                raise ArgumentTypeError(f"{name} is a folder; name RUN before --only")
-            fid = "; FID and KID are frechet, with --features inception" if name.lower() in ("fid", "kid") else ""
-            raise ArgumentTypeError(f"there is no measure {name!r} but {', '.join(MEASURES)}{fid}")
+            fid = name.lower() in ("fid", "kid")
+            hint = "FID and KID are frechet, with --features inception" if fid else "name RUN before --only"
+            raise ArgumentTypeError(f"there is no measure {name!r} but {', '.join(MEASURES)}; {hint}")
     return text.split(",")
 
 

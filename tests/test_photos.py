@@ -308,7 +308,7 @@ def test_photos_that_are_inverted_are_noted(run, tmp_path, capsys):
     evaluate("encode", run, *sorted((tmp_path / "digits").iterdir())[:6], "--out", tmp_path / "c.npz")
     assert "note" not in capsys.readouterr().out                        # three of six
     evaluate("encode", run, tmp_path / "digits", "--out", tmp_path / "c.npz")
-    assert re.search(r"note: this run was trained on \S+, and makes nothing else; "
+    assert re.search(r"note: \S+ was trained on \S+, and makes nothing else; "
                      r"4 of 7 images have a mean grey of 2\d\d, and the training images' is 9 to 56 \(of 255\)",
                      capsys.readouterr().out)
     assert evaluation.unusual(np.array([79.0]), train.means()) == ""
