@@ -18,7 +18,9 @@
     python eval.py list [RUN...]           every table and figure of the papers; which of them runs suffice for
 
 A run is the folder that a training script made.  This file knows a method only by what its `load`
-returns: map, generate, encode, features, prior.
+returns: map, generate, encode, features, prior.  Sections, each headed by a ruled line: 1-3 runs and
+pictures; measures: 4 errors, 5 FID, KID, precision, 6 LPIPS, PPL, 7 SWD, 8 their table; 9 the papers'
+tables; 10-14 figures and `list`; 15-16 codes, films, files; 17-20 commands and pages; 21 flags.
 """
 import base64
 import collections
@@ -373,9 +375,9 @@ def pictures(view, kind, args):
     return code_count(view, args) if kind in ("samples", "resamples") else len(indices), make
 
 
-def each(m, name, form):
+def each(m, name):
     """The numbers NAME_KIND in words, such as "samples 0.910   test images reconstructed 0.423"."""
-    return "   ".join(f"{words} {m[f'{name}_{kind}']:{form}}" for kind, (words, _, _) in KINDS.items()
+    return "   ".join(f"{words} {m[f'{name}_{kind}']:.3f}" for kind, (words, _, _) in KINDS.items()
                       if f"{name}_{kind}" in m)
 
 
@@ -515,7 +517,7 @@ def measure_sharpness(view, args):
 # ------------------------------------------------ 5 Features: Frechet and kernel distances, classes
 
 class Classifier(nn.Module):
-    """Tells a set's classes apart; its features serve Frechet distances.  accuracy: % of the test."""
+    """Tells a set's classes apart; gives features for distances.  accuracy: % of the test part."""
     d = 128
     official = False
     batch = BLOCK
@@ -557,8 +559,8 @@ class Inception(nn.Module):
         self.net = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
         self.net.load_state_dict(weights)
         average = functools.partial(nnf.avg_pool2d, count_include_pad=False)
-        for name, block in self.net.named_children():
-            if name.startswith("Mixed") and name not in ("Mixed_6a", "Mixed_7a"):       # these two halve the size
+        for name, block in self.net.named_children():           # Mixed_6a and 7a halve the size
+            if name.startswith("Mixed") and name not in ("Mixed_6a", "Mixed_7a"):
                 pool_differently(block, nnf.max_pool2d if name == "Mixed_7c" else average)
 
     def features(self, x, d=None):
@@ -620,7 +622,7 @@ def classifier_name(view):
 
 
 def classifier_of(view, cache):
-    """The classifier of a run's data, trained once, then in `cache`.  Raises Lacks without classes."""
+    """The classifier of a run's data, trained once, then in `cache`.  Raises Lacks if it cannot be."""
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier; "
                     f"for distances --features inception and vgg16 need none")
@@ -767,7 +769,7 @@ def features_made(view, extractor, kind, args):
 
 def reference(view, extractor, cache, part="train", most=0, flip=None):
     """Gaussian of a part's features, and up to KEPT of the features; kept in `cache`. most: how
-    many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped, or None."""
+    many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped."""
     images = view.part(part)
     places = evenly(len(images), most or len(images))
     words = (f"-{most}" if len(places) < len(images) else "") + ("" if flip is None else f"-flip{flip}")
@@ -834,7 +836,7 @@ def show_frechet(m, title):
     fid, kid = ("fid", "kid") if official else ("frechet", "kernel")
     means = {kind: plain(m[f"{kid}_{kind}"], 4) for kind in m["n"]}
     kernels = [f"{KINDS[kind].words} {mean} ({plain(m[f'{kid}_{kind}_deviation'], 2)})" for kind, mean in means.items()]
-    return [f"{title}: {each(m, fid, '.3f')}",
+    return [f"{title}: {each(m, fid)}",
             f"{'KID' if official else 'kernel distance'} (deviation over 100 subsets): " + "   ".join(kernels)]
 
 
@@ -1131,7 +1133,7 @@ def descriptors(view, what, n, make, level, size, seed):
 
 
 def sliced_wasserstein(a, b, rng):
-    """Sliced Wasserstein distance, times 1,000, of patches (M, C, h, w), standardised here. (ProGAN 5)"""
+    """Sliced Wasserstein distance, times 1,000, of patches (M, C, h, w), standardised.  (ProGAN 5)"""
     for t in (a, b):
         for channel in t.unbind(1):
             channel -= channel.mean()
@@ -1196,11 +1198,11 @@ MEASURES = {
         f"|E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f})   ||E(G(w)) - w|| "
         f"{m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})"]),
     "sharpness": Measure(measure_sharpness, (), lambda m, _: [
-        each(m, "sharpness", ".3f") + "   (variance of the Laplacian over that of the test images)"]),
+        each(m, "sharpness") + "   (variance of the Laplacian over that of the test images)"]),
     "frechet": Measure(measure_frechet, (), show_frechet),
     "precision": Measure(measure_precision, (), lambda m, _: [
-        f"precision (looks real): {each(m, 'precision', '.3f')}",
-        f"recall (covers the set): {each(m, 'recall', '.3f')}"]),
+        f"precision (looks real): {each(m, 'precision')}",
+        f"recall (covers the set): {each(m, 'recall')}"]),
     "flips": Measure(measure_flips, ("encode", "generate"), lambda m, _: [
         f"{m['flips']:.2f} % of reconstructions change the class that a classifier sees (it is right on "
         f"{m['accuracy']:.2f} % of the test part)"]),
@@ -1436,7 +1438,7 @@ def of_n(args, n):
 
 
 class Descent:
-    """A run's model whose encoder is `optimise`, in w: from the mean w, or from its E (in-domain)."""
+    """A run's model whose encoder is `optimise`, in w: from the mean w, or its E (in-domain)."""
 
     def __init__(self, view, args, domain=False):
         self.model, self.found = view.model, {}
@@ -1529,19 +1531,15 @@ def table_invgan_1(runs, args):
     names = dict(samples="Rand", resamples="RandRec", reconstructions="TsRec", midpoints="IntTs")
     most = args.n or 50_000
 
-    def row(label, view, args, counts, kinds):
-        """Frechet distances by each of the counts; errors and seconds by the last."""
+    def row(label, view, args, counts, names):
         x = view.images(torch.arange(min(view.batch, counts[-1], len(view.test))))
         seconds = seconds_an_image(view, x)
-        distances, titles, hows = zip(*(frechet_of(view, of_n(args, n), kinds) for n in counts), strict=True)
-        e = errors(view, test_indices(view, of_n(args, counts[-1])))
-        cells = {named(names[kind], titles[-1]): [some[i] for some in distances] for i, kind in enumerate(kinds)}
+        cells, how, e = distances_and_errors(view, args, counts, names)
         cells.update({"MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")})
         return label, cells, (
-            f"{'; and '.join(hows)}; MAE: {of_test(view, e['n'])}, floors (MSE) "
-            f"{e['mse_mean_image']:.4f} of the mean image, {cell(e['mse_wrong_pair'], '.4f')} of wrong pairs, itself "
-            f"{e['mse']:.4f}; seconds: {len(x)} images at once on {view.device.type}, {torch.get_num_threads()} "
-            f"threads")
+            f"{how}; MAE: {of_test(view, e['n'])}, floors (MSE) {e['mse_mean_image']:.4f} of the mean image, "
+            f"{cell(e['mse_wrong_pair'], '.4f')} of wrong pairs, itself {e['mse']:.4f}; seconds: {len(x)} images at "
+            f"once on {view.device.type}, {torch.get_num_threads()} threads")
 
     def measure(view):
         view.need(PRIOR + ("encode",))
@@ -1549,8 +1547,8 @@ def table_invgan_1(runs, args):
         for domain in (True, False) if args.optimise else ():
             other, few, how = by_descent(view, args, domain)
             name = "In-D. Inv." if domain else "MSE opt."
-            label, cells, protocol = row(f"{view.args['label']} {name}, {few.n} images", other, few, (few.n,),
-                                         names if domain else ("samples", "reconstructions"))
+            own = names if domain else dict(samples="Rand", reconstructions="TsRec")
+            label, cells, protocol = row(f"{view.args['label']} {name}, {few.n} images", other, few, (few.n,), own)
             yield label, cells, f"{how}; {protocol}"
     columns = {**dict.fromkeys(names.values(), ".2f"), "MAE": ".3f", "s an image": ".1e", "MAE, 28x28": ".3f"}
     out = next_to_paper("invgan-1", columns, runs, args, measure)
@@ -1569,39 +1567,34 @@ def seconds_an_image(view, x):
     return (clock(view) - began) / len(x)
 
 
-def after_each_step(view, args):
-    """-> the Frechet distances of samples, and of samples, training and test images reconstructed,
-    a row after each step of a ReStyle run; the distance's name; what they depend on."""
-    (rand,), title, _ = frechet_of(view, args, ["samples"])
-    rows = []
-    for steps in range(1, view.args["iterations"] + 1):
-        view.model.iterations = steps
-        view.measured.clear()
-        distances, _, how = frechet_of(view, args, ["resamples", "training", "reconstructions"])
-        rows.append([rand] + distances)
-    return rows, title, how
+def distances_and_errors(view, args, counts, names):
+    """Frechet distances of pictures (names: {kind: column}) by each of the counts, errors by the
+    last.  -> the cells of a row {column: distances}, what they depend on, the errors"""
+    found = [frechet_of(view, of_n(args, n), names) for n in counts]
+    cells = {named(column, found[-1][1]): [distances[i] for distances, _, _ in found]
+             for i, column in enumerate(names.values())}
+    e = errors(view, test_indices(view, of_n(args, counts[-1])))
+    return cells, "; and ".join(how for _, _, how in found), e
 
 
 def table_invgan_3(runs, args):
     """InvGAN's table 3: ReStyle's Frechet distances after each of its steps, by 500 and by 50,000
     (-n) images, those of training and test images, which the paper lacks, too; and errors."""
-    names = ("Rand", "RandRec", "TrRec", "TsRec")
+    names = dict(samples="Rand", resamples="RandRec", training="TrRec", reconstructions="TsRec")
     most = args.n or 50_000
     out = {}
-    table = [(f"{label}, paper", dict(zip(names, cells))) for label, cells in PAPER["invgan-3"].items()]
+    table = [(f"{label}, paper", dict(zip(names.values(), cells))) for label, cells in PAPER["invgan-3"].items()]
     for run in runs:
         view = View(run, args)
         if "generator" not in view.args:
             raise Error(f"{run} is no run of ReStyle; table invgan-3 takes runs of `python invgan.py --restyle RUN`")
         steps = view.args["iterations"]
         print(f"{run}: by 500 and by {most:,} images, each after {steps} step{'s' if steps > 1 else ''}; fewer by -n")
-        few, _, how_few = after_each_step(view, of_n(args, 500))
-        many, title, how = after_each_step(view, of_n(args, most))
         rows = []
         for i in range(steps):
             view.model.iterations = i + 1
-            e = errors(view, test_indices(view, of_n(args, most)))
-            row = {named(name, title): [few[i][j], many[i][j]] for j, name in enumerate(names)}
+            view.measured = {key: value for key, value in view.measured.items() if key[1] == "samples"}
+            row, how, e = distances_and_errors(view, args, (500, most), names)
             row.update({"MSE": e["mse"], "MAE": e["mae"]})
             if "mae_28" in e:
                 row["MAE, 28x28"] = e["mae_28"]
@@ -1610,15 +1603,15 @@ def table_invgan_3(runs, args):
         floors = {"mean image": dict(MSE=e["mse_mean_image"]), "wrong pairs": dict(MSE=e["mse_wrong_pair"])}
         table += [(f"  floor: {name}", cells) for name, cells in floors.items()]
         out[str(run)] = dict(label=view.args["label"], steps=rows, floors=floors, protocol=(
-            f"{how_few}; and {how}; errors: {of_test(view, e['n'])}; evaluation seed {args.seed}; {view.protocol}"))
+            f"{how}; errors: {of_test(view, e['n'])}; evaluation seed {args.seed}; {view.protocol}"))
     heads = [name for _, cells in table for name in cells]
     print_columns(table, heads, lambda name: ".4f" if name[0] == "M" else ".2f")
     print(f"Evaluation code {common.code_version()}.")
     for run, row in out.items():
         print(f"{run}: {row['protocol']}")
     print(f"Distances by 500 and by {most:,} images, or as many as there are: of samples (Rand), and of samples, "
-          f"training and test images reconstructed.  The paper has none of training and test images: its ReStyle was "
-          f"trained on all of FFHQ.")
+          f"training and test images reconstructed.  The paper has none of training and test images: its ReStyle "
+          f"was trained on all of FFHQ.")
     return out
 
 
@@ -1687,9 +1680,13 @@ def table_invgan_2(runs, args):
           f"images by -n, epochs by --epochs)", flush=True)
 
     def sets(part, indices):
-        return {kind: torch.cat([
-            common.to_uint8(make(view.images(indices[begin:end], part))).cpu()
-            for begin, end in progress(f"{part}: {kind}", len(indices), view.batch)]) for kind, make in made.items()}
+        size = (len(indices),) + view.shape
+        made_of = {kind: torch.empty(size, dtype=torch.uint8) for kind in made}
+        for kind, make in made.items():
+            for begin, end in progress(f"{part}: {kind}", len(indices), view.batch):
+                x = view.images(indices[begin:end], part)
+                made_of[kind][begin:end] = common.to_uint8(make(x)).cpu()
+        return made_of
     train = sets("train", chosen)
     test = sets("test", torch.arange(n_test))
     precisions = {kind: {scored: [] for scored in made} for kind in made}
@@ -1743,7 +1740,7 @@ def logits(net, x, device):
 
 
 def binary_classifier(x, target, device, args, steps=0):
-    """A network that tells if target (N,) of uint8 images (N, C, H, W) is 1.  Batches of 64: ours."""
+    """A network that tells if target (N,) of uint8 images (N, C, H, W) is 1; batches of 64 (ours)."""
     net = classifier_net(args).to(device, memory_format=torch.channels_last)
     target = target.float().to(device)
     _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(logits(net, x[i], device), target[i.to(device)]),
@@ -1834,8 +1831,8 @@ def labelled(panel):
     return np.asarray(canvas)
 
 
-def picture_of_panels(panels, labels="on"):
-    """One panel or several, one above the other with a white line between, or a picture -> a picture."""
+def picture_of_panels(panels, labels):
+    """A panel, several one above the other with white lines between, or a picture -> a picture."""
     if isinstance(panels, np.ndarray):
         return panels
     panels = [panels] if isinstance(panels, Panel) else panels
@@ -2081,7 +2078,8 @@ def joined_samples(view, w, many):
     if view.missing or view.train.labels is None or view.train.labels.ndim > 1:
         return torch.arange(2 * many).view(-1, 2).tolist()
     few = torch.arange(0, len(view.train), math.ceil(len(view.train) / 5000))
-    known = torch.cat([view.model.features(view.images(i, "train"))[1] for i in few.split(view.batch)])
+    known = torch.cat([view.model.features(view.images(i, "train"))[1]
+                       for i in few.split(view.batch)])
     made = torch.cat([view.model.features(x)[1] for x in view.made(w).split(view.batch)])
     digit = view.train.labels[few][torch.cdist(made, known).argmin(1).cpu()]
     found = [(digit == c).nonzero().flatten()[:2].tolist() for c in digit.unique()]
@@ -2351,7 +2349,7 @@ def draw_frames(views, _, args):
 
 
 def volatility(gradients):
-    """Deviation of log mean |gradient| about its running median of 101, in the last half of a run."""
+    """Deviation of log mean |gradient| about its running median of 101, in a run's last half."""
     g = np.log(gradients[len(gradients) // 2:])
     window = min(101, len(g) // 2 * 2 - 1)
     median = np.median(np.lib.stride_tricks.sliding_window_view(g, window), axis=1)
@@ -2375,7 +2373,7 @@ def read_gradients(view):
 
 
 def draw_gradients(views, _, args):
-    """Mean |gradient| of three layers of the encoder, and its loss, by iteration (LIA figs. 7, 18)."""
+    """Mean |gradient| of three layers of the encoder, and its loss (LIA figs. 7, 18)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Plot
     panel = Plot(figsize=(16, 4), layout="constrained")
@@ -2617,7 +2615,7 @@ def lacking(item, views, args):
 
 
 def chosen_for(item, views, args):
-    """Which of the runs an item takes (a figure: of one set and size), and a list of what is missing."""
+    """Which of the runs an item takes (a figure: of one set and size), and what is missing, a list."""
     groups = {}
     for view in views:
         name = view.args.get("data_name") or view.args["data"]
@@ -2765,7 +2763,7 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
 
 
 def invert(args):
-    """Codes of images, the encoder's and by optimisation: errors, and seconds an image with decoding.
+    """Codes of images, the encoder's and by optimisation: errors, and seconds an image.
 
     IMAGE are files; without any, the first -n test images.  Writes a picture, and NAME-SPACE.npy.
     """
@@ -2841,7 +2839,7 @@ def write_normal(view, args, name, normal):
 
 
 def boundary(args):
-    """Linear boundaries in w from the labels of the data: boundaries/NAME.npy, a unit normal, of each.
+    """Linear boundaries in w from the labels of the data: boundaries/NAME.npy, a unit normal each.
 
     A linear SVM on codes of -n training images, as InterFaceGAN's; scored on the test part.  With
     --codes A B, from the codes of one file to the other's, such as of photos with glasses: A-B.npy.
@@ -2869,6 +2867,22 @@ def boundary(args):
     print(f"linear SVM, C = 0.02, on {len(chosen):,} training codes, scored on {len(y_test):,} test images; "
           f"{view.protocol}; evaluation code {common.code_version()}")
     return out
+
+
+def boundary_between(view, args):
+    """boundary --codes A B: the boundary from the codes of one file to the other's, as A-B.npy."""
+    a, b = (read_codes(path, view, force=args.force)[0].to(view.device) for path in args.codes)
+    if a.ndim > 2 or b.ndim > 2 or min(len(a), len(b)) < 5:
+        raise Error(f"a boundary needs 5 or more codes (N, nw) a side, and {args.codes[0]} and {args.codes[1]} hold "
+                    f"{tuple(a.shape)} and {tuple(b.shape)}; add images")
+    target = torch.cat([torch.zeros(len(a)), torch.ones(len(b))]).long().to(view.device)
+    normal = linear_svm(torch.cat([a, b]), target, 2)[:-1, 1]
+    name = f"{Path(args.codes[0]).stem}-{Path(args.codes[1]).stem}"
+    accuracy = told_apart(a, b)
+    path = write_normal(view, args, name, normal)
+    print(f"  {name:24} a logistic regression tells them apart in {accuracy:.1f} % (5 folds of {len(target):,})   "
+          f"wrote {path}")
+    return {name: dict(accuracy=accuracy, n=len(target))}
 
 
 # ------------------------------------------------------------------------------ 16 Photos and codes
@@ -2907,15 +2921,14 @@ class Photos:
             if store is None:
                 return data.read_images([name], self.shape[0], self.shape[1:], 1)[0]
             image = store.image(name, self.shape)
-            problem = "" if image is not None else store.bad[name]
+            if image is not None:
+                return torch.tensor(image)      # a copy: it may be read-only
+            problem = store.bad[name]
         except data.DataError as e:
             if not self.skip_bad:
                 raise
             problem = e
-        if problem:
-            data.tell_once(self.told, str(problem))
-            return None
-        return torch.tensor(image)              # a copy: it may be read-only
+        data.tell_once(self.told, str(problem))
 
 
 def identity(view):
@@ -2933,7 +2946,7 @@ def read_codes(path, view, space="w", force=False):
     try:
         loaded = np.load(path, allow_pickle=False)
         file = {space: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-        if space not in file and len(file) == 1:                        # numpy calls an array without a name arr_0
+        if space not in file and len(file) == 1:        # numpy calls an array without a name arr_0
             file = {space: next(iter(file.values()))}
         if space not in file:
             raise Error(f"{path} has no array {space!r}, only {', '.join(file)}; add it"
@@ -2966,7 +2979,7 @@ def read_codes(path, view, space="w", force=False):
 
 
 def file_names(names):
-    """Names of files, paths perhaps -> of pictures of them, all different, without folder, ending."""
+    """Names of files, paths perhaps -> names of their pictures, all different, without ending."""
     out = {}                                    # by lower case: some file systems do not tell them apart
     for name in names:
         stem = k = re.sub(r"[^\w. ()+-]", "_", Path(name.replace("\\", "/")).stem)[:100].lstrip(".") or "image"
@@ -2984,7 +2997,7 @@ def picture_of(x):
 
 
 def write_pictures(items):
-    """Writes PNG files of items, (path, picture), in threads, a few ahead; each whole or not at all."""
+    """Writes PNGs of items, (path, picture), in threads, a few ahead; each whole or not at all."""
     def write(path, picture):
         part = path.with_name(f"{path.name}.part")
         Image.fromarray(picture).save(part, "png")
@@ -3238,7 +3251,7 @@ def decode(args):
 
 
 def points_of(view, points, space, force):
-    """The codes of a film's points, (N, d) or (N, num_layers, nw): photos, folders, zips, seeds, codes."""
+    """The codes of a film's points, (N, d) or (N, num_layers, nw): of photos, seeds, and codes."""
     codes = []
     greys = []
     for point in points:
@@ -3309,22 +3322,6 @@ def interpolate(args):
         write_pictures((out / f"frame{i:04d}.png", picture) for i, picture in frames)
     print(f"wrote {out}{older}: {args.frames} frames through {len(codes)} images in {args.space}"
           f"{', and back' if args.loop else ''} (fixed noise; {view.protocol})")
-
-
-def boundary_between(view, args):
-    """boundary --codes A B: the boundary from the codes of one file to the other's, as A-B.npy."""
-    a, b = (read_codes(path, view, force=args.force)[0].to(view.device) for path in args.codes)
-    if a.ndim > 2 or b.ndim > 2 or min(len(a), len(b)) < 5:
-        raise Error(f"a boundary needs 5 or more codes (N, nw) a side, and {args.codes[0]} and {args.codes[1]} hold "
-                    f"{tuple(a.shape)} and {tuple(b.shape)}; add images")
-    target = torch.cat([torch.zeros(len(a)), torch.ones(len(b))]).long().to(view.device)
-    normal = linear_svm(torch.cat([a, b]), target, 2)[:-1, 1]
-    name = f"{Path(args.codes[0]).stem}-{Path(args.codes[1]).stem}"
-    accuracy = told_apart(a, b)
-    path = write_normal(view, args, name, normal)
-    print(f"  {name:24} a logistic regression tells them apart in {accuracy:.1f} % (5 folds of {len(target):,})   "
-          f"wrote {path}")
-    return {name: dict(accuracy=accuracy, n=len(target))}
 
 
 # -------------------------------------------------------------------------------------- 17 Commands
@@ -3467,7 +3464,8 @@ def compare(args):
 
     --table: a row a run of what it cost and what it gives, each on its own test part.  Runs that
     differ in nothing but the seed share a row, mean ± deviation.  Columns are left out if no run
-    has them; what the rows' numbers do not have in common is noted.
+    has them; what the rows' numbers do not have in common is noted.  --only, --format, --features,
+    --reference, --inception, --vgg, --cache, --seed and --batch are for --table.
     """
     if args.table:
         return compare_table(args)
@@ -3495,7 +3493,9 @@ def compare(args):
     return out
 
 
-# Columns of compare --table: head, measure ("": of the run itself), its number, format
+# ------------------------------------------------------------------------------- 18 compare --table
+
+# Columns: head, measure ("": of the run itself), its number, format
 COLUMNS = (
     ("images shown", "", "seen", ",.0f"), ("batch", "", "batch", ",.0f"), ("seconds", "", "seconds", ",.0f"),
     ("peak GB", "", "peak_gb", ".2f"),
@@ -3525,8 +3525,8 @@ def cost(view):
     return {name: max(values) for name, values in found.items() if values}
 
 
-def measured(view, args, names):
-    """-> a run's numbers {(measure, number): value}, facts on which they depend, and protocols."""
+def measured(view, run, args, names):
+    """-> the `Row` of a run of that name alone; names: of measures."""
     of_run = dict(cost(view), seen=view.model.seen, batch=view.args.get("batch"))
     numbers = {("", key): value for key, value in of_run.items()}
     shape = "x".join(map(str, view.shape))
@@ -3547,7 +3547,23 @@ def measured(view, args, names):
         facts[f"n of {name}"] = m["n"]
         facts["features"] = m.get("extractor", facts.get("features"))
         facts["distance"] = title or facts.get("distance")
-    return numbers, {k: v for k, v in facts.items() if v}, how
+    return Row(run, f"{view.args['label']}, {view.args['backbone']}", {run: view.protocol},
+               {key: [v] for key, v in numbers.items() if v is not None}, {k: v for k, v in facts.items() if v}, how)
+
+
+def pooled(rows):
+    """Rows of runs of one setting -> one."""
+    runs = {}
+    numbers = {}
+    name = joint_name([row.name for row in rows])
+    for row in rows:
+        for what, fact in rows[0].facts.items():
+            if row.facts.get(what) != fact:
+                raise Error(f"{name} have the same settings, but differ in {what}; make a table of each")
+        runs.update(row.runs)
+        for key, values in row.numbers.items():
+            numbers[key] = numbers.get(key, []) + values
+    return rows[0]._replace(name=name, runs=runs, numbers=numbers)
 
 
 def joint_name(names):
@@ -3580,17 +3596,8 @@ def compare_table(args):
             print(view.title, flush=True)
             own = OF_A_TRIAL | {"decoder"}
             setting = repr([sorted((k, repr(v)) for k, v in view.args.items() if k not in own), view.model.seen])
-            label = f"{view.args['label']}, {view.args['backbone']}"
-            trials.setdefault(setting, []).append((name, label, view.protocol, *measured(view, args, names)))
-    table = []
-    for done in trials.values():
-        runs, labels, protocols, numbers, facts, how = zip(*done, strict=True)
-        if differing := [what for what in facts[0] if any(f.get(what) != facts[0][what] for f in facts)]:
-            raise Error(f"{joint_name(runs)} have the same settings, but differ in {differing[0]}; make a table of "
-                        f"each")
-        keys = dict.fromkeys(key for n in numbers for key in n)
-        values = {key: [v for v in (n.get(key) for n in numbers) if v is not None] for key in keys}
-        table.append(Row(joint_name(runs), labels[0], dict(zip(runs, protocols)), values, facts[0], how[0]))
+            trials.setdefault(setting, []).append(measured(view, name, args, names))
+    table = [pooled(rows) for rows in trials.values()]
     columns = [column for column in COLUMNS if any(row.numbers.get(column[1:3]) for row in table)]
     text = dict(text=as_text, csv=as_csv, markdown=as_markdown)[form](table, columns, notes_of(table, args))
     if not args.out:
@@ -3683,7 +3690,7 @@ def as_markdown(table, columns, notes):
 
 
 def as_csv(table, columns, notes):
-    """Numbers to 6 digits, deviations in columns of their own, protocols and notes in the last ones."""
+    """Numbers to 6 digits; deviations have columns of their own, as protocols and notes."""
     many = 2 if any(len(row.runs) > 1 for row in table) else 1              # columns of a number
     heads = [words for head in heads_of(table, columns) for words in (head, f"{head}, deviation")[:many]]
     lines = [["run", "method", "runs"] + heads + ["protocol", "notes"]]
@@ -3708,7 +3715,7 @@ def write_picture(picture, path):
         print(f"wrote {path}{older}")
 
 
-# ------------------------------------------------------------------------------------------ 18 Demo
+# ------------------------------------------------------------------------------------------ 19 Demo
 # A page that only this machine reaches.  Codes travel with each request, so the server keeps nothing
 # but the models, which one thread runs.  The page waits for each picture, then asks for the next.
 
@@ -3759,7 +3766,7 @@ def png(x):
 
 
 class Played:
-    """A view, and what the page asks of it: methods of what a request holds, str or bytes -> bytes."""
+    """A view, and what the page asks of it: methods from str or bytes, of a request, to bytes."""
 
     def __init__(self, view):
         self.view, self.model, self.directions, w = view, view.model, {}, None
@@ -3904,7 +3911,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         return kind, self.server.work(function, run, self.body() if self.command == "POST" else query.get("of", ""))
 
     def check_origin(self, path):
-        """Only this page may ask: other sites, too, can have this machine's browser send requests."""
+        """Only this page may ask: other sites can have this machine's browser send requests, too."""
         host = self.headers.get("Host")
         port = self.server.server_address[1]
         if host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
@@ -4180,7 +4187,7 @@ start().catch(e => say(e.message));
 """
 
 
-# ---------------------------------------------------------------------------------------- 18 Report
+# ---------------------------------------------------------------------------------------- 20 Report
 # A page a run, in one file: numbers first, then pictures, curves, figures and settings.
 
 QUICK = ("errors", "latent", "sharpness")       # what is measured without --metrics
@@ -4214,7 +4221,8 @@ def flat_numbers(numbers, before=""):
     """{"n": {"samples": 5}} -> {"n samples": 5}."""
     out = {}
     for name, value in numbers.items():
-        out.update(flat_numbers(value, f"{before}{name} ") if isinstance(value, dict) else {before + name: value})
+        name = before + name
+        out.update(flat_numbers(value, f"{name} ") if isinstance(value, dict) else {name: value})
     return out
 
 
@@ -4231,7 +4239,7 @@ def read_metrics(path):
 
 
 def numbers_of(view, args, found):
-    """-> {measure: numbers} of a run, of `found` or, if that is None, measured now; and where they are from."""
+    """-> {measure: numbers} of a run, of `found` or, if None, of now; and where they are from."""
     if found is not None:
         here = [numbers for run, numbers in found.items() if Path(run).resolve() == view.run.resolve()]
         if not here:
@@ -4297,7 +4305,7 @@ def checked_png(path):
 
 
 def film_of(run, kind):
-    """-> <figure> of the pictures of a folder, such as samples, of which the slider shows one, or ""."""
+    """-> <figure> of a folder's pictures, such as samples, of which the slider shows one, or ""."""
     paths = sorted((p for p in (run / kind).glob("*.png") if p.stem.isdigit()), key=lambda path: int(path.stem))
     if not paths:
         return ""
@@ -4315,7 +4323,7 @@ def figure_of(name, content, note):
 
 
 def figures_of(view, args):
-    """-> <figure>s of what the run alone gives and of what its folder holds; <li>s about the others."""
+    """-> <figure>s that the run alone gives or its folder holds, and <li>s about the others."""
     made = []
     rest = []
     for name, row in FIGURES.items():
@@ -4392,9 +4400,9 @@ def page_of(view, args, found):
 def report(args):
     """Write a page a run, to read without a terminal: numbers, pictures by time, curves, figures.
 
-    Each page is one file that needs no network; of several runs there is also an index.  Numbers are
-    those of --metrics, a file of `metrics --json`, or errors, latent and sharpness of 500 (-n) images.
-    A run that fails is left out; the rest goes on, to exit status 2.
+    Each page is one file that needs no network; several runs have an index, too.  Numbers are those
+    of --metrics, a file of `metrics --json`, or else errors, latent and sharpness of 500 (-n)
+    images.  A run that fails is left out; the rest goes on, to exit status 2.
     """
     found = read_metrics(args.metrics) if args.metrics else None
     args.n = args.n or REPORT_N
@@ -4511,7 +4519,7 @@ INDEX = HEAD + "<title>Runs</title>\n<style>\n" + TABLES_CSS + """<h1>Runs</h1>
 """
 
 
-# ---------------------------------------------------------------------------------- 19 Command line
+# ---------------------------------------------------------------------------------- 21 Command line
 
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
@@ -4553,7 +4561,7 @@ def seed_ranges(text):
     return out
 
 
-# A new command is a function of args, whose docstring is its help, in COMMANDS; its flags are below.
+# A new command is a function of args in COMMANDS, whose docstring is its help; flags are below.
 COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo, report)
 SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
           "table alae-3", "table alae-4", "table alae-5", "table lia-1", "table lia-2", "table invgan-1",
@@ -4598,15 +4606,15 @@ def parse_args(argv=None):
     add("metrics table compare invert boundary report", "-n", **number, help="number of images")
     add("figure", "-n", **number, help="number of images (morph: along a side; "
         "traversal, interpolation, styles, merge: pairs; frames: times as many)")
-    add("metrics table", "--features", default="auto", metavar="NAME",
+    add("metrics table compare", "--features", default="auto", metavar="NAME",
         help="features for distances: inception, vgg16, or a classifier's of the set's labels "
              "(digits for MNIST, else the set's name; the default)")
-    add("metrics table", "--reference", default="", choices=["train", "test"],
+    add("metrics table compare", "--reference", default="", choices=["train", "test"],
         help="part that distances are to (default: train; SWD of reconstructions: their originals)")
-    add("metrics table list", "--inception", **file, help="pt_inception-2015-12-05-6726825d.pth")
+    add("metrics table compare list", "--inception", **file, help="pt_inception-2015-12-05-6726825d.pth")
     add("metrics table list", "--lpips", **file, help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl (tables "
         "alae-4, alae-5: PPL by LPIPS, as with --features inception; else by the features that --features names)")
-    add("metrics table invert list", "--vgg", **file, help="vgg16-397923af.pth or another VGG-16, perhaps "
+    add("metrics table compare invert list", "--vgg", **file, help="vgg16-397923af.pth or another VGG-16, perhaps "
         "without its top, for --features vgg16, lpips, ppl and --loss vgg9")
     add("metrics table", "--face-crop", action="store_true",
         help="ppl, alae-4, alae-5: the part where a face is (rows 3/8 to 7/8, columns 2/8 to 6/8)")
@@ -4625,8 +4633,7 @@ def parse_args(argv=None):
         help="alae-3, alae-5: number of training images that distances are to (default: all; released code: 50000)")
     add("table", "--flip", action="store_true",
         help="alae-3, alae-5: half of the images that distances are to are flipped, as in the released code")
-    add("invert table", "--steps", type=common.positive(int), default=0,
-        help="steps of descent (default: 1000, in-domain 100)")
+    add("invert table", "--steps", **number, help="steps of descent (default: 1000, in-domain 100)")
     add("figure", "--steps", type=common.positive(int), default=0, metavar="N",
         help="models, interpolation: steps of MSE optimisation, shown as well, or for an encoder that a run lacks")
     add("invert", "--optimizer", default="adam", choices=["adam", "descent"])
@@ -4667,16 +4674,16 @@ def parse_args(argv=None):
         help="samples: the number of layers, from the first on, that are truncated")
     add(every, "--weights", default="", choices=["ema", "raw"],
         help="averaged, or as trained (default: ema; table alae-2: raw)")
-    add("metrics table figure invert report", "--seed", type=common.seed, default=0,
+    add("metrics table compare figure invert report", "--seed", type=common.seed, default=0,
         help="evaluation seed of the codes z and all other draws")
     add(every, "--kimg", type=common.positive(int), metavar="K",
         help="averaged weights that --keep-kimg kept at K thousand images (default: the last ones)")
     add(every, "--device", default="auto", help="cpu, cuda, mps ... (default: the GPU if there is one)")
-    add("metrics table", "--batch", type=common.positive(int), default=0,
+    add("metrics table compare", "--batch", type=common.positive(int), default=0,
         help="images at a time (default: by their size); random noise depends on it")
     add(every + " list", "--data", default="", metavar="PATH", help="the runs' images, if they have moved")
     add(every + " list", "--data-root", default="", metavar="DIR", help="folder of named sets, if moved")
-    add("metrics table invert list", "--cache", default="cache", metavar="DIR",
+    add("metrics table compare invert list", "--cache", default="cache", metavar="DIR",
         help="folder for fetched weights, classifiers and statistics of real images")
     add("metrics table compare invert boundary list", "--json", **file, help="file for the numbers")
     add("figure compare invert", "--out", **file, help="file for the picture")
@@ -4693,13 +4700,6 @@ def parse_args(argv=None):
     add("compare", "--only", type=measure_names, metavar="NAME", **some, help="--table: measures, after RUN")
     add("compare", "--format", default="", choices=["text", "csv", "markdown"],
         help="--table: how it is written (default: by the ending of --out, else text)")
-    add("compare", "--features", default="auto", metavar="NAME", help="--table: features for distances, see metrics")
-    add("compare", "--reference", default="", choices=["train", "test"], help="--table: part that distances are to")
-    add("compare", "--inception", **file, help="--table: pt_inception-2015-12-05-6726825d.pth")
-    add("compare", "--vgg", **file, help="--table: a VGG-16, for --features vgg16")
-    add("compare", "--cache", default="cache", metavar="DIR", help="--table: folder for classifiers and statistics")
-    add("compare", "--seed", type=common.seed, default=0, help="--table: evaluation seed")
-    add("compare", "--batch", type=common.positive(int), default=0, help="--table: images at a time")
     return parser.parse_args(argv)
 
 
