@@ -3050,7 +3050,7 @@ def samples(args):
     check_truncation(args)
     if bool(args.n) == bool(args.seeds):
         raise Error("samples takes -n N or --seeds, such as 0,1,4-6; pass one of them")
-    seeds = np.unique(args.seeds) if args.seeds else np.arange(args.n)
+    seeds = sorted(set(args.seeds)) or range(args.n)
     out = Path(args.out)
     zipped = out.suffix.lower() == ".zip"
     if out.suffix.lower() in {".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}:
@@ -3062,23 +3062,23 @@ def samples(args):
                  noise=args.noise)
     there = prepare_folder(folder, about)
     name = "seed{:04d}.png".format
-    left = np.array([seed for seed in seeds if name(seed) not in there], dtype=np.int64)
+    left = {seed for seed in seeds if name(seed) not in there}
     if len(left) < len(seeds):
         print(f"{len(seeds) - len(left):,} of {len(seeds):,} pictures are in {folder} already, and stay")
     size = min(view.batch, BLOCK_OF_SEEDS)
-    blocks = np.unique(left // size)
-    begins = np.searchsorted(left, [blocks * size, (blocks + 1) * size])
+    blocks = sorted({seed // size for seed in left})
 
     def pictures():
         for at, _ in progress(f"blocks of {size} seeds", len(blocks), 1):
-            first_seed = int(blocks[at]) * size
+            first_seed = blocks[at] * size
             w = view.model.map(codes_of_seeds(view, range(first_seed, first_seed + size)))
             if args.truncation != 1:
                 w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
             common.seed_noise(0, first_seed // size)
             x = view.model.generate(w, noise=args.noise)
-            for seed in left[begins[0, at]:begins[1, at]]:
-                yield folder / name(seed), picture_of(x[seed - first_seed])
+            for seed, image in enumerate(x, first_seed):
+                if seed in left:
+                    yield folder / name(seed), picture_of(image)
     write_pictures(pictures())
     wait_for_all()
     if zipped and leads():
@@ -3145,15 +3145,14 @@ def encode(args):
             rows = [i for i in range(begin, end) if images[i - begin] is not None]
             if not rows:
                 continue
-            images = [image for image in images if image is not None]
-            pixels = torch.stack(images)
+            pixels = torch.stack([image for image in images if image is not None])
             x = common.to_float(pixels).to(view.device)
             code = view.model.encode(x)
             w[rows], good[rows], grey[rows] = code.cpu(), 1, pixels.float().mean((1, 2, 3))
             if folder:
                 y = view.model.generate(code, noise="fixed").clamp(-1, 1)
-                others = images[1:] + [images[0] if following is None else following]
-                others = common.to_float(torch.stack(others)).to(view.device)
+                last = x[:1] if following is None else common.to_float(following[None]).to(view.device)
+                others = torch.cat([x[1:], last])
                 floor = x.new_full((len(x),), math.nan) if mean is None else per_image((mean - x).square())
                 wrong = per_image((y - others).square())
                 if (end % n if following is not None else rows[0]) == rows[-1]:     # it would be paired with itself
@@ -3175,10 +3174,9 @@ def encode(args):
     if leads():
         older = " over an older one" if out.exists() else ""
         out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(f"{out.name}.part")
-        with open(part, "wb") as f:
-            np.savez(f, **arrays)
-        os.replace(part, out)
+        whole = io.BytesIO()
+        np.savez(whole, **arrays)
+        common.write_atomic(out, whole.getvalue())
         print(f"wrote {out}{older}: " + ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim))
         if folder:
             tell_photos(folder, names, told, view, over)
@@ -3264,10 +3262,11 @@ def points_of(view, points, space, force):
         else:
             view.need(["encode"] if space == "w" else ["encode", "unmap"])
             photos = Photos([point], view.shape)
-            pixels = [photos.read(i)[None] for i in range(len(photos))]
-            greys += [image.float().mean() for image in pixels]
-            w = torch.cat([view.model.encode(common.to_float(image).to(view.device)) for image in pixels])
-            codes.append(view.model.unmap(w) if space == "z" else w)
+            for i in range(len(photos)):
+                pixels = photos.read(i)[None]
+                greys.append(pixels.float().mean())
+                w = view.model.encode(common.to_float(pixels).to(view.device))
+                codes.append(view.model.unmap(w) if space == "z" else w)
     if greys:
         tell_unusual(view, torch.stack(greys))
     if any(code.ndim == 3 for code in codes):
