@@ -2400,40 +2400,39 @@ def draw_gradients(views, _, args):
 # -------------------------------------------------------------------------- 13 The table of figures
 
 # draw(view, images, args) -> panel, panels or picture, or of all views if `together`; images(views,
-# args), or None if it takes none; flags: those for this figure alone; legend: what is where
-Figure = namedtuple("Figure", "draw needs images flags legend together", defaults=(("encode",), None, (), "", False))
+# args), or None if it takes none; legend: what is where
+Figure = namedtuple("Figure", "draw needs images legend together", defaults=(("encode",), None, "", False))
 FIGURES = {
-    "samples": Figure(draw_samples, PRIOR, flags=("truncation", "truncation_layers", "columns")),
-    "reconstructions": Figure(draw_reconstructions, images=first(32), flags=("columns",), together=True),
-    "models": Figure(draw_models, images=first(8), flags=("steps",), together=True),
-    "traversal": Figure(draw_traversal, ("prior", "map", "features"), flags=("columns",)),
+    "samples": Figure(draw_samples, PRIOR),
+    "reconstructions": Figure(draw_reconstructions, images=first(32), together=True),
+    "models": Figure(draw_models, images=first(8), together=True),
+    "traversal": Figure(draw_traversal, ("prior", "map", "features")),
     "morph": Figure(draw_morph, images=lambda views, args: real_images(views, args, 4, one_of_four_classes)),
-    "mixing": Figure(draw_mixing, images=lambda *_: None, flags=("generated",)),
-    "interpolation": Figure(draw_interpolation, images=pairs(4), flags=("columns", "steps"), together=True),
+    "mixing": Figure(draw_mixing, images=lambda *_: None),
+    "interpolation": Figure(draw_interpolation, images=pairs(4), together=True),
     "manipulate": Figure(
         draw_manipulate, images=lambda views, args: None if args.codes else first(4)(views, args),
-        flags=("boundary", "codes", "strength", "columns"), legend="columns: original (none with --codes), "
-        "reconstruction, then the code moved along each unit normal"),
+        legend="columns: original (none with --codes), reconstruction, then the code moved along each unit normal"),
     "path": Figure(
         draw_path, PRIOR, first(4), legend=f"columns: after {', '.join(map(str, steps_shown(PATH_STEPS)))} "
         f"steps of Adam, lr {PATH_LR}, then the original"),
     "gradients": Figure(draw_gradients, (), together=True),
     "styles": Figure(draw_styles, images=pairs(4)),
-    "variants": Figure(draw_variants, images=first(16), flags=("columns",), together=True,
+    "variants": Figure(draw_variants, images=first(16), together=True,
                        legend="rows: images, then reconstructions and differences of each run"),
-    "inpaint": Figure(draw_inpaint, images=first(16), flags=("columns",), together=True,
+    "inpaint": Figure(draw_inpaint, images=first(16), together=True,
                       legend="rows: images, the same without a square, reconstructions of each run"),
-    "merge": Figure(draw_merge, images=pairs(16), flags=("mask", "columns"), together=True,
+    "merge": Figure(draw_merge, images=pairs(16), together=True,
                     legend="rows: first images, second images, both merged, reconstructions of each run"),
-    "edit": Figure(draw_edit, images=first(16), flags=("columns",), together=True,
+    "edit": Figure(draw_edit, images=first(16), together=True,
                    legend="rows: edited images, reconstructions of each run"),
-    "tiles": Figure(draw_tiles, images=of_any_size, flags=("resolution",), together=True,
+    "tiles": Figure(draw_tiles, images=of_any_size, together=True,
                     legend="columns: images, reconstructions, differences"),
     "deblur": Figure(
-        draw_deblur, images=of_any_size, flags=("resolution",),
+        draw_deblur, images=of_any_size,
         legend="columns: images, half their size enlarged, reconstructed, and w + a (w - w blurred), a = "
         + ", ".join(f"{a:g}" for a in EXTRAPOLATION)),
-    "frames": Figure(draw_frames, flags=("frames", "resolution"), together=True),
+    "frames": Figure(draw_frames, together=True),
 }
 
 
@@ -3398,21 +3397,17 @@ def check_truncation(args):
         raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
 
 
-def check_owners(args, owners):
-    """Raises Error if a flag is given that is for other figures or tables: flag -> their names."""
-    for flag, names in owners.items():
-        if args.name not in names and getattr(args, flag) != args.parser.get_default(flag):
-            raise Error(f"--{flag.replace('_', '-')} is for {args.command} {', '.join(names)}; leave it out")
+def check_owners(args):
+    """Raises Error if a flag is given that is for other figures or tables."""
+    for action in args.parser._actions:
+        only = getattr(action, "only", ())
+        if only and args.name not in only and getattr(args, action.dest) != action.default:
+            raise Error(f"{action.option_strings[0]} is for {args.command} {', '.join(only)}; leave it out")
 
 
 def table(args):
     """Print one of the papers' tables next to what the runs give."""
-    paths = ["alae-4", "alae-5"]
-    distances = ["alae-3", "alae-5"]
-    descent = ["lia-1", "invgan-1"]
-    check_owners(args, dict(only=["invgan-2"], classifier=["invgan-2"], epochs=["invgan-2"], lpips=paths,
-                            face_crop=paths, sources=["alae-3"], reference_n=distances, flip=distances,
-                            optimise=descent, steps=descent))
+    check_owners(args)
     if args.steps and not args.optimise:
         raise Error("--steps is of the rows by --optimise N; add that, or leave it out")
     return TABLES[args.name](args.runs, args)
@@ -3426,8 +3421,7 @@ def figure(args):
         raise Error(f"figure {args.name} shows no real images{' with --generated' if args.generated else ''}; leave "
                     f"--images out{' and name the --frames' if args.name == 'frames' else ''}")
     check_truncation(args)
-    check_owners(args, {flag: [name for name, other in FIGURES.items() if flag in other.flags]
-                        for owner in FIGURES.values() for flag in owner.flags})
+    check_owners(args)
     check_out(args, (".png", ".gif") if args.name == "frames" else (".png",))
     views = [View(run, args) for run in args.runs]
     picture = picture_of_figure(args, views)
@@ -4389,7 +4383,8 @@ def page_of(view, args, found):
         title=html.escape(f"{view.args['label']}, {view.run.resolve().name}"),
         about=html.escape(f"{trained}{view.protocol}; {versions}"), origin=html.escape(origin),
         heads="".join(f"<div><dt>{html.escape(words)}<dd>{value}</div>" for words, value in heads.items()),
-        protocol=html.escape(str(numbers[first]["protocol"]) if first else "None of those that matter most is here"),
+        protocol=html.escape(str(numbers[first]["protocol"] if first else
+                                 "None of those that matter most is among them")),
         measured="".join(measured), films=films or "<p>The run has none.",
         curves="".join(curves) or "<p>The run has no log.csv.", figures=figures, rest=rest,
         settings=settings_table(view.args))
@@ -4576,9 +4571,11 @@ def parse_args(argv=None):
         sub = subs[function.__name__] = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
         sub.set_defaults(function=function, parser=sub)
 
-    def add(to, *flags, **options):
+    def add(to, *flags, help="", only="", **options):
+        """only: the tables or figures that a flag of these commands is for"""
         for name in to.split():
-            subs[name].add_argument(*flags, **options)
+            words = f"{only.replace(' ', ', ')}: {help}" if only and name == to else help
+            subs[name].add_argument(*flags, help=words, **options).only = only.split()
     every = " ".join(subs)
     subs["list"] = commands.add_parser("list", help="Every table and figure of the papers, and what runs suffice for.",
                                        doc=inspect.getdoc(listed))
@@ -4599,8 +4596,8 @@ def parse_args(argv=None):
     alone = ", ".join(name for name, measure in MEASURES.items() if measure.alone)
     add("metrics", "--only", type=measure_names, metavar="NAME", **some,
         help=f"measures, after RUN: {', '.join(MEASURES)} (default: all except {alone})")
-    add("table", "--only", metavar="NAME", **some,
-        help="invgan-2: labels, after RUN (default: 20 of CelebA's, all of other sets)")
+    add("table", "--only", metavar="NAME", **some, only="invgan-2",
+        help="labels, after RUN (default: 20 of CelebA's, all of other sets)")
     add("boundary", "--only", metavar="NAME", **some, help="labels, after RUN (default: all)")
     add("metrics table compare invert boundary report", "-n", **number, help="number of images")
     add("figure", "-n", **number, help="number of images (morph: along a side; "
@@ -4611,30 +4608,32 @@ def parse_args(argv=None):
     add("metrics table compare", "--reference", default="", choices=["train", "test"],
         help="part that distances are to (default: train; SWD of reconstructions: their originals)")
     add("metrics table compare list", "--inception", **file, help="pt_inception-2015-12-05-6726825d.pth")
-    add("metrics table list", "--lpips", **file, help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl (tables "
-        "alae-4, alae-5: PPL by LPIPS, as with --features inception; else by the features that --features names)")
+    add("metrics table list", "--lpips", **file, only="alae-4 alae-5",
+        help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl (tables alae-4, alae-5: PPL by LPIPS, as with "
+             "--features inception; else by the features that --features names)")
     add("metrics table compare invert list", "--vgg", **file, help="vgg16-397923af.pth or another VGG-16, perhaps "
         "without its top, for --features vgg16, lpips, ppl and --loss vgg9")
-    add("metrics table", "--face-crop", action="store_true",
+    add("metrics table", "--face-crop", action="store_true", only="alae-4 alae-5",
         help="ppl, alae-4, alae-5: the part where a face is (rows 3/8 to 7/8, columns 2/8 to 6/8)")
-    add("table", "--classifier", default="resnet50", metavar="NAME", help="invgan-2: of torchvision")
-    add("table", "--epochs", type=common.positive(int), default=20, help="invgan-2: a classifier's")
+    add("table", "--classifier", default="resnet50", metavar="NAME", only="invgan-2", help="of torchvision")
+    add("table", "--epochs", type=common.positive(int), default=20, only="invgan-2", help="a classifier's")
     add("invert", "--method", default="optimise", choices=["optimise", "in-domain", "encoder"],
         help="gradient descent, the same from and near the encoder's code, or the encoder alone")
     add("invert", "--space", nargs="+", default=["w"], choices=["z", "w", "w+"], help="after IMAGE")
     add("invert", "--loss", default="pixel", choices=["pixel", "vgg9"],
         help="mean square of pixels, or of VGG-16 conv3_3 (in-domain: of pixels and of conv4_3)")
-    add("table", "--optimise", type=common.positive(int), default=0, metavar="N",
-        help="lia-1, invgan-1: rows of optimisation of the first N test images (default: none)")
-    add("table", "--sources", default="test", choices=["test", "train"],
-        help="alae-3: part whose images are reconstructed (default: test, as the paper; released code: train)")
-    add("table", "--reference-n", **number, metavar="N",
-        help="alae-3, alae-5: number of training images that distances are to (default: all; released code: 50000)")
-    add("table", "--flip", action="store_true",
-        help="alae-3, alae-5: half of the images that distances are to are flipped, as in the released code")
-    add("invert table", "--steps", **number, help="steps of descent (default: 1000, in-domain 100)")
-    add("figure", "--steps", type=common.positive(int), default=0, metavar="N",
-        help="models, interpolation: steps of MSE optimisation, shown as well, or for an encoder that a run lacks")
+    add("table", "--optimise", **number, metavar="N", only="lia-1 invgan-1",
+        help="rows of optimisation of the first N test images (default: none)")
+    add("table", "--sources", default="test", choices=["test", "train"], only="alae-3",
+        help="part whose images are reconstructed (default: test, as the paper; released code: train)")
+    add("table", "--reference-n", **number, metavar="N", only="alae-3 alae-5",
+        help="number of training images that distances are to (default: all; released code: 50000)")
+    add("table", "--flip", action="store_true", only="alae-3 alae-5",
+        help="half of the images that distances are to are flipped, as in the released code")
+    add("invert table", "--steps", **number, only="lia-1 invgan-1",
+        help="steps of descent (default: 1000, in-domain 100)")
+    add("figure", "--steps", **number, metavar="N", only="models interpolation",
+        help="steps of MSE optimisation, shown as well, or for an encoder that a run lacks")
     add("invert", "--optimizer", default="adam", choices=["adam", "descent"])
     add("invert", "--lr", type=common.positive(float), default=0.0,
         help="learning rate (default: 0.01, 1 with descent)")
@@ -4643,16 +4642,17 @@ def parse_args(argv=None):
         "(morph: 4; mixing: -n sources, then 6 destinations, 5 below 64 px)")
     add("figure", "--labels", default="on", choices=["on", "off"], help="text next to rows and columns (default: on)")
     add("figure", "--columns", type=common.positive(int, 1000), default=0, metavar="N",
+        only="samples reconstructions traversal interpolation manipulate variants inpaint merge edit",
         help="images in a row (traversal, interpolation, manipulate: steps)")
     add("figure", "--strength", type=common.number("number", float, math.isfinite), metavar="D", **some,
-        help="manipulate: distances along the normals (default: -5 ... 5; of several boundaries 5)")
-    add("figure", "--generated", action="store_true", help="mixing: samples instead of real images")
-    add("figure", "--mask", **file, help="merge: white where the second image is to be")
-    add("figure", "--frames", **file, help="frames: a folder of images, or a GIF")
-    add("figure", "--resolution", default="auto", metavar="N|WxH",
-        help="tiles, deblur, frames: size of --images and --frames")
-    add("figure", "--boundary", metavar="FILE", **some, help="manipulate: .npy files of normals in w")
-    add("figure", "--codes", **file, help="manipulate: .npz or .npy of codes instead of images")
+        only="manipulate", help="distances along the normals (default: -5 ... 5; of several boundaries 5)")
+    add("figure", "--generated", action="store_true", only="mixing", help="samples instead of real images")
+    add("figure", "--mask", **file, only="merge", help="white where the second image is to be")
+    add("figure", "--frames", **file, only="frames", help="a folder of images, or a GIF")
+    add("figure", "--resolution", default="auto", metavar="N|WxH", only="tiles deblur frames",
+        help="size of --images and --frames")
+    add("figure", "--boundary", metavar="FILE", **some, only="manipulate", help=".npy files of normals in w")
+    add("figure", "--codes", **file, only="manipulate", help=".npz or .npy of codes instead of images")
     add("boundary", "--codes", nargs=2, default=[], metavar="FILE",
         help="two files of codes, .npz or .npy, instead of labels")
     add("samples", "-n", **number, help="number of samples, of seeds 0 ... N - 1")
@@ -4667,9 +4667,9 @@ def parse_args(argv=None):
         help="number of frames (default: 60; 25 a second)")
     add("interpolate", "--loop", action="store_true", help="back to the first image at the end")
     add("decode interpolate boundary", "--force", action="store_true", help="take codes of other weights, too")
-    add("figure samples", "--truncation", type=common.positive(float), default=1.0, metavar="PSI",
+    add("figure samples", "--truncation", type=common.positive(float), default=1.0, metavar="PSI", only="samples",
         help="samples: distance of w to the mean w, times PSI (StyleGAN 0.7; default: 1)")
-    add("figure samples", "--truncation-layers", type=common.positive(int), default=8, metavar="N",
+    add("figure samples", "--truncation-layers", type=common.positive(int), default=8, metavar="N", only="samples",
         help="samples: the number of layers, from the first on, that are truncated")
     add(every, "--weights", default="", choices=["ema", "raw"],
         help="averaged, or as trained (default: ema; table alae-2: raw)")
