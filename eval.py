@@ -844,8 +844,8 @@ NEIGHBOUR = 3           # whose distance is the radius around a feature (Kynkaan
 
 
 def radii(f, k=NEIGHBOUR, block=1000):
-    """How far the k-th nearest other is from each of f (N, d), float64."""
-    return torch.cat([torch.cdist(some, f).kthvalue(k + 1).values for some in f.split(block)])     # its own is 0
+    """How far the k-th nearest other is from each of f (N, d); itself, at 0, is the first."""
+    return torch.cat([torch.cdist(some, f).kthvalue(k + 1).values for some in f.split(block)])
 
 
 def precision_recall(real, made, k=NEIGHBOUR, block=1000, r=None):
@@ -1583,7 +1583,8 @@ def table_invgan_3(runs, args):
     names = dict(samples="Rand", resamples="RandRec", training="TrRec", reconstructions="TsRec")
     most = args.n or 50_000
     out = {}
-    table = [(f"{label}, paper", dict(zip(names.values(), cells))) for label, cells in PAPER["invgan-3"].items()]
+    table = [(f"{label}, paper", dict(zip(names.values(), cells)))
+             for label, cells in PAPER["invgan-3"].items()]
     for run in runs:
         view = View(run, args)
         if "generator" not in view.args:
@@ -2185,10 +2186,12 @@ def draw_manipulate(view, x, args):
     few = [5.0] if len(args.boundary) > 1 else torch.linspace(-5, 5, args.columns or 8).tolist()
     steps = args.strength or few
     normals = [read_normal(path, view) for path in args.boundary]
-    moves = torch.stack([torch.zeros_like(normals[0])] + [step * normal for normal in normals for step in steps])
+    moves = [step * normal for normal in normals for step in steps]
+    moves = torch.stack([torch.zeros_like(normals[0])] + moves)
     moves = moves if w.ndim == 2 else moves[:, None]
     picture = [view.made(code + moves) for code in w]
-    columns = ["reconstruction"] + [f"{Path(path).stem}: {step:+.2g}" for path in args.boundary for step in steps]
+    names = [Path(path).stem for path in args.boundary]
+    columns = ["reconstruction"] + [f"{name}: {step:+.2g}" for name in names for step in steps]
     if not args.codes:
         picture = [torch.cat([image[None], row]) for image, row in zip(x, picture, strict=True)]
         columns = ["original"] + columns
@@ -3242,7 +3245,8 @@ def decode(args):
     stems = file_names(names) if names else [f"code{i:04d}" for i in range(len(codes))]
     folder = Path(args.out)
     over = make_folder(folder, stems)
-    write_pictures((folder / f"{stems[i]}.png", picture) for i, picture in drawn(view, codes, args.space, "codes"))
+    pictures = drawn(view, codes, args.space, "codes")
+    write_pictures((folder / f"{stems[i]}.png", picture) for i, picture in pictures)
     wait_for_all()
     print(f"wrote {len(codes):,} pictures{over} into {folder} (fixed noise; {view.protocol})")
 
@@ -3690,7 +3694,8 @@ def as_csv(table, columns, notes):
     for row in table:
         values = [v for column in columns for v in mean_of(row.numbers.get(column[1:3]))[:many]]
         cells = ["" if v is None else f"{v:.6g}" if abs(v) < 1e5 else f"{v:.0f}" for v in values]
-        lines.append([row.name, row.label, len(row.runs)] + cells + ["; ".join(row.runs.values()), " | ".join(notes)])
+        cells += ["; ".join(row.runs.values()), " | ".join(notes)]
+        lines.append([row.name, row.label, len(row.runs)] + cells)
     return csv_of(lines)
 
 
