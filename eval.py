@@ -5,22 +5,15 @@
     python eval.py metrics RUN --only lpips ppl swd                     perceptual distances; SWD
     python eval.py table NAME RUN...       a paper's table next to the runs' numbers, such as alae-2
     python eval.py figure NAME RUN...      a paper's figure, by content or number: samples, lia-7
-    python eval.py invert RUN [IMAGE...]   codes found by optimisation, next to the encoder's
-    python eval.py boundary RUN            boundaries of labels in w, for figure manipulate
-    python eval.py samples RUN --out DIR -n 1000                        samples as files, or as a zip
-    python eval.py encode RUN PHOTO... --reconstruct DIR                codes of photos, and pictures
-    python eval.py decode RUN codes.npz --out DIR                       pictures of codes
-    python eval.py interpolate RUN PHOTO PHOTO... --out film.gif        a film from photo to photo
-    python eval.py compare RUN RUN...      the same images through several runs, and their errors
-    python eval.py compare --table RUN...  what runs cost and give, seeds pooled: text, CSV, Markdown
-    python eval.py demo RUN...             a page in the browser: your photos through the runs
-    python eval.py report RUN... --out DIR a page a run, in a file: numbers, pictures by time, curves
     python eval.py list [RUN...]           every table and figure of the papers; which of them runs suffice for
+    python eval.py COMMAND --help          flags of these commands and of the others
 
 A run is the folder that a training script made.  This file knows a method only by what its `load`
-returns: map, generate, encode, features, prior.  Sections, each headed by a ruled line: 1-3 runs and
-pictures; measures: 4 errors, 5 FID, KID, precision, 6 LPIPS, PPL, 7 SWD, 8 their table; 9 the papers'
-tables; 10-14 figures and `list`; 15-16 codes, films, files; 17-20 commands and pages; 21 flags.
+returns: map, generate, encode, features, prior.
+
+Sections: 1 runs, 2 counting, 3 pictures; 4 errors, 5 FID, KID, precision, classes, 6 LPIPS, PPL,
+7 SWD, 8 the table of measures; 9 the papers' tables; 10-13 figures, 14 `list`; 15 inversion, 16
+photos, codes, films; 17 commands, 18 compare --table, 19 demo, 20 report; 21 flags.
 """
 import base64
 import collections
@@ -3000,14 +2993,10 @@ def picture_of(x):
 
 def write_pictures(items):
     """Writes PNGs of items, (path, picture), in threads, a few ahead; each whole or not at all."""
-    def write(path, picture):
-        part = path.with_name(f"{path.name}.part")
-        Image.fromarray(picture).save(part, "png")
-        os.replace(part, path)
     ahead = collections.deque()
     with concurrent.futures.ThreadPoolExecutor() as pool:       # waits for its threads, or Python may abort at its end
         for item in items:
-            ahead.append(pool.submit(write, *item))
+            ahead.append(pool.submit(common.save_png, *item))
             if len(ahead) > 4 * os.cpu_count():
                 ahead.popleft().result()
         for job in ahead:
