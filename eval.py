@@ -4428,7 +4428,9 @@ def write_page(path, page):
     print(f"wrote {path} ({len(page) / 2**20:.1f} MB)", flush=True)
 
 
-TABLES_CSS = """  .wide { overflow-x: auto }
+TABLE_STYLE = """<style>
+  body { max-width: 75rem }
+  .wide { overflow-x: auto }
   table { border-collapse: collapse; font-size: .9rem }
   th, td { text-align: left; font-weight: normal; padding: .15rem .8rem .15rem 0; vertical-align: top;
            border-bottom: 1px solid color-mix(in srgb, GrayText 40%, transparent) }
@@ -4439,7 +4441,6 @@ REPORT = HEAD + r"""<title>$title</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline';
   script-src 'unsafe-inline'">
 <style>
-  body { max-width: 75rem }
   h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid GrayText }
   h3 { font-size: 1rem; margin: 1rem 0 .2rem }
   nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin: .6rem 0 }
@@ -4463,7 +4464,8 @@ REPORT = HEAD + r"""<title>$title</title>
   polyline { fill: none; stroke: currentColor; stroke-width: 1.5 }
   circle { fill: currentColor }
   .source { font-weight: 600; padding-top: .8rem }
-""" + TABLES_CSS + r"""<h1>$title</h1>
+</style>
+""" + TABLE_STYLE + r"""<h1>$title</h1>
 <p class="small">$about</p>
 <nav aria-label="parts of the page"><a href="#time">Pictures by time</a> <a href="#curves">Curves</a>
   <a href="#figures">Figures</a> <a href="#numbers">All numbers</a> <a href="#settings">Settings</a></nav>
@@ -4500,7 +4502,7 @@ if (times.length) show();
 </script>
 </html>
 """
-INDEX = HEAD + "<title>Runs</title>\n<style>\n" + TABLES_CSS + """<h1>Runs</h1>
+INDEX = HEAD + "<title>Runs</title>\n" + TABLE_STYLE + """<h1>Runs</h1>
 <p>Compare numbers of one data set and one protocol; each page says its own.</p>
 <div class="wide" tabindex="0"><table><thead><tr><th scope="col">run$heading<tbody>$lines</table></div>
 </html>
