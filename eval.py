@@ -216,9 +216,9 @@ def seconds_of(view, n, size, make):
     size = min(size, n)
     make(0, min(size, 2))
     began = clock(view)
-    first = make(0, size)
+    made = make(0, size)
     world = dist.get_world_size() if dist.is_initialized() else 1
-    return (clock(view) - began) * n / size / world, first
+    return (clock(view) - began) * n / size / world, made
 
 
 def seconds_of_steps(view, run, steps, times=1):
@@ -733,14 +733,14 @@ def features_of(view, extractor, what, n, make):
     def features(begin, end):
         return extractor.features(make(begin, end))
     size = min(view.batch, extractor.batch)
-    seconds, first = seconds_of(view, n, size, features)
+    seconds, made = seconds_of(view, n, size, features)
     if seconds > SOON:
         tell_time(f"features of {what}", seconds)
     step = math.ceil(n / KEPT)
     moments = Moments(extractor.d, view.device)
     kept = torch.zeros(math.ceil(n / step), extractor.d, device=view.device)
     for begin, end in progress(what, n, size):
-        f = features(begin, end) if begin else first
+        f = features(begin, end) if begin else made
         moments.add(f)
         places = torch.arange(-(-begin // step) * step, end, step, device=view.device)
         kept[places // step] = f[places - begin]
@@ -1298,14 +1298,14 @@ def table_alae_2(runs, args):
         done.append((view, result))
         print(f"{view.title}: " + "  ".join(f"{c} {result[c]:.2f}" for c in ACCURACIES), flush=True)
     heads = [f"{c} {split}" for split in ("SW", "DW") for c in ACCURACIES]
-    table = []
+    lines = []
     for label in dict.fromkeys(list(PAPER["alae-2"]) + [label for label, _ in trials]):
         ours = {f"{c} {split.upper()}": np.mean([result[c] for _, result in done]) for c in ACCURACIES
                 for (other, split), done in trials.items() if other == label}
         paper = dict(zip(heads, PAPER["alae-2"].get(label, ())))
-        table += [(f"{label}, {whose}", cells) for whose, cells in (("paper", paper), ("ours", ours)) if cells]
+        lines += [(f"{label}, {whose}", cells) for whose, cells in (("paper", paper), ("ours", ours)) if cells]
     print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
-    print_columns(table, heads, lambda _: ".2f", 24)
+    print_columns(lines, heads, lambda _: ".2f", 24)
     print("Euclidean 1-NN; linear SVM, L2-regularised squared hinge, C = 0.02; unscaled features of the whole training "
           "part, scored on the whole test part.")
     print(f"Evaluation code {common.code_version()}.")
@@ -1699,11 +1699,11 @@ def table_invgan_2(runs, args):
                     + (", or more of -n" if len(chosen) < len(y) else ""))
     out = {scored: {kind: (float(np.mean(precisions[kind][scored])), float(np.std(precisions[kind][scored])))
                     for kind in made} for scored in made}
-    table = []
+    lines = []
     for scored, row in out.items():
         paper = dict(zip(made, PAPER["invgan-2"][scored], strict=True))
-        table += [(f"{scored}, paper", paper), (f"{scored}, ours", row)]
-    print_columns(table, made, lambda _: ".2f", 32, 20, "scored on, by what is trained on")
+        lines += [(f"{scored}, paper", paper), (f"{scored}, ours", row)]
+    print_columns(lines, made, lambda _: ".2f", 32, 20, "scored on, by what is trained on")
     print(f"Average precision, its mean and deviation over {len(shares)} labels ({', '.join(shares)}), by "
           f"{args.classifier}, {args.epochs} epochs of {len(chosen):,} images, {precision_on(view.device)}, scored on "
           f"{n_test:,}; saying yes to all has {np.mean(list(shares.values())):.2f}; evaluation seed {args.seed}; "
@@ -2087,9 +2087,9 @@ def draw_traversal(view, _, args):
     steps = args.columns or 12
     z = view.codes(max(200, 2 * many), args.seed)
     w = view.model.map(z)
-    pairs = joined_samples(view, w, many)
-    a = [first for first, _ in pairs]
-    b = [second for _, second in pairs]
+    joined = joined_samples(view, w, many)
+    a = [i for i, _ in joined]
+    b = [j for _, j in joined]
     if torch.equal(w, z):
         print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
     along_z = view.model.map(line(z[a], z[b], steps).flatten(0, 1)).unflatten(0, (len(a), steps))
@@ -3148,8 +3148,8 @@ def encode(args):
                 wrong = per_image((y - others).square())
                 if (end % n if following is not None else rows[0]) == rows[-1]:     # it would be paired with itself
                     wrong[-1] = math.nan
-                errors = [per_image((y - x).square()), per_image((y - x).abs()), floor, wrong]
-                told[rows] = torch.stack(errors, 1).cpu().double()
+                columns = [per_image((y - x).square()), per_image((y - x).abs()), floor, wrong]
+                told[rows] = torch.stack(columns, 1).cpu().double()
                 for i, a, b in zip(rows, x, y, strict=True):
                     yield folder / f"{stems[i]}.png", np.concatenate([picture_of(a), picture_of(b)], 1)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -3165,9 +3165,9 @@ def encode(args):
     if leads():
         older = " over an older one" if out.exists() else ""
         out.parent.mkdir(parents=True, exist_ok=True)
-        whole = io.BytesIO()
-        np.savez(whole, **arrays)
-        common.write_atomic(out, whole.getvalue())
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        common.write_atomic(out, buffer.getvalue())
         print(f"wrote {out}{older}: " + ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim))
         if folder:
             tell_photos(folder, names, told, view, over)
@@ -3203,9 +3203,9 @@ def tell_unusual(view, grey):
 ERRORS = ("mse", "mae", "mse_mean_image", "mse_wrong_pair")
 
 
-def csv_of(rows):
+def csv_of(lines):
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
@@ -3234,8 +3234,8 @@ def decode(args):
     stems = file_names(names) if names else [f"code{i:04d}" for i in range(len(codes))]
     folder = Path(args.out)
     over = make_folder(folder, stems)
-    pictures = drawn(view, codes, args.space, "codes")
-    write_pictures((folder / f"{stems[i]}.png", picture) for i, picture in pictures)
+    made = drawn(view, codes, args.space, "codes")
+    write_pictures((folder / f"{stems[i]}.png", picture) for i, picture in made)
     wait_for_all()
     print(f"wrote {len(codes):,} pictures{over} into {folder} (fixed noise; {view.protocol})")
 
@@ -3537,19 +3537,19 @@ def measured(view, run, args, names):
                {key: [v] for key, v in numbers.items() if v is not None}, {k: v for k, v in facts.items() if v}, how)
 
 
-def pooled(rows):
+def pooled(trials):
     """Rows of runs of one setting -> one."""
     runs = {}
     numbers = {}
-    name = joint_name([row.name for row in rows])
-    for row in rows:
-        for what, fact in rows[0].facts.items():
+    name = joint_name([row.name for row in trials])
+    for row in trials:
+        for what, fact in trials[0].facts.items():
             if row.facts.get(what) != fact:
                 raise Error(f"{name} have the same settings, but differ in {what}; make a table of each")
         runs.update(row.runs)
         for key, values in row.numbers.items():
             numbers[key] = numbers.get(key, []) + values
-    return rows[0]._replace(name=name, runs=runs, numbers=numbers)
+    return trials[0]._replace(name=name, runs=runs, numbers=numbers)
 
 
 def joint_name(names):
@@ -3583,7 +3583,7 @@ def compare_table(args):
             own = OF_A_TRIAL | {"decoder"}
             setting = repr([sorted((k, repr(v)) for k, v in view.args.items() if k not in own), view.model.seen])
             trials.setdefault(setting, []).append(measured(view, name, args, names))
-    table = [pooled(rows) for rows in trials.values()]
+    table = [pooled(of_one) for of_one in trials.values()]
     columns = [column for column in COLUMNS if any(row.numbers.get(column[1:3]) for row in table)]
     text = dict(text=as_text, csv=as_csv, markdown=as_markdown)[form](table, columns, notes_of(table, args))
     if not args.out:
@@ -3671,8 +3671,8 @@ def as_markdown(table, columns, notes):
     lines, first = shown(table, columns)
     lines = [[text.replace("|", "\\|") for text in line] for line in lines]
     lines.insert(1, ["---"] * first + ["---:"] * (len(lines[0]) - first))
-    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return rows + "\n" + "".join(f"- {note}\n" for note in notes)
+    body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return body + "\n" + "".join(f"- {note}\n" for note in notes)
 
 
 def as_csv(table, columns, notes):
