@@ -19,6 +19,8 @@ import atexit
 import contextlib
 import csv
 import hashlib
+import importlib
+import inspect
 import io
 import json
 import math
@@ -1563,6 +1565,21 @@ def code_version():
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def method_of(run, args):
+    """The script of the method that a run's arguments name, for its `load`."""
+    name = args["method"]
+    try:
+        method = importlib.import_module(name) if str(name).isidentifier() else None
+    except ModuleNotFoundError as e:
+        if e.name != name:
+            raise
+        raise Error(f"{run} names the method {name!r}; there is no {name}.py here") from None
+    load = getattr(method, "load", lambda: None)
+    if list(inspect.signature(load).parameters)[:3] != ["run", "device", "weights"]:
+        raise Error(f"{run}/args.json names the method {name!r}, which is none; put back what the script wrote")
+    return method
 
 
 def damaged(path, what):

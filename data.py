@@ -23,7 +23,6 @@ import copy
 import dataclasses
 import functools
 import hashlib
-import importlib
 import io
 import itertools
 import json
@@ -1191,10 +1190,7 @@ def _rank(args, common):
             if given:
                 raise DataError(f"{flag} is for features of VGG-16, and --run {args.run} has its own; leave one out")
         stored = common.read_args(args.run)
-        try:
-            model = importlib.import_module(stored["method"]).load(args.run, device)
-        except ModuleNotFoundError:
-            raise DataError(f"{args.run} names the method {stored['method']!r}, which is none here") from None
+        model = common.method_of(args.run, stored).load(args.run, device)
         if not hasattr(model, "encode"):
             raise DataError(f"{args.run} ({stored['label']}) has no encoder; name another run, or leave --run out")
         (channels, h, w), extract, of = stored["image_shape"], model.encode, f"{stored['label']}'s encoder, {args.run}"

@@ -5,20 +5,15 @@
     python eval.py metrics RUN --only lpips ppl swd                     perceptual distances; SWD
     python eval.py table NAME RUN...       a paper's table next to the runs' numbers, such as alae-2
     python eval.py figure NAME RUN...      a paper's figure, by content or number: samples, lia-7
-    python eval.py invert RUN [IMAGE...]   codes found by optimisation, next to the encoder's
-    python eval.py boundary RUN            boundaries of labels in w, for figure manipulate
-    python eval.py samples RUN --out DIR -n 1000                        samples as files, or as a zip
-    python eval.py encode RUN PHOTO... --reconstruct DIR                codes of photos, and pictures
-    python eval.py decode RUN codes.npz --out DIR                       pictures of codes
-    python eval.py interpolate RUN PHOTO PHOTO... --out film.gif        a film from photo to photo
-    python eval.py compare RUN RUN...      the same images through several runs, and their errors
-    python eval.py compare --table RUN...  what runs cost and give, seeds pooled: text, CSV, Markdown
-    python eval.py demo RUN...             a page in the browser: your photos through the runs
-    python eval.py report RUN... --out DIR a page a run, in a file: numbers, pictures by time, curves
     python eval.py list [RUN...]           every table and figure of the papers; which of them runs suffice for
+    python eval.py COMMAND --help          flags of these commands and of the others
 
 A run is the folder that a training script made.  This file knows a method only by what its `load`
 returns: map, generate, encode, features, prior.
+
+Sections: 1 runs, 2 counting, 3 pictures; 4 errors, 5 FID, KID, precision, classes, 6 LPIPS, PPL,
+7 SWD, 8 the table of measures; 9 the papers' tables; 10-13 figures, 14 `list`; 15 inversion, 16
+photos, codes, films; 17 commands, 18 compare --table, 19 demo, 20 report; 21 flags.
 """
 import base64
 import collections
@@ -31,7 +26,6 @@ import functools
 import hashlib
 import html
 import http.server
-import importlib
 import inspect
 import io
 import json
@@ -76,23 +70,9 @@ class Lacks(Error):
     """Not available for this run; `metrics` skips it unless it is requested with --only."""
 
 
-def load_method(run, name):
-    """The `load` of the method that a run names, from the file of that name."""
-    try:
-        known = str(name).isidentifier()
-        load = getattr(importlib.import_module(name), "load", None) if known else None
-    except ModuleNotFoundError as e:
-        if e.name != name:
-            raise
-        raise Error(f"{run} names the method {name!r}; there is no {name}.py here") from None
-    if load is None or list(inspect.signature(load).parameters)[:3] != ["run", "device", "weights"]:
-        raise Error(f"{run}/args.json names the method {name!r}, which is none; put back what the script wrote")
-    return load
-
-
 class View:
     """A run opened for evaluation: its args, model, image shape (C, H, W), and its set, read on
-    use. options: device, weights, data, data_root, perhaps batch; the run chooses what is empty."""
+    use.  options: device, weights, data, data_root, perhaps batch; empty ones are as the run has."""
 
     def __init__(self, run, options, weights="ema"):
         self.run = Path(run)
@@ -101,8 +81,8 @@ class View:
         self.device = options.device
         self.weights = options.weights or weights
         kept = dict(kimg=options.kimg) if getattr(options, "kimg", None) else {}
-        load = load_method(run, self.args["method"])
-        self.model = load(run, self.device, self.weights, **kept).requires_grad_(False)
+        method = common.method_of(run, self.args)
+        self.model = method.load(run, self.device, self.weights, **kept).requires_grad_(False)
         self.shape = tuple(self.args["image_shape"])
         self.batch = getattr(options, "batch", 0) or common.few(self.shape)     # made at a time
         self.grey = "; grey repeated to RGB" if self.shape[0] == 1 else ""
@@ -165,7 +145,7 @@ class View:
     def need(self, abilities):
         """Raises Lacks unless the model has all of these methods."""
         for ability in abilities:
-            if not self.can([ability]):
+            if not hasattr(self.model, ability):
                 remedy = "train stage 2 on it" if self.args.get("stage") == "1" else "take another run"
                 raise Lacks(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; {remedy}")
 
@@ -205,8 +185,7 @@ class View:
 # processes gives the same.
 
 def progress(what, n, size, shared=True):
-    """Yields begin and end of batches of n things, and prints how far it is;
-    processes share them."""
+    """Yields begin and end of batches of n things, shared by all processes; says how far it is."""
     alone = not shared or not dist.is_initialized()
     rank = 0 if alone else dist.get_rank()
     world = 1 if alone else dist.get_world_size()
@@ -232,14 +211,24 @@ def clock(view):
 
 
 def seconds_of(view, n, size, make):
-    """How long make(begin, end) takes for n things, `size` at a
-    time: by the first batch, after a small one that prepares."""
+    """How long make(begin, end) takes for n things, `size` at a time: by the first batch, after a
+    small one that prepares.  -> seconds, and what it made of the first batch"""
     size = min(size, n)
     make(0, min(size, 2))
     began = clock(view)
-    make(0, size)
+    made = make(0, size)
     world = dist.get_world_size() if dist.is_initialized() else 1
-    return (clock(view) - began) * n / size / world
+    return (clock(view) - began) * n / size / world, made
+
+
+def seconds_of_steps(view, run, steps, times=1):
+    """How long run(steps) takes, so many times, by its first steps."""
+    def time_of(steps):
+        began = clock(view)
+        run(steps)
+        return clock(view) - began
+    time_of(1)                                              # the first call also prepares
+    return max(time_of(4) - time_of(1), 0) / 3 * steps * times
 
 
 def tell_time(what, seconds):
@@ -298,7 +287,7 @@ def code_count(view, args):
 
 
 def with_next(view, indices, begin, end):
-    """The begin-th ... end-th of test images, one more than a batch; the first after the last."""
+    """The test images of a batch, and the next one; after the last one the first."""
     return view.images(indices[[i % len(indices) for i in range(begin, end + 1)]])
 
 
@@ -338,8 +327,7 @@ def plain(value, n):
 # --------------------------------------------------------------------- 3 Pictures that are measured
 
 PARTS = dict(train="training", test="test")
-# words: what its pictures are called; needs: methods
-# of the model; noise: what a protocol says of it
+# words: what its pictures are called; needs: methods of the model; noise: what a protocol says
 Kind = namedtuple("Kind", "words needs noise", defaults=("",))
 KINDS = {
     "samples": Kind("samples", PRIOR, "samples with random noise and no truncation"),
@@ -380,9 +368,9 @@ def pictures(view, kind, args):
     return code_count(view, args) if kind in ("samples", "resamples") else len(indices), make
 
 
-def each(m, name, form):
+def each(m, name):
     """The numbers NAME_KIND in words, such as "samples 0.910   test images reconstructed 0.423"."""
-    return "   ".join(f"{words} {m[f'{name}_{kind}']:{form}}" for kind, (words, _, _) in KINDS.items()
+    return "   ".join(f"{words} {m[f'{name}_{kind}']:.3f}" for kind, (words, _, _) in KINDS.items()
                       if f"{name}_{kind}" in m)
 
 
@@ -406,10 +394,9 @@ Result = namedtuple("Result", "numbers protocol title notes", defaults=("", []))
 
 
 def errors(view, indices):
-    """Errors of the clipped reconstructions of test images, in [-1, 1], and
-    two floors.  -> dict mae_28: of the inner 28x28 pixels of padded digits.
-    mse_mean_image: of the training mean instead of a reconstruction.
-    mse_wrong_pair: of it and the next image; None if there is one image."""
+    """Errors of the clipped reconstructions of test images, in [-1, 1], and two floors.  -> dict
+    mae_28: of the inner 28x28 pixels of padded digits.  mse_mean_image: of the training mean
+    instead of a reconstruction.  mse_wrong_pair: of it and the next image; None of one image."""
     mean_image = training_mean(view)
     names = ["mse", "mae", "psnr", "mse_mean_image", "mse_wrong_pair"]
     if view.test.source == "mnist" and view.test.shape[1] == 32:
@@ -467,9 +454,8 @@ def told_apart(a, b, folds=5):
 
 
 def measure_latent(view, args):
-    """How far E(G(w)) is from w of the prior (ALAE 4.1), and if w are told
-    apart from codes of images. recip_w: mean |E(G(w)) - w| a dimension.
-    norm_w: mean ||E(G(w)) - w||; wrong pair: to the next w."""
+    """How far E(G(w)) is from w of the prior (ALAE 4.1), |.| a dimension (recip_w) and ||.||
+    (norm_w; wrong pair: to the next w), and if w are told apart from codes of images."""
     model = view.model
     n = code_count(view, args)
     means = Means(view.device, "recip_w", "norm_w", "norm_w_wrong_pair")
@@ -502,8 +488,7 @@ def measure_latent(view, args):
 
 
 def sharpness(x):
-    """Variance of the Laplacian of each image's grey values, (N,): low in blurred images.
-    x (N, C, H, W)."""
+    """Variance of the Laplacian of each image's grey values, (N,): low if it is blurred."""
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=x.device)
     return nnf.conv2d(x.mean(1, keepdim=True), kernel[None, None]).flatten(1).var(1)
 
@@ -525,8 +510,7 @@ def measure_sharpness(view, args):
 # ------------------------------------------------ 5 Features: Frechet and kernel distances, classes
 
 class Classifier(nn.Module):
-    """Tells a set's classes apart; gives features for Frechet distances.  accuracy:
-    % of the test part."""
+    """Tells a set's classes apart; gives features for distances.  accuracy: % of the test part."""
     d = 128
     official = False
     batch = BLOCK
@@ -556,9 +540,8 @@ class Classifier(nn.Module):
 
 
 class Inception(nn.Module):
-    """The network of the FID: Inception of 2015-12-05 with 1008 classes,
-    as pytorch-fid has ported it.  Unlike torchvision's, it does not
-    count padding when it pools, and the last block takes maxima."""
+    """The network of the FID: Inception of 2015-12-05, 1008 classes, as pytorch-fid has ported it.
+    Unlike torchvision's it does not count padding in means, and its last block takes maxima."""
     d = 2048
     batch = 50
     resize = "uint8, bilinear to 299 px"
@@ -569,9 +552,9 @@ class Inception(nn.Module):
         self.net = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
         self.net.load_state_dict(weights)
         average = functools.partial(nnf.avg_pool2d, count_include_pad=False)
-        for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b"):
-            pool_differently(getattr(self.net, name), average)
-        pool_differently(self.net.Mixed_7c, nnf.max_pool2d)
+        for name, block in self.net.named_children():           # Mixed_6a and 7a halve the size
+            if name.startswith("Mixed") and name not in ("Mixed_6a", "Mixed_7a"):
+                pool_differently(block, nnf.max_pool2d if name == "Mixed_7c" else average)
 
     def features(self, x, d=None):
         """(N, d) features of x (N, 3 or 1, H, W) in [-1, 1]; d 64, 192: of the first poolings."""
@@ -590,7 +573,7 @@ class Inception(nn.Module):
 def pool_differently(block, pool):
     """Lets the last branch of one of torchvision's Inception blocks pool by `pool`."""
     branches = block._forward
-    block._forward = lambda x: [*branches(x)[:-1], block.branch_pool(pool(x, 3, stride=1, padding=1))]
+    block._forward = lambda x: branches(x)[:-1] + [block.branch_pool(pool(x, 3, stride=1, padding=1))]
 
 
 class PooledVGG(common.VGG):
@@ -632,8 +615,7 @@ def classifier_name(view):
 
 
 def classifier_of(view, cache):
-    """The classifier of a run's data, trained once, then in `cache`.
-    Raises Lacks without classes."""
+    """The classifier of a run's data, trained once, then in `cache`.  Raises Lacks if it cannot be."""
     if not view.has_classes:
         raise Lacks(f"{view.run}: {view.train.name} has no class labels, from which to train a classifier; "
                     f"for distances --features inception and vgg16 need none")
@@ -662,8 +644,7 @@ def _from_cache(path, device, use):
     try:
         return use(torch.load(path, map_location=device, weights_only=True))
     except Exception as e:      # damage can lead to any exception
-        raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew"
-                    ) from None
+        raise Error(f"{path} cannot be read ({type(e).__name__}); delete it, and it is made anew") from None
 
 
 def _to_cache(path, value):
@@ -691,9 +672,8 @@ class Moments:
     """Mean and covariance of features, added batch by batch in float64."""
 
     def __init__(self, d, device="cpu"):
-        self.n = double(torch.zeros((), device=device))
-        self.sum = double(torch.zeros(d, device=device))
-        self.outer = double(torch.zeros(d, d, device=device))
+        self.n, self.sum, self.outer = (
+            double(torch.zeros(size, device=device)) for size in ((), d, (d, d)))
 
     def add(self, features):
         """features (N, d)."""
@@ -745,14 +725,22 @@ def kernel_distance(a, b, seed, subsets=100, size=SUBSET):
     return float(np.mean(values)), float(np.std(values))
 
 
+SOON = 5                # seconds: what takes less is not said before
+
+
 def features_of(view, extractor, what, n, make):
-    """`Moments` of the features of n images, make(begin, end), and up to KEPT of them,
-    evenly spaced."""
+    """`Moments` of the features of n images, make(begin, end), and up to KEPT of the features."""
+    def features(begin, end):
+        return extractor.features(make(begin, end))
+    size = min(view.batch, extractor.batch)
+    seconds, made = seconds_of(view, n, size, features)
+    if seconds > SOON:
+        tell_time(f"features of {what}", seconds)
     step = math.ceil(n / KEPT)
     moments = Moments(extractor.d, view.device)
     kept = torch.zeros(math.ceil(n / step), extractor.d, device=view.device)
-    for begin, end in progress(what, n, min(view.batch, extractor.batch)):
-        f = extractor.features(make(begin, end))
+    for begin, end in progress(what, n, size):
+        f = features(begin, end) if begin else made
         moments.add(f)
         places = torch.arange(-(-begin // step) * step, end, step, device=view.device)
         kept[places // step] = f[places - begin]
@@ -760,13 +748,9 @@ def features_of(view, extractor, what, n, make):
     return moments, add_up(kept)
 
 
-def features_key(extractor, kind, args):
-    return extractor.checksum, kind, args.n, args.seed
-
-
 def features_made(view, extractor, kind, args):
     """`features_of` a kind of pictures, made once for all measures, after their number."""
-    key = features_key(extractor, kind, args)
+    key = extractor.checksum, kind, args.n, args.seed
     if key not in view.measured:
         n, make = pictures(view, kind, args)
         moments, kept = features_of(view, extractor, KINDS[kind].words, n, make)
@@ -776,10 +760,9 @@ def features_made(view, extractor, kind, args):
     return view.measured[key]
 
 
-def reference(view, extractor, cache, part="train", most=0, flip=None, told=0):
+def reference(view, extractor, cache, part="train", most=0, flip=None):
     """Gaussian of a part's features, and up to KEPT of the features; kept in `cache`. most: how
-    many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped, or None.
-    told: seconds that what follows will take, said before with the time of this."""
+    many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped."""
     images = view.part(part)
     places = evenly(len(images), most or len(images))
     words = (f"-{most}" if len(places) < len(images) else "") + ("" if flip is None else f"-flip{flip}")
@@ -790,18 +773,11 @@ def reference(view, extractor, cache, part="train", most=0, flip=None, told=0):
         x = view.images(places[begin:end], part)
         some = flipped[begin:end].to(x.device)
         return x if flip is None else torch.where(some[:, None, None, None], x.flip(3), x)
-    there = add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0       # all have it
-    if not there and len(places) > 1:
-        told += seconds_of(view, len(places), min(view.batch, extractor.batch),
-                           lambda begin, end: extractor.features(make(begin, end)))
-    if told:
-        tell_time(f"features of {extractor.name}", told)
-    if there:
-        return _from_cache(path, "cpu", lambda v: (
-            (v["mean"], v["covariance"]), v["kept"].to(view.device)))
+    if add_up(torch.tensor(int(not path.exists()), device=view.device)) == 0:           # all have it
+        return _from_cache(path, "cpu", lambda v: ((v["mean"], v["covariance"]), v["kept"].to(view.device)))
     if len(places) < 2:
         raise Lacks(f"{view.run}: a distance needs 2 {part} images or more, and there is {len(places)}")
-    moments, kept = features_of(view, extractor, f"features of the {part} part", len(places), make)
+    moments, kept = features_of(view, extractor, f"the {part} part", len(places), make)
     mean, covariance = moments.gaussian()
     if leads():
         _to_cache(path, dict(mean=mean, covariance=covariance, kept=kept.cpu()))
@@ -814,27 +790,22 @@ def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions
     most, flip: to so many of its images (0: all), half of them flipped."""
     extractor = extractor_of(view, args)
     part = args.reference or "train"
-    made = {kind: pictures(view, kind, args) for kind in available(view, wanted)}
-    seconds = sum(seconds_of(view, many, min(view.batch, extractor.batch),
-                             lambda begin, end, make=make: extractor.features(make(begin, end)))
-                  for kind, (many, make) in made.items()
-                  if many > 1 and features_key(extractor, kind, args) not in view.measured)
-    real, kept_real = reference(view, extractor, args.cache, part, most, args.seed if flip else None, seconds)
+    kinds = available(view, wanted)
+    real, kept_real = reference(view, extractor, args.cache, part, most, args.seed if flip else None)
     fid, kid = ("fid", "kid") if extractor.official else ("frechet", "kernel")
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
     n = {}
     notes = []
-    for kind in made:
+    for kind in kinds:
         many, moments, kept = features_made(view, extractor, kind, args)
         if many < 2:
-            too_few = f"{KINDS[kind].words}: a distance needs 2 or more, and this is {many}"
-            notes.append(f"left out: {too_few}")
+            notes.append(f"left out: {KINDS[kind].words}: a distance needs 2 or more, and this is {many}")
             continue
         n[kind] = many
         m[f"{fid}_{kind}"] = frechet(moments.gaussian(), real)
         m[f"{kid}_{kind}"], m[f"{kid}_{kind}_deviation"] = kernel_distance(kept, kept_real, args.seed)
     if not n:
-        raise Lacks(f"{view.run}: {too_few}")
+        raise Lacks(f"{view.run}: {notes[-1].removeprefix('left out: ')}")
     images = view.part(part)
     taken = min(most or len(images), len(images))
     few = min(taken, min(n.values()))
@@ -858,26 +829,27 @@ def show_frechet(m, title):
     fid, kid = ("fid", "kid") if official else ("frechet", "kernel")
     means = {kind: plain(m[f"{kid}_{kind}"], 4) for kind in m["n"]}
     kernels = [f"{KINDS[kind].words} {mean} ({plain(m[f'{kid}_{kind}_deviation'], 2)})" for kind, mean in means.items()]
-    return [f"{title}: {each(m, fid, '.3f')}",
+    return [f"{title}: {each(m, fid)}",
             f"{'KID' if official else 'kernel distance'} (deviation over 100 subsets): " + "   ".join(kernels)]
 
 
 NEIGHBOUR = 3           # whose distance is the radius around a feature (Kynkaanniemi's k)
 
 
-def precision_recall(real, made, k=NEIGHBOUR, block=1000):
-    """Precision: the share of features made (M, d) no farther from one
-    of real (N, d) than that one's k-th nearest other.  Recall: the same
-    with the two exchanged.  (Kynkaanniemi et al. 2019, eqs. 1 and 2)"""
+def radii(f, k=NEIGHBOUR, block=1000):
+    """How far the k-th nearest other is from each of f (N, d); itself, at 0, is the first."""
+    return torch.cat([torch.cdist(some, f).kthvalue(k + 1).values for some in f.split(block)])
+
+
+def precision_recall(real, made, k=NEIGHBOUR, block=1000, r=None):
+    """Precision: the share of features made (M, d) no farther from one of real (N, d), of `radii` r,
+    than its k-th nearest other.  Recall: with the two exchanged.  (Kynkaanniemi 2019, eqs. 1, 2)"""
     real, made = double(real), double(made)
 
-    def radii(f):
-        return torch.cat([torch.cdist(some, f).kthvalue(k + 1).values for some in f.split(block)])     # its own is 0
-
-    def inside(f, centres):
-        r = radii(centres)
+    def inside(f, centres, r):
         return sum((torch.cdist(some, centres) <= r).any(1).sum().item() for some in f.split(block)) / len(f)
-    return inside(made, real), inside(real, made)
+    r = radii(real, k, block) if r is None else r
+    return inside(made, real, r), inside(real, made, radii(made, k, block))
 
 
 def measure_precision(view, args, wanted=("samples", "reconstructions", "real")):
@@ -889,13 +861,16 @@ def measure_precision(view, args, wanted=("samples", "reconstructions", "real"))
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
     n = {}
     k = NEIGHBOUR
+    r = {}                                                              # of so many real ones
     for kind in available(view, wanted):
         _, _, made = features_made(view, extractor, kind, args)
-        n[kind] = min(len(real), len(made))
-        if n[kind] <= k:
-            raise Lacks(f"{view.run}: a {k}rd neighbour needs {k + 1} images or more, and there are {n[kind]}")
-        both = (f[evenly(len(f), n[kind]).to(f.device)] for f in (real, made))
-        m[f"precision_{kind}"], m[f"recall_{kind}"] = precision_recall(*both)
+        many = n[kind] = min(len(real), len(made))
+        if many <= k:
+            raise Lacks(f"{view.run}: a {k}rd neighbour needs {k + 1} images or more, and there are {many}")
+        some, made = (f[evenly(len(f), many).to(f.device)] for f in (real, made))
+        if many not in r:
+            r[many] = radii(double(some))
+        m[f"precision_{kind}"], m[f"recall_{kind}"] = precision_recall(some, made, r=r[many])
     images = view.part(part)
     grey = "" if isinstance(extractor, Classifier) else view.grey
     return Result(dict(m, n=n), (
@@ -927,8 +902,7 @@ def linear_svm(x, y, classes, C=0.02):
     (N, d) float, y (N,) int64 -> w (d + 1, classes); its last row is the bias, regularised too."""
     x = nnf.pad(x, (0, 1), value=1.0)
     sign = nnf.one_hot(y, classes).to(x) * 2 - 1                            # [N,classes]
-    # Solved for v = L^T w, L L^T = I + 2 C x^T x, where
-    # the problem is round: L-BFGS takes few steps
+    # Solved for v = L^T w, L L^T = I + 2 C x^T x, where the problem is round: L-BFGS takes few steps
     eye = torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
     L, failed = torch.linalg.cholesky_ex(eye + 2 * C * x.T @ x)
     if failed:                                                              # too large for fp32
@@ -953,8 +927,7 @@ ACCURACIES = ("1nn_short", "1nn_long", "svm_short", "svm_long")
 
 
 def classification(view):
-    """ACCURACIES (%) of 1-NN and linear SVM on short and long features,
-    fitted on training images."""
+    """ACCURACIES (%) of 1-NN and linear SVM on short and long features of the training images."""
     y = view.train.labels.to(view.device)
     y_test = view.test.labels.to(view.device)
     result = {}
@@ -998,8 +971,7 @@ class LPIPS(nn.Module):
 
 
 def lpips_of(view, args):
-    """LPIPS, from --vgg and --lpips or fetched, with title and checksum.
-    Raises Error without it."""
+    """LPIPS, from --vgg and --lpips or fetched, with title and checksum."""
     seen = min(view.shape[1:]) // (2 if args.face_crop else 1)
     if seen < 16:
         raise Lacks(f"{view.run}: LPIPS's network halves images four times; these, of {seen} px"
@@ -1060,14 +1032,15 @@ PATHS = [(space, part) for space in "zw" for part in ("full", "end")]
 
 
 def measure_ppl(view, args, net=None, paths=PATHS):
-    """Perceptual path length in Z (slerp) and W (lerp), full and at ends, by `net`, LPIPS.
-    (StyleGAN 4.1)"""
+    """Perceptual path length in Z (slerp) and W (lerp), by `net` or LPIPS.   (StyleGAN 4.1)"""
     net = net or lpips_of(view, args)
     n = code_count(view, args)
     name = "ppl" if net.official else "path"
     title = "PPL" if net.official else f"PPL by {net.title}"
-    tell_time(title, len(paths) * seconds_of(view, n, view.batch, lambda begin, end: net(*pairs_apart(
-        view, args, "z", torch.zeros(n, 1, device=view.device), begin, end))))
+    start = torch.zeros(n, 1, device=view.device)
+    seconds, _ = seconds_of(view, n, view.batch, lambda begin, end: net(
+        *pairs_apart(view, args, "z", start, begin, end)))
+    tell_time(title, len(paths) * seconds)
     m = {f"{name}_{space}_{part}": path_length(view, args, net, n, space, part) for space, part in paths}
     crop = "of the face crop, " if args.face_crop else ""
     grey = "" if isinstance(getattr(net, "extractor", None), Classifier) else view.grey
@@ -1142,8 +1115,7 @@ def patches(x, top, left):
 
 
 def descriptors(view, what, n, make, level, size, seed):
-    """128 random patches of each of n images, make(begin, end), at a level of the pyramid, (h, w)
-    = size."""
+    """128 random patches of each of n images, make(begin, end), at a level, (h, w) = size."""
     rng = np.random.RandomState(seed)
     out = torch.zeros(128 * n, view.shape[0], 7, 7, device=view.device)
     top, left = (torch.from_numpy(rng.randint(3, side - 3, (n, 128))) for side in size)
@@ -1154,8 +1126,7 @@ def descriptors(view, what, n, make, level, size, seed):
 
 
 def sliced_wasserstein(a, b, rng):
-    """Sliced Wasserstein distance, times 1,000, of two sets of patches (M, C, h, w), whose channels
-    are first standardised, in place.  (ProGAN 5)"""
+    """Sliced Wasserstein distance, times 1,000, of patches (M, C, h, w), standardised.  (ProGAN 5)"""
     for t in (a, b):
         for channel in t.unbind(1):
             channel -= channel.mean()
@@ -1208,8 +1179,7 @@ def measure_swd(view, args):
 
 # -------------------------------------------------------------------------- 8 The table of measures
 
-# count(view, args) -> Result; needs: methods of the model; show(numbers, title) -> lines; alone:
-# only by --only, because it is slow or fetches weights
+# count(view, args) -> Result; show(numbers, title) -> lines; alone: not without --only
 Measure = namedtuple("Measure", "count needs show alone", defaults=(False,))
 MEASURES = {
     "errors": Measure(measure_errors, ("encode", "generate"), lambda m, _: [
@@ -1217,15 +1187,15 @@ MEASURES = {
         + (f" ({m['mae_28']:.4f} without the border)" if "mae_28" in m else "") + f"   PSNR {m['psnr']:.2f} dB",
         f"floors: MSE {m['mse_mean_image']:.4f} of the training-mean image, "
         f"{cell(m['mse_wrong_pair'], '.4f')} of reconstructions paired with the wrong originals"]),
-    "latent": Measure(measure_latent, (*PRIOR, "encode"), lambda m, _: [
+    "latent": Measure(measure_latent, PRIOR + ("encode",), lambda m, _: [
         f"|E(G(w)) - w| {m['recip_w']:.4f} a dimension (w deviates by {m['std_w']:.4f})   ||E(G(w)) - w|| "
         f"{m['norm_w']:.4f} (codes paired wrongly {m['norm_w_wrong_pair']:.4f})"]),
     "sharpness": Measure(measure_sharpness, (), lambda m, _: [
-        each(m, "sharpness", ".3f") + "   (variance of the Laplacian over that of the test images)"]),
+        each(m, "sharpness") + "   (variance of the Laplacian over that of the test images)"]),
     "frechet": Measure(measure_frechet, (), show_frechet),
     "precision": Measure(measure_precision, (), lambda m, _: [
-        f"precision (looks real): {each(m, 'precision', '.3f')}",
-        f"recall (covers the set): {each(m, 'recall', '.3f')}"]),
+        f"precision (looks real): {each(m, 'precision')}",
+        f"recall (covers the set): {each(m, 'recall')}"]),
     "flips": Measure(measure_flips, ("encode", "generate"), lambda m, _: [
         f"{m['flips']:.2f} % of reconstructions change the class that a classifier sees (it is right on "
         f"{m['accuracy']:.2f} % of the test part)"]),
@@ -1300,20 +1270,15 @@ CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Bi
              "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Lipstick", "Young")
 
 
-def print_row(label, cells, left=32, right=16):
-    """A line of a table: a label of `left` characters, then cells (texts or numbers),
-    `right` each."""
-    print(f"{label:{left}}" + "".join(f"{v if isinstance(v, str) else cell(v):>{right}}" for v in cells))
-
-
 OF_A_TRIAL = {"given", "source", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg",
               "keep_kimg", "data_root", "versions", "image_means"}      # in these, trials of one setting may differ
 
 
 def unlike(view, other):
-    """In what two runs differ that are to be trials of one setting, or None."""
-    return next((key for key, value in view.args.items() if key not in OF_A_TRIAL and value != other.args.get(key)),
-                None)
+    """The first setting in which two runs differ that are to be trials of one, or None."""
+    for key, value in view.args.items():
+        if key not in OF_A_TRIAL and value != other.args.get(key):
+            return key
 
 
 def table_alae_2(runs, args):
@@ -1332,15 +1297,15 @@ def table_alae_2(runs, args):
         result = classification(view)
         done.append((view, result))
         print(f"{view.title}: " + "  ".join(f"{c} {result[c]:.2f}" for c in ACCURACIES), flush=True)
-    columns = [(split, c) for split in ("sw", "dw") for c in ACCURACIES]
-    print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
-    print_row("", [f"{c} {split.upper()}" for split, c in columns], 24, 14)
+    heads = [f"{c} {split}" for split in ("SW", "DW") for c in ACCURACIES]
+    lines = []
     for label in dict.fromkeys(list(PAPER["alae-2"]) + [label for label, _ in trials]):
-        ours = [np.mean([r[c] for _, r in trials[label, split]]) if (label, split) in trials else None
-                for split, c in columns]
-        for whose, cells in (("paper", PAPER["alae-2"].get(label, ())), ("ours", ours)):
-            if any(v is not None for v in cells):
-                print_row(f"{label}, {whose}", cells, 24, 14)
+        ours = {f"{c} {split.upper()}": np.mean([result[c] for _, result in done]) for c in ACCURACIES
+                for (other, split), done in trials.items() if other == label}
+        paper = dict(zip(heads, PAPER["alae-2"].get(label, ())))
+        lines += [(f"{label}, {whose}", cells) for whose, cells in (("paper", paper), ("ours", ours)) if cells]
+    print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
+    print_columns(lines, heads, lambda _: ".2f", 24)
     print("Euclidean 1-NN; linear SVM, L2-regularised squared hinge, C = 0.02; unscaled features of the whole training "
           "part, scored on the whole test part.")
     print(f"Evaluation code {common.code_version()}.")
@@ -1350,20 +1315,19 @@ def table_alae_2(runs, args):
             for (label, split), done in trials.items()}
 
 
-def print_columns(rows, heads, form, left=0, right=14):
+def print_columns(rows, heads, form, left=0, right=14, corner=""):
     """Rows (label, {column: value}) under heads, the columns' names.  form(column): the format of its
-    numbers; left, right: the least widths of labels and of columns."""
+    numbers; left, right: the least widths of labels and of columns; corner: above the labels."""
     widths = {c: max(len(c) + 2, right) for c in heads}
-    left = max(left, *(len(label) for label, _ in rows))
-    print(f"{'':{left}}" + "".join(f"{c:>{width}}" for c, width in widths.items()))
+    left = max([left] + [len(label) for label, _ in rows])
+    print(f"{corner:{left}}" + "".join(f"{c:>{width}}" for c, width in widths.items()))
     for label, cells in rows:
         print(f"{label:{left}}" + "".join(f"{cell(cells.get(c), form(c)):>{width}}" for c, width in widths.items()))
 
 
 def next_to_paper(name, columns, runs, args, measure):
-    """Prints table `name`: the paper's rows, then the runs',
-    measure(view) -> rows (label, {column: number}, protocol).  columns:
-    the paper's, and the format of each; other columns of ours follow."""
+    """Prints table `name`: the paper's rows, then the runs', measure(view) -> (label, {column:
+    number}, protocol) of each.  columns: the paper's, and their formats; ours are after them."""
     out = {}
     ours = []
     for run in runs:
@@ -1384,35 +1348,38 @@ def next_to_paper(name, columns, runs, args, measure):
     return out
 
 
-def frechet_of(view, args, *wanted, **against):
+def frechet_of(view, args, wanted, most=0, flip=False):
     """-> the Frechet distances of kinds of pictures; the distance's name; what they depend on."""
-    m, protocol, title, _ = measure_frechet(view, args, wanted, **against)
+    m, protocol, title, _ = measure_frechet(view, args, wanted, most, flip)
     return [m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted], title, f"{title}; {protocol}"
 
 
+def named(column, title):
+    """A column's name, with its distance's unless that is the FID."""
+    return column if title == "FID" else f"{column}, {title}"
+
+
 def table_alae_3(runs, args):
-    """ALAE's table 3: Frechet distances of samples and of reconstructions to the training part, or
-    to --reference-n of its images, with --flip.  Reconstructions are of the test part, as the paper
-    says, or of --sources train."""
-    kind = dict(test="reconstructions", train="training")[args.sources]
+    """ALAE's table 3: Frechet distances of samples, and of reconstructions of the test part, as the
+    paper says, or of --sources train; to the training part, or to --reference-n of it, --flip."""
+    kinds = "samples", dict(test="reconstructions", train="training")[args.sources]
 
     def measure(view):
-        view.need((*PRIOR, "encode"))
-        kinds = "samples", kind
-        distances, title, how = frechet_of(view, args, *kinds, most=args.reference_n, flip=args.flip)
-        column = view.train.name if title == "FID" else f"{view.train.name}, {title}"
-        counts = [pictures(view, k, args)[0] for k in kinds]
-        rows = [f"generation, {counts[0]:,}", f"reconstruction, {counts[1]:,} of {args.sources}"]
-        return [(f"{view.args['label']} {row} to {args.reference or 'train'}", {column: distance}, how)
-                for row, distance in zip(rows, distances, strict=True)]
+        view.need(PRIOR + ("encode",))
+        distances, title, how = frechet_of(view, args, kinds, args.reference_n, args.flip)
+        for kind, distance in zip(kinds, distances, strict=True):
+            n, _ = pictures(view, kind, args)
+            row = f"generation, {n:,}" if kind == "samples" else f"reconstruction, {n:,} of {args.sources}"
+            label = f"{view.args['label']} {row} to {args.reference or 'train'}"
+            yield label, {named(view.train.name, title): distance}, how
     print(f"Frechet distances of samples, and of reconstructions of the {PARTS[args.sources]} part; FID is "
           f"by Inception (the released code: -n 50000 --sources train --reference-n 50000 --flip)")
     return next_to_paper("alae-3", dict.fromkeys(("ffhq", "lsun-bedroom"), ".2f"), runs, args, measure)
 
 
 def paths_by(view, args):
-    """What measures path lengths: LPIPS with --features inception or --lpips, else features of
-    `extractor_of`, whose squared differences take its place."""
+    """What measures path lengths: LPIPS with --features inception or --lpips, else the mean square
+    between features of `extractor_of`."""
     if args.features == "inception" or args.lpips:
         return lpips_of(view, args)
     net = extractor_of(view, args)
@@ -1428,8 +1395,7 @@ def paths_by(view, args):
 
 
 def ppl_of(view, args, paths):
-    """-> path lengths, the words for their columns after "full" or "end", what they depend on,
-    and n."""
+    """-> path lengths, what their columns have after "full" or "end", what they depend on, and n."""
     m, protocol, title, _ = measure_ppl(view, args, paths_by(view, args), paths)
     return list(m.values())[:-1], "" if title == "PPL" else f", {title}", f"{title}; {protocol}", m["n"]
 
@@ -1447,11 +1413,10 @@ def table_alae_4(runs, args):
 
 
 def table_alae_5(runs, args):
-    """ALAE's table 5: Frechet distance of samples, and path length of whole paths in W,
-    as the released code."""
+    """ALAE's table 5: Frechet distance of samples, and length of whole paths in W (as the code)."""
     def measure(view):
         view.need(PRIOR)
-        (distance,), title, how = frechet_of(view, args, "samples", most=args.reference_n, flip=args.flip)
+        (distance,), title, how = frechet_of(view, args, ["samples"], args.reference_n, args.flip)
         (length,), by, how_long, pairs = ppl_of(view, args, [("w", "full")])
         return [(f"{view.args['label']}, {code_count(view, args):,} to {args.reference or 'train'}, {pairs:,} pairs",
                  {title: distance, f"PPL full{by}": length}, f"{how}; {how_long}")]
@@ -1460,9 +1425,13 @@ def table_alae_5(runs, args):
     return next_to_paper("alae-5", {"FID": ".2f", "PPL full": ".2f"}, runs, args, measure)
 
 
+def of_n(args, n):
+    """args with another -n."""
+    return Namespace(**{**vars(args), "n": n})
+
+
 class Descent:
-    """A run's model whose encoder is `optimise`, in w:
-    from the mean w, or from the run's own E (in-domain)."""
+    """A run's model whose encoder is `optimise`, in w: from the mean w, or its E (in-domain)."""
 
     def __init__(self, view, args, domain=False):
         self.model, self.found = view.model, {}
@@ -1489,9 +1458,8 @@ class Descent:
 
 
 def by_descent(view, args, domain=False):
-    """The view with a `Descent` in place of its encoder, and args for
-    its first --optimise test images, which are optimised here, once it
-    is said how long that will take.  -> both, and what it depends on"""
+    """-> the view with a `Descent` in place of its encoder, which has found the codes of the first
+    --optimise test images; args for so many; and what it depends on."""
     view.need(PRIOR)
     n = min(args.optimise, len(view.test))
     model = Descent(view, args, domain)
@@ -1505,17 +1473,7 @@ def by_descent(view, args, domain=False):
     model.seconds = (clock(view) - began) / n
     other = copy.copy(view)
     other.model, other.measured = model, {}
-    return other, Namespace(**{**vars(args), "n": n}), model.how
-
-
-def seconds_of_steps(view, descend, steps, batches):
-    """How long descend(steps) takes, for each of so many batches, by its first steps."""
-    def time_of(steps):
-        began = clock(view)
-        descend(steps)
-        return clock(view) - began
-    time_of(1)                                              # the first call also prepares
-    return max(time_of(4) - time_of(1), 0) / 3 * steps * batches
+    return other, of_n(args, n), model.how
 
 
 def table_lia_1(runs, args):
@@ -1523,7 +1481,7 @@ def table_lia_1(runs, args):
     255]. FID is to the training part, SWD to the test originals; --reference: both to one.
     --optimise N: also a row of MSE optimisation on each run's generator, of the first N."""
     def row(label, view, args):
-        (distance,), title, how = frechet_of(view, args, "reconstructions")
+        (distance,), title, how = frechet_of(view, args, ["reconstructions"])
         swd = measure_swd(view, args)
         e = errors(view, test_indices(view, args))
         wrong = e["mse_wrong_pair"] and 1000 * e["mse_wrong_pair"]
@@ -1539,6 +1497,7 @@ def table_lia_1(runs, args):
             other, few, how = by_descent(view, args)
             label, cells, protocol = row(f"MSE-based optimization, {few.n} images", other, few)
             yield label, cells, f"{how}; {protocol}"
+
     print(f"Reconstructions of test images: Frechet distances to the {args.reference or 'train'} part, SWD to the "
           f"{args.reference or 'test'} part (--reference: both to one; the paper does not say to which)")
     columns = ("FID", "SWD x1000", "MSE x1000", "MSE, 0-255", "mean image", "wrong pairs")
@@ -1551,9 +1510,8 @@ def table_lia_2(runs, args):
     """LIA's table 2: Frechet distances of samples; the paper's are FIDs of 50,000 (-n)."""
     def measure(view):
         view.need(PRIOR)
-        (distance,), title, how = frechet_of(view, args, "samples")
-        name = view.train.name if title == "FID" else f"{view.train.name}, {title}"
-        return [(view.args["label"], {name: distance}, how)]
+        (distance,), title, how = frechet_of(view, args, ["samples"])
+        return [(view.args["label"], {named(view.train.name, title): distance}, how)]
     sets = ("ffhq", "lsun-cat", "lsun-car", "lsun-bedroom")
     print("FID of samples on each set; what is no FID, or of another set, has a column of its own")
     return next_to_paper("lia-2", dict.fromkeys(sets, ".2f"), runs, args, measure)
@@ -1566,29 +1524,24 @@ def table_invgan_1(runs, args):
     names = dict(samples="Rand", resamples="RandRec", reconstructions="TsRec", midpoints="IntTs")
     most = args.n or 50_000
 
-    def row(label, view, args, counts, kinds):
-        """Frechet distances by each of the counts; errors and seconds by the last."""
+    def row(label, view, args, counts, names):
         x = view.images(torch.arange(min(view.batch, counts[-1], len(view.test))))
         seconds = seconds_an_image(view, x)
-        some = [frechet_of(view, Namespace(**{**vars(args), "n": n}), *kinds) for n in counts]
-        title = some[-1][1]
-        e = errors(view, test_indices(view, Namespace(**{**vars(args), "n": counts[-1]})))
-        heads = [names[kind] if title == "FID" else f"{names[kind]}, {title}" for kind in kinds]
-        distances = {head: both for head, *both in zip(heads, *(distances for distances, _, _ in some), strict=True)}
-        return label, {**distances, "MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")}, (
-            f"{'; and '.join(how for _, _, how in some)}; MAE: {of_test(view, e['n'])}, floors (MSE) "
-            f"{e['mse_mean_image']:.4f} of the mean image, {cell(e['mse_wrong_pair'], '.4f')} of wrong pairs, itself "
-            f"{e['mse']:.4f}; seconds: {len(x)} images at once on {view.device.type}, {torch.get_num_threads()} "
-            f"threads")
+        cells, how, e = distances_and_errors(view, args, counts, names)
+        cells.update({"MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")})
+        return label, cells, (
+            f"{how}; MAE: {of_test(view, e['n'])}, floors (MSE) {e['mse_mean_image']:.4f} of the mean image, "
+            f"{cell(e['mse_wrong_pair'], '.4f')} of wrong pairs, itself {e['mse']:.4f}; seconds: {len(x)} images at "
+            f"once on {view.device.type}, {torch.get_num_threads()} threads")
 
     def measure(view):
-        view.need((*PRIOR, "encode"))
+        view.need(PRIOR + ("encode",))
         yield row(view.args["label"], view, args, (500, most), names)
         for domain in (True, False) if args.optimise else ():
             other, few, how = by_descent(view, args, domain)
             name = "In-D. Inv." if domain else "MSE opt."
-            label, cells, protocol = row(f"{view.args['label']} {name}, {few.n} images", other, few, (few.n,),
-                                         names if domain else ("samples", "reconstructions"))
+            own = names if domain else dict(samples="Rand", reconstructions="TsRec")
+            label, cells, protocol = row(f"{view.args['label']} {name}, {few.n} images", other, few, (few.n,), own)
             yield label, cells, f"{how}; {protocol}"
     columns = {**dict.fromkeys(names.values(), ".2f"), "MAE": ".3f", "s an image": ".1e", "MAE, 28x28": ".3f"}
     out = next_to_paper("invgan-1", columns, runs, args, measure)
@@ -1607,57 +1560,52 @@ def seconds_an_image(view, x):
     return (clock(view) - began) / len(x)
 
 
-def after_each_step(view, args):
-    """-> the Frechet distances of samples, and of samples, training and test images reconstructed,
-    a row after each step of a ReStyle run; the distance's name; what they depend on."""
-    (rand,), title, _ = frechet_of(view, args, "samples")
-    rows = []
-    for steps in range(1, view.args["iterations"] + 1):
-        view.model.iterations = steps
-        view.measured.clear()
-        distances, _, how = frechet_of(view, args, "resamples", "training", "reconstructions")
-        rows.append([rand] + list(distances))
-    return rows, title, how
+def distances_and_errors(view, args, counts, names):
+    """Frechet distances of pictures (names: {kind: column}) by each of the counts, errors by the
+    last.  -> the cells of a row {column: distances}, what they depend on, the errors"""
+    found = [frechet_of(view, of_n(args, n), names) for n in counts]
+    cells = {named(column, found[-1][1]): [distances[i] for distances, _, _ in found]
+             for i, column in enumerate(names.values())}
+    e = errors(view, test_indices(view, of_n(args, counts[-1])))
+    return cells, "; and ".join(how for _, _, how in found), e
 
 
 def table_invgan_3(runs, args):
     """InvGAN's table 3: ReStyle's Frechet distances after each of its steps, by 500 and by 50,000
-    (-n) samples, reconstructed samples and, which the paper has not, reconstructed training and
-    test images; errors of the latter."""
-    names = ("Rand", "RandRec", "TrRec", "TsRec")
+    (-n) images, those of training and test images, which the paper lacks, too; and errors."""
+    names = dict(samples="Rand", resamples="RandRec", training="TrRec", reconstructions="TsRec")
     most = args.n or 50_000
     out = {}
-    table = [(f"{label}, paper", dict(zip(names, cells))) for label, cells in PAPER["invgan-3"].items()]
+    table = [(f"{label}, paper", dict(zip(names.values(), cells)))
+             for label, cells in PAPER["invgan-3"].items()]
     for run in runs:
         view = View(run, args)
         if "generator" not in view.args:
             raise Error(f"{run} is no run of ReStyle; table invgan-3 takes runs of `python invgan.py --restyle RUN`")
         steps = view.args["iterations"]
         print(f"{run}: by 500 and by {most:,} images, each after {steps} step{'s' if steps > 1 else ''}; fewer by -n")
-        (few, _, how_few), (many, title, how) = (
-            after_each_step(view, Namespace(**{**vars(args), "n": n})) for n in (500, most))
-        heads = [name if title == "FID" else f"{name}, {title}" for name in names]
         rows = []
-        for steps, both in enumerate(zip(few, many, strict=True), 1):
-            view.model.iterations = steps
-            e = errors(view, test_indices(view, Namespace(n=most)))
-            rows.append({head: pair for head, *pair in zip(heads, *both, strict=True)})
-            rows[-1].update({"MSE": e["mse"], "MAE": e["mae"]})
+        for i in range(steps):
+            view.model.iterations = i + 1
+            view.measured = {key: value for key, value in view.measured.items() if key[1] == "samples"}
+            row, how, e = distances_and_errors(view, args, (500, most), names)
+            row.update({"MSE": e["mse"], "MAE": e["mae"]})
             if "mae_28" in e:
-                rows[-1]["MAE, 28x28"] = e["mae_28"]
-            table.append((f"{view.args['label']}, {steps} step{'s' if steps > 1 else ''}, ours", rows[-1]))
+                row["MAE, 28x28"] = e["mae_28"]
+            rows.append(row)
+            table.append((f"{view.args['label']}, {i + 1} step{'s' if i else ''}, ours", row))
         floors = {"mean image": dict(MSE=e["mse_mean_image"]), "wrong pairs": dict(MSE=e["mse_wrong_pair"])}
         table += [(f"  floor: {name}", cells) for name, cells in floors.items()]
         out[str(run)] = dict(label=view.args["label"], steps=rows, floors=floors, protocol=(
-            f"{how_few}; and {how}; errors: {of_test(view, e['n'])}; evaluation seed {args.seed}; {view.protocol}"))
+            f"{how}; errors: {of_test(view, e['n'])}; evaluation seed {args.seed}; {view.protocol}"))
     heads = [name for _, cells in table for name in cells]
     print_columns(table, heads, lambda name: ".4f" if name[0] == "M" else ".2f")
     print(f"Evaluation code {common.code_version()}.")
     for run, row in out.items():
         print(f"{run}: {row['protocol']}")
     print(f"Distances by 500 and by {most:,} images, or as many as there are: of samples (Rand), and of samples, "
-          f"training and test images reconstructed.  The paper has none of training and test images: its ReStyle was "
-          f"trained on all of FFHQ.")
+          f"training and test images reconstructed.  The paper has none of training and test images: its ReStyle "
+          f"was trained on all of FFHQ.")
     return out
 
 
@@ -1698,14 +1646,13 @@ def telling(names, y, y_test):
 
 
 def table_invgan_2(runs, args):
-    """InvGAN's table 2: what classifiers see in reconstructions by a run and one
-    of --patches.  (4.1) For each class or attribute (--only), a network of
-    torchvision (--classifier) is trained for --epochs on originals and on each
-    run's reconstructions of -n training images, and scored on the test part's."""
+    """InvGAN's table 2: what classifiers see in reconstructions by a run and one of --patches. (4.1)
+    For each class or attribute (--only), a network of torchvision (--classifier) is trained for
+    --epochs on -n training images and on reconstructions of each run, and scored on the test's."""
     if len(runs) != 2:
         raise Error("table invgan-2 takes two runs: one of whole images, and one of --patches")
     view = View(runs[0], args)
-    tiler = View(runs[1], Namespace(**{**vars(args), "data": "", "data_root": ""}))
+    tiler = View(runs[1], Namespace(**{**vars(args), "data": "", "data_root": ""}))     # of its own set
     if view.args.get("patches") or not tiler.args.get("patches"):
         raise Error(f"table invgan-2 takes first a run of whole images, then one of --patches, not {' '.join(runs)}")
     view.need(("encode", "generate"))
@@ -1717,14 +1664,18 @@ def table_invgan_2(runs, args):
                 reconstructions=lambda x: common.reconstruct(view.model, x))
     chosen = evenly(len(y), args.n or len(y))
     n_test = len(y_test)
-    seconds = 3 * len(names) * seconds_of_training(view, len(chosen), args)
+    x = common.to_uint8(view.images(torch.arange(min(64, len(view.train))), "train")).cpu()
+    seconds = seconds_of_steps(         # of training alone; the rest of the table is short
+        view, lambda steps: binary_classifier(x, torch.zeros(len(x)), view.device, args, steps),
+        max(args.epochs * len(chosen) // 64, 1), 3 * len(names))
     print(f"{len(names)} labels, a {args.classifier} on each of 3 sets, {args.epochs} epochs of {len(chosen):,} "
           f"images: about {common.duration(seconds)}, and "
           f"{3 * (len(chosen) + n_test) * math.prod(view.shape) / 1e9:.2g} GB of memory (fewer labels by --only, "
           f"images by -n, epochs by --epochs)", flush=True)
 
     def sets(part, indices):
-        made_of = {kind: torch.empty(len(indices), *view.shape, dtype=torch.uint8) for kind in made}
+        size = (len(indices),) + view.shape
+        made_of = {kind: torch.empty(size, dtype=torch.uint8) for kind in made}
         for kind, make in made.items():
             for begin, end in progress(f"{part}: {kind}", len(indices), view.batch):
                 x = view.images(indices[begin:end], part)
@@ -1748,29 +1699,17 @@ def table_invgan_2(runs, args):
                     + (", or more of -n" if len(chosen) < len(y) else ""))
     out = {scored: {kind: (float(np.mean(precisions[kind][scored])), float(np.std(precisions[kind][scored])))
                     for kind in made} for scored in made}
-    print(f"{'scored on':32}" + "".join(f"{kind:>20}" for kind in made) + "   (trained on)")
+    lines = []
     for scored, row in out.items():
-        print_row(f"{scored}, paper", PAPER["invgan-2"][scored], right=20)
-        print_row(f"{scored}, ours", row.values(), right=20)
+        paper = dict(zip(made, PAPER["invgan-2"][scored], strict=True))
+        lines += [(f"{scored}, paper", paper), (f"{scored}, ours", row)]
+    print_columns(lines, made, lambda _: ".2f", 32, 20, "scored on, by what is trained on")
     print(f"Average precision, its mean and deviation over {len(shares)} labels ({', '.join(shares)}), by "
           f"{args.classifier}, {args.epochs} epochs of {len(chosen):,} images, {precision_on(view.device)}, scored on "
           f"{n_test:,}; saying yes to all has {np.mean(list(shares.values())):.2f}; evaluation seed {args.seed}; "
           f"tiles by {tiler.title} ({tiler.protocol}); {view.title} ({view.protocol}); evaluation code "
           f"{common.code_version()}")
     return out
-
-
-def seconds_of_training(view, n, args):
-    """How long a classifier of n images takes, by its first steps;
-    the rest of the table is short."""
-    x = common.to_uint8(view.images(torch.arange(min(64, len(view.train))), "train")).cpu()
-
-    def train(steps):
-        began = clock(view)
-        binary_classifier(x, torch.zeros(len(x)), view.device, args, steps)
-        return clock(view) - began
-    train(1)                                                # the first call also prepares
-    return max(train(3) - train(1), 0) / 2 * max(args.epochs * n // 64, 1)
 
 
 def classifier_net(args):
@@ -1795,8 +1734,7 @@ def logits(net, x, device):
 
 
 def binary_classifier(x, target, device, args, steps=0):
-    """A network that tells if target (N,) of uint8 images (N, C, H, W) is 1.  Batches of 64:
-    ours."""
+    """A network that tells if target (N,) of uint8 images (N, C, H, W) is 1; batches of 64 (ours)."""
     net = classifier_net(args).to(device, memory_format=torch.channels_last)
     target = target.float().to(device)
     _fit(net, len(x), lambda i: nnf.binary_cross_entropy_with_logits(logits(net, x[i], device), target[i.to(device)]),
@@ -1810,9 +1748,8 @@ TABLES = {"alae-2": table_alae_2, "alae-3": table_alae_3, "alae-4": table_alae_4
 
 
 # -------------------------------------------------------------------- 10 Figures: images and panels
-# A figure draws panels of a run, or a picture (H, W, 3) uint8; those
-# of several runs stand one above the other.  A few draw all runs
-# together.  FIGURES says what each needs and which images it takes.
+# A figure draws panels of a run, or a picture (H, W, 3) uint8; those of several runs stand one above
+# the other.  A few draw all runs together.  FIGURES says what each needs.
 
 MIXED = (("coarse", 0, 4, 3), ("middle", 4, 8, 2), ("fine", 8, 18, 1))      # first, end layer; rows
 EXTRAPOLATION = (0.5, 1.0, 2.0)         # InvGAN's fig. 3 shows three strengths without numbers
@@ -1838,13 +1775,6 @@ def blocks(images, labels=(), columns=16):
     return Panel([row for block in zip(*cut, strict=True) for row in block], labels and list(labels) * len(cut[0]))
 
 
-def stack(panels):
-    """Pictures, one above the other, with a white line between -> a picture."""
-    width = max(p.shape[1] for p in panels)
-    return np.concatenate([np.pad(p, [(0, 4), (0, width - p.shape[1]), (0, 0)], constant_values=255)
-                           for p in panels])[:-4]
-
-
 def wrapped(text, width, font):
     """A text in lines that are no wider than `width` pixels; words that are too long are broken."""
     def lines(n):
@@ -1855,8 +1785,7 @@ def wrapped(text, width, font):
 
 def labelled(panel):
     """A panel's picture, with its labels in black on white left of it and above.  Small images are
-    enlarged by a whole number, up to about 128 pixels, until a word fits over a column.  The pixels
-    below and right of the labels are those of `rows`."""
+    enlarged by a whole number, up to about 128 pixels, until a word fits over a column."""
     picture = rows(panel.rows)
     if not (panel.title or any(panel.labels) or any(panel.columns)):
         return picture
@@ -1896,12 +1825,15 @@ def labelled(panel):
     return np.asarray(canvas)
 
 
-def picture_of_panels(panels, labels="on"):
-    """One panel or several, one above the other, or a picture -> a picture."""
+def picture_of_panels(panels, labels):
+    """A panel, several one above the other with white lines between, or a picture -> a picture."""
     if isinstance(panels, np.ndarray):
         return panels
     panels = [panels] if isinstance(panels, Panel) else panels
-    return stack([labelled(panel) if labels == "on" else rows(panel.rows) for panel in panels])
+    made = [labelled(panel) if labels == "on" else rows(panel.rows) for panel in panels]
+    width = max(p.shape[1] for p in made)
+    return np.concatenate([np.pad(p, [(0, 4), (0, width - p.shape[1]), (0, 0)], constant_values=255)
+                           for p in made])[:-4]
 
 
 def names_of(views, labels=()):
@@ -1959,13 +1891,16 @@ def shared_test_images(views):
 
 
 def real_images(views, args, n, choose=None):
-    """Real images (N, C, H, W) for all views: --images, else n test images: the first, or those
-    that choose(view, indices) finds."""
+    """Real images (N, C, H, W) for all views: --images, else n test images, or those that are
+    chosen."""
     if args.images:
         shape = views[0].shape
         if any(view.shape != shape for view in views):
             raise Error("the runs' images differ in size or colour, so they cannot share --images; draw them apart")
-        return common.to_float(data.read_images(args.images, shape[0], shape[1:])).to(views[0].device)
+        pixels = data.read_images(args.images, shape[0], shape[1:])
+        for view in views:
+            tell_unusual(view, pixels.float().mean((1, 2, 3)))
+        return common.to_float(pixels).to(views[0].device)
     shared = shared_test_images(views)[0]
     return views[0].images(shared[choose(views[0], shared) if choose else slice(n)])
 
@@ -1997,14 +1932,9 @@ def one_of_four_classes(view, indices):
     return places if len(places) == 4 else list(range(min(4, len(indices))))
 
 
-def corners(views, args):
-    """Figure morph's images: those of --images, else four test images of different classes."""
-    return real_images(views, args, 4, one_of_four_classes)
-
-
 def of_any_size(views, args):
-    """A figure's images: --images (-n of a folder or zip) or --frames, at --resolution or the first
-    one's size; else the first -n test images of the one run, whole if it has --patches."""
+    """A figure's images: --images (-n of a folder) or --frames, at --resolution or the first one's
+    size; else the first -n test images of the one run, whole if it has --patches."""
     view = views[0]
     w, h = data.parse_resolution(args.resolution) or (0, 0)
     if paths := [args.frames] if args.frames else args.images:
@@ -2016,7 +1946,7 @@ def of_any_size(views, args):
         raise Error("several runs have no test images of one size; name some by --images")
     else:
         whole = getattr(view.test, "images", view.test)
-        x = whole.take(torch.arange(min(args.n or 4, len(view.test))))
+        x = whole.take(torch.arange(min(args.n or 4, len(whole))))
     return common.to_float(x).to(view.device)
 
 
@@ -2041,14 +1971,14 @@ def draw_samples(view, _, args):
     return blocks([view.made(w)], columns=columns)._replace(title=f"{title}, codes of seed {args.seed}")
 
 
+def reconstructed_by(views):
+    return names_of(views) if len(views) > 1 else ["reconstruction"]
+
+
 def with_reconstructions(views, images, labels, args):
     """Rows of images, and the reconstructions of the last row by each view -> a panel."""
     made = [common.reconstruct(view.model, images[-1]) for view in views]
     return blocks(images + made, labels + reconstructed_by(views), args.columns)
-
-
-def reconstructed_by(views):
-    return names_of(views) if len(views) > 1 else ["reconstruction"]
 
 
 def draw_reconstructions(views, x, args):
@@ -2060,9 +1990,11 @@ def draw_variants(views, x, args):
     """Test images, and under each row reconstructions and differences (InvGAN 4.4, fig. 5)."""
     made = [common.reconstruct(view.model, x) for view in views]
     tell_errors(views, x, made)
-    labels = [label for name in reconstructed_by(views) for label in (name, "difference")]
-    return blocks([x] + [row for y in made for row in (y, (x - y).abs() - 1)], ["original"] + labels,
-                  args.columns)                                                     # -1 is black
+    images, labels = [x], ["original"]
+    for y, name in zip(made, reconstructed_by(views), strict=True):
+        images += [y, (x - y).abs() - 1]                                            # -1 is black
+        labels += [name, "difference"]
+    return blocks(images, labels, args.columns)
 
 
 def draw_morph(view, x, args):
@@ -2078,9 +2010,9 @@ def ways_to_codes(views, x, args):
     encode = [view.can(["encode"]) for view in views]
     if args.steps and all(encode):
         views, encode = views + views[:1], encode + [False]
-    names = names_of(views, [view.args["label"] if own else "MSE optimisation" for view, own in zip(views, encode)])
+    names = [view.args["label"] if own else "MSE optimisation" for view, own in zip(views, encode)]
     return [(name, view, view.encoded(x) if own else optimised(view, x, args))
-            for name, view, own in zip(names, views, encode, strict=True)]
+            for name, view, own in zip(names_of(views, names), views, encode, strict=True)]
 
 
 def optimised(view, x, args):
@@ -2098,16 +2030,17 @@ def draw_models(views, x, args):
     """An image a row, and its reconstruction by each model a column (LIA figs. 3, 14)."""
     ways = ways_to_codes(views, x, args)
     made = [view.made(w).clamp(-1, 1) for _, view, w in ways]
-    for (name, _, _), y in zip(ways, made, strict=True):
+    names = [name for name, _, _ in ways]
+    for name, y in zip(names, made, strict=True):
         print(f"  {name}: MSE {(y - x).square().mean():.4f} of these {len(x)} images")
-    return Panel(list(torch.stack([x, *made], 1)), columns=["original"] + [name for name, _, _ in ways])
+    return Panel(list(torch.stack([x] + made, 1)), columns=["original"] + names)
 
 
 def draw_interpolation(views, x, args):
     """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 11, 12), a
     panel a run; or, by --steps, in w alone, with a row a model (fig. 9)."""
     steps = args.columns or 7
-    columns = ["image", *fractions(steps), "image"]
+    columns = ["image"] + fractions(steps) + ["image"]
 
     def row(view, i, path):
         return torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]])
@@ -2133,29 +2066,30 @@ def draw_interpolation(views, x, args):
 
 
 def joined_samples(view, w, many):
-    """Indices of samples w in pairs, (a, b): of one digit each, or any if there are no classes."""
+    """Pairs of indices of samples w: of one digit each, or any if there are no classes."""
     if view.missing:
         print(f"{view.run.name}: any two samples are joined, because there are no labels ({view.missing})")
     if view.missing or view.train.labels is None or view.train.labels.ndim > 1:
-        return range(0, 2 * many, 2), range(1, 2 * many, 2)
+        return torch.arange(2 * many).view(-1, 2).tolist()
     few = torch.arange(0, len(view.train), math.ceil(len(view.train) / 5000))
     known = torch.cat([view.model.features(view.images(i, "train"))[1]
                        for i in few.split(view.batch)])
     made = torch.cat([view.model.features(x)[1] for x in view.made(w).split(view.batch)])
     digit = view.train.labels[few][torch.cdist(made, known).argmin(1).cpu()]
     found = [(digit == c).nonzero().flatten()[:2].tolist() for c in digit.unique()]
-    return zip(*[pair for pair in found if len(pair) == 2][:many], strict=True)
+    return [pair for pair in found if len(pair) == 2][:many]
 
 
 def draw_traversal(view, _, args):
-    """Pairs of samples that show one digit, joined in Z (odd rows)
-    and in W (ALAE fig. 4).  Samples, because real images have no z;
-    their digit is the nearest training image's, by long features."""
+    """Pairs of samples of one digit, joined in Z (odd rows) and in W (ALAE fig. 4).  Real images
+    have no z.  A sample's digit is the nearest training image's, by long features."""
     many = args.n or 5
     steps = args.columns or 12
     z = view.codes(max(200, 2 * many), args.seed)
     w = view.model.map(z)
-    a, b = map(list, joined_samples(view, w, many))
+    joined = joined_samples(view, w, many)
+    a = [i for i, _ in joined]
+    b = [j for _, j in joined]
     if torch.equal(w, z):
         print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
     along_z = view.model.map(line(z[a], z[b], steps).flatten(0, 1)).unflatten(0, (len(a), steps))
@@ -2177,8 +2111,8 @@ def style_layers(view):
 
 
 def draw_mixing(view, _, args):
-    """Style mixing (ALAE fig. 9): sources on top, destinations on the left, and these with coarse,
-    middle or fine styles of the sources.  Real images, or samples with --generated."""
+    """Style mixing (ALAE fig. 9): sources on top, destinations on the left, and these with some
+    styles of the sources.  Real images, or samples with --generated."""
     used = style_layers(view)
     bands = [(name, range(begin, min(end, used)), many) for name, begin, end, many in MIXED if begin < used]
     n = args.n or 5
@@ -2193,15 +2127,17 @@ def draw_mixing(view, _, args):
                         f"{how_many(args, x)}")
         w = view.encoded(x)
     picture = [torch.cat([torch.ones_like(x[:1]), x[:n]])]
-    rows_of = [band for _, band, many in bands for _ in range(many)]
-    for destination, band in enumerate(rows_of, n):
-        mixed = w[destination, None, None].expand(n, view.model.num_layers, -1).clone()
-        mixed[:, band] = w[:n, None]
-        picture.append(torch.cat([x[destination][None], view.made(mixed)]))
+    labels = [""]
+    for name, band, many in bands:
+        for _ in range(many):
+            destination = n + len(labels) - 1
+            mixed = w[destination, None, None].expand(n, view.model.num_layers, -1).clone()
+            mixed[:, band] = w[:n, None]
+            picture.append(torch.cat([x[destination][None], view.made(mixed)]))
+            labels.append(f"{name} styles")
     print(f"{view.run.name}: rows from the second on: " + ", ".join(
         f"{many} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, many in bands))
-    return Panel(picture, [""] + [f"{name} styles" for name, _, many in bands for _ in range(many)],
-                 ["destination"] + ["source"] * n, view.args["label"])
+    return Panel(picture, labels, ["destination"] + ["source"] * n, view.args["label"])
 
 
 def draw_styles(view, x, args):
@@ -2213,7 +2149,7 @@ def draw_styles(view, x, args):
     w = view.encoded(x)
     return Panel([torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
                   for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)],
-                 columns=["image", *map(str, range(used + 1)), "other"], title=view.args["label"])
+                 columns=["image"] + [str(i) for i in range(used + 1)] + ["other"], title=view.args["label"])
 
 
 def read_normal(path, view):
@@ -2221,8 +2157,8 @@ def read_normal(path, view):
     try:
         normal = torch.from_numpy(np.load(path, allow_pickle=False)).float().flatten()
     except (OSError, ValueError) as e:
-        raise Error(f"{path} is no array of numbers ({type(e).__name__}); name a .npy, such as `eval.py boundary` makes"
-                    ) from None
+        raise Error(f"{path} is no array of numbers ({type(e).__name__}); name a .npy, such as `eval.py boundary` "
+                    f"makes") from None
     if len(normal) != view.model.nw or not normal.norm() > 0:
         raise Error(f"{path} holds {len(normal)} numbers, and {view.run} has codes of {view.model.nw}; take a boundary "
                     f"of this run")
@@ -2230,9 +2166,8 @@ def read_normal(path, view):
 
 
 def draw_manipulate(view, x, args):
-    """Real images, or --codes, a row each, moved along normals: along
-    one --boundary by -5 to 5, as LIA's code, along several by 5 each,
-    a column an attribute (figs. 4, 17); or by what --strength says."""
+    """Real images, or --codes, a row each, moved along normals: along one --boundary by -5 to 5, as
+    LIA's code, along several by 5 each (figs. 4, 17), or by what --strength says."""
     if not args.boundary:
         raise Error("figure manipulate moves codes along a normal; name one by --boundary FILE.npy "
                     "(`eval.py boundary RUN` makes them)")
@@ -2243,15 +2178,16 @@ def draw_manipulate(view, x, args):
     w = read_codes(args.codes, view)[0][:args.n or 4].to(view.device) if args.codes else view.encoded(x)
     few = [5.0] if len(args.boundary) > 1 else torch.linspace(-5, 5, args.columns or 8).tolist()
     steps = args.strength or few
-    along = torch.tensor(steps, device=view.device).view(-1, *[1] * (w.ndim - 1))
-    names = [Path(path).stem for path in args.boundary]
     normals = [read_normal(path, view) for path in args.boundary]
-    picture = []
-    for i in range(len(w)):
-        row = view.made(torch.cat([w[i:i + 1], *(w[i] + along * normal for normal in normals)]))
-        picture.append(row if args.codes else torch.cat([x[i:i + 1], row]))
-    columns = ([] if args.codes else ["original"]) + ["reconstruction"] + [
-        f"{name}: {step:+.2g}" for name in names for step in steps]
+    moves = [step * normal for normal in normals for step in steps]
+    moves = torch.stack([torch.zeros_like(normals[0])] + moves)
+    moves = moves if w.ndim == 2 else moves[:, None]
+    picture = [view.made(code + moves) for code in w]
+    names = [Path(path).stem for path in args.boundary]
+    columns = ["reconstruction"] + [f"{name}: {step:+.2g}" for name in names for step in steps]
+    if not args.codes:
+        picture = [torch.cat([image[None], row]) for image, row in zip(x, picture, strict=True)]
+        columns = ["original"] + columns
     return Panel(picture, stems(args, len(w)), columns, view.args["label"])
 
 
@@ -2262,18 +2198,18 @@ def stems(args, n):
 
 def steps_shown(steps):
     """Up to 9 steps of a path: 0, the last, and between them ever fewer."""
-    return sorted({0, steps, *(round(steps ** (i / 7)) for i in range(8))})
+    return sorted({0, steps} | {round(steps ** (i / 7)) for i in range(8)})
 
 
 def draw_path(view, x, args):
     """Optimisation in z (upper rows) and in w (lower), step by step (LIA fig. 13)."""
-    tell_time(f"{view.run.name}: optimisation in z and in w", 2 * seconds_of_steps(
-        view, lambda steps: optimise(view, x, "z", pixel_distance, steps, PATH_LR), PATH_STEPS, 1))
-    both = [optimise(view, x, space, pixel_distance, PATH_STEPS, PATH_LR, seed=args.seed,
-                     keep=steps_shown(PATH_STEPS))[2] for space in ("z", "w")]
+    tell_time(f"{view.run.name}: optimisation in z and in w", seconds_of_steps(
+        view, lambda steps: optimise(view, x, "z", pixel_distance, steps, PATH_LR), PATH_STEPS, 2))
+    keep = steps_shown(PATH_STEPS)
+    both = [optimise(view, x, space, pixel_distance, PATH_STEPS, PATH_LR, seed=args.seed, keep=keep)[2]
+            for space in ("z", "w")]
     return Panel([torch.cat([step[i:i + 1] for step in path + [x]]) for i in range(len(x)) for path in both],
-                 ["z", "w"] * len(x), [f"step {step}" for step in steps_shown(PATH_STEPS)] + ["original"],
-                 view.args["label"])
+                 ["z", "w"] * len(x), [f"step {step}" for step in keep] + ["original"], view.args["label"])
 
 
 # -------------------------------------------------------------- 12 Figures: edits, tiles, gradients
@@ -2362,16 +2298,15 @@ def draw_deblur(view, x, args):
     low = nnf.interpolate(nnf.avg_pool2d(x, 2), size=x.shape[2:], mode="bicubic").clamp(-1, 1)
     w = codes_of_tiles(view, low)
     w_blurred = codes_of_tiles(view, gaussian_blur(low, 7, 1.0))
-    columns = [low] + [from_tiles(view, w + a * (w - w_blurred), x) for a in (0, *EXTRAPOLATION)]
-    names = ["enlarged", "reconstructed"] + [f"a = {a:g}" for a in EXTRAPOLATION]
+    made = {"original": x, "enlarged": low, "reconstructed": from_tiles(view, w, x)}
+    made.update({f"a = {a:g}": from_tiles(view, w + a * (w - w_blurred), x) for a in EXTRAPOLATION})
     print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
-        f"{name} {(sharpness(y).mean() / sharpness(x).mean()).item():.3f}" for name, y in zip(names, columns)))
-    return Panel(list(torch.stack([x, *columns], 1)), stems(args, len(x)), ["original", *names], view.args["label"])
+        f"{name} {sharpness(y).mean() / sharpness(x).mean():.3f}" for name, y in made.items() if y is not x))
+    return Panel(list(torch.stack(list(made.values()), 1)), stems(args, len(x)), list(made), view.args["label"])
 
 
 def between(codes, n):
-    """Codes of frames (T, ...) -> of (T - 1) n + 1, by a Gaussian window over them.
-    (InvGAN 4.3)"""
+    """Codes of frames (T, ...) -> of (T - 1) n + 1, by a Gaussian window.   (InvGAN 4.3)"""
     at = torch.arange((len(codes) - 1) * n + 1, device=codes.device)[:, None] / n
     apart = at - torch.arange(len(codes), device=codes.device)
     weights = torch.exp(-apart.square() / (2 * WINDOW**2))
@@ -2398,10 +2333,9 @@ def draw_frames(views, _, args):
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("[0-9][0-9][0-9][0-9].png"):
         old.unlink()
-    film_frames = [common.grid(frame[None].cpu(), 1) for frame in many]
-    for i, frame in enumerate(film_frames):
-        common.save_png(folder / f"{i:04d}.png", frame)
-    images = [Image.fromarray(frame) for frame in film_frames]
+    images = [Image.fromarray(common.grid(frame[None].cpu(), 1)) for frame in many]
+    for i, image in enumerate(images):
+        common.save_png(folder / f"{i:04d}.png", np.asarray(image))
     images[0].save(film, save_all=True, append_images=images[1:], duration=80, loop=0)
     print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, reconstructed, and with "
           f"{times - 1} more between neighbours")
@@ -2411,8 +2345,7 @@ def draw_frames(views, _, args):
 
 
 def volatility(gradients):
-    """Deviation of log mean |gradient| about its running median of 101,
-    in the last half of a run."""
+    """Deviation of log mean |gradient| about its running median of 101, in a run's last half."""
     g = np.log(gradients[len(gradients) // 2:])
     window = min(101, len(g) // 2 * 2 - 1)
     median = np.median(np.lib.stride_tricks.sliding_window_view(g, window), axis=1)
@@ -2436,8 +2369,7 @@ def read_gradients(view):
 
 
 def draw_gradients(views, _, args):
-    """Mean |gradient| of three layers of the encoder, and its loss,
-    at every iteration (LIA figs. 7, 18)."""
+    """Mean |gradient| of three layers of the encoder, and its loss (LIA figs. 7, 18)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Plot
     panel = Plot(figsize=(16, 4), layout="constrained")
@@ -2450,10 +2382,10 @@ def draw_gradients(views, _, args):
             ax.set_yscale("log")
             ax.set_xlabel("kimg")
         v = {name: volatility(values[name]) for name in ("first", "middle", "last")}
-        print(f"{view.title}: volatility {np.mean(list(v.values())):.4f}   ("
-              + "  ".join(f"{name} {value:.4f}" for name, value in v.items())
-              + f"; {len(values):,} iterations; {view.protocol})"
-              + ("   too few iterations to compare" if len(values) < 2000 else ""))
+        layers = "  ".join(f"{name} {value:.4f}" for name, value in v.items())
+        few = "   too few iterations to compare" if len(values) < 2000 else ""
+        print(f"{view.title}: volatility {np.mean(list(v.values())):.4f}   ({layers}; {len(values):,} iterations; "
+              f"{view.protocol}){few}")
     for handle in axes[0].legend().get_lines():
         handle.set_linewidth(2)
     canvas = FigureCanvasAgg(panel)
@@ -2463,55 +2395,51 @@ def draw_gradients(views, _, args):
 
 # -------------------------------------------------------------------------- 13 The table of figures
 
-# draw(view, images, args) -> panel, panels or picture, or of all views if
-# `together`; needs: methods of the model; images(views, args), or None if
-# it takes none; flags: those for this figure alone; legend: what is where
-Figure = namedtuple("Figure", "draw needs images flags legend together", defaults=(("encode",), None, (), "", False))
+# draw(view, images, args) -> panel, panels or picture, or of all views if `together`; images(views,
+# args), or None if it takes none; legend: what is where
+Figure = namedtuple("Figure", "draw needs images legend together", defaults=(("encode",), None, "", False))
 FIGURES = {
-    "samples": Figure(draw_samples, PRIOR, flags=("truncation", "truncation_layers", "columns")),
-    "reconstructions": Figure(draw_reconstructions, images=first(32), flags=("columns",), together=True),
-    "models": Figure(draw_models, images=first(8), flags=("steps",), together=True),
-    "traversal": Figure(draw_traversal, ("prior", "map", "features"), flags=("columns",)),
-    "morph": Figure(draw_morph, images=corners),
-    "mixing": Figure(draw_mixing, images=lambda *_: None, flags=("generated",)),
-    "interpolation": Figure(draw_interpolation, images=pairs(4), flags=("columns", "steps"), together=True),
+    "samples": Figure(draw_samples, PRIOR),
+    "reconstructions": Figure(draw_reconstructions, images=first(32), together=True),
+    "models": Figure(draw_models, images=first(8), together=True),
+    "traversal": Figure(draw_traversal, ("prior", "map", "features")),
+    "morph": Figure(draw_morph, images=lambda views, args: real_images(views, args, 4, one_of_four_classes)),
+    "mixing": Figure(draw_mixing, images=lambda *_: None),
+    "interpolation": Figure(draw_interpolation, images=pairs(4), together=True),
     "manipulate": Figure(
         draw_manipulate, images=lambda views, args: None if args.codes else first(4)(views, args),
-        flags=("boundary", "codes", "strength", "columns"), legend="columns: original (none with --codes), "
-        "reconstruction, then the code moved along each unit normal"),
+        legend="columns: original (none with --codes), reconstruction, then the code moved along each unit normal"),
     "path": Figure(
         draw_path, PRIOR, first(4), legend=f"columns: after {', '.join(map(str, steps_shown(PATH_STEPS)))} "
         f"steps of Adam, lr {PATH_LR}, then the original"),
     "gradients": Figure(draw_gradients, (), together=True),
     "styles": Figure(draw_styles, images=pairs(4)),
-    "variants": Figure(draw_variants, images=first(16), flags=("columns",), together=True,
+    "variants": Figure(draw_variants, images=first(16), together=True,
                        legend="rows: images, then reconstructions and differences of each run"),
-    "inpaint": Figure(draw_inpaint, images=first(16), flags=("columns",), together=True,
+    "inpaint": Figure(draw_inpaint, images=first(16), together=True,
                       legend="rows: images, the same without a square, reconstructions of each run"),
-    "merge": Figure(draw_merge, images=pairs(16), flags=("mask", "columns"), together=True,
+    "merge": Figure(draw_merge, images=pairs(16), together=True,
                     legend="rows: first images, second images, both merged, reconstructions of each run"),
-    "edit": Figure(draw_edit, images=first(16), flags=("columns",), together=True,
+    "edit": Figure(draw_edit, images=first(16), together=True,
                    legend="rows: edited images, reconstructions of each run"),
-    "tiles": Figure(draw_tiles, images=of_any_size, flags=("resolution",), together=True,
+    "tiles": Figure(draw_tiles, images=of_any_size, together=True,
                     legend="columns: images, reconstructions, differences"),
     "deblur": Figure(
-        draw_deblur, images=of_any_size, flags=("resolution",),
+        draw_deblur, images=of_any_size,
         legend="columns: images, half their size enlarged, reconstructed, and w + a (w - w blurred), a = "
         + ", ".join(f"{a:g}" for a in EXTRAPOLATION)),
-    "frames": Figure(draw_frames, flags=("frames", "resolution"), together=True),
+    "frames": Figure(draw_frames, together=True),
 }
 
 
 # ---------------------------------------------------------- 14 Every table and figure of the papers
 
-# A run that an item takes.  words: what it is;
-# fits(view); many: all that fit, and not the first alone
+# A run that an item takes.  words: what it is; fits(view); many: all that fit, not the first alone
 Want = namedtuple("Want", "words fits many", defaults=(False,))
 
 
 def run_of(*labels, many=False, **settings):
-    """A run with one of the papers' names (labels), and with settings of its script; True:
-    any but none."""
+    """A run with one of the papers' names (labels), and with settings; True: any but none."""
     flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in settings.items()]
 
     def fits(view):
@@ -2521,7 +2449,7 @@ def run_of(*labels, many=False, **settings):
     return Want(" or ".join(labels) + (f" ({' '.join(flags)})" if flags else ""), fits, many)
 
 
-def run_with(words, *abilities):
+def run_with(words, abilities):
     """All runs whose model has these methods."""
     return Want(f"any method that has {words}", lambda view: view.can(abilities), True)
 
@@ -2545,8 +2473,8 @@ INVGAN = run_of("InvGAN")
 INVGAN_STYLE = run_of("InvGAN", backbone="stylegan")
 TILES = run_of("InvGAN", patches=True)
 EDITS = ("figure inpaint RUN", "figure merge RUN", "figure edit RUN --images EDITED")
-BY_PRIOR = run_with("a prior", *PRIOR)
-BY_BOTH = run_with("a prior and an encoder", *PRIOR, "encode")
+BY_PRIOR = run_with("a prior", PRIOR)
+BY_BOTH = run_with("a prior and an encoder", PRIOR + ("encode",))
 ITEMS = [
     Item("table alae-1", "what autoencoders match, and where", note="words, nothing to run"),
     Item("table alae-2", "accuracy (%) of 1-NN and SVM on short and long features",
@@ -2569,7 +2497,7 @@ ITEMS = [
     Item("figure alae-8", "reconstructions; PIONEERs' are quoted", (STYLE_ALAE,), "reconstructions",
          "CelebA-HQ at 256 px"),
     Item("figure alae-9", "style mixing of real images", (STYLE_ALAE,), "mixing", "celebrities' photos: --images"),
-    Item("table lia-1", "FID, SWD, MSE of reconstructions", (run_with("an encoder", "encode"),), paper="FFHQ",
+    Item("table lia-1", "FID, SWD, MSE of reconstructions", (run_with("an encoder", ["encode"]),), paper="FFHQ",
          needs="features levels", flags="--optimise 100"),
     Item("table lia-2", "FID of samples", (BY_PRIOR,), paper="FFHQ, LSUN cat, car, bedroom", needs="features"),
     Item("figure lia-1", "modules of LIA", note="diagram"),
@@ -2619,8 +2547,10 @@ ITEMS = [
     Item("figure invgan-7", "reconstructions", (INVGAN,), "reconstructions", "CelebA at 128 px"),
     Item("figure invgan-8", "style mixing, in-painting, merging, editing", (INVGAN_STYLE,), "styles",
          "CelebA at 128 px", also=EDITS),
-    *(Item(f"figure faae-{i}", f"framework of {name}", note="diagram")
-      for i, name in enumerate(("F-AAE", "a GAN", "AAE", "BiGAN"), 1)),
+    Item("figure faae-1", "framework of F-AAE", note="diagram"),
+    Item("figure faae-2", "framework of a GAN", note="diagram"),
+    Item("figure faae-3", "framework of AAE", note="diagram"),
+    Item("figure faae-4", "framework of BiGAN", note="diagram"),
     Item("figure faae-5", "reconstructions of AAE and F-AAE", (AAE, FAAE), "reconstructions", "CIFAR-10"),
     Item("figure faae-6", "reconstructions of AAE and F-AAE", (AAE, FAAE), "reconstructions", "CelebA at 32 px"),
     Item("figure faae-7", "reconstructions of BiGAN (quoted there), AAE and F-AAE", (BIGAN, AAE, FAAE),
@@ -2637,15 +2567,8 @@ NEEDS = {"images": "images of the runs' set", "labels": "class labels of the set
 OPENED = "data data_root cache inception vgg lpips".split()         # flags of list that its commands get
 
 
-def command_of(item):
-    """The command of an item, with RUN for each run."""
-    runs = " ".join("RUN..." if want.many else "RUN" for want in item.runs)
-    return " ".join(filter(None, (item.title, runs, item.flags)))
-
-
 def spelled(command, views, args):
-    """A command with these runs in place of RUN,
-    and with the flags by which `list` has found their data."""
+    """A command with these runs in place of RUN, and the flags by which `list` found their data."""
     runs = " ".join(shlex.quote(str(view.run)) for view in views)
     command = re.sub(r"RUN(\.\.\.)?( RUN(\.\.\.)?)*", lambda _: runs, command)
     if "BOUNDARIES" in command:
@@ -2656,23 +2579,19 @@ def spelled(command, views, args):
         f" --{flag.replace('_', '-')} {shlex.quote(getattr(args, flag))}" for flag in OPENED if flag in taken)
 
 
-def weights_at_hand(args, *names):
-    """Whether the weights of pretrained networks are named or in the cache."""
-    return all(getattr(args, name) or (Path(args.cache) / Path(common.FROZEN[name][0]).name).exists()
-               for name in names)
-
-
 def lacking(item, views, args):
     """What an item still needs, if it has its runs: a list of sentences."""
+    def at_hand(name):
+        return getattr(args, name) or Path(args.cache, Path(common.FROZEN[name][0]).name).exists()
     lack = []
     for view in views[:1] if item.title == "table invgan-2" else views:     # there the first run's set is shown to all
         if item.needs and view.missing:
             lack.append(str(view.missing))
             continue
-        for need, names in (("labels", None), ("features", ("inception",)), ("paths", ("vgg", "lpips"))):
-            if need in item.needs and not view.has_classes and not (names and weights_at_hand(args, *names)):
-                lack.append(f"{view.run}: {view.train.name} has no class labels" + (
-                    f"; without them, weights: {', '.join(f'--{name} FILE' for name in names)}" if names else ""))
+        for need, names in dict(labels=[], features=["inception"], paths=["vgg", "lpips"]).items():
+            if need in item.needs and not view.has_classes and not (names and all(map(at_hand, names))):
+                weights = f"; without them, weights: {', '.join(f'--{name} FILE' for name in names)}" if names else ""
+                lack.append(f"{view.run}: {view.train.name} has no class labels{weights}")
         if "levels" in item.needs and not swd_levels(view.shape):
             lack.append(f"{view.run}: images of 16 px or more")
         if item.draws == "gradients":
@@ -2691,8 +2610,7 @@ def lacking(item, views, args):
 
 
 def chosen_for(item, views, args):
-    """Which of the runs an item takes, and what is missing, a list:
-    those of one set and size for a figure."""
+    """Which of the runs an item takes (a figure: of one set and size), and what is missing, a list."""
     groups = {}
     for view in views:
         name = view.args.get("data_name") or view.args["data"]
@@ -2726,7 +2644,8 @@ def listed(args):
     out = []
     paper = ""
     for item in ITEMS:
-        commands = [command_of(item), *item.also] if item.runs else []
+        runs = " ".join("RUN..." if want.many else "RUN" for want in item.runs)
+        commands = [f"{item.title} {runs} {item.flags}".rstrip(), *item.also] if runs else []
         row = dict(title=item.title, shows=item.shows, paper=item.paper, note=item.note,
                    runs=[want.words for want in item.runs],
                    needs=[NEEDS[need] for need in item.needs.split()] if item.runs else [],
@@ -2775,31 +2694,28 @@ def pixel_distance(x):
 
 
 def distance_for(view, args):
-    """x -> y -> (N,), images.  --loss pixel: mean square; vgg9: of
-    VGG-16 conv3_3, layer 9 of the code that LIA names (Keras's weights,
-    256 px, over 82,890); in-domain: of pixels + 0.00005 of conv4_3."""
+    """x -> y -> (N,), images.  --loss pixel: mean square; vgg9: of VGG-16 conv3_3, layer 9 of LIA's
+    code (Keras's weights, 256 px, over 82,890); in-domain: of pixels + 0.00005 of conv4_3."""
     if args.loss == "pixel":
         return pixel_distance
     vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG).to(view.device)
 
-    def conv3_3(x):
-        far = pixel_distance(vgg(x, last=15)[-1])
-        return lambda y: far(vgg(y, last=15)[-1])
-
-    def pixels_and_conv4_3(x):
+    def distance(x):
         pixels = pixel_distance(x)
-        maps = pixel_distance(vgg.conv4_3(x))
-        return lambda y: pixels(y) + 5e-5 * maps(vgg.conv4_3(y))
-    return pixels_and_conv4_3 if args.method == "in-domain" else conv3_3
+        if args.method == "in-domain":
+            maps = pixel_distance(vgg.conv4_3(x))
+            return lambda y: pixels(y) + 5e-5 * maps(vgg.conv4_3(y))
+        maps = pixel_distance(vgg(x, last=15)[-1])
+        return lambda y: maps(vgg(y, last=15)[-1])
+    return distance
 
 
 def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False, seed=0, keep=()):
-    """Codes whose images are like x (N, C, H, W), each alone, by gradient descent
-    over z, w or w+. Starts from a draw in z, else from the mean w.  In z, what
-    leaves the prior's range is drawn again (stochastic clipping, Lipton and Tripathi
-    2017).  domain: starts from E(x) and asks E to agree, + 2 mean (w - E(G(w)))^2
-    (Zhu et al. 2020).  On a sphere, every start is a draw, and codes stay on it.
-    -> the code in its space, w, and the images at the steps in `keep`."""
+    """Codes whose images are like x (N, C, H, W), each alone, by gradient descent over z, w or w+,
+    from a draw in z, else from the mean w.  In z, what leaves the prior's range is drawn again
+    (stochastic clipping, Lipton and Tripathi 2017).  domain: starts from E(x) and asks E to agree,
+    + 2 mean (w - E(G(w)))^2 (Zhu et al. 2020).  On a sphere, every start is a draw, and codes stay
+    on it.  -> the code in its space, w, and the images at the steps in `keep`"""
     model = view.model
     path = []
     view.need(PRIOR)
@@ -2842,11 +2758,9 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
 
 
 def invert(args):
-    """Codes of images, the encoder's and by optimisation:
-    errors, and seconds an image with decoding.
+    """Codes of images, the encoder's and by optimisation: errors, and seconds an image.
 
-    IMAGE are files; without any, the first -n test
-    images.  Writes a picture and codes, NAME-SPACE.npy.
+    IMAGE are files; without any, the first -n test images.  Writes a picture, and NAME-SPACE.npy.
     """
     check_out(args)
     view = View(args.run, args)
@@ -2886,8 +2800,7 @@ def invert(args):
         mse = (y - x).square().mean().item()
         wrong = (y - x.roll(1, 0)).square().mean().item() if len(x) > 1 else None
         name = space if space == "encoder" else f"{args.method}, {space}"
-        out[name] = dict(mse=mse, mse_wrong_pair=wrong, mse_mean_image=floor, seconds=seconds,
-                         n=len(x))
+        out[name] = dict(mse=mse, mse_wrong_pair=wrong, mse_mean_image=floor, seconds=seconds, n=len(x))
         print(f"  {name:16} MSE {mse:.4f}   wrong pairs {cell(wrong, '.4f')}   mean image {cell(floor, '.4f')}   "
               f"{plain(seconds, 4)} s an image", flush=True)
         picture.append(y)
@@ -2897,14 +2810,19 @@ def invert(args):
             on_the_way = [torch.cat(images) for images in zip(*path, strict=True)]
             write_picture(rows(torch.stack([x] + on_the_way, 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
     how = f"{steps} steps of {args.optimizer}, lr {lr:g}, loss {args.loss}; " if args.method != "encoder" else ""
-    print(f"{len(x)} images, {min(len(x), view.batch)} at once; {how}fixed noise; evaluation seed {args.seed}; "
-          f"{view.protocol}; evaluation code {common.code_version()} on {view.device.type}, "
+    print(f"{len(x)} images, {min(len(x), view.batch)} at once; {how}fixed noise; {depends_on(view, args)}, "
           f"{torch.get_num_threads()} threads")
     write_picture(rows(blocks(picture).rows), stem)
     print("rows from the top: originals, " + ", ".join(out))
     if floor is None:
         print(f"no mean image: {view.missing}")
     return out
+
+
+def depends_on(view, args):
+    """What every number depends on, in words."""
+    return (f"evaluation seed {args.seed}; {view.protocol}; evaluation code {common.code_version()} on "
+            f"{view.device.type}")
 
 
 def write_normal(view, args, name, normal):
@@ -2916,12 +2834,10 @@ def write_normal(view, args, name, normal):
 
 
 def boundary(args):
-    """Linear boundaries in w from the labels of the
-    data: boundaries/NAME.npy, a unit normal, of each.
+    """Linear boundaries in w from the labels of the data: boundaries/NAME.npy, a unit normal each.
 
-    A linear SVM on codes of -n training images, as InterFaceGAN's;
-    scored on the test part.  With --codes A B, from the codes of one
-    file to the other's, such as those of photos with glasses: A-B.npy.
+    A linear SVM on codes of -n training images, as InterFaceGAN's; scored on the test part.  With
+    --codes A B, from the codes of one file to the other's, such as of photos with glasses: A-B.npy.
     """
     view = View(args.run, args)
     if args.codes:
@@ -2932,23 +2848,36 @@ def boundary(args):
     names, y, y_test = attributes(view, args.only)
     out = {}
     chosen = evenly(len(y), args.n or 20_000)
-    places = dict(train=chosen, test=torch.arange(len(y_test)))
-    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in where.split(view.batch)])
-                 for part, where in places.items())
+    w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in places.split(view.batch)])
+                 for part, places in (("train", chosen), ("test", torch.arange(len(y_test)))))
     for name, target, truth in telling(names, y[chosen].to(view.device), y_test.to(view.device)):
         normal = linear_svm(w, target.long(), 2)[:, 1]
         right = (svm_scores(normal, w_test) > 0) == truth
         rates = [100 * right[truth == side].float().mean().item() for side in (False, True)]
         share = 100 * max(truth.float().mean().item(), 1 - truth.float().mean().item())
-        out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=sum(rates) / 2,
-                         majority=share)
+        out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=sum(rates) / 2, majority=share)
         path = write_normal(view, args, name, normal[:-1])
         print(f"  {name:24} accuracy {out[name]['accuracy']:.1f} %, mean of both sides "
-              f"{sum(rates) / 2:.1f} %   (always the more frequent side: {share:.1f} %)   wrote {path}",
-              flush=True)
+              f"{sum(rates) / 2:.1f} %   (always the more frequent side: {share:.1f} %)   wrote {path}", flush=True)
     print(f"linear SVM, C = 0.02, on {len(chosen):,} training codes, scored on {len(y_test):,} test images; "
           f"{view.protocol}; evaluation code {common.code_version()}")
     return out
+
+
+def boundary_between(view, args):
+    """boundary --codes A B: the boundary from the codes of one file to the other's, as A-B.npy."""
+    a, b = (read_codes(path, view, force=args.force)[0].to(view.device) for path in args.codes)
+    if a.ndim > 2 or b.ndim > 2 or min(len(a), len(b)) < 5:
+        raise Error(f"a boundary needs 5 or more codes (N, nw) a side, and {args.codes[0]} and {args.codes[1]} hold "
+                    f"{tuple(a.shape)} and {tuple(b.shape)}; add images")
+    target = torch.cat([torch.zeros(len(a)), torch.ones(len(b))]).long().to(view.device)
+    normal = linear_svm(torch.cat([a, b]), target, 2)[:-1, 1]
+    name = f"{Path(args.codes[0]).stem}-{Path(args.codes[1]).stem}"
+    accuracy = told_apart(a, b)
+    path = write_normal(view, args, name, normal)
+    print(f"  {name:24} a logistic regression tells them apart in {accuracy:.1f} % (5 folds of {len(target):,})   "
+          f"wrote {path}")
+    return {name: dict(accuracy=accuracy, n=len(target))}
 
 
 # ------------------------------------------------------------------------------ 16 Photos and codes
@@ -2959,9 +2888,8 @@ FRAME_MS = 40           # how long a film shows a frame
 
 
 class Photos:
-    """Images of files, folders and zips, read one at a time as training
-    reads them; of a file that moves, the first frame.  shape: (C, H,
-    W).  names: paths.  Raises data.DataError, which names the file."""
+    """Images (C, H, W) = shape of files, folders and zips, read one at a time as training reads
+    them; of a file that moves, the first frame.  names: paths."""
 
     def __init__(self, paths, shape, skip_bad=False):
         self.shape, self.skip_bad = tuple(shape), skip_bad
@@ -2988,15 +2916,14 @@ class Photos:
             if store is None:
                 return data.read_images([name], self.shape[0], self.shape[1:], 1)[0]
             image = store.image(name, self.shape)
-            problem = "" if image is not None else store.bad[name]
+            if image is not None:
+                return torch.tensor(image)      # a copy: it may be read-only
+            problem = store.bad[name]
         except data.DataError as e:
             if not self.skip_bad:
                 raise
             problem = e
-        if problem:
-            data.tell_once(self.told, str(problem))
-            return None
-        return torch.tensor(image)              # a copy: it may be read-only
+        data.tell_once(self.told, str(problem))
 
 
 def identity(view):
@@ -3009,28 +2936,21 @@ def identity(view):
 
 
 def read_codes(path, view, space="w", force=False):
-    """Codes of a file -> float (N, nw), (N, num_layers, nw)
-    or, in space z, (N, nz), on the CPU, and their names.
-
-    A .npz holds arrays w or z, such as `encode` writes;
-    a .npy one array, such as invert's or the user's own.
-    """
-    names = None
-    about = {}
+    """Codes of a file -> float (N, nw), (N, num_layers, nw) or, in space z, (N, nz), on the CPU, and
+    their names.  A .npz holds arrays w or z, such as `encode` writes, a .npy one array."""
     try:
-        file = np.load(path, allow_pickle=False)
-        codes = file
-        if isinstance(file, np.lib.npyio.NpzFile):
-            only = file.files[0] if len(file.files) == 1 else space     # numpy calls an array without a name arr_0
-            key = space if space in file else only
-            if key not in file:
-                raise Error(f"{path} has no array {space!r}, only {', '.join(file.files)}; add it"
-                            + (", or pass --space z" if "z" in file else ""))
-            codes = file[key]
-            names = [str(name) for name in file["names"]] if "names" in file else None
-            about = json.loads(str(file["run"])) if "run" in file else {}
-            if not isinstance(about, dict):
-                raise Error(f"{path}: its array run is not as `eval.py encode` writes it; take it out")
+        loaded = np.load(path, allow_pickle=False)
+        file = {space: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        if space not in file and len(file) == 1:        # numpy calls an array without a name arr_0
+            file = {space: next(iter(file.values()))}
+        if space not in file:
+            raise Error(f"{path} has no array {space!r}, only {', '.join(file)}; add it"
+                        + (", or pass --space z" if "z" in file else ""))
+        codes = file[space]
+        names = [str(name) for name in file["names"]] if "names" in file else None
+        about = json.loads(str(file["run"])) if "run" in file else {}
+        if not isinstance(about, dict):
+            raise Error(f"{path}: its array run is not as `eval.py encode` writes it; take it out")
     except Error:
         raise
     except Exception as e:                      # np.load lets through whatever the damage leads to
@@ -3042,9 +2962,7 @@ def read_codes(path, view, space="w", force=False):
                     f"weights, and {view.run} has other weights ({known['kimg']:g} kimg, {known['weights']}); take "
                     f"that run, or pass --force")
     codes = codes[None] if codes.ndim == 1 else codes
-    shapes = [(model.nz,)] if space == "z" else [(model.nw,)]
-    if space == "w" and model.num_layers > 1:
-        shapes.append((model.num_layers, model.nw))
+    shapes = [(model.nz,)] if space == "z" else [(model.nw,), (model.num_layers, model.nw)][:model.num_layers]
     if codes.dtype.kind not in "fiu" or codes.shape[1:] not in shapes or not len(codes):
         wanted = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes)
         raise Error(f"{path} holds {codes.dtype} of {codes.shape}, and codes in {space} of {view.run} are numbers of "
@@ -3056,19 +2974,15 @@ def read_codes(path, view, space="w", force=False):
 
 
 def file_names(names):
-    """Names of files, paths perhaps -> what pictures of them are called, all different,
-    without folder and ending."""
-    taken = set()
-    out = []
+    """Names of files, paths perhaps -> names of their pictures, all different, without ending."""
+    out = {}                                    # by lower case: some file systems do not tell them apart
     for name in names:
-        stem = re.sub(r"[^\w. ()+-]", "_", Path(name.replace("\\", "/")).stem)[:100].lstrip(".") or "image"
-        k = stem
+        stem = k = re.sub(r"[^\w. ()+-]", "_", Path(name.replace("\\", "/")).stem)[:100].lstrip(".") or "image"
         again = 2
-        while k.lower() in taken:               # some file systems do not tell cases apart
+        while k.lower() in out:
             k, again = f"{stem}-{again}", again + 1
-        taken.add(k.lower())
-        out.append(k)
-    return out
+        out[k.lower()] = k
+    return list(out.values())
 
 
 def picture_of(x):
@@ -3078,17 +2992,11 @@ def picture_of(x):
 
 
 def write_pictures(items):
-    """Writes PNG files of items, which yields (path, picture), in threads, a few ahead;
-    each whole or not at all."""
-
-    def write(path, picture):
-        part = path.with_name(f"{path.name}.part")
-        Image.fromarray(picture).save(part, "png")
-        os.replace(part, path)
+    """Writes PNGs of items, (path, picture), in threads, a few ahead; each whole or not at all."""
     ahead = collections.deque()
     with concurrent.futures.ThreadPoolExecutor() as pool:       # waits for its threads, or Python may abort at its end
         for item in items:
-            ahead.append(pool.submit(write, *item))
+            ahead.append(pool.submit(common.save_png, *item))
             if len(ahead) > 4 * os.cpu_count():
                 ahead.popleft().result()
         for job in ahead:
@@ -3100,6 +3008,22 @@ def wait_for_all():
         dist.barrier()
 
 
+def make_folder(folder, names):
+    """Makes a folder for PNGs of these names.  -> how many are there already, in words"""
+    folder.mkdir(parents=True, exist_ok=True)
+    older = len({entry.name for entry in os.scandir(folder)} & {f"{name}.png" for name in names})
+    wait_for_all()                              # all have looked before one writes
+    return f" ({older:,} over older ones)" if older else ""
+
+
+def drawn(view, codes, space, what, shared=True):
+    """Yields the numbers of codes (N, ...), and their pictures, with fixed noise."""
+    for begin, end in progress(what, len(codes), view.batch, shared):
+        code = codes[begin:end].to(view.device)
+        x = view.model.generate(view.model.map(code) if space == "z" else code, noise="fixed")
+        yield from zip(range(begin, end), map(picture_of, x), strict=True)
+
+
 def codes_of_seeds(view, seeds):
     """z of each seed, (N, nz): of the seed alone, and the same on any device."""
     z = [view.model.prior(1, common.generator(torch.device("cpu"), int(seed), "evaluation")) for seed in seeds]
@@ -3109,20 +3033,18 @@ def codes_of_seeds(view, seeds):
 def samples(args):
     """Samples as PNG files, seed0000.png ..., or as a zip in the StyleGAN tools' layout.
 
-    A seed is a picture, whatever the others are: z and noise depend
-    on it alone.  Files that are there are left, so the same command
-    goes on with what was interrupted.  torchrun shares the work.
+    A seed is a picture, whatever the others are: z and noise depend on it alone.  Files that are
+    there are left, so the same command goes on if it was interrupted.  torchrun shares the work.
     """
     view = View(args.run, args)
-    view.need(PRIOR if args.truncation == 1 else (*PRIOR, "mean_w"))
-    if args.truncation_layers != 8 and args.truncation == 1:
-        raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
+    view.need(PRIOR if args.truncation == 1 else PRIOR + ("mean_w",))
+    check_truncation(args)
     if bool(args.n) == bool(args.seeds):
         raise Error("samples takes -n N or --seeds, such as 0,1,4-6; pass one of them")
-    seeds = np.unique(args.seeds) if args.seeds else np.arange(args.n)
+    seeds = sorted(set(args.seeds)) or range(args.n)
     out = Path(args.out)
     zipped = out.suffix.lower() == ".zip"
-    if out.suffix.lower() in (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"):
+    if out.suffix.lower() in {".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}:
         raise Error(f"--out {out} is no archive that is written here; name a .zip or a folder")
     if zipped and out.exists():
         raise Error(f"{out} is there already; delete it, or name another --out")
@@ -3131,23 +3053,23 @@ def samples(args):
                  noise=args.noise)
     there = prepare_folder(folder, about)
     name = "seed{:04d}.png".format
-    left = np.array([seed for seed in seeds if name(seed) not in there], dtype=np.int64)
+    left = {seed for seed in seeds if name(seed) not in there}
     if len(left) < len(seeds):
         print(f"{len(seeds) - len(left):,} of {len(seeds):,} pictures are in {folder} already, and stay")
     size = min(view.batch, BLOCK_OF_SEEDS)
-    blocks = np.unique(left // size)
-    begins = np.searchsorted(left, [blocks * size, (blocks + 1) * size])
+    blocks = sorted({seed // size for seed in left})
 
     def pictures():
         for at, _ in progress(f"blocks of {size} seeds", len(blocks), 1):
-            first_seed = int(blocks[at]) * size
+            first_seed = blocks[at] * size
             w = view.model.map(codes_of_seeds(view, range(first_seed, first_seed + size)))
             if args.truncation != 1:
                 w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
             common.seed_noise(0, first_seed // size)
             x = view.model.generate(w, noise=args.noise)
-            for seed in left[begins[0, at]:begins[1, at]]:
-                yield folder / name(seed), picture_of(x[seed - first_seed])
+            for seed, image in enumerate(x, first_seed):
+                if seed in left:
+                    yield folder / name(seed), picture_of(image)
     write_pictures(pictures())
     wait_for_all()
     if zipped and leads():
@@ -3157,8 +3079,7 @@ def samples(args):
 
 
 def prepare_folder(folder, about):
-    """Makes a folder of samples, and notes in samples.json what they are of.  -> the names of its
-    files. Raises Error if it holds others'."""
+    """Makes a folder of samples, and notes in samples.json what they are of.  -> its files' names"""
     note = folder / "samples.json"
     there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
     try:
@@ -3176,8 +3097,7 @@ def prepare_folder(folder, about):
 
 
 def pack(out, folder, files):
-    """A zip of files, {name in the zip: path}, as the StyleGAN tools write it;
-    then the folder goes."""
+    """A zip of files, {name in it: path}, as the StyleGAN tools write it; then the folder goes."""
     part = out.with_name(f"{out.name}.new")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as z:       # the same bytes each time: no date
         for name, path in files.items():
@@ -3190,9 +3110,9 @@ def pack(out, folder, files):
 def encode(args):
     """Codes of photos, folders and zips, read as training reads them, as arrays in a .npz file.
 
-    w (N, nw) float32; z, if the map has an exact inverse; names; run, what
-    the codes belong to.  --reconstruct writes each image next to its
-    reconstruction, and errors.csv with two floors.  torchrun shares the work.
+    w (N, nw) float32; z, if the map has an exact inverse; names; run, what the codes belong to.
+    --reconstruct writes each image next to its reconstruction, and errors.csv with two floors.
+    torchrun shares the work.
     """
     view = View(args.run, args)
     view.need(["encode", "generate"] if args.reconstruct else ["encode"])
@@ -3207,10 +3127,7 @@ def encode(args):
     good = torch.zeros(n, dtype=torch.int64)
     grey = torch.zeros(n)
     stems = file_names(photos.names)
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        there = {entry.name for entry in os.scandir(folder)}
-    wait_for_all()
+    over = make_folder(folder, stems) if folder else ""
 
     def pictures():
         for begin, end in progress("images", n, view.batch):
@@ -3219,21 +3136,20 @@ def encode(args):
             rows = [i for i in range(begin, end) if images[i - begin] is not None]
             if not rows:
                 continue
-            images = [image for image in images if image is not None]
-            pixels = torch.stack(images)
+            pixels = torch.stack([image for image in images if image is not None])
             x = common.to_float(pixels).to(view.device)
             code = view.model.encode(x)
             w[rows], good[rows], grey[rows] = code.cpu(), 1, pixels.float().mean((1, 2, 3))
             if folder:
                 y = view.model.generate(code, noise="fixed").clamp(-1, 1)
-                others = images[1:] + [images[0] if following is None else following]
-                others = common.to_float(torch.stack(others)).to(view.device)
+                last = x[:1] if following is None else common.to_float(following[None]).to(view.device)
+                others = torch.cat([x[1:], last])
                 floor = x.new_full((len(x),), math.nan) if mean is None else per_image((mean - x).square())
                 wrong = per_image((y - others).square())
                 if (end % n if following is not None else rows[0]) == rows[-1]:     # it would be paired with itself
                     wrong[-1] = math.nan
-                told[rows] = torch.stack([per_image((y - x).square()), per_image((y - x).abs()), floor, wrong],
-                                         1).cpu().double()
+                columns = [per_image((y - x).square()), per_image((y - x).abs()), floor, wrong]
+                told[rows] = torch.stack(columns, 1).cpu().double()
                 for i, a, b in zip(rows, x, y, strict=True):
                     yield folder / f"{stems[i]}.png", np.concatenate([picture_of(a), picture_of(b)], 1)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -3249,51 +3165,57 @@ def encode(args):
     if leads():
         older = " over an older one" if out.exists() else ""
         out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(f"{out.name}.part")
-        with open(part, "wb") as f:
-            np.savez(f, **arrays)
-        os.replace(part, out)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        common.write_atomic(out, buffer.getvalue())
         print(f"wrote {out}{older}: " + ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim))
         if folder:
-            tell_photos(folder, names, told, view, len(there & {f"{stem}.png" for stem in stems}))
-        if note := unusual(grey.numpy(), view.args.get("image_means", "")):
-            known = view.args.get("data_name") or data.base_name(view.args["data"])
-            print(f"note: this run was trained on {known}, and makes nothing else; {note}")
+            tell_photos(folder, names, told, view, over)
+        tell_unusual(view, grey)
 
 
 def unusual(grey, means):
-    """That the mean greys (N,) of most photos, 0 to 255, are far from the training images', of
-    which a run notes 64 (data.Images.means), or "".  Far: out of their range by more than half its
-    width.  Of 11,449 test images of MNIST and of faces none is, and every inverted digit is."""
+    """That the mean greys (N,) of most photos are far from the training images', of which a run notes
+    64 (data.Images.means), or "".  Far: out of their range by more than half its width, as none of
+    11,449 test images of MNIST and of faces is, and every inverted digit."""
     usual = np.frombuffer(bytes.fromhex(means), ">u2") / 256
     if not len(usual):
         return ""
-    low = usual.min()
-    high = usual.max()
+    low, high = usual.min(), usual.max()
     far = np.maximum(low - grey, grey - high) > (high - low) / 2
     if 2 * far.sum() <= len(grey):
         return ""
     middle = np.median(grey[far])
     inverted = max(low - (255 - middle), 255 - middle - high) < max(low - middle, middle - high)
-    remedy = ("if they show the same things, invert them first, for example by PIL.ImageOps.invert" if inverted else
-              "if they show the same things, change their brightness first")
+    remedy = "invert them first, for example by PIL.ImageOps.invert" if inverted else "change their brightness first"
     return (f"{far.sum():,} of {len(grey):,} images have a mean grey of {middle:.0f}, and the training images' is "
-            f"{low:.0f} to {high:.0f} (of 255), so they may be reconstructed badly; {remedy}")
+            f"{low:.0f} to {high:.0f} (of 255), so they may be reconstructed badly; if they show the same things, "
+            f"{remedy}")
+
+
+def tell_unusual(view, grey):
+    """Notes if photos of these mean greys (N,) are unlike the run's own images."""
+    if note := unusual(grey.numpy(), view.args.get("image_means", "")):
+        known = view.args.get("data_name") or data.base_name(view.args["data"])
+        print(f"note: {view.run} was trained on {known}, and makes nothing else; {note}")
 
 
 ERRORS = ("mse", "mae", "mse_mean_image", "mse_wrong_pair")
 
 
-def tell_photos(folder, names, told, view, older):
-    """Writes errors.csv, a row an image; prints the means of its columns (N, 4)."""
+def csv_of(lines):
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["name", *ERRORS])
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def tell_photos(folder, names, told, view, over):
+    """Writes errors.csv, a row an image; prints the means of its columns (N, 4)."""
+    table = [("name",) + ERRORS]
     for name, row in zip(names, told.tolist(), strict=True):
-        table.writerow([name, *("" if math.isnan(v) else f"{v:.6g}" for v in row)])
-    common.write_atomic(folder / "errors.csv", text.getvalue().encode())
+        table.append([name] + ["" if math.isnan(v) else f"{v:.6g}" for v in row])
+    common.write_atomic(folder / "errors.csv", csv_of(table).encode())
     mse, mae, mean_image, wrong = [None if math.isnan(v) else v for v in told.nanmean(0).tolist()]
-    over = f" ({older:,} over older ones)" if older else ""
     print(f"wrote {len(names):,} pictures{over} and errors.csv into {folder}: original, reconstruction")
     print(f"MSE {mse:.4f}  MAE {mae:.4f}  floors MSE {cell(mean_image, '.4f')} of the training-mean image, "
           f"{cell(wrong, '.4f')} of wrong pairs (on [-1, 1], fixed noise; {view.protocol})")
@@ -3304,33 +3226,24 @@ def tell_photos(folder, names, told, view, older):
 def decode(args):
     """Pictures of codes: w (N, nw), w+ (N, num_layers, nw) or, with --space z, z (N, nz).
 
-    The file is encode's, invert's, or one that numpy.save
-    or numpy.savez made.  torchrun shares the work.
+    The file is encode's, invert's, or of numpy.save or numpy.savez.  torchrun shares the work.
     """
     view = View(args.run, args)
     view.need(["generate"] if args.space == "w" else ["generate", "map"])
     codes, names = read_codes(args.codes, view, args.space, args.force)
     stems = file_names(names) if names else [f"code{i:04d}" for i in range(len(codes))]
     folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    older = len({entry.name for entry in os.scandir(folder)} & {f"{stem}.png" for stem in stems})
+    over = make_folder(folder, stems)
+    made = drawn(view, codes, args.space, "codes")
+    write_pictures((folder / f"{stems[i]}.png", picture) for i, picture in made)
     wait_for_all()
-
-    def pictures():
-        for begin, end in progress("codes", len(codes), view.batch):
-            code = codes[begin:end].to(view.device)
-            x = view.model.generate(view.model.map(code) if args.space == "z" else code, noise="fixed")
-            yield from zip([folder / f"{stem}.png" for stem in stems[begin:end]], map(picture_of, x), strict=True)
-    write_pictures(pictures())
-    wait_for_all()
-    over = f" ({older:,} over older ones)" if older else ""
     print(f"wrote {len(codes):,} pictures{over} into {folder} (fixed noise; {view.protocol})")
 
 
 def points_of(view, points, space, force):
-    """The codes that a film goes through, (N, d), or (N, num_layers, nw): of photos, folders and
-    zips, of seeds (`seed:12`) and of files of codes."""
+    """The codes of a film's points, (N, d) or (N, num_layers, nw): of photos, seeds, and codes."""
     codes = []
+    greys = []
     for point in points:
         if seed := re.fullmatch(r"seed:(\d{1,10})", point):
             view.need(PRIOR)
@@ -3341,9 +3254,13 @@ def points_of(view, points, space, force):
         else:
             view.need(["encode"] if space == "w" else ["encode", "unmap"])
             photos = Photos([point], view.shape)
-            w = torch.cat([view.model.encode(common.to_float(photos.read(i)[None]).to(view.device))
-                           for i in range(len(photos))])
-            codes.append(view.model.unmap(w) if space == "z" else w)
+            for i in range(len(photos)):
+                pixels = photos.read(i)[None]
+                greys.append(pixels.float().mean())
+                w = view.model.encode(common.to_float(pixels).to(view.device))
+                codes.append(view.model.unmap(w) if space == "z" else w)
+    if greys:
+        tell_unusual(view, torch.stack(greys))
     if any(code.ndim == 3 for code in codes):
         codes = [code if code.ndim == 3 else code[:, None].expand(-1, view.model.num_layers, -1) for code in codes]
     return torch.cat(codes)
@@ -3359,16 +3276,15 @@ def along(codes, frames, space, loop):
     else:
         at = torch.linspace(0, n - 1, frames, dtype=torch.float64)
     i = at.long().clamp(max=len(codes) - 2)
-    t = (at - i).float().to(codes.device).view(-1, *[1] * (codes.ndim - 1))
+    t = (at - i).float().to(codes.device)
+    t = t.view([-1] + [1] * (codes.ndim - 1))
     return slerp(codes[i], codes[i + 1], t) if space == "z" else torch.lerp(codes[i], codes[i + 1], t)
 
 
 def interpolate(args):
-    """A film from image to image, by their codes: .gif,
-    .webp, or PNG files frame0000.png ... in a folder.
+    """A film from image to image, by their codes: .gif, .webp, or frame0000.png ... in a folder.
 
-    POINT is a photo, a folder or zip of them, a seed
-    as `samples` has it (seed:12), or a file of codes.
+    POINT is a photo, a folder or zip of them, a seed as `samples` has it (seed:12), or codes.
     """
     out = Path(args.out)
     film = out.suffix.lower() in (".gif", ".webp")
@@ -3383,41 +3299,20 @@ def interpolate(args):
         few = "--frames 1 is too few; pass 2 or more" if args.frames < 2 else "this is one; name another, too"
         raise Error(f"a film goes from one image to another; {few}")
     path = along(codes, args.frames, args.space, args.loop)
-
-    def frames():
-        for begin, end in progress("frames", args.frames, view.batch, shared=False):
-            code = path[begin:end]
-            x = view.model.generate(view.model.map(code) if args.space == "z" else code, noise="fixed")
-            yield from map(picture_of, x)
+    frames = drawn(view, path, args.space, "frames", shared=False)
     older = " over an older one" if out.exists() and film else ""
     if film:
         out.parent.mkdir(parents=True, exist_ok=True)
-        images = map(Image.fromarray, frames())
+        images = (Image.fromarray(picture) for _, picture in frames)
         whole = io.BytesIO()
         next(images).save(whole, out.suffix[1:].lower(), save_all=True, append_images=images, duration=FRAME_MS,
                           loop=0, quality=90)
         common.write_atomic(out, whole.getvalue())
     else:
         out.mkdir(parents=True, exist_ok=True)
-        write_pictures((out / f"frame{i:04d}.png", picture) for i, picture in enumerate(frames()))
+        write_pictures((out / f"frame{i:04d}.png", picture) for i, picture in frames)
     print(f"wrote {out}{older}: {args.frames} frames through {len(codes)} images in {args.space}"
           f"{', and back' if args.loop else ''} (fixed noise; {view.protocol})")
-
-
-def boundary_between(view, args):
-    """boundary --codes A B: the boundary from the codes of one file to the other's, as A-B.npy."""
-    a, b = (read_codes(path, view, force=args.force)[0].to(view.device) for path in args.codes)
-    if a.ndim > 2 or b.ndim > 2 or min(len(a), len(b)) < 5:
-        raise Error(f"a boundary needs 5 or more codes (N, nw) a side, and {args.codes[0]} and {args.codes[1]} hold "
-                    f"{tuple(a.shape)} and {tuple(b.shape)}; add images")
-    target = torch.cat([torch.zeros(len(a)), torch.ones(len(b))]).long().to(view.device)
-    normal = linear_svm(torch.cat([a, b]), target, 2)[:-1, 1]
-    name = f"{Path(args.codes[0]).stem}-{Path(args.codes[1]).stem}"
-    accuracy = told_apart(a, b)
-    path = write_normal(view, args, name, normal)
-    print(f"  {name:24} a logistic regression tells them apart in {accuracy:.1f} % (5 folds of {len(target):,})   "
-          f"wrote {path}")
-    return {name: dict(accuracy=accuracy, n=len(target))}
 
 
 # -------------------------------------------------------------------------------------- 17 Commands
@@ -3441,7 +3336,6 @@ def metrics(args):
         if getattr(args, flag) and not set(names) & set(chosen):
             raise Error(f"--{flag.replace('_', '-')} is for {' and '.join(names)}; ask for that by --only "
                         f"{' '.join(names)}")
-    code = f"{common.code_version()} on {args.device.type}"
     out = {}
     lack = None
     failed = None
@@ -3451,7 +3345,8 @@ def metrics(args):
             view = View(run, args)
         except (Error, data.DataError) as e:
             failed = e
-            print(f"{run}: left out: {e}", flush=True)
+            if len(args.runs) > 1:              # else it is said at the end alone
+                print(f"{run}: left out: {e}", flush=True)
             continue
         print(view.title)
         for name in chosen:
@@ -3470,8 +3365,8 @@ def metrics(args):
             n = numbers["n"]
             few = min(n.values()) if isinstance(n, dict) else n
             if few < 100:
-                notes = [*notes, f"warning: of {few} only, so that others would give other numbers"]
-            protocol = f"{how}; evaluation seed {args.seed}; {view.protocol}; evaluation code {code}"
+                notes = notes + [f"warning: of {few} only, so that others would give other numbers"]
+            protocol = f"{how}; {depends_on(view, args)}"
             label = f"{name}:"
             for text in measure.show(numbers, title) + notes + [f"[{protocol}]"]:
                 print(f"  {label:13}{text}", flush=True)
@@ -3490,21 +3385,22 @@ def write_json(args, result):
         common.write_atomic(Path(args.json), json.dumps(result, indent=1).encode())
 
 
-def check_owners(args, owners):
-    """Raises Error if a flag is given that is for other figures or tables: flag -> their names."""
-    for flag, names in owners.items():
-        if args.name not in names and getattr(args, flag) != args.parser.get_default(flag):
-            raise Error(f"--{flag.replace('_', '-')} is for {args.command} {', '.join(names)}; leave it out")
+def check_truncation(args):
+    if args.truncation_layers != 8 and args.truncation == 1:
+        raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
+
+
+def check_owners(args):
+    """Raises Error if a flag is given that is for other figures or tables."""
+    for action in args.parser._actions:
+        only = getattr(action, "only", ())
+        if only and args.name not in only and getattr(args, action.dest) != action.default:
+            raise Error(f"{action.option_strings[0]} is for {args.command} {', '.join(only)}; leave it out")
 
 
 def table(args):
     """Print one of the papers' tables next to what the runs give."""
-    paths = ["alae-4", "alae-5"]
-    distances = ["alae-3", "alae-5"]
-    descent = ["lia-1", "invgan-1"]
-    check_owners(args, dict(only=["invgan-2"], classifier=["invgan-2"], epochs=["invgan-2"], lpips=paths,
-                            face_crop=paths, sources=["alae-3"], reference_n=distances, flip=distances,
-                            optimise=descent, steps=descent))
+    check_owners(args)
     if args.steps and not args.optimise:
         raise Error("--steps is of the rows by --optimise N; add that, or leave it out")
     return TABLES[args.name](args.runs, args)
@@ -3517,10 +3413,8 @@ def figure(args):
     if args.images and (row.images is None or args.generated):
         raise Error(f"figure {args.name} shows no real images{' with --generated' if args.generated else ''}; leave "
                     f"--images out{' and name the --frames' if args.name == 'frames' else ''}")
-    if args.truncation_layers != 8 and args.truncation == 1:
-        raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
-    check_owners(args, {flag: [name for name, other in FIGURES.items() if flag in other.flags]
-                        for owner in FIGURES.values() for flag in owner.flags})
+    check_truncation(args)
+    check_owners(args)
     check_out(args, (".png", ".gif") if args.name == "frames" else (".png",))
     views = [View(run, args) for run in args.runs]
     picture = picture_of_figure(args, views)
@@ -3556,7 +3450,8 @@ def compare(args):
 
     --table: a row a run of what it cost and what it gives, each on its own test part.  Runs that
     differ in nothing but the seed share a row, mean ± deviation.  Columns are left out if no run
-    has them; what the rows' numbers do not have in common is noted.
+    has them; what the rows' numbers do not have in common is noted.  --only, --format, --features,
+    --reference, --inception, --vgg, --cache, --seed and --batch are for --table.
     """
     if args.table:
         return compare_table(args)
@@ -3584,7 +3479,9 @@ def compare(args):
     return out
 
 
-# Columns of compare --table: head, measure ("": of the run itself), its number, format
+# ------------------------------------------------------------------------------- 18 compare --table
+
+# Columns: head, measure ("": of the run itself), its number, format
 COLUMNS = (
     ("images shown", "", "seen", ",.0f"), ("batch", "", "batch", ",.0f"), ("seconds", "", "seconds", ",.0f"),
     ("peak GB", "", "peak_gb", ".2f"),
@@ -3614,20 +3511,20 @@ def cost(view):
     return {name: max(values) for name, values in found.items() if values}
 
 
-def measured(view, args, names):
-    """-> a run's numbers {(measure, number): value}, and facts on which they depend {what:
-    value}, and protocols."""
+def measured(view, run, args, names):
+    """-> the `Row` of a run of that name alone; names: of measures."""
     of_run = dict(cost(view), seen=view.model.seen, batch=view.args.get("batch"))
     numbers = {("", key): value for key, value in of_run.items()}
     shape = "x".join(map(str, view.shape))
     name = " ".join(filter(None, (view.test.name, view.test.split)))
     facts = {"data": f"{name} {shape} ({view.test.fingerprint()})"}
+    kinds = dict(frechet=dict(wanted=("samples", "reconstructions", "midpoints")),
+                 precision=dict(wanted=("samples", "reconstructions")))
     how = {}
     for name in names:
-        kinds = dict(frechet=("samples", "reconstructions", "midpoints"), precision=("samples", "reconstructions"))
         try:
             view.need(MEASURES[name].needs)
-            m, how[name], title, _ = MEASURES[name].count(view, args, *([kinds[name]] if name in kinds else []))
+            m, how[name], title, _ = MEASURES[name].count(view, args, **kinds.get(name, {}))
         except Lacks as e:
             print(f"  {name} left out: {e}", flush=True)
             continue
@@ -3636,7 +3533,23 @@ def measured(view, args, names):
         facts[f"n of {name}"] = m["n"]
         facts["features"] = m.get("extractor", facts.get("features"))
         facts["distance"] = title or facts.get("distance")
-    return numbers, {k: v for k, v in facts.items() if v}, how
+    return Row(run, f"{view.args['label']}, {view.args['backbone']}", {run: view.protocol},
+               {key: [v] for key, v in numbers.items() if v is not None}, {k: v for k, v in facts.items() if v}, how)
+
+
+def pooled(trials):
+    """Rows of runs of one setting -> one."""
+    runs = {}
+    numbers = {}
+    name = joint_name([row.name for row in trials])
+    for row in trials:
+        for what, fact in trials[0].facts.items():
+            if row.facts.get(what) != fact:
+                raise Error(f"{name} have the same settings, but differ in {what}; make a table of each")
+        runs.update(row.runs)
+        for key, values in row.numbers.items():
+            numbers[key] = numbers.get(key, []) + values
+    return trials[0]._replace(name=name, runs=runs, numbers=numbers)
 
 
 def joint_name(names):
@@ -3669,26 +3582,16 @@ def compare_table(args):
             print(view.title, flush=True)
             own = OF_A_TRIAL | {"decoder"}
             setting = repr([sorted((k, repr(v)) for k, v in view.args.items() if k not in own), view.model.seen])
-            label = f"{view.args['label']}, {view.args['backbone']}"
-            trials.setdefault(setting, []).append((name, label, view.protocol, *measured(view, args, names)))
-    table = []
-    for done in trials.values():
-        runs, labels, protocols, numbers, facts, how = zip(*done, strict=True)
-        if differing := [what for what in facts[0] if any(f.get(what) != facts[0][what] for f in facts)]:
-            raise Error(f"{joint_name(runs)} have the same settings, but differ in {differing[0]}; make a table of "
-                        f"each")
-        keys = dict.fromkeys(key for n in numbers for key in n)
-        values = {key: [v for v in (n.get(key) for n in numbers) if v is not None] for key in keys}
-        table.append(Row(joint_name(runs), labels[0], dict(zip(runs, protocols)), values, facts[0], how[0]))
-    notes = notes_of(table, args)
+            trials.setdefault(setting, []).append(measured(view, name, args, names))
+    table = [pooled(of_one) for of_one in trials.values()]
     columns = [column for column in COLUMNS if any(row.numbers.get(column[1:3]) for row in table)]
-    text = dict(text=as_text, csv=as_csv, markdown=as_markdown)[form](table, columns, notes)
-    if args.out and leads():
+    text = dict(text=as_text, csv=as_csv, markdown=as_markdown)[form](table, columns, notes_of(table, args))
+    if not args.out:
+        print(text, end="")
+    elif leads():
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         common.write_atomic(Path(args.out), text.encode())
         print(f"wrote {args.out}")
-    elif not args.out:
-        print(text, end="")
     return {row.name: dict(label=row.label, facts=row.facts, protocol=row.runs, how=row.how, numbers={
         f"{measure or 'run'} {key}": dict(zip(("mean", "deviation"), mean_of(values)), values=values)
         for (measure, key), values in row.numbers.items() if values}) for row in table}
@@ -3700,8 +3603,9 @@ def notes_of(table, args):
     for what in dict.fromkeys(what for row in table for what in row.facts):
         groups = {}
         for row in table:
-            if what in row.facts:
-                groups.setdefault(cell_of(row.facts[what]), []).append(row.name)
+            if fact := row.facts.get(what):
+                words = of_each(fact) if isinstance(fact, dict) else f"{fact:,}" if isinstance(fact, int) else fact
+                groups.setdefault(words, []).append(row.name)
         if len(groups) > 1:
             notes.append(f"rows differ in {what}, so compare those of one alone: "
                          + "; ".join(f"{value}: {', '.join(rows)}" for value, rows in groups.items()))
@@ -3712,20 +3616,18 @@ def notes_of(table, args):
         for name, how in row.how.items():
             hows.setdefault((name, how), []).append(row.name)
     for (name, how), rows in hows.items():
-        of = "" if len([1 for other, _ in hows if other == name]) == 1 else f" ({', '.join(rows)})"
-        notes.append(f"{name}{of}: {how}")
+        several = len([other for other, _ in hows if other == name]) > 1
+        notes.append(f"{name} ({', '.join(rows)}): {how}" if several else f"{name}: {how}")
     notes += [f"{run}: {protocol}" for row in table for run, protocol in row.runs.items()]
-    return [*notes, f"evaluation seed {args.seed}, evaluation code {common.code_version()} on {args.device.type}"]
-
-
-def cell_of(fact):
-    """A fact in words; n of several kinds of pictures as one number if it is one."""
-    return of_each(fact) if isinstance(fact, dict) else f"{fact:,}" if isinstance(fact, int) else fact
+    notes.append(f"evaluation seed {args.seed}, evaluation code {common.code_version()} on {args.device.type}")
+    return notes
 
 
 def mean_of(values):
-    """-> mean, standard deviation (over n - 1; None of one value)."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    """-> mean, standard deviation (over n - 1); None if there are too few values."""
+    values = values or []
+    return (float(np.mean(values)) if values else None,
+            float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
 
 def heads_of(table, columns):
@@ -3736,59 +3638,54 @@ def heads_of(table, columns):
 
 
 def shown(table, columns):
-    """Rows of text: name, method, how many runs if that is above 1 anywhere,
-    then a cell a column."""
-    many = any(len(row.runs) > 1 for row in table)
-    out = [["run", "method", *(["runs"] if many else []), *heads_of(table, columns)]]
+    """Rows of text: name, method, how many runs if that is above 1 anywhere, then a cell a column;
+    and how many cells are no numbers."""
+    out = [["run", "method", "runs"] + heads_of(table, columns)]
     for row in table:
-        cells = []
+        out.append([row.name, row.label, str(len(row.runs))])
         for _, measure, key, form in columns:
-            values = row.numbers.get((measure, key))
-            mean, deviation = mean_of(values) if values else (None, None)
-            cells.append(cell(mean, form) + (f" ± {deviation:{form}}" if deviation else ""))
-        out.append([row.name, row.label, *([str(len(row.runs))] if many else []), *cells])
-    return out, 3 if many else 2
+            mean, deviation = mean_of(row.numbers.get((measure, key)))
+            out[-1].append(cell(mean, form) + (f" ± {deviation:{form}}" if deviation else ""))
+    if any(len(row.runs) > 1 for row in table):
+        return out, 3
+    return [row[:2] + row[3:] for row in out], 2
 
 
 def as_text(table, columns, notes):
     """Blocks of columns, 120 characters wide at most, each with the rows' names."""
     lines, first = shown(table, columns)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    blocks = [list(range(1, first))]
-    for i in range(first, len(widths)):
-        if widths[0] + sum(widths[j] + 2 for j in [*blocks[-1], i]) > 120:
-            blocks.append([])
-        blocks[-1].append(i)
-    text = "\n".join("".join(f"{line[0]:{widths[0]}}" + "".join(
-        f"  {line[i]:<{widths[i]}}" if i == 1 else f"  {line[i]:>{widths[i]}}" for i in block) + "\n" for line in lines)
-        for block in blocks)
-    return text + "\n" + "".join(f"{note}\n" for note in notes)
+    texts = []
+    for i, column in enumerate(zip(*lines, strict=True)):
+        width = max(map(len, column))
+        texts.append([text.ljust(width) if i < 2 else text.rjust(width) for text in column])
+    names = texts[0]
+    blocks = [names]
+    for i, column in enumerate(texts[1:], 1):
+        if i >= first and len(blocks[-1][0]) + 2 + len(column[0]) > 120:
+            blocks.append(names)
+        blocks[-1] = [f"{line}  {text}" for line, text in zip(blocks[-1], column, strict=True)]
+    return "\n\n".join("\n".join(lines) for lines in [*blocks, notes]) + "\n"
 
 
 def as_markdown(table, columns, notes):
     lines, first = shown(table, columns)
-    head, *rest = [[text.replace("|", "\\|") for text in line] for line in lines]
-    rule = ["---"] * first + ["---:"] * (len(head) - first)
-    return "".join(f"| {' | '.join(line)} |\n" for line in [head, rule, *rest]) + "\n" + "".join(
-        f"- {note}\n" for note in notes)
+    lines = [[text.replace("|", "\\|") for text in line] for line in lines]
+    lines.insert(1, ["---"] * first + ["---:"] * (len(lines[0]) - first))
+    body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return body + "\n" + "".join(f"- {note}\n" for note in notes)
 
 
 def as_csv(table, columns, notes):
-    """Numbers to 6 digits, deviations in columns of their own,
-    notes and protocols in the last ones."""
-    pooled = any(len(row.runs) > 1 for row in table)
-    heads = [[head, *([f"{head}, deviation"] if pooled else [])] for head in heads_of(table, columns)]
-    lines = [["run", "method", "runs", *(head for pair in heads for head in pair), "protocol", "notes"]]
+    """Numbers to 6 digits; deviations have columns of their own, as protocols and notes."""
+    many = 2 if any(len(row.runs) > 1 for row in table) else 1              # columns of a number
+    heads = [words for head in heads_of(table, columns) for words in (head, f"{head}, deviation")[:many]]
+    lines = [["run", "method", "runs"] + heads + ["protocol", "notes"]]
     for row in table:
-        cells = []
-        for _, measure, key, _ in columns:
-            values = row.numbers.get((measure, key))
-            pair = mean_of(values) if values else (None, None)
-            cells += ["" if v is None else f"{v:.6g}" if abs(v) < 1e5 else f"{v:.0f}" for v in pair[:1 + pooled]]
-        lines.append([row.name, row.label, len(row.runs), *cells, "; ".join(row.runs.values()), " | ".join(notes)])
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+        values = [v for column in columns for v in mean_of(row.numbers.get(column[1:3]))[:many]]
+        cells = ["" if v is None else f"{v:.6g}" if abs(v) < 1e5 else f"{v:.0f}" for v in values]
+        cells += ["; ".join(row.runs.values()), " | ".join(notes)]
+        lines.append([row.name, row.label, len(row.runs)] + cells)
+    return csv_of(lines)
 
 
 def check_out(args, endings=(".png",)):
@@ -3805,10 +3702,9 @@ def write_picture(picture, path):
         print(f"wrote {path}{older}")
 
 
-# ------------------------------------------------------------------------------------------ 18 Demo
-# A page that only this machine reaches.  Codes travel with each request, so
-# the server keeps nothing but the models, which one thread runs.  The page
-# waits for each picture and then asks for what the sliders say by then.
+# ------------------------------------------------------------------------------------------ 19 Demo
+# A page that only this machine reaches.  Codes travel with each request, so the server keeps nothing
+# but the models, which one thread runs.  The page waits for each picture, then asks for the next.
 
 BODY = 20 * 2**20
 PIXELS = 50_000_000  # bytes of a request and pixels of a photo, at most
@@ -3857,12 +3753,11 @@ def png(x):
 
 
 class Played:
-    """A view, and what the page asks of it: methods from what a request holds, a str or bytes,
-    to bytes."""
+    """A view, and what the page asks of it: methods from str or bytes, of a request, to bytes."""
 
     def __init__(self, view):
         self.view, self.model, self.directions, w = view, view.model, {}, None
-        if all(hasattr(self.model, ability) for ability in PRIOR):
+        if view.can(PRIOR):
             w = self.model.map(view.codes(10_000, 0))
             w = double(w - w.mean(0))
         for path in sorted((view.run / "boundaries").glob("*.npy")):
@@ -3875,8 +3770,7 @@ class Played:
             self.directions.update({f"principal direction {i}": v for i, v in enumerate(scaled[:10], 1)})
 
     def about(self):
-        """What the page is to show.  pictures:
-        names of the run's PNGs, the only files that are served."""
+        """What the page is to show.  pictures: the run's PNGs, the only files that are served."""
         run, grown = self.view.run, self.view.growing
         pictures = [p.relative_to(run).as_posix() for p in run.rglob("*.png") if p.is_file() and not p.is_symlink()]
         return dict(title=self.view.title, name=run.resolve().name, pictures=sorted(pictures),
@@ -3893,18 +3787,18 @@ class Played:
         """An image's picture, w, and z if that is known."""
         if z is None and hasattr(self.model, "unmap"):
             z = self.model.unmap(w)
-        picture = f"data:image/png;base64,{base64.b64encode(png(x)).decode()}"
-        return json.dumps(dict(picture=picture, w=w[0].tolist(), z=None if z is None else z[0].tolist())).encode()
+        about = dict(picture=inlined(png(x)), w=w[0].tolist(), z=None if z is None else z[0].tolist())
+        return json.dumps(about).encode()
+
+    def start_real(self, x):
+        self.view.need(["encode"])
+        return self.start(x, self.model.encode(x))
 
     def photo(self, content):
-        self.view.need(["encode"])
-        x = read_photo(content, self.view.shape).to(self.view.device)
-        return self.start(x, self.model.encode(x))
+        return self.start_real(read_photo(content, self.view.shape).to(self.view.device))
 
     def test(self, number):
-        self.view.need(["encode"])
-        x = self.view.images([whole(number, len(self.view.test), "test image")])
-        return self.start(x, self.model.encode(x))
+        return self.start_real(self.view.images([whole(number, len(self.view.test), "test image")]))
 
     def sample(self, number):
         """The picture of a seed, the number, as `samples` has it."""
@@ -3914,9 +3808,8 @@ class Played:
         return self.start(self.model.generate(w, noise="fixed"), w, z)
 
     def code(self, space, a, b, t, moves, levels, psi):
-        """w (1, nw) or (1, num_layers, nw): from a to b by t, straight in
-        `space`, moved by standard deviations along directions, with b's
-        styles at some levels, and psi times as far from the mean w."""
+        """w (1, nw) or (1, num_layers, nw): from a to b by t, straight in `space`, moved by standard
+        deviations along directions, with b's styles at levels, psi times as far from the mean w."""
         def tensor(values, *size):
             v = torch.tensor(np.asarray(values, float)).float().to(self.view.device)
             if v.shape != size or not v.isfinite().all():
@@ -3962,24 +3855,20 @@ ROUTES = {"GET /picture": ("image/png", Played.picture), "GET /test": ("applicat
 
 
 class Request(http.server.BaseHTTPRequestHandler):
-    """Answers the requests of one connection.
-    Whatever is wrong becomes a status and a sentence."""
+    """Answers one connection's requests; whatever is wrong becomes a status and a sentence."""
     protocol_version = "HTTP/1.1"       # a connection serves many frames
     disable_nagle_algorithm = True      # or each would wait 40 ms
     timeout = 15                        # seconds to wait for more of a request
 
     def do_GET(self):
-        status = 200
-        kind = "text/plain; charset=utf-8"
+        status, kind = 200, "text/plain; charset=utf-8"
         try:
             kind, content = self.answer()
         except (Refused, Error, data.DataError) as e:
-            status = getattr(e, "status", 400)
-            content = str(e).encode()
+            status, content = getattr(e, "status", 400), str(e).encode()
         except Exception:
             traceback.print_exc()
-            status = 500
-            content = b"This went wrong; the terminal says how."
+            status, content = 500, b"This went wrong; the terminal says how."
         headers = {"Content-Type": kind, "Content-Length": str(len(content)), **GUARDS}
         if status != 200 or self.command != "POST":         # something of the request may be left unread
             headers["Connection"] = "close"
@@ -4009,8 +3898,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         return kind, self.server.work(function, run, self.body() if self.command == "POST" else query.get("of", ""))
 
     def check_origin(self, path):
-        """Only this page may ask: other sites, too,
-        can have this machine's browser send requests here."""
+        """Only this page may ask: other sites can have this machine's browser send requests, too."""
         host = self.headers.get("Host")
         port = self.server.server_address[1]
         if host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
@@ -4059,8 +3947,7 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 def demo(args):
-    """A page in the browser: photos through the runs,
-    sliders along directions of w, style mixing, downloads.
+    """A page in the browser: photos through the runs, sliders along directions of w, style mixing.
 
     It needs no network, and only this machine reaches it.  Ctrl-C ends it.
     """
@@ -4069,19 +3956,26 @@ def demo(args):
         print(f"open http://127.0.0.1:{server.server_address[1]} on this machine; Ctrl-C ends it", flush=True)
         server.serve_forever()
 
-PAGE = r"""<!doctype html>
+
+# How the pages of `demo` and `report` begin
+HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>Codes to play with</title>
 <style>
-  :root { color-scheme: light dark; font: 1rem/1.4 system-ui, sans-serif }
-  body { max-width: 90rem; margin: 0 auto; padding: 0 1rem 2rem }
-  h1 { font-size: 1.4rem; margin: .7rem 0 0 }
-  h2 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere }
-  [role=status] { min-height: 1.4em; margin: .2rem 0 .5rem; font-weight: 600 }
+  :root { color-scheme: light dark; font: 1rem/1.45 system-ui, sans-serif }
+  body { max-width: 90rem; margin: 0 auto; padding: 0 1rem 3rem; overflow-wrap: anywhere }
+  h1 { font-size: 1.5rem; margin: 1rem 0 .2rem }
   [hidden] { display: none !important }
+  [type=range] { display: block; width: 100%; min-height: 2rem; margin: 0 }
+  :focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
+</style>
+"""
+PAGE = HEAD + r"""<title>Codes to play with</title>
+<style>
+  h2 { font-size: 1rem; margin: 0 0 .5rem }
+  [role=status] { min-height: 1.4em; margin: .2rem 0 .5rem; font-weight: 600 }
   main { display: grid; gap: 1rem; grid-template-columns: 20rem minmax(0, 1fr); align-items: start }
   #images { grid-row: span 2; display: grid; gap: 1rem }
   #runs { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)) }
@@ -4089,20 +3983,18 @@ PAGE = r"""<!doctype html>
   fieldset > label { display: block; margin-bottom: .4rem }
   .figures { display: grid; gap: .5rem; grid-auto-flow: column; grid-auto-columns: minmax(0, 15rem) }
   figure { margin: 0; font-size: .85rem }
-  figure :is(img, canvas) { display: block; width: 100%; aspect-ratio: 1; object-fit: contain }
-  figure :is(img, canvas) { image-rendering: pixelated }
+  figure :is(img, canvas) { display: block; width: 100%; aspect-ratio: 1; object-fit: contain;
+                            image-rendering: pixelated }
   button, select, input { font: inherit; min-height: 2.2rem; max-width: 100%; box-sizing: border-box }
   [type=file] { width: 100%; padding: .8rem; border: 2px dashed GrayText; border-radius: .5rem }
   #images form { display: flex; gap: .5rem; margin-top: .5rem }
   #images form * { flex: 1; min-width: 0 }
-  [type=range] { display: block; width: 100%; min-height: 1.7rem; margin: 0 }
   [type=checkbox] { min-height: 1.3rem; vertical-align: middle }
   output { float: right }
   #levels { display: flex; flex-wrap: wrap; gap: 0 .8rem; margin: 0 0 .4rem }
   #moves { display: grid; gap: 0 1.5rem; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)) }
   details { margin-top: .7rem }
   details img { display: block; max-width: 100%; margin-top: .5rem }
-  :focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
   @media (max-width: 55rem) {
     main { grid-template-columns: minmax(0, 1fr) }
     #runs { position: sticky; top: 0; max-height: 50vh; overflow: auto; background: Canvas }
@@ -4282,9 +4174,8 @@ start().catch(e => say(e.message));
 """
 
 
-# ---------------------------------------------------------------------------------------- 18 Report
-# A page a run, in one file that needs nothing else: numbers
-# first, then pictures, curves, figures and settings.
+# ---------------------------------------------------------------------------------------- 20 Report
+# A page a run, in one file: numbers first, then pictures, curves, figures and settings.
 
 QUICK = ("errors", "latent", "sharpness")       # what is measured without --metrics
 REPORT_N = 500                                  # of so many images
@@ -4317,8 +4208,8 @@ def flat_numbers(numbers, before=""):
     """{"n": {"samples": 5}} -> {"n samples": 5}."""
     out = {}
     for name, value in numbers.items():
-        more = {before + name: value} if not isinstance(value, dict) else flat_numbers(value, f"{before}{name} ")
-        out.update(more)
+        name = before + name
+        out.update(flat_numbers(value, f"{name} ") if isinstance(value, dict) else {name: value})
     return out
 
 
@@ -4329,14 +4220,13 @@ def read_metrics(path):
         if not all(isinstance(numbers, dict) for measures in found.values() for numbers in measures.values()):
             raise TypeError
     except (OSError, ValueError, AttributeError, TypeError) as e:
-        raise Error(f"{path} holds no numbers of runs ({type(e).__name__}); name a file of `eval.py metrics --json`"
-                    ) from None
+        raise Error(f"{path} holds no numbers of runs ({type(e).__name__}); name a file of `eval.py metrics "
+                    f"--json`") from None
     return found
 
 
 def numbers_of(view, args, found):
-    """-> {measure: numbers} of a run, and where they are from.  found:
-    of `read_metrics`, or None to measure now."""
+    """-> {measure: numbers} of a run, of `found` or, if None, of now; and where they are from."""
     if found is not None:
         here = [numbers for run, numbers in found.items() if Path(run).resolve() == view.run.resolve()]
         if not here:
@@ -4348,17 +4238,14 @@ def numbers_of(view, args, found):
         try:
             view.need(MEASURES[name].needs)
             numbers, how, _, _ = MEASURES[name].count(view, args)
+            out[name] = dict(numbers, protocol=f"{how}; {depends_on(view, args)}")
         except (Error, data.DataError) as e:
             out[name] = dict(protocol=f"left out: {e}")
-            continue
-        out[name] = dict(numbers, protocol=f"{how}; evaluation seed {args.seed}; {view.protocol}; evaluation code "
-                                           f"{common.code_version()} on {args.device.type}")
     return out, f"measured for this page, the quick ones: {', '.join(QUICK)}"
 
 
 def read_log(run):
-    """log.csv of a run -> {column: list of numbers, None where there is none};
-    {} without the file."""
+    """log.csv of a run -> {column: numbers, None where there is none}; {} without the file."""
     path = run / "log.csv"
     if not path.exists():
         return {}
@@ -4367,8 +4254,8 @@ def read_log(run):
             rows = [row for row in csv.DictReader(f) if row["kimg"] and row["seconds"]]
         return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as e:
-        raise Error(f"{path} does not hold a run's rows ({type(e).__name__}); put back a copy, or move it away"
-                    ) from None
+        raise Error(f"{path} does not hold a run's rows ({type(e).__name__}); put back a copy, or move it "
+                    f"away") from None
 
 
 def chart(name, kimg, values):
@@ -4376,9 +4263,8 @@ def chart(name, kimg, values):
     points = [(k, v) for k, v in zip(kimg, values) if v is not None and math.isfinite(v)]
     if not points:
         return ""
-    x, y = (np.array(column) for column in zip(*points))
-    low = y.min()
-    high = y.max()
+    x, y = np.array(points).T
+    low, high = y.min(), y.max()
     logs = low > 0 and high > 100 * low
     ends = (math.log(low), math.log(high)) if logs else (low, high)
     across = 300 * (x - x[0]) / max(x[-1] - x[0], 1e-9)
@@ -4406,8 +4292,7 @@ def checked_png(path):
 
 
 def film_of(run, kind):
-    """-> <figure> of all pictures of a folder such as samples, of which the slider shows one;
-    "" if there are none."""
+    """-> <figure> of a folder's pictures, such as samples, of which the slider shows one, or ""."""
     paths = sorted((p for p in (run / kind).glob("*.png") if p.stem.isdigit()), key=lambda path: int(path.stem))
     if not paths:
         return ""
@@ -4425,12 +4310,10 @@ def figure_of(name, content, note):
 
 
 def figures_of(view, args):
-    """-> <figure>s of all figures that the run alone gives and of those in its folder,
-    and <li>s about the others."""
+    """-> <figure>s that the run alone gives or its folder holds, and <li>s about the others."""
     made = []
     rest = []
     for name, row in FIGURES.items():
-        needs = "" if name in ("tiles", "deblur") and view.args.get("patches") else ASIDE.get(name)
         own = parse_args(["figure", name, str(view.run)])
         for flag in ("device", "seed", "weights", "kimg", "data", "data_root"):
             setattr(own, flag, getattr(args, flag))
@@ -4441,8 +4324,8 @@ def figures_of(view, args):
         said = io.StringIO()
         buffer = io.BytesIO()
         try:
-            if needs:
-                raise Error(needs)
+            if name in ASIDE and not (name in ("tiles", "deblur") and view.args.get("patches")):
+                raise Error(ASIDE[name])
             with contextlib.redirect_stdout(said):
                 image = Image.fromarray(picture_of_figure(own, [view]))
         except (Error, data.DataError) as e:
@@ -4452,7 +4335,7 @@ def figures_of(view, args):
         smaller = math.ceil(image.width / WIDEST)
         image.reduce(smaller).save(buffer, "png")
         words = [f"eval.py figure {name} {view.run}", f"shown at 1/{smaller} of its size" if smaller > 1 else "",
-                 row.legend, *said.getvalue().splitlines()]
+                 row.legend] + said.getvalue().splitlines()
         made.append(figure_of(f"{name} ({papers})" if papers else name, buffer.getvalue(),
                               ". ".join(filter(None, words))))
     for path in sorted((view.run / "figures").glob("*.png")):
@@ -4463,17 +4346,13 @@ def figures_of(view, args):
 def settings_table(args):
     """A run's arguments by where they are from, as rows of a table."""
     aside = {"source", "given", "image_means", "versions", "method", "label", "resume"}
-    rows = {title: [] for title in [*SETTING_OF.values(), "general"]}
+    rows = dict.fromkeys([*SETTING_OF.values(), "general"], "")
     for name, value in args.items():
         if name not in aside:
             title = SETTING_OF.get(args.get("source", {}).get(name), "general")
-            rows[title].append(f"<tr><th scope=row>{html.escape(common.flag(name))}<td>{html.escape(str(value))}")
-    return "".join(f"<tbody><tr><th colspan=2 scope=rowgroup class=source>{title}{''.join(lines)}</tbody>"
+            rows[title] += f"<tr><th scope=row>{html.escape(common.flag(name))}<td>{html.escape(str(value))}"
+    return "".join(f"<tbody><tr><th colspan=2 scope=rowgroup class=source>{title}{lines}</tbody>"
                    for title, lines in rows.items() if lines)
-
-
-def protocol_of(numbers):
-    return str(numbers.get("protocol", "no protocol is given"))
 
 
 def page_of(view, args, found):
@@ -4486,9 +4365,10 @@ def page_of(view, args, found):
     first = next((name.split()[0] for name in HEADLINES if flat.get(name) is not None), None)
     measured = []
     for measure, some in numbers.items():
+        protocol = some.setdefault("protocol", "no protocol is given")
         lines = "".join(f"<tr><th scope=row>{html.escape(name)}<td>{html.escape(shown_number(value))}"
                         for name, value in flat_numbers(some).items() if name != "protocol")
-        measured.append(f"<h3>{html.escape(measure)}</h3><table>{lines}</table><p>{html.escape(protocol_of(some))}</p>")
+        measured.append(f"<h3>{html.escape(measure)}</h3><table>{lines}</table><p>{html.escape(str(protocol))}</p>")
     curves = [chart(name, log["kimg"], values) for name, values in log.items() if common.is_curve(name)]
     figures, rest = figures_of(view, args)
     trained = f"{log['kimg'][-1]:g} kimg in {common.duration(log['seconds'][-1])}; " if log else ""
@@ -4497,7 +4377,8 @@ def page_of(view, args, found):
         title=html.escape(f"{view.args['label']}, {view.run.resolve().name}"),
         about=html.escape(f"{trained}{view.protocol}; {versions}"), origin=html.escape(origin),
         heads="".join(f"<div><dt>{html.escape(words)}<dd>{value}</div>" for words, value in heads.items()),
-        protocol=html.escape(protocol_of(numbers[first]) if first else "None of those that matter most is among them"),
+        protocol=html.escape(str(numbers[first]["protocol"] if first else
+                                 "None of those that matter most is among them")),
         measured="".join(measured), films=films or "<p>The run has none.",
         curves="".join(curves) or "<p>The run has no log.csv.", figures=figures, rest=rest,
         settings=settings_table(view.args))
@@ -4505,34 +4386,41 @@ def page_of(view, args, found):
 
 
 def report(args):
-    """Write a page a run, to read without a terminal:
-    numbers, pictures by time, curves, figures, settings.
+    """Write a page a run, to read without a terminal: numbers, pictures by time, curves, figures.
 
-    Each page is one file that needs no network.  Of several runs there is also
-    an index.  Numbers are those of --metrics, a file of `metrics --json`;
-    without it errors, latent and sharpness are measured, of 500 (-n) images.
+    Each page is one file that needs no network; several runs have an index, too.  Numbers are those
+    of --metrics, a file of `metrics --json`, or else errors, latent and sharpness of 500 (-n)
+    images.  A run that fails is left out; the rest goes on, to exit status 2.
     """
     found = read_metrics(args.metrics) if args.metrics else None
     args.n = args.n or REPORT_N
-    views = [View(run, args) for run in args.runs]
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     pages = []
     names = ["index"]
-    for view in views:
-        page, heads = page_of(view, args, found)
+    failed = None
+    for run in args.runs:
+        try:
+            view = View(run, args)
+            page, heads = page_of(view, args, found)
+        except (Error, data.DataError) as e:
+            failed = e
+            if len(args.runs) > 1:              # else it is said at the end alone
+                print(f"{run}: left out: {e}", flush=True)
+            continue
         stem = re.sub(r"[^\w.-]", "_", view.run.resolve().name) or "run"
-        name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, len(views) + 2))) if n not in names)
+        name = next(n for n in [stem] + [f"{stem}-{i}" for i in range(2, len(args.runs) + 2)] if n not in names)
         names.append(name)
-        pages.append((view, heads, f"{name}.html"))
+        pages.append((view.title, heads, f"{name}.html"))
         write_page(folder / f"{name}.html", page)
-    if len(views) > 1:
+    if len(pages) > 1:
         columns = [words for words in HEADLINES.values() if any(words in heads for _, heads, _ in pages)]
-        lines = "".join(f'<tr><th scope=row><a href="{urllib.parse.quote(file)}">{html.escape(view.title)}</a>'
-                        + "".join(f"<td>{heads.get(words, '-')}" for words in columns) for view, heads, file in pages)
+        lines = "".join(f'<tr><th scope=row><a href="{urllib.parse.quote(file)}">{html.escape(title)}</a>'
+                        + "".join(f"<td>{heads.get(words, '-')}" for words in columns) for title, heads, file in pages)
         heading = "".join(f"<th scope=col>{html.escape(words)}" for words in columns)
-        write_page(folder / "index.html", string.Template(INDEX).substitute(
-            style=REPORT[REPORT.index("<style>"):REPORT.index("</style>") + 8], heading=heading, lines=lines))
+        write_page(folder / "index.html", string.Template(INDEX).substitute(heading=heading, lines=lines))
+    if failed:
+        raise failed
 
 
 def write_page(path, page):
@@ -4540,18 +4428,19 @@ def write_page(path, page):
     print(f"wrote {path} ({len(page) / 2**20:.1f} MB)", flush=True)
 
 
-REPORT = r"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+TABLE_STYLE = """<style>
+  body { max-width: 75rem }
+  .wide { overflow-x: auto }
+  table { border-collapse: collapse; font-size: .9rem }
+  th, td { text-align: left; font-weight: normal; padding: .15rem .8rem .15rem 0; vertical-align: top;
+           border-bottom: 1px solid color-mix(in srgb, GrayText 40%, transparent) }
+  td { font-variant-numeric: tabular-nums }
+</style>
+"""
+REPORT = HEAD + r"""<title>$title</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline';
   script-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>$title</title>
 <style>
-  :root { color-scheme: light dark; font: 1rem/1.45 system-ui, sans-serif }
-  body { max-width: 75rem; margin: 0 auto; padding: 0 1rem 3rem; overflow-wrap: anywhere }
-  h1 { font-size: 1.5rem; margin: 1rem 0 .2rem }
   h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid GrayText }
   h3 { font-size: 1rem; margin: 1rem 0 .2rem }
   nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin: .6rem 0 }
@@ -4565,7 +4454,6 @@ REPORT = r"""<!doctype html>
   figcaption { margin-bottom: .3rem }
   img { max-width: 100%; height: auto }
   figure p { margin: .3rem 0 0 }
-  [hidden] { display: none !important }
   .films, .curves { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)) }
   .films { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); align-items: start }
   .films img { width: 100%; image-rendering: pixelated }
@@ -4575,16 +4463,9 @@ REPORT = r"""<!doctype html>
   svg { display: block; width: 100%; border: 1px solid GrayText }
   polyline { fill: none; stroke: currentColor; stroke-width: 1.5 }
   circle { fill: currentColor }
-  [type=range] { display: block; width: 100%; min-height: 2.2rem; margin: 0 }
-  .wide { overflow-x: auto }
-  table { border-collapse: collapse; font-size: .9rem }
-  th, td { text-align: left; font-weight: normal; padding: .15rem .8rem .15rem 0; vertical-align: top;
-           border-bottom: 1px solid color-mix(in srgb, GrayText 40%, transparent) }
-  td { font-variant-numeric: tabular-nums }
   .source { font-weight: 600; padding-top: .8rem }
-  :focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
 </style>
-<h1>$title</h1>
+""" + TABLE_STYLE + r"""<h1>$title</h1>
 <p class="small">$about</p>
 <nav aria-label="parts of the page"><a href="#time">Pictures by time</a> <a href="#curves">Curves</a>
   <a href="#figures">Figures</a> <a href="#numbers">All numbers</a> <a href="#settings">Settings</a></nav>
@@ -4621,28 +4502,24 @@ if (times.length) show();
 </script>
 </html>
 """
-INDEX = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>Runs</title>
-$style
-<h1>Runs</h1>
+INDEX = HEAD + "<title>Runs</title>\n" + TABLE_STYLE + """<h1>Runs</h1>
 <p>Compare numbers of one data set and one protocol; each page says its own.</p>
 <div class="wide" tabindex="0"><table><thead><tr><th scope="col">run$heading<tbody>$lines</table></div>
 </html>
 """
 
 
-# ---------------------------------------------------------------------------------- 19 Command line
+# ---------------------------------------------------------------------------------- 21 Command line
 
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
-    if wrong := [name for name in text.split(",") if name not in MEASURES]:
-        fid = wrong[0].lower() in ("fid", "kid")
-        raise ArgumentTypeError(f"there is no measure {wrong[0]!r} but {', '.join(MEASURES)}; " + (
-            "FID and KID are frechet, with --features inception" if fid else "name RUN before --only"))
+    for name in text.split(","):
+        if name not in MEASURES and Path(name).is_dir():
+            raise ArgumentTypeError(f"{name} is a folder; name RUN before --only")
+        if name not in MEASURES:
+            fid = name.lower() in ("fid", "kid")
+            hint = "FID and KID are frechet, with --features inception" if fid else "name RUN before --only"
+            raise ArgumentTypeError(f"there is no measure {name!r} but {', '.join(MEASURES)}; {hint}")
     return text.split(",")
 
 
@@ -4653,9 +4530,9 @@ def one_of(kind, names):
             return text
         if any(text == item.title.removeprefix(f"{kind} ") for item in ITEMS if item.note):
             raise ArgumentTypeError(f"{kind} {text} has no result to run; see `eval.py list`")
-        near = ", but " + ", ".join(difflib.get_close_matches(text, names, cutoff=0.5))
+        near = " or ".join(difflib.get_close_matches(text, names, cutoff=0.5))
         raise ArgumentTypeError((f"{text} is a folder; the {kind}'s name comes before it" if Path(text).is_dir() else
-                                 f"there is no {kind} {text!r}{near.removesuffix(', but ')}") + "; see `eval.py list`")
+                                 f"there is no {kind} {text!r}{near and ', but ' + near}") + "; see `eval.py list`")
     return parse
 
 
@@ -4665,28 +4542,20 @@ def seed_ranges(text):
     for part in text.split(","):
         low, dash, high = part.partition("-")
         try:
-            low, high = common.seed(low), common.seed(high if dash else low)
+            seeds = range(common.seed(low), common.seed(high if dash else low) + 1)
         except ValueError:
-            low = high = None
-        if low is None or not 0 <= high - low < 10**7:
+            seeds = ()
+        if not 0 < len(seeds) <= 10**7:
             raise ArgumentTypeError(f"{part!r} is no seed and no range of up to ten million, such as 4-6")
-        out += range(low, high + 1)
+        out += seeds
     return out
 
 
-# A new command is a function of args, whose docstring
-# is its help, in COMMANDS; its flags are below.
+# A new command is a function of args in COMMANDS, whose docstring is its help; flags are below.
 COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo, report)
 SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
           "table alae-3", "table alae-4", "table alae-5", "table lia-1", "table lia-2", "table invgan-1",
           "table invgan-3")
-
-
-def port(text):
-    """An argparse type: a port that needs no rights, or 0."""
-    if not (int(text) == 0 or 1024 <= int(text) < 2**16):
-        raise ValueError
-    return int(text)
 
 
 def parse_args(argv=None):
@@ -4698,9 +4567,11 @@ def parse_args(argv=None):
         sub = subs[function.__name__] = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
         sub.set_defaults(function=function, parser=sub)
 
-    def add(to, *flags, **options):
+    def add(to, *flags, help="", only="", **options):
+        """only: the tables or figures that a flag of these commands is for"""
         for name in to.split():
-            subs[name].add_argument(*flags, **options)
+            words = f"{only.replace(' ', ', ')}: {help}" if only and name == to else help
+            subs[name].add_argument(*flags, help=words, **options).only = only.split()
     every = " ".join(subs)
     subs["list"] = commands.add_parser("list", help="Every table and figure of the papers, and what runs suffice for.",
                                        doc=inspect.getdoc(listed))
@@ -4721,43 +4592,44 @@ def parse_args(argv=None):
     alone = ", ".join(name for name, measure in MEASURES.items() if measure.alone)
     add("metrics", "--only", type=measure_names, metavar="NAME", **some,
         help=f"measures, after RUN: {', '.join(MEASURES)} (default: all except {alone})")
-    add("table", "--only", metavar="NAME", **some,
-        help="invgan-2: labels, after RUN (default: 20 of CelebA's, all of other sets)")
+    add("table", "--only", metavar="NAME", **some, only="invgan-2",
+        help="labels, after RUN (default: 20 of CelebA's, all of other sets)")
     add("boundary", "--only", metavar="NAME", **some, help="labels, after RUN (default: all)")
     add("metrics table compare invert boundary report", "-n", **number, help="number of images")
     add("figure", "-n", **number, help="number of images (morph: along a side; "
         "traversal, interpolation, styles, merge: pairs; frames: times as many)")
-    add("metrics table", "--features", default="auto", metavar="NAME",
+    add("metrics table compare", "--features", default="auto", metavar="NAME",
         help="features for distances: inception, vgg16, or a classifier's of the set's labels "
              "(digits for MNIST, else the set's name; the default)")
-    add("metrics table", "--reference", default="", choices=["train", "test"],
+    add("metrics table compare", "--reference", default="", choices=["train", "test"],
         help="part that distances are to (default: train; SWD of reconstructions: their originals)")
-    add("metrics table list", "--inception", **file, help="pt_inception-2015-12-05-6726825d.pth")
-    add("metrics table list", "--lpips", **file, help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl (tables "
-        "alae-4, alae-5: PPL by LPIPS, as with --features inception; else by the features that --features names)")
-    add("metrics table invert list", "--vgg", **file, help="vgg16-397923af.pth or another VGG-16, perhaps "
+    add("metrics table compare list", "--inception", **file, help="pt_inception-2015-12-05-6726825d.pth")
+    add("metrics table list", "--lpips", **file, only="alae-4 alae-5",
+        help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl (tables alae-4, alae-5: PPL by LPIPS, as with "
+             "--features inception; else by the features that --features names)")
+    add("metrics table compare invert list", "--vgg", **file, help="vgg16-397923af.pth or another VGG-16, perhaps "
         "without its top, for --features vgg16, lpips, ppl and --loss vgg9")
-    add("metrics table", "--face-crop", action="store_true",
+    add("metrics table", "--face-crop", action="store_true", only="alae-4 alae-5",
         help="ppl, alae-4, alae-5: the part where a face is (rows 3/8 to 7/8, columns 2/8 to 6/8)")
-    add("table", "--classifier", default="resnet50", metavar="NAME", help="invgan-2: of torchvision")
-    add("table", "--epochs", type=common.positive(int), default=20, help="invgan-2: a classifier's")
+    add("table", "--classifier", default="resnet50", metavar="NAME", only="invgan-2", help="of torchvision")
+    add("table", "--epochs", type=common.positive(int), default=20, only="invgan-2", help="a classifier's")
     add("invert", "--method", default="optimise", choices=["optimise", "in-domain", "encoder"],
         help="gradient descent, the same from and near the encoder's code, or the encoder alone")
     add("invert", "--space", nargs="+", default=["w"], choices=["z", "w", "w+"], help="after IMAGE")
     add("invert", "--loss", default="pixel", choices=["pixel", "vgg9"],
         help="mean square of pixels, or of VGG-16 conv3_3 (in-domain: of pixels and of conv4_3)")
-    add("table", "--optimise", type=common.positive(int), default=0, metavar="N",
-        help="lia-1, invgan-1: rows of optimisation of the first N test images (default: none)")
-    add("table", "--sources", default="test", choices=["test", "train"],
-        help="alae-3: part whose images are reconstructed (default: test, as the paper; released code: train)")
-    add("table", "--reference-n", **number, metavar="N",
-        help="alae-3, alae-5: number of training images that distances are to (default: all; released code: 50000)")
-    add("table", "--flip", action="store_true",
-        help="alae-3, alae-5: half of the images that distances are to are flipped, as in the released code")
-    add("invert table", "--steps", type=common.positive(int), default=0,
+    add("table", "--optimise", **number, metavar="N", only="lia-1 invgan-1",
+        help="rows of optimisation of the first N test images (default: none)")
+    add("table", "--sources", default="test", choices=["test", "train"], only="alae-3",
+        help="part whose images are reconstructed (default: test, as the paper; released code: train)")
+    add("table", "--reference-n", **number, metavar="N", only="alae-3 alae-5",
+        help="number of training images that distances are to (default: all; released code: 50000)")
+    add("table", "--flip", action="store_true", only="alae-3 alae-5",
+        help="half of the images that distances are to are flipped, as in the released code")
+    add("invert table", "--steps", **number, only="lia-1 invgan-1",
         help="steps of descent (default: 1000, in-domain 100)")
-    add("figure", "--steps", type=common.positive(int), default=0, metavar="N",
-        help="models, interpolation: steps of MSE optimisation, shown as well, or for an encoder that a run lacks")
+    add("figure", "--steps", **number, metavar="N", only="models interpolation",
+        help="steps of MSE optimisation, shown as well, or for an encoder that a run lacks")
     add("invert", "--optimizer", default="adam", choices=["adam", "descent"])
     add("invert", "--lr", type=common.positive(float), default=0.0,
         help="learning rate (default: 0.01, 1 with descent)")
@@ -4766,16 +4638,17 @@ def parse_args(argv=None):
         "(morph: 4; mixing: -n sources, then 6 destinations, 5 below 64 px)")
     add("figure", "--labels", default="on", choices=["on", "off"], help="text next to rows and columns (default: on)")
     add("figure", "--columns", type=common.positive(int, 1000), default=0, metavar="N",
+        only="samples reconstructions traversal interpolation manipulate variants inpaint merge edit",
         help="images in a row (traversal, interpolation, manipulate: steps)")
     add("figure", "--strength", type=common.number("number", float, math.isfinite), metavar="D", **some,
-        help="manipulate: distances along the normals (default: -5 ... 5; of several boundaries 5)")
-    add("figure", "--generated", action="store_true", help="mixing: samples instead of real images")
-    add("figure", "--mask", **file, help="merge: white where the second image is to be")
-    add("figure", "--frames", **file, help="frames: a folder of images, or a GIF")
-    add("figure", "--resolution", default="auto", metavar="N|WxH",
-        help="tiles, deblur, frames: size of --images and --frames")
-    add("figure", "--boundary", metavar="FILE", **some, help="manipulate: .npy files of normals in w")
-    add("figure", "--codes", **file, help="manipulate: .npz or .npy of codes instead of images")
+        only="manipulate", help="distances along the normals (default: -5 ... 5; of several boundaries 5)")
+    add("figure", "--generated", action="store_true", only="mixing", help="samples instead of real images")
+    add("figure", "--mask", **file, only="merge", help="white where the second image is to be")
+    add("figure", "--frames", **file, only="frames", help="a folder of images, or a GIF")
+    add("figure", "--resolution", default="auto", metavar="N|WxH", only="tiles deblur frames",
+        help="size of --images and --frames")
+    add("figure", "--boundary", metavar="FILE", **some, only="manipulate", help=".npy files of normals in w")
+    add("figure", "--codes", **file, only="manipulate", help=".npz or .npy of codes instead of images")
     add("boundary", "--codes", nargs=2, default=[], metavar="FILE",
         help="two files of codes, .npz or .npy, instead of labels")
     add("samples", "-n", **number, help="number of samples, of seeds 0 ... N - 1")
@@ -4790,27 +4663,28 @@ def parse_args(argv=None):
         help="number of frames (default: 60; 25 a second)")
     add("interpolate", "--loop", action="store_true", help="back to the first image at the end")
     add("decode interpolate boundary", "--force", action="store_true", help="take codes of other weights, too")
-    add("figure samples", "--truncation", type=common.positive(float), default=1.0, metavar="PSI",
+    add("figure samples", "--truncation", type=common.positive(float), default=1.0, metavar="PSI", only="samples",
         help="samples: distance of w to the mean w, times PSI (StyleGAN 0.7; default: 1)")
-    add("figure samples", "--truncation-layers", type=common.positive(int), default=8, metavar="N",
+    add("figure samples", "--truncation-layers", type=common.positive(int), default=8, metavar="N", only="samples",
         help="samples: the number of layers, from the first on, that are truncated")
     add(every, "--weights", default="", choices=["ema", "raw"],
         help="averaged, or as trained (default: ema; table alae-2: raw)")
-    add("metrics table figure invert report", "--seed", type=common.seed, default=0,
+    add("metrics table compare figure invert report", "--seed", type=common.seed, default=0,
         help="evaluation seed of the codes z and all other draws")
     add(every, "--kimg", type=common.positive(int), metavar="K",
         help="averaged weights that --keep-kimg kept at K thousand images (default: the last ones)")
     add(every, "--device", default="auto", help="cpu, cuda, mps ... (default: the GPU if there is one)")
-    add("metrics table", "--batch", type=common.positive(int), default=0,
+    add("metrics table compare", "--batch", type=common.positive(int), default=0,
         help="images at a time (default: by their size); random noise depends on it")
     add(every + " list", "--data", default="", metavar="PATH", help="the runs' images, if they have moved")
     add(every + " list", "--data-root", default="", metavar="DIR", help="folder of named sets, if moved")
-    add("metrics table invert list", "--cache", default="cache", metavar="DIR",
+    add("metrics table compare invert list", "--cache", default="cache", metavar="DIR",
         help="folder for fetched weights, classifiers and statistics of real images")
     add("metrics table compare invert boundary list", "--json", **file, help="file for the numbers")
     add("figure compare invert", "--out", **file, help="file for the picture")
     add("boundary", "--out", default="", metavar="FOLDER", help="folder for the boundaries")
-    add("demo", "--port", type=port, default=8000, help="port on 127.0.0.1 (default: 8000; 0: any free one)")
+    add("demo", "--port", type=common.number("port", int, lambda n: n == 0 or 1024 <= n < 2**16), default=8000,
+        help="port on 127.0.0.1 (default: 8000; 0: any free one)")         # below 1024 it takes rights
     add("report", "--out", required=True, metavar="DIR", help="folder for the pages")
     add("report", "--metrics", **file, help="numbers to show, of `eval.py metrics --json FILE`")
     add("samples", "--out", required=True, metavar="DIR|FILE.zip", help="folder or zip for the pictures")
@@ -4821,13 +4695,6 @@ def parse_args(argv=None):
     add("compare", "--only", type=measure_names, metavar="NAME", **some, help="--table: measures, after RUN")
     add("compare", "--format", default="", choices=["text", "csv", "markdown"],
         help="--table: how it is written (default: by the ending of --out, else text)")
-    add("compare", "--features", default="auto", metavar="NAME", help="--table: features for distances, see metrics")
-    add("compare", "--reference", default="", choices=["train", "test"], help="--table: part that distances are to")
-    add("compare", "--inception", **file, help="--table: pt_inception-2015-12-05-6726825d.pth")
-    add("compare", "--vgg", **file, help="--table: a VGG-16, for --features vgg16")
-    add("compare", "--cache", default="cache", metavar="DIR", help="--table: folder for classifiers and statistics")
-    add("compare", "--seed", type=common.seed, default=0, help="--table: evaluation seed")
-    add("compare", "--batch", type=common.positive(int), default=0, help="--table: images at a time")
     return parser.parse_args(argv)
 
 
@@ -4838,7 +4705,7 @@ def main(argv=None):
         args.features = "inception"
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and work not in SHARED:
         if int(os.environ.get("RANK", 0)):
-            sys.exit(2)
+            sys.exit(2)                             # the first process says why
         raise Error(f"{work} is the work of one process; run it by python, without torchrun")
     args.device, rank, world = common.join(args.device)
     torch.backends.cudnn.allow_tf32 = False         # PPL's differences would drown in it

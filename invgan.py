@@ -18,7 +18,6 @@ open all weights, optimisers, rates, widths and lengths; its eq. 4 is a definiti
 says so; the whole list, with the flags that restore the other reading, is in .github/invgan.md.
 """
 import copy
-import importlib
 from argparse import Namespace
 from contextlib import nullcontext
 from functools import partial
@@ -717,7 +716,7 @@ def inherit(given):
     stored = common.read_args(run)
     if "generator" in stored:
         raise Error(f"{run} is a run of --restyle itself; name its generator's, {stored['restyle']}")
-    method_of(stored)
+    method_of(run, stored)
     common.read_checkpoint(run, stored, "cpu")
     for key in INHERITED:
         if key in given and key not in AGAIN and str(given[key]) != str(stored.get(key, 0)):
@@ -732,15 +731,11 @@ def inherit(given):
     return {key: stored[key] for key in INHERITED if key in stored}
 
 
-def method_of(args):
-    """The script whose model a run's arguments are of, found by its name."""
-    try:
-        method = importlib.import_module(args["method"])
-    except ImportError:
-        method = None
+def method_of(run, args):
+    """The script of a run, by which its networks can be made again."""
+    method = common.method_of(run, args)
     if not hasattr(method, "make_model"):
-        raise Error(f"there is no {args['method']}.py here whose networks could be made again; --restyle takes runs of "
-                    f"other methods")
+        raise Error(f"networks of {args['method']}.py cannot be made again; --restyle takes runs of other methods")
     return method
 
 
@@ -749,7 +744,8 @@ def train_restyle(args):
     whole, images, held_out = load_images(args)
     stored = args.generator if args.resume else common.read_args(args.restyle)
     began = args.resume and Path(args.resume, "checkpoint.pt").exists()
-    G = method_of(stored).make_model(stored) if began else method_of(stored).load(args.restyle)
+    method = method_of(args.restyle, stored)
+    G = method.make_model(stored) if began else method.load(args.restyle)
     if not began:
         check_generator(args.restyle, stored, G, images)
     if args.resume:
@@ -832,7 +828,8 @@ def make_model(args):
     """The untrained model of a run's arguments."""
     if "generator" not in args:
         return InvGAN(**network_args(args))
-    return ReStyle(method_of(args["generator"]).make_model(args["generator"]), **restyle_args(args))
+    method = method_of(args["restyle"], args["generator"])
+    return ReStyle(method.make_model(args["generator"]), **restyle_args(args))
 
 
 def load(run, device="cpu", weights="ema", kimg=None):

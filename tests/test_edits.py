@@ -229,7 +229,7 @@ def test_table_invgan_1(dummy, tmp_path, monkeypatch, capsys):
     for i, n in enumerate((500, 600)):
         args.n = n
         for name, kind in dict(Rand="samples", RandRec="resamples", TsRec="reconstructions", IntTs="midpoints").items():
-            assert row[f"{name}, Frechet (four)"][i] == pytest.approx(evaluation.frechet_of(view, args, kind)[0][0],
+            assert row[f"{name}, Frechet (four)"][i] == pytest.approx(evaluation.frechet_of(view, args, [kind])[0][0],
                                                                       rel=1e-4)
     out = capsys.readouterr().out
     table = {line[:32].strip(): line[32:] for line in out.splitlines()}
@@ -312,7 +312,7 @@ def test_table_invgan_2_takes_20_attributes_of_celeba(dummy, classifier, monkeyp
         part.labels, part.label_names = part.labels[:, None] == torch.arange(len(names)) % 10, names
     tiler = evaluation.View(dummy("tiler", patches=28), options())
     monkeypatch.setattr(evaluation, "View", lambda run, args: dict(run=view, tiler=tiler)[run])
-    monkeypatch.setattr(evaluation, "seconds_of_training", lambda *_: 120)
+    monkeypatch.setattr(evaluation, "seconds_of_steps", lambda view, run, steps, times: 120 * times)
     fitted, largest = [], [0]
     monkeypatch.setattr(evaluation, "_fit", lambda net, n, *_: fitted.append(n) or net.eval())
     monkeypatch.setattr(evaluation, "logits", lambda net, x, device: largest.append(len(x)) or torch.rand(len(x)))
@@ -325,11 +325,3 @@ def test_table_invgan_2_takes_20_attributes_of_celeba(dummy, classifier, monkeyp
         assert f"about {labels // 10}h" in out                                           # 120 s each
         assert fitted == [128] * 3 * labels
     assert max(largest) == 256
-
-
-def test_the_time_of_table_invgan_2_is_measured(dummy, monkeypatch):
-    """By a clock that the making of a classifier moves by 100 seconds, and each of its steps by 3."""
-    view, now = evaluation.View(dummy("run"), options()), [0.0]
-    monkeypatch.setattr(evaluation, "clock", lambda view: now[0])
-    monkeypatch.setattr(evaluation, "binary_classifier", lambda x, *a: now.insert(0, now[0] + 100 + 3 * a[-1]))
-    assert evaluation.seconds_of_training(view, 640, options(epochs=4)) == 3 * 4 * 640 / 64

@@ -328,8 +328,11 @@ def test_precision_takes_the_features_of_frechet(dummy, cache, monkeypatch):
     view = evaluation.View(dummy("run", dim=0.5), args)
     net = evaluation.classifier_of(view, cache)
     evaluation.measure_frechet(view, args)
+    radii, asked = evaluation.radii, []
     monkeypatch.setattr(evaluation.Classifier, "features", None)
+    monkeypatch.setattr(evaluation, "radii", lambda *given: asked.append(1) or radii(*given))
     m, how, _, _ = evaluation.measure_precision(view, args)
+    assert len(asked) == 4                                      # of the real ones once, and of each kind
     monkeypatch.undo()
     real = net.features(view.images(torch.linspace(0, 9999, 400).long(), "train"))
     x = view.images(range(400))
@@ -502,6 +505,7 @@ def test_what_metrics_refuses(dummy, script, tmp_path, cache):
     for flags, message in (
             (("--only", "errors", "cats"), "there is no measure 'cats' but errors, latent"),
             (("--only", "fid"), "FID and KID are frechet, with --features inception"),
+            (("--only", "errors", run), "run is a folder; name RUN before --only"),
             (("--seed", "-1"), "invalid seed value: '-1'"),
             (("-n", "1" + 20 * "0"), "-n: invalid positive int up to 1,000,000,000 value"),
             (("--json", "nowhere/m.json"), "there is no folder nowhere; make it, or name another file by --json"),
@@ -526,6 +530,12 @@ def test_what_cannot_be_measured_does_not_stop_the_rest(dummy, script, tmp_path,
     numbers = json.loads((tmp_path / "m.json").read_text())
     assert [*numbers[str(run)]] == ["errors", "sharpness"]
     assert "warning: of 99 only" in done.stdout
+
+
+def test_what_is_wrong_with_the_only_run_is_said_once(script):
+    done = script("eval.py", "metrics", "nothing", code=2)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: nothing holds no run")
 
 
 def test_one_held_out_image(dummy, script, tmp_path):
@@ -807,7 +817,7 @@ def test_compare_table(dummy, script, tmp_path, cache):
     view = evaluation.View(c, options())
     how = options(n=100, cache=cache)
     cells = dict(zip(names, [text.strip() for text in second.split("|")[1:-1]]))
-    assert cells["Frechet (digits), samples"] == f"{evaluation.frechet_of(view, how, 'samples')[0][0]:.2f}"
+    assert cells["Frechet (digits), samples"] == f"{evaluation.frechet_of(view, how, ['samples'])[0][0]:.2f}"
     m = evaluation.measure_precision(view, how).numbers
     assert cells["recall, reconstructions"] == f"{m['recall_reconstructions']:.3f}"
     assert cells["label flips, %"] == f"{evaluation.measure_flips(view, how).numbers['flips']:.2f}"

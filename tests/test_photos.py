@@ -308,9 +308,13 @@ def test_photos_that_are_inverted_are_noted(run, tmp_path, capsys):
     evaluate("encode", run, *sorted((tmp_path / "digits").iterdir())[:6], "--out", tmp_path / "c.npz")
     assert "note" not in capsys.readouterr().out                        # three of six
     evaluate("encode", run, tmp_path / "digits", "--out", tmp_path / "c.npz")
-    assert re.search(r"note: this run was trained on \S+, and makes nothing else; "
+    assert re.search(r"note: \S+ was trained on \S+, and makes nothing else; "
                      r"4 of 7 images have a mean grey of 2\d\d, and the training images' is 9 to 56 \(of 255\)",
                      capsys.readouterr().out)
+    for words in (("figure", "reconstructions", run, "--images", tmp_path / "digits", "--out", tmp_path / "f.png"),
+                  ("interpolate", run, tmp_path / "digits", "--out", tmp_path / "f.gif", "--frames", 2)):
+        evaluate(*words)
+        assert "makes nothing else; 4 of 7 images have a mean grey of" in capsys.readouterr().out
     assert evaluation.unusual(np.array([79.0]), train.means()) == ""
     assert evaluation.unusual(np.array([80.0]), train.means()).endswith("badly; if they show the same things, change "
                                                                         "their brightness first")

@@ -278,6 +278,17 @@ def test_pages_of_several_runs_with_given_numbers(trained, dummy, capsys):
     assert "wrote pages/run.html" in capsys.readouterr().out
 
 
+def test_a_run_that_fails_does_not_stop_the_others(trained, dummy, capsys):
+    """One that cannot be opened, one whose log is broken, and one of which there is a page."""
+    (dummy("broken") / "log.csv").write_text("kimg,seconds\n1,x\n")
+    with pytest.raises(common.Error, match=r"log\.csv does not hold a run's rows"):
+        evaluate("report", "nothing", "broken", trained, "--out", "pages", "-n", 9)
+    assert [path.name for path in Path("pages").iterdir()] == ["run.html"]
+    out = capsys.readouterr().out
+    assert "nothing: left out: nothing holds no run" in out
+    assert "broken: left out: " in out
+
+
 def test_a_page_leaves_pictures_out_if_they_are_too_many(trained, monkeypatch):
     size = sum(path.stat().st_size for path in (trained / "samples").iterdir())
     monkeypatch.setattr(evaluation, "PAGE_BYTES", size * 0.7)

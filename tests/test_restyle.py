@@ -307,7 +307,7 @@ BAD = {
     "no run": (lambda source: ("nowhere",), "nowhere holds no run"),
     "no prior": (lambda source: (source("ae"),), r"ae \(AE l1\) has no prior, whose mean code would be the first; nam"),
     "a run of restyle": (lambda source: ("second",), "second is a run of --restyle itself; name its generator's, fir"),
-    "another method's": (lambda source: ("strange",), "there is no strange.py here whose networks could be made again"),
+    "another method's": (lambda source: ("strange",), "names the method 'strange'; there is no strange.py here"),
     "no checkpoint": (lambda source: ("empty",), "empty has no checkpoint.pt; train it first"),
     "nw": (lambda source: (source("alae"), "--nw", 5), "has --nw 50, not 5; leave the flag out"),
     "backbone": (lambda source: (source("alae"), "--backbone", "dcgan"), "has --backbone mlp, not dcgan"),
