@@ -36,7 +36,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import CODE, OURS, PAPER, EqualConv2d, EqualLinear, adam, lrelu, plain, r1, softplus, update
+from common import CODE, OURS, PAPER, EqualConv2d, EqualLinear, adam, lrelu, mean_softplus, r1, uncompiled, update
 
 BETAS = (0.0, 0.99)         # Adam's beta_1, beta_2 (section 6)
 F_DEPTH = dict(mlp=6, dcgan=6, stylegan=8)      # layers of F (StyleALAE: section 5; mlp: the code; dcgan: ours)
@@ -63,16 +63,16 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
         fake = G(draw.mix(w, F))            # style mixing in steps I and II, as in the code; the paper has it open
     with amp():
         fake_score = D(E(fake))
-        real_score = plain(D)(plain(E)(x.requires_grad_()))     # never compiled: R1 differentiates it twice
+        real_score = uncompiled(D)(uncompiled(E)(x.requires_grad_()))  # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(real_score, x)     # gradient with respect to x, as in the code; the paper prints theta
-    L_ED = softplus(fake_score) + softplus(-real_score)             # line 6, which is eq. 1 with f(t) = -softplus(-t)
+    L_ED = mean_softplus(fake_score) + mean_softplus(-real_score)           # line 6: eq. 1, f(t) = -softplus(-t)
     update(L_ED + R1, opt.E, opt.D)                                         # line 7
     if mean_w is not None:
         mean_w.lerp_(w.float().mean(0), 1 - MEAN_W)
 
     # Step II: F and G fool them (lines 8-11)
     with amp():
-        L_FG = softplus(-D(E(G(draw.mix(F(draw.z(B)), F)))))                # line 9, line 10
+        L_FG = mean_softplus(-D(E(G(draw.mix(F(draw.z(B)), F)))))           # line 9, line 10
     update(L_FG, opt.F, opt.G)                                              # line 11
 
     # Step III: E inverts G in latent space (lines 12-15)
@@ -370,8 +370,10 @@ def main(argv=None):
     model = ALAE(**network_args(vars(args))).to(device)
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
-    common.begin_from(args, model, device)
-    common.hold(model.E, args)
+    if args.init:
+        common.begin_from(args, model, device)
+    if args.freeze_d:
+        common.hold(model.E, args)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(net, args.lr, BETAS) for name, net in model.named_children()})
@@ -394,8 +396,7 @@ def main(argv=None):
             for optimizer in vars(opt).values():
                 optimizer.state.clear()
         if run.snapshot_due:
-            run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z),
-                         level, alpha)
+            run.snapshot(lr, ema, fixed_x, fixed_z, level, alpha)
         if run.done:
             break
         x = common.to_float(next(batches))
@@ -403,7 +404,7 @@ def main(argv=None):
             x = common.mirror(x, draw.uniform(len(x)))
         losses = train_step(nets, opt, model.see(x), draw, args, amp, getattr(model, "mean_w", None))
         common.average_buffers(model)
-        common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
+        common.update_ema(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
         run.step(losses, batch)
     run.finish()
 
@@ -491,11 +492,13 @@ def to_public(t, form, nw):
     """map: (C,) or (C, H, W) -> (1, C, H, W).  transposed: a kernel with its first two axes swapped
     and its last two flipped.  middle: row nw of 2 nw, the one that their D reads."""
     if form == "map":
-        return t.reshape(1, len(t), *(t.shape[1:] or (1, 1)))
+        return t.reshape((1, len(t)) + (t.shape[1:] or (1, 1)))
     if form == "transposed":
         return t.transpose(0, 1).flip(2, 3)
     if form == "middle":
-        return torch.cat([t.new_zeros(nw, *t.shape[1:]), t, t.new_zeros(nw - 1, *t.shape[1:])])
+        rows = t.new_zeros((2 * nw,) + t.shape[1:])
+        rows[nw] = t[0]
+        return rows
     return t
 
 
@@ -623,7 +626,7 @@ def official(path, out, batch):
     state = dict(model=model, ema=ema, rng=common.generator(torch.device("cpu"), args.seed, "training"))
     state.update({f"opt_{name}": adam(net, args.lr, BETAS) for name, net in model.named_children()})
     common.save(folder / "checkpoint.pt", dict(
-        args={k: v for k, v in vars(args).items() if k not in (*unknown, "resume")}, seen=0, seconds=0.0,
+        args={k: v for k, v in vars(args).items() if k not in unknown and k != "resume"}, seen=0, seconds=0.0,
         last_snapshot=-1, sums=[0.0] * 4, steps=0,
         state={k: v.get_state() if k == "rng" else v.state_dict() for k, v in state.items()}))
     common.write_atomic(folder / "args.json", json.dumps(vars(args), indent=1).encode())
@@ -694,4 +697,4 @@ def convert(argv):
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

@@ -3,9 +3,9 @@
     1  Layers        EqualLinear, EqualConv2d, EqualConvTranspose2d, pixel_norm, Mapping
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
     3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth: the schedule
-    4  Losses        softplus, r1
-    5  Weights       adam, update, set_rate, Draw, plain, compiled, average
-    6  Held out      check_input, fixed_inputs, reconstruct, held_out
+    4  Losses        mean_softplus, r1
+    5  Weights       adam, update, set_rate, Draw, uncompiled, compiled, update_ema
+    6  Held out      check_input, fixed_inputs, reconstruct, inversion_errors
     7  Frozen        frozen, VGG
     8  Processes     start, notes, join, watch, rank_zero_first, generator, autocast, average_buffers
     9  Flags         PAPER, CODE, OURS, method_parser, resolve, check_resolution, complete, check_images
@@ -203,7 +203,7 @@ class MLPGenerator(nn.Module):
     def forward(self, w):
         x = lrelu(self.layer1(w))
         x = lrelu(self.layer2(x))
-        x = self.layer3(x).view(-1, *self.image_shape)
+        x = self.layer3(x).unflatten(1, self.image_shape)
         return self.last(x) if self.last else x
 
 
@@ -522,9 +522,9 @@ def minibatch_std(x, group):
     Groups are smaller where they do not divide the batch.
     """
     group = math.gcd(len(x), group)
-    y = x.view(group, -1, *x.shape[1:]).float()                             # [G,N/G,C,H,W]
+    y = x.unflatten(0, (group, -1)).float()                                 # [G,N/G,C,H,W]
     y = (y.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)  # [N/G]
-    return torch.cat([x, y.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])], 1)
+    return torch.cat([x, y.repeat(group)[:, None, None, None].expand_as(x[:, :1])], 1)
 
 
 class CriticBlock(nn.Module):
@@ -633,7 +633,7 @@ def growth_of(args, sine=False, short=False):
 
 # ----------------------------------------------------------------------------------------- 4 Losses
 
-def softplus(t):
+def mean_softplus(t):
     """log(1 + e^t), averaged over the batch, in fp32: the logistic loss of a score's sign.
     (ALAE Alg. 1)"""
     return nnf.softplus(t.float()).mean()
@@ -727,7 +727,7 @@ class Draw:
         return noisy_G
 
 
-def plain(net):
+def uncompiled(net):
     """The network behind a compiled one."""
     return getattr(net, "_orig_mod", net)
 
@@ -739,34 +739,29 @@ def compiled(*networks):
     return [torch.compile(network) for network in networks]
 
 
-@torch.no_grad()
-def ema_update(ema, model, beta):
-    """ema <- beta ema + (1 - beta) model, parameters and float buffers;
-    other buffers are copied."""
-    pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
-    floats = [(a, b) for a, b in pairs if a.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - beta)
-    for a, b in pairs:
-        if not a.is_floating_point():
-            a.copy_(b)
-
-
 EMA_HALF_LIFE = 10_000      # images
 EMA_EVERY = 1024            # images between its moves, which take 2% of the MLP's time if made at each step
 
 
-def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
-    """Move a weight average, if due, after the step of
-    `batch` images that began at `seen`.  -> whether it was
+@torch.no_grad()
+def update_ema(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
+    """ema <- beta ema + (1 - beta) model, if due, after the step of `batch` images that began at
+    `seen`; buffers of whole numbers are copied.  -> whether it was due
 
     Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its
     level began, if that is less (ours; papers are silent).
     """
     every = batch if each_step else max(batch, EMA_EVERY)
-    due = seen % every < batch
-    if due:
-        ema_update(ema, model, 0.5 ** (every / min(EMA_HALF_LIFE, max(since / share, 1))))
-    return due
+    if seen % every >= batch:
+        return False
+    beta = 0.5 ** (every / min(EMA_HALF_LIFE, max(since / share, 1)))
+    both = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
+    floats = [(a, b) for a, b in both if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - beta)
+    for a, b in both:
+        if not a.is_floating_point():
+            a.copy_(b)
+    return True
 
 
 # --------------------------------------------------------------------------------------- 6 Held out
@@ -803,7 +798,7 @@ def fixed_inputs(model, images, seed, device):
 
 
 @torch.no_grad()
-def held_out(model, x, z):
+def inversion_errors(model, x, z):
     """How well a model inverts images x (N, C, H, W) in [-1,
     1] and codes of z (N, nz) that it was not trained on.
 
@@ -1289,11 +1284,11 @@ RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "keep_kimg", "
 def holds(condition, values):
     """Whether values have what a condition asks for: flag=value, flag=(one, another), or True or
     False for a flag that is set or not."""
-    def fits(value, wanted):
-        if isinstance(wanted, bool):
-            return bool(value) == wanted
-        return value in (wanted if isinstance(wanted, tuple) else (wanted,))
-    return all(fits(values.get(k), v) for k, v in condition.items())
+    for name, wanted in condition.items():
+        value = bool(values.get(name)) if isinstance(wanted, bool) else values.get(name)
+        if value not in (wanted if isinstance(wanted, tuple) else (wanted,)):
+            return False
+    return True
 
 
 def flag(name):
@@ -1665,11 +1660,11 @@ def read_checkpoint(run, args, device, name="checkpoint.pt"):
 
 
 def begin_from(args, model, device):
-    """Give a new run the averaged weights of --init, if there is one.
+    """Give a new run the averaged weights of --init.
 
     Raises `Error` for images of another shape, and for a run that has not grown up.
     """
-    if not args.init or (args.resume and Path(args.resume, "checkpoint.pt").exists()):
+    if args.resume and Path(args.resume, "checkpoint.pt").exists():
         return
     stored = read_args(args.init)
     if stored["image_shape"] != args.image_shape:
@@ -1692,11 +1687,11 @@ def hold(net, args):
     if hasattr(net, "layer1"):
         blocks = [net.layer1, net.layer2]
     else:
-        blocks = [*(net.convs if hasattr(net, "convs") else net.blocks)]
+        blocks = list(net.convs if hasattr(net, "convs") else net.blocks)
     if n > len(blocks):
         raise Error(f"--freeze-d {n} is too many: {args.backbone} has {len(blocks)} blocks here; pass fewer")
     if isinstance(net, Growing):                # its blocks begin at 4 px
-        blocks = [net.from_rgb, *blocks[::-1]]
+        blocks = [net.from_rgb] + blocks[::-1]
         n += n > 0
     for block in blocks[:n]:
         block.requires_grad_(False)
@@ -1751,7 +1746,7 @@ class Run:
         self.trace = trace
         self.columns = {"log.csv": self.HEADER + self.losses + self.MEASURES}
         if trace:
-            self.columns[trace] = ("kimg", *losses)
+            self.columns[trace] = ("kimg",) + self.losses
         self._claim()
         if args.resume:
             self._resume(Path(args.resume))
@@ -1809,11 +1804,15 @@ class Run:
         if time.time() - self.looked > 1:
             self._look()
 
-    def snapshot(self, lr, measures, pictures, level=0, alpha=1.0):
-        """Write a row of log.csv, pictures ({folder: (H, W, C) uint8}),
-        curves.png and the checkpoint."""
+    def snapshot(self, lr, model, x, z, level=0, alpha=1.0):
+        """Write a row of log.csv, pictures, curves.png and the checkpoint.
+
+        model: the averaged one;  x, z: see `fixed_inputs`.
+        """
         self._fetch()
         if self.writer:
+            measures = inversion_errors(model, x, z)
+            pictures = snapshot_pictures(model, x, z)
             means = [s / self.steps if self.steps else "" for s in self.sums]
             row = [self.seen / 1000, round(time.time() - self.began, 1), round(self.rate, 1) or "", lr, level, alpha,
                    round(peak_memory(self.device) / 1e9, 3)]
@@ -1825,9 +1824,9 @@ class Run:
             if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
                 curves(log, self.folder / "curves.png")
                 self.drawn = time.time()
-        keep = self.args.keep_kimg * 1000
-        if self.writer and keep and self.seen and self.seen // keep != self.last_snapshot // keep:
-            self.write(f"kept/{int(self.seen / 1000):06d}.pt", ["ema"])
+            keep = self.args.keep_kimg * 1000
+            if keep and self.seen and self.seen // keep != self.last_snapshot // keep:
+                self.save(f"kept/{int(self.seen / 1000):06d}.pt", ["ema"])
         self.sums = [0.0 for _ in self.losses]
         self.steps = 0
         self.last_snapshot = self.seen
@@ -1836,17 +1835,13 @@ class Run:
         if self.writer and self.seen == 0:
             print("pictures: " + " and ".join(f"{self.folder}/{name}" for name in pictures), flush=True)
 
-    def save(self):
-        """Write checkpoint.pt: all of state, and how far the run is."""
-        if self.writer:
-            self.write("checkpoint.pt", self.state)
-
-    def write(self, file, names):
-        """Write what state has of these names, and how far the run is,
-        into a file of the folder."""
+    def save(self, file="checkpoint.pt", names=None):
+        """Write state, or what it has of these names, and how far the run is."""
+        if not self.writer:
+            return
         args = {k: v for k, v in vars(self.args).items() if k != "resume"}
         state = {name: v.get_state() if isinstance(v, torch.Generator) else v.state_dict()
-                 for name, v in self.state.items() if name in names}
+                 for name, v in self.state.items() if not names or name in names}
         checkpoint = dict(args=args, seen=self.seen, seconds=time.time() - self.began, sums=self.sums,
                           steps=self.steps, last_snapshot=self.last_snapshot, state=state)
         try:
@@ -1979,8 +1974,8 @@ class Run:
         """Bring the pending losses over and add them up; stop at the first that is not finite."""
         if not self.pending:
             return
-        seen, values = zip(*self.pending, strict=True)
-        values = torch.stack(values).cpu().double()             # [steps,losses]
+        seen = [n for n, _ in self.pending]
+        values = torch.stack([losses for _, losses in self.pending]).cpu().double()     # [steps,losses]
         bad = (~values.isfinite()).nonzero()
         if len(bad):
             step, i = bad[0].tolist()
@@ -2189,9 +2184,9 @@ def is_out_of_memory(e):
         isinstance(e, RuntimeError) and ("allocate memory" in str(e) or "out of memory" in str(e)))     # NCCL's too
 
 
-def command(main, *errors):
-    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory,
-    no room on the disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
+def command(main):
+    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, no memory, no room on
+    the disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
     code = 0
     message = None
     for name in ("stdout", "stderr"):           # closed by whoever began it
@@ -2201,7 +2196,7 @@ def command(main, *errors):
         main()
     except KeyboardInterrupt:
         code = 130
-    except (Error, *errors) as e:
+    except Error as e:
         message = str(e)
     except (MemoryError, RuntimeError) as e:
         if is_out_of_memory(e):

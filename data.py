@@ -44,6 +44,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import common  # before torch, whose threads wait as it says
+
+# isort: split
 import numpy as np
 import torch
 from PIL import Image, ImageOps, ImageSequence
@@ -77,8 +80,8 @@ warnings.filterwarnings("ignore", module="PIL")
 warnings.filterwarnings("ignore", "This DataLoader will create")      # more workers than cores: they wait for disks
 
 
-class DataError(Exception):
-    """A set that cannot be used as asked: what is wrong and what to do, in one line."""
+class DataError(common.Error):
+    """A set that cannot be used as asked."""
 
 
 # -------------------------------------------------------------------------------------------- a set
@@ -115,7 +118,7 @@ class Images:
     def read(self, i, size):
         """Image i from its file, uint8 (C, *size);
         with skip_bad the next stands in for a broken one."""
-        shape = self.shape[0], *size
+        shape = self.shape[:1] + size
         if shape in self.store.pyramid:
             return np.array(self.store.pyramid[shape][self.ids[i]])
         for k in range(len(self)):
@@ -158,7 +161,8 @@ class Images:
             raise DataError(f"--only {path} {problem}; write it by python data.py rank, of the same set and --split")
         part = self.select(self.part, np.array([i for i, name in enumerate(names) if name in wanted]))
         part.only = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()[:8]
-        part.notes = [*self.notes, f"only: {len(part):,} of {len(self):,} training images, those of {path}"]
+        only = f"only: {len(part):,} of {len(self):,} training images, those of {path}"
+        part.notes = list(self.notes) + [only]
         return part
 
     def fingerprint(self):
@@ -1160,7 +1164,7 @@ def features_of(images, extract, device, workers=0):
         if isinstance(x, DataError):
             raise x
         with torch.no_grad():
-            f = torch.nn.functional.normalize(extract(x.to(device).float() / 127.5 - 1).float())
+            f = torch.nn.functional.normalize(extract(common.to_float(x.to(device))).float())
         out = torch.empty(len(images), f.shape[1], device=device) if out is None else out
         out[begin:begin + len(f)] = f
         begin += len(f)
@@ -1172,19 +1176,7 @@ def features_of(images, extract, device, workers=0):
 
 def rank(args):
     """Writes the names of the -n training images that lie nearest to the queries along the
-    manifold, best first. Raises DataError."""
-    import common
-    try:
-        return _rank(args, common)
-    except common.Error as e:
-        raise DataError(e) from None
-    except (MemoryError, RuntimeError) as e:
-        if not common.is_out_of_memory(e):
-            raise
-        raise DataError("out of memory; pass a smaller --resolution, or --first N") from None
-
-
-def _rank(args, common):
+    manifold, best first. Raises common.Error."""
     device = common.find_device(args.device)
     if args.run:
         for flag, given in (("--vgg", args.vgg), ("--resolution", args.resolution != "auto")):
@@ -1248,21 +1240,15 @@ def _rank(args, common):
 
 # ------------------------------------------------------------------------------------- command line
 
-def whole_number(text):
-    """An argparse type: a whole number from 1 on."""
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
-
-
 def main(argv=None):
+    whole_number = common.number("whole_number", int, lambda value: value >= 1)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     subs = [commands.add_parser(name, allow_abbrev=False, help=text, description=text) for name, text in (
         ("prepare", "writes small copies of a set's images next to it"),
         ("rank", "writes a list of the training images nearest to some, for --only   (LIA 5.2)"))]
-    for sub in (parser, *subs):
-        sub.error = lambda message: parser.exit(2, f"error: {message}; see python data.py --help\n")
+    for each in [parser] + subs:
+        each.error = lambda message: parser.exit(2, f"error: {message}; see python data.py --help\n")
     for sub, size in zip(subs, ("largest size", "size at which a network sees the images"), strict=True):
         sub.add_argument("--data", required=True, metavar="NAME|PATH", help="set, or its folder or zip")
         sub.add_argument("--data-root", default="data", metavar="DIR", help="folder of the sets (default data)")
@@ -1290,8 +1276,12 @@ def main(argv=None):
             prepare(args.data, args.data_root, args.resolution)
         else:
             rank(args)
-    except DataError as e:
+    except common.Error as e:
         parser.exit(2, f"error: {e}\n")
+    except (MemoryError, RuntimeError) as e:
+        if not common.is_out_of_memory(e):
+            raise
+        parser.exit(2, "error: out of memory; pass a smaller --resolution, or --first N\n")
     except OSError as e:
         parser.exit(2, f"error: {e.filename or 'a file'}: {e.strerror}; make room, or check its permissions\n")
     except KeyboardInterrupt:

@@ -40,7 +40,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import OURS, PAPER, Error, adam, softplus, update
+from common import OURS, PAPER, Error, adam, mean_softplus, update
 
 BETA_2 = 0.999              # of Adam
 SLOPE = 0.2                 # of leaky ReLU
@@ -103,12 +103,12 @@ def faae(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        L_D = softplus(-D(x)) + softplus(D(fake))                           # eq. 4
+        L_D = mean_softplus(-D(x)) + mean_softplus(D(fake))                 # eq. 4
     update(L_D, opt.D)
 
     # ... and G confuses it
     with amp():
-        L_G = softplus(-D(G(draw.z(len(x)))))                               # eq. 4
+        L_G = mean_softplus(-D(G(draw.z(len(x)))))                          # eq. 4
     update(h.W_adv * L_G, opt.G)
     return L_re, L_D, L_G
 
@@ -125,12 +125,12 @@ def aae(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             code = E(x)
-        L_D = softplus(-D(draw.z(len(x)))) + softplus(D(code))
+        L_D = mean_softplus(-D(draw.z(len(x)))) + mean_softplus(D(code))
     update(L_D, opt.D)
 
     # ... and E confuses it
     with amp():
-        L_E = softplus(-D(E(x)))
+        L_E = mean_softplus(-D(E(x)))
     update(h.W_adv * L_E, opt.E)
     return L_rec, L_D, L_E
 
@@ -145,14 +145,14 @@ def bigan(nets, opt, x, draw, amp, h):
             z = draw.z(len(x))
             fake, code = G(z), E(x)
         real_score, fake_score = D(torch.cat([x, fake]), torch.cat([code, z])).chunk(2)
-        L_D = softplus(-real_score) + softplus(fake_score)
+        L_D = mean_softplus(-real_score) + mean_softplus(fake_score)
     update(L_D, opt.D)
 
     # G and E confuse it, each with the other's label
     with amp():
         z = draw.z(len(x))
         real_score, fake_score = D(torch.cat([x, G(z)]), torch.cat([E(x), z])).chunk(2)
-        L_GE = softplus(real_score) + softplus(-fake_score)
+        L_GE = mean_softplus(real_score) + mean_softplus(-fake_score)
     update(L_GE, opt.G, opt.E)
     return L_D, L_GE
 
@@ -167,7 +167,7 @@ def ali(nets, opt, x, draw, amp, h):
             z = draw.z(len(x))
             mean, log_var = E(x)
             fake, code = G(z), mean + (log_var / 2).exp() * draw.z(len(x))
-        L_D = softplus(-D(x, code)) + softplus(D(fake, z))
+        L_D = mean_softplus(-D(x, code)) + mean_softplus(D(fake, z))
     update(L_D, opt.D)
 
     # G and E confuse it, each with the other's label
@@ -175,7 +175,7 @@ def ali(nets, opt, x, draw, amp, h):
         z = draw.z(len(x))
         mean, log_var = E(x)
         code = mean + (log_var / 2).exp() * draw.z(len(x))                  # the prior's draw is the noise, N(0, I)
-        L_GE = softplus(D(x, code)) + softplus(-D(G(z), z))
+        L_GE = mean_softplus(D(x, code)) + mean_softplus(-D(G(z), z))
     update(L_GE, opt.G, opt.E)
     return L_D, L_GE
 
@@ -216,12 +216,12 @@ def lr(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        L_D = softplus(-D(x)) + softplus(D(fake))
+        L_D = mean_softplus(-D(x)) + mean_softplus(D(fake))
     update(L_D, opt.D)
 
     # G confuses it
     with amp():
-        L_G = softplus(-D(G(draw.z(len(x)))))
+        L_G = mean_softplus(-D(G(draw.z(len(x)))))
     update(L_G, opt.G)
 
     # E brings the code back
@@ -242,14 +242,14 @@ def jlr(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        L_D = softplus(-D(x)) + softplus(D(fake))
+        L_D = mean_softplus(-D(x)) + mean_softplus(D(fake))
     update(L_D, opt.D)
 
     # G confuses it, and G and E bring the code back
     with amp():
         z = draw.z(len(x))
         fake = G(z)
-        L_re, L_G = h.d(z, E(fake)), softplus(-D(fake))
+        L_re, L_G = h.d(z, E(fake)), mean_softplus(-D(fake))
     update(h.W_re * L_re + h.W_adv * L_G, opt.G, opt.E)
     return L_re, L_D, L_G
 
@@ -700,7 +700,8 @@ def main(argv=None):
     model = make_model(vars(args)).to(device)
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
-    common.begin_from(args, model, device)
+    if args.init:
+        common.begin_from(args, model, device)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = make_optimizers(model, args)
@@ -722,8 +723,7 @@ def main(argv=None):
         common.grow(level, alpha, model, ema)
         share = lr_share(args, run.seen)
         if run.snapshot_due:
-            run.snapshot(share * rate, common.held_out(ema, fixed_x, fixed_z),
-                         common.snapshot_pictures(ema, fixed_x, fixed_z), level, alpha)
+            run.snapshot(share * rate, ema, fixed_x, fixed_z, level, alpha)
         if run.done:
             break
         for name, optimizer in vars(opt).items():
@@ -732,7 +732,7 @@ def main(argv=None):
         losses = step(nets, opt, x, draw, amp, hyper(args, run.seen))
         common.average_buffers(model)
         # Short at first, or batch norm's first statistics would linger
-        common.average(ema, model, run.seen, batch, growth.since(run.seen), share=20)
+        common.update_ema(ema, model, run.seen, batch, growth.since(run.seen), share=20)
         run.step(losses, batch)
     run.finish()
 
@@ -763,4 +763,4 @@ def load(run, device="cpu", weights="ema", kimg=None):
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

@@ -36,7 +36,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
 import data
-from common import OURS, PAPER, Error, adam, plain, r1, softplus, update
+from common import OURS, PAPER, Error, adam, mean_softplus, r1, uncompiled, update
 
 M_DEPTH = dict(mlp=2, dcgan=2, biggan=2, stylegan=8)        # layers of M (section 3.1)
 LR_MUL = 0.01               # learning rate of M, relative to G's
@@ -139,21 +139,21 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     fake, _, terms = terms_of(nets, real, draw.z(n), args, amp, "D")
     with amp():
         c_fake = D(fake[:B].detach()).score     # again, without gradient: L_GAN must not reach D through w_R
-        c_real = plain(D)(x.requires_grad_() if args.gamma else x).score    # never compiled: R1 differentiates it twice
+        c_real = uncompiled(D)(x.requires_grad_() if args.gamma else x).score       # R1 differentiates it twice
     R1 = args.gamma / 2 * r1(c_real, x) if args.gamma else torch.zeros((), device=x.device)     # steadies dcgan too
     if hinge:
         L_D = torch.relu(1 + c_fake.float()).mean() + torch.relu(1 - c_real.float()).mean()
     else:
-        L_D = softplus(c_fake) + softplus(-c_real)                                      # eq. 1
+        L_D = mean_softplus(c_fake) + mean_softplus(-c_real)                            # eq. 1
     update(L_D + R1 + weighted(terms, args), opt.D)                                     # eq. 3
     if mean_w is not None:
         with torch.no_grad():
-            mean_w.lerp_(plain(M)(draw.z(B)).float().mean(0), 1 - MEAN_W)
+            mean_w.lerp_(uncompiled(M)(draw.z(B)).float().mean(0), 1 - MEAN_W)
 
     # min over M and G
     _, score, terms_MG = terms_of(nets, real, draw.z(n), args, amp, "MG")
     c_fake = score[:B]
-    L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                        # eq. 1, non-saturating
+    L_G = -c_fake.float().mean() if hinge else mean_softplus(-c_fake)                   # eq. 1, non-saturating
     update(L_G + weighted(terms_MG, args), opt.M, opt.G)                                       # eq. 3
 
     return [L_D, R1, L_G] + list(terms.values())
@@ -532,8 +532,10 @@ def train(args):
     model = InvGAN(**network_args(vars(args))).to(device)
     if args.backbone != "mlp":
         model.to(memory_format=torch.channels_last)
-    common.begin_from(args, model, device)
-    common.hold(model.D, args)
+    if args.init:
+        common.begin_from(args, model, device)
+    if args.freeze_d:
+        common.hold(model.D, args)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(net, args.lr_d if name == "D" else args.lr, BETAS[args.backbone])
@@ -557,8 +559,7 @@ def train(args):
         common.set_rate(lr * args.lr_d / args.lr, opt.D)
         common.grow(level, alpha, model, ema)
         if run.snapshot_due:
-            run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z),
-                         level, alpha)
+            run.snapshot(lr, ema, fixed_x, fixed_z, level, alpha)
         if run.done:
             break
         x = next(batches)
@@ -567,7 +568,7 @@ def train(args):
         x = model.see(common.to_float(x))
         losses = train_step(nets, opt, x, draw, args, amp, getattr(model, "mean_w", None))
         common.average_buffers(model)
-        if common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=model.grows):
+        if common.update_ema(ema, model, run.seen, batch, growth.since(run.seen), each_step=model.grows):
             normalise(ema)
         run.step(losses, batch)
     run.finish()
@@ -788,8 +789,7 @@ def train_restyle(args):
 
     while True:
         if run.snapshot_due:
-            run.snapshot(args.lr, common.held_out(ema, fixed_x, fixed_z),
-                         common.snapshot_pictures(ema, fixed_x, fixed_z))
+            run.snapshot(args.lr, ema, fixed_x, fixed_z)
         if run.done:
             break
         x = next(batches)
@@ -797,7 +797,7 @@ def train_restyle(args):
             x = random_patches(x, args.patches, draw.uniform(len(x), 2))
         x = common.to_float(x)
         losses = restyle_step((E, model.generate), opt, x, (model.mean_w, model.mean_x), args, eps, amp)
-        common.average(ema, model, run.seen, args.batch, run.seen)
+        common.update_ema(ema, model, run.seen, args.batch, run.seen)
         run.step(losses, args.batch)
     run.finish()
 
@@ -847,4 +847,4 @@ def load(run, device="cpu", weights="ema", kimg=None):
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

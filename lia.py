@@ -37,7 +37,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import CODE, OURS, PAPER, Error, adam, lrelu, plain, r1, softplus, update
+from common import CODE, OURS, PAPER, Error, adam, lrelu, mean_softplus, r1, uncompiled, update
 
 BETAS = {"1": (0.0, 0.99), "2": (0.9, 0.99)}    # Adam's, of each stage; stage 2's and DECAY as in the code
 LR_MUL = 0.01               # learning rate of phi and of the MLP in its place, relative to g's, as in the code
@@ -84,7 +84,7 @@ def move_critic(c, opt_c, fake, x, args, amp):
     """
     with amp():
         fake_score = c(fake)
-        real_score = plain(c)(x.requires_grad_())           # never compiled: R1 differentiates it twice
+        real_score = uncompiled(c)(x.requires_grad_())      # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(real_score, x)
     L_c = critic_loss(fake_score, real_score, args.adversarial)
     update(L_c + R1, opt_c)                                                 # eq. 6
@@ -95,13 +95,13 @@ def critic_loss(fake, real, form):
     """The critic's loss, eq. 6 without R1's term:
     E c(x~) - E c(x), or the logistic loss in its place."""
     if form == "logistic":
-        return softplus(fake) + softplus(-real)
+        return mean_softplus(fake) + mean_softplus(-real)
     return fake.float().mean() - real.float().mean()
 
 
 def adversarial_loss(fake, form):
     """The loss of phi, g and f in eqs. 7 and 8: -E c(x~), or the logistic loss in its place."""
-    return softplus(-fake) if form == "logistic" else -fake.float().mean()
+    return mean_softplus(-fake) if form == "logistic" else -fake.float().mean()
 
 
 # ----------------------------------------------------------------------------- stage 2, section 3.2
@@ -351,7 +351,7 @@ SETTINGS = [
     (STAGE_1 | STYLE | dict(kimg=0.0, grow_kimg=0.0), CODE(kimg=0.0, grow_kimg=0.0)),
     (STAGE_2 | STYLE, CODE(lr=0.0001, kimg=12_000), OURS(snapshot_kimg=250)),
     (dict(data="ffhq"), PAPER(split=SPLITS["ffhq"])),
-    *((dict(data=name, only=""), OURS(split="100k")) for name in LSUN),      # the paper ranks them: --only
+    (dict(data=LSUN, only=""), OURS(split="100k")),         # the paper ranks them: --only
     (STYLE | dict(data=("lsun-bedroom", "lsun-cat")), PAPER(resolution="128")),
     (STYLE | dict(data="celeba"), OURS(resolution="128")),
     (STYLE | dict(data="celeba-hq"), OURS(resolution="256")),
@@ -472,10 +472,10 @@ def label(args):
 
 
 def complete(args, images, held_out, constants):
-    words = [args.mapping, getattr(args, "inference", "encoder"), args.recipe]
+    words = [f"stage{args.stage}", args.mapping, getattr(args, "inference", "encoder"), args.recipe]
     common.complete(args, images, held_out, label(args), default_split=SPLITS.get(args.data, "dw"),
-                    words=[f"stage{args.stage}", *(v for v in words if v not in ("flow", "encoder", "paper"))],
-                    constants=[f"Adam {BETAS[args.stage]}", *constants])
+                    words=[word for word in words if word not in ("flow", "encoder", "paper")],
+                    constants=[f"Adam {BETAS[args.stage]}"] + constants)
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -504,8 +504,10 @@ def train_decoder(args):
     model = Decoder(**network_args(vars(args))).to(device)
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
-    common.begin_from(args, model, device)
-    common.hold(model.c, args)
+    if args.init:
+        common.begin_from(args, model, device)
+    if args.freeze_d:
+        common.hold(model.c, args)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(getattr(model, name), args.lr, BETAS["1"]) for name in ("phi", "g", "c")})
@@ -528,8 +530,7 @@ def train_decoder(args):
             for optimizer in vars(opt).values():
                 optimizer.state.clear()
         if run.snapshot_due:
-            run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z),
-                         level, alpha)
+            run.snapshot(lr, ema, fixed_x, fixed_z, level, alpha)
         if run.done:
             break
         x = common.to_float(next(batches))
@@ -537,7 +538,7 @@ def train_decoder(args):
             x = common.mirror(x, draw.uniform(len(x)))
         losses = decoder_step(nets, opt, model.see(x), draw, args, amp, getattr(model, "mean_w", None))
         common.average_buffers(model)
-        common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
+        common.update_ema(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
         run.step(losses, batch)
     run.finish()
 
@@ -596,7 +597,7 @@ def train_encoder(args):
         lr = args.lr * DECAY ** min(4 * run.seen / (1000 * args.schedule_kimg), 4)
         common.set_rate(lr, opt.f, opt.c)
         if run.snapshot_due:
-            run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z))
+            run.snapshot(lr, ema, fixed_x, fixed_z)
         if run.done:
             break
         x = common.to_float(next(batches))
@@ -604,9 +605,9 @@ def train_encoder(args):
             x = common.mirror(x, draw.uniform(len(x)))
         losses = encoder_step(nets, opt, x, eps, draw, args, amp)
         if args.log_gradients:
-            losses = *losses, *(p.grad.abs().mean() for p in three_layers(model.f))
+            losses += tuple(p.grad.abs().mean() for p in three_layers(model.f))
         common.average_buffers(model)
-        common.average(ema, model, run.seen, args.batch, run.seen)
+        common.update_ema(ema, model, run.seen, args.batch, run.seen)
         run.step(losses, args.batch)
     run.finish()
 
@@ -672,4 +673,4 @@ def load(run, device="cpu", weights="ema", kimg=None):
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

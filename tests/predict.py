@@ -122,7 +122,7 @@ def low(to_fp32):
 
 QUIET = (  # what takes time and is not looked at
     (common, "curves", lambda _: lambda *given: None), (common, "snapshot_pictures", lambda _: lambda *given: {}),
-    (common, "held_out", lambda _: lambda *given: dict.fromkeys(common.Run.MEASURES, "")))
+    (common, "inversion_errors", lambda _: lambda *given: dict.fromkeys(common.Run.MEASURES, "")))
 
 
 @functools.lru_cache(16)
@@ -406,4 +406,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

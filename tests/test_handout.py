@@ -433,7 +433,7 @@ for i, cell in enumerate(cells):
 def test_a_notebook(copy, tmp_path):
     """Its cells, one after the other: without a solution no point, with one all."""
     book, solution = copy / "notebooks" / "01-logistic.ipynb", tmp_path / "solution.py"
-    solution.write_text("\n".join(text_of(BASE["common.py"], "common.py: softplus")))
+    solution.write_text("\n".join(text_of(BASE["common.py"], "common.py: mean_softplus")))
     told = script("-c", CELLS, book, folder=book.parent).splitlines()
     assert told == ["not written yet: " + NAMED["logistic"].says] * len(own("logistic"))
     told = script("-c", CELLS, book, solution, folder=book.parent).splitlines()
