@@ -9,7 +9,7 @@
     7  Frozen        frozen, VGG
     8  Processes     start, notes, join, watch, rank_zero_first, generator, autocast, average_buffers
     9  Flags         PAPER, CODE, OURS, method_parser, resolve, check_resolution, complete, check_images
-    10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
+    10 The run       Run: folder, log, checkpoint, progress;  read_args, load_model
     11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, open_image, show, curves
     12 Errors        Error, command
 
@@ -125,57 +125,6 @@ class Mapping(nn.Module):
         for layer in self.layers:
             w = lrelu(layer(w))
         return w
-
-
-class InvertibleNetwork(nn.Module):
-    """LIA's phi: w -> z and its inverse, couplings that
-    share their parameters between the two.  (LIA eqs. 2-4)
-
-    A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2
-    wide, with leaky ReLU 0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2), h
-    being 0 at first.  After each coupling the order of the dimensions is reversed, so that the
-    halves take turns.  All of it is in fp32.  Raises ValueError for an odd n.
-    """
-
-    def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
-        super().__init__()
-        if n % 2:
-            raise ValueError(f"an invertible network needs an even dimension, not {n}")
-        self.affine = coupling == "affine"
-        out = n if self.affine else n // 2
-        self.tau = nn.ModuleList(nn.ModuleList(
-            [EqualLinear(n // 2, n, math.sqrt(2), lr_mul), EqualLinear(n, out, math.sqrt(2), lr_mul)])
-            for _ in range(depth))
-        if self.affine:
-            for tau in self.tau:
-                nn.init.zeros_(tau[1].weight[n // 2:])
-
-    def _shift_and_scale(self, tau, top):
-        h = lrelu(tau[1](lrelu(tau[0](top))))
-        if not self.affine:
-            return h, 1
-        shift, h = h.chunk(2, 1)
-        return shift, torch.sigmoid(h + 2)
-
-    def to_z(self, w):
-        """phi: w (N, n) -> z (N, n)."""
-        with torch.autocast(w.device.type, enabled=False):
-            x = w if w.dtype == torch.float64 else w.float()
-            for tau in self.tau:
-                top, bottom = x.chunk(2, 1)
-                shift, scale = self._shift_and_scale(tau, top)
-                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)   # LIA eq. 3
-        return x
-
-    def to_w(self, z):
-        """phi^-1: z (N, n) -> w (N, n)."""
-        with torch.autocast(z.device.type, enabled=False):
-            x = z if z.dtype == torch.float64 else z.float()
-            for tau in reversed(self.tau):
-                top, bottom = x.flip(1).chunk(2, 1)
-                shift, scale = self._shift_and_scale(tau, top)
-                x = torch.cat([top, bottom / scale - shift], 1)             # LIA eq. 4
-        return x
 
 
 # -------------------------------------------------------------------------------------- 2 Backbones
@@ -1447,7 +1396,7 @@ def complete_levels(args, image_shape, world, rates=RATES, part=500, total=None)
     args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
 
 
-def complete(args, images, held_out, label, words=(), constants=(), default_split="dw"):
+def complete(args, images, held_out, label, words, constants, default_split="dw"):
     """Complete a new run's arguments by what its data decide, and print them.
 
     label: the paper's name of the method; words: of the folder's name, between method and backbone,
@@ -1462,9 +1411,10 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     args.versions = dict(torch=str(torch.__version__), code=code_version())
     if args.out == "auto":
         size = args.resolution if args.source.get("resolution") != "inherited" else "auto"
-        parts = [args.method, *words, args.backbone, images.name,
-                 args.split if args.split not in ("auto", default_split) else "", Path(args.only).stem,
-                 size if size != "auto" else "", "init" if args.init else "", f"s{args.seed}" if args.seed else ""]
+        parts = [args.method] + words + [
+            args.backbone, images.name, args.split if args.split not in ("auto", default_split) else "",
+            Path(args.only).stem, size if size != "auto" else "", "init" if args.init else "",
+            f"s{args.seed}" if args.seed else ""]
         args.out = str(Path("runs", "-".join(part for part in parts if part)))
     h, w = getattr(images, "images", images).shape[1:]          # of tiles: of what they are cut from
     args.resolution = str(w) if w == h else f"{w}x{h}"
@@ -1705,16 +1655,18 @@ def check_grown(run, model):
                         f"--resume first")
 
 
-def load_weights(run, args, model, weights, device, kimg=None):
-    """Load a run's averaged ("ema") or trained ("raw")
-    weights into `model`; kimg: those that were kept there.
-    -> model, in eval mode."""
-    checkpoint = read_checkpoint(run, args, device, "checkpoint.pt" if kimg is None else f"kept/{kimg:06d}.pt")
-    if kimg is not None and weights == "raw":
-        raise Error(f"{run} keeps averaged weights alone; leave out kimg, or weights raw")
-    model.load_state_dict(checkpoint["state"]["ema" if weights == "ema" else "model"])
-    model.seen = checkpoint["seen"]
-    return model.to(device).eval().requires_grad_(False)
+def load_model(run, method, make_model, device, weights, kimg):
+    """make_model(args) with a run's averaged ("ema") or trained ("raw") weights, in eval mode;
+    kimg: with those that were kept there, None for the last ones.  Raises `Error`."""
+    args = read_args(run, method)
+    with fitting(run):
+        model = make_model(args)
+        checkpoint = read_checkpoint(run, args, device, "checkpoint.pt" if kimg is None else f"kept/{kimg:06d}.pt")
+        if kimg is not None and weights == "raw":
+            raise Error(f"{run} keeps averaged weights alone; leave out kimg, or weights raw")
+        model.load_state_dict(checkpoint["state"]["ema" if weights == "ema" else "model"])
+        model.seen = checkpoint["seen"]
+        return model.to(device).eval().requires_grad_(False)
 
 
 class Run:

@@ -330,8 +330,7 @@ def _mnist_mini(wanted):
         pixels = np.concatenate([f["train_images"], f["test_images"]])
         labels = np.concatenate([f["train_labels"], f["test_labels"]])
     ids = np.r_[:10_000, 60_000:62_000]         # mnist's
-    train, test = np.split(np.arange(12_000), [10_000])
-    return _in_memory("mnist-mini", ids, pixels, labels, wanted, train, test)
+    return _in_memory("mnist-mini", ids, pixels, labels, wanted, np.split(np.arange(12_000), [10_000]))
 
 
 def _torchvision(name, root, split, wanted):
@@ -371,12 +370,12 @@ def _torchvision(name, root, split, wanted):
     parts = np.split(ids, [len(train.data)])
     if split == "sw":
         parts = np.split(np.random.RandomState(0).permutation(60_000), [50_000])
-    return _in_memory(name, ids, pixels, labels, wanted, *parts, names, split)
+    return _in_memory(name, ids, pixels, labels, wanted, parts, names, split)
 
 
-def _in_memory(name, ids, pixels, labels, wanted, train, test, names=None, split=None):
-    """(train, test), positions in uint8 digits (N, H, W) or pictures (N, H, W, 3).  For another
-    size, digits get a border of two pixels first: 28 px come to 32."""
+def _in_memory(name, ids, pixels, labels, wanted, parts, names=None, split=None):
+    """(train, test) of uint8 digits (N, H, W) or pictures (N, H, W, 3); parts: the positions of
+    each.  For another size, digits get a border of two pixels first: 28 px come to 32."""
     digits = pixels.ndim == 3
     if wanted != pixels.shape[2:0:-1]:
         pixels = np.pad(pixels, [(0, 0), (2, 2), (2, 2)]) if digits else pixels
@@ -388,7 +387,7 @@ def _in_memory(name, ids, pixels, labels, wanted, train, test, names=None, split
     whole = Images(name, "train", "mnist" if mnist else name, ids, pixels.shape[1:],
                    torch.from_numpy(labels.astype(np.int64)), list("0123456789") if mnist else names,
                    torch.from_numpy(pixels), split=split)
-    return whole.select("train", train), whole.select("test", test)
+    return whole.select("train", parts[0]), whole.select("test", parts[1])
 
 
 # ------------------------------------------------------------------------------------------ the cut
@@ -1038,12 +1037,7 @@ def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
             yield small[chosen.to(device, non_blocking=True)]
     else:
         sampler = ((chosen.tolist(), size) for chosen, size in indices(seen))
-        loader = torch.utils.data.DataLoader(
-            images, None, sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals, pin_memory=device.type == "cuda")
-        for x in _watched(loader):
-            if isinstance(x, DataError):
-                raise x
+        for x in _read_ahead(images, sampler, workers, pin_memory=device.type == "cuda"):
             yield x.to(device, non_blocking=True)
 
 
@@ -1054,8 +1048,12 @@ def _leave_signals(worker):
     sys.excepthook = lambda *_: None        # of the thread that hands images over, once the training process is gone
 
 
-def _watched(loader):
-    """A loader's batches; DataError if one is waited for and a worker has been killed."""
+def _read_ahead(images, sampler, workers, pin_memory=False):
+    """Batches of images by PyTorch's loader, of the sampler's (indices, size); DataError if one
+    cannot be read, or is waited for and a worker has been killed."""
+    loader = torch.utils.data.DataLoader(
+        images, None, sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals, pin_memory=pin_memory)
     before = multiprocessing.active_children()
     source = iter(loader)
     workers = set(multiprocessing.active_children()).difference(before)
@@ -1067,7 +1065,12 @@ def _watched(loader):
             worker.kill()
     atexit.register(end)
     try:
-        yield from source
+        for x in source:
+            if isinstance(x, DataError):
+                raise x
+            yield x
+    except DataError:
+        raise
     except Exception:                                   # after 5 s of waiting PyTorch looks at them
         for worker in workers:
             worker.join(0.1)
@@ -1152,17 +1155,13 @@ def features_of(images, extract, device, workers=0):
     (N, d) float32 on the device."""
     chunks = [i.tolist() for i in torch.arange(len(images)).split(100)]
     if images.pixels is None:
-        loader = torch.utils.data.DataLoader(images, None, sampler=[(i, None) for i in chunks], num_workers=workers,
-                                             worker_init_fn=_leave_signals)
-        parts = _watched(loader)
+        parts = _read_ahead(images, [(i, None) for i in chunks], workers)
     else:
         parts = map(images.take, chunks)
     out = None
     begin = 0
     shown = time.time()
     for x in parts:
-        if isinstance(x, DataError):
-            raise x
         with torch.no_grad():
             f = torch.nn.functional.normalize(extract(common.to_float(x.to(device))).float())
         out = torch.empty(len(images), f.shape[1], device=device) if out is None else out

@@ -302,13 +302,13 @@ class BigGANDiscriminator(nn.Module):
 
 
 @torch.no_grad()
-def normalise(average, rounds=5):
-    """Find the largest singular values of averaged weights again,
-    by power iterations from the averaged vectors."""
-    for module in average.modules():
+def normalise(ema):
+    """Find the largest singular values of averaged weights again, by power iterations from the
+    averaged vectors."""
+    for module in ema.modules():
         if isinstance(module, ParametrizationList):
             module.train()
-            for _ in range(rounds):
+            for _ in range(5):
                 module()
             module.eval()
 
@@ -836,14 +836,9 @@ def make_model(args):
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
-    """The model of a run folder, in eval mode; weights
-    "ema" (averaged) or "raw"; kimg: of --keep-kimg.
-
-    Raises common.Error.
-    """
-    args = common.read_args(run, "invgan")
-    with common.fitting(run):
-        return common.load_weights(run, args, make_model(args), weights, device, kimg)
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of
+    --keep-kimg.  Raises common.Error."""
+    return common.load_model(run, "invgan", make_model, device, weights, kimg)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ Numbers of equations and sections are those of the text submitted to ICLR 2020 (
     x  (B, C, H, W)  image in [-1, 1]                 f    x -> w   partial encoder
                                                       c    x -> score, the critic: large for real images
                                                       eps  x -> features that reconstructions are compared by
-Section 3.1 is `decoder_step`, section 3.2 `encoder_step`; the network of eqs. 2-4 is `common.InvertibleNetwork`.  Where
+Section 3.1 is `decoder_step`, section 3.2 `encoder_step`; the network of eqs. 2-4 is `InvertibleNetwork`.  Where
 we differ from the paper or from the authors' released code ("the code"), the line says so, with the flag that restores
 the other; the whole list is in .github/lia.md.  The in-domain encoder of Zhu et al. 2020 is --adversarial logistic
 --pixel-weight 1 --perceptual-norm mse --beta 5e-5 --adversarial-weight 0.08.
@@ -37,7 +37,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import CODE, OURS, PAPER, Error, adam, lrelu, mean_softplus, r1, uncompiled, update
+from common import CODE, OURS, PAPER, EqualLinear, Error, adam, lrelu, mean_softplus, r1, uncompiled, update
 
 BETAS = {"1": (0.0, 0.99), "2": (0.9, 0.99)}    # Adam's, of each stage; stage 2's and DECAY as in the code
 LR_MUL = 0.01               # learning rate of phi and of the MLP in its place, relative to g's, as in the code
@@ -150,6 +150,56 @@ def kl(mu, logvar):
 
 # ----------------------------------------------------------------------------------------- networks
 
+class InvertibleNetwork(nn.Module):
+    """phi: w -> z and its inverse, couplings that share their parameters between the two.  (eqs. 2-4)
+
+    A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2
+    wide, with leaky ReLU 0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2), h
+    being 0 at first.  After each coupling the order of the dimensions is reversed, so that the
+    halves take turns.  All of it is in fp32.  Raises ValueError for an odd n.
+    """
+
+    def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
+        super().__init__()
+        if n % 2:
+            raise ValueError(f"an invertible network needs an even dimension, not {n}")
+        self.affine = coupling == "affine"
+        out = n if self.affine else n // 2
+        self.tau = nn.ModuleList(nn.ModuleList(
+            [EqualLinear(n // 2, n, math.sqrt(2), lr_mul), EqualLinear(n, out, math.sqrt(2), lr_mul)])
+            for _ in range(depth))
+        if self.affine:
+            for tau in self.tau:
+                nn.init.zeros_(tau[1].weight[n // 2:])
+
+    def _shift_and_scale(self, tau, top):
+        h = lrelu(tau[1](lrelu(tau[0](top))))
+        if not self.affine:
+            return h, 1
+        shift, h = h.chunk(2, 1)
+        return shift, torch.sigmoid(h + 2)
+
+    def to_z(self, w):
+        """phi: w (N, n) -> z (N, n)."""
+        with torch.autocast(w.device.type, enabled=False):
+            x = w if w.dtype == torch.float64 else w.float()
+            for tau in self.tau:
+                top, bottom = x.chunk(2, 1)
+                shift, scale = self._shift_and_scale(tau, top)
+                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)   # eq. 3
+        return x
+
+    def to_w(self, z):
+        """phi^-1: z (N, n) -> w (N, n)."""
+        with torch.autocast(z.device.type, enabled=False):
+            x = z if z.dtype == torch.float64 else z.float()
+            for tau in reversed(self.tau):
+                top, bottom = x.flip(1).chunk(2, 1)
+                shift, scale = self._shift_and_scale(tau, top)
+                x = torch.cat([top, bottom / scale - shift], 1)             # eq. 4
+        return x
+
+
 class MLP(common.Mapping):
     """StyleGAN's mapping network in place of phi^-1.   (eq. 9)"""
 
@@ -172,7 +222,7 @@ def conv(c_in, c_out, kernel):
 
 def batch_norm(n, dims=2):
     """With a shift and no scale."""
-    layer = (nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d)(n, eps=1e-5, momentum=0.1)
+    layer = nn.BatchNorm2d(n) if dims == 2 else nn.BatchNorm1d(n)
     layer.register_parameter("weight", None)
     return layer
 
@@ -255,7 +305,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.g, self.c, self.f = build_networks(backbone, image_shape, nz, nw, width, fmap_base, rgb, inference)
         if mapping == "flow":
-            self.phi = common.InvertibleNetwork(nw, depth, coupling, LR_MUL)
+            self.phi = InvertibleNetwork(nw, depth, coupling, LR_MUL)
             self.unmap = self.phi.to_z          # w -> z, exactly; absent where the mapping has no inverse
         else:
             self.phi = MLP(nz, nw, MLP_DEPTH, LR_MUL)
@@ -662,14 +712,9 @@ def make_model(args):
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
-    """The model of a run folder, in eval mode; weights
-    "ema" (averaged) or "raw"; kimg: of --keep-kimg.
-
-    Raises common.Error.
-    """
-    args = common.read_args(run, "lia")
-    with common.fitting(run):
-        return common.load_weights(run, args, make_model(args), weights, device, kimg)
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of
+    --keep-kimg.  Raises common.Error."""
+    return common.load_model(run, "lia", make_model, device, weights, kimg)
 
 
 if __name__ == "__main__":

@@ -444,7 +444,7 @@ class Dummy(torch.nn.Module):
     def encode(self, x): return x.flatten(1)
     def features(self, x): return x.flatten(1)[:, ::16], x.flatten(1)[:, ::8]
 def load(run, device="cpu", weights="ema"):
-    return common.load_weights(run, common.read_args(run, "dummy"), Dummy(0.0), weights, device)
+    return common.load_model(run, "dummy", lambda args: Dummy(0.0), device, weights, None)
 """
 
 

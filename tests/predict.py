@@ -158,7 +158,7 @@ NARROW = ("--data", "mnist-mini", "--backbone", "mlp", "--width", "16")
 def through_couplings(changed, seed, kimg):
     """w -> z -> w through 8 couplings.  Changed: in bf16, from which phi does not return to fp32."""
     torch.manual_seed(seed)
-    phi, w = common.InvertibleNetwork(512, depth=8), torch.randn(256, 512)
+    phi, w = lia.InvertibleNetwork(512, depth=8), torch.randn(256, 512)
     with ExitStack() as stack, torch.no_grad():
         if changed:
             phi, w = phi.bfloat16(), w.bfloat16()

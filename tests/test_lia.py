@@ -54,7 +54,7 @@ import lia
 def random_flow(n, depth=4, coupling="additive", dtype=torch.float64):
     """With random biases, so that zeros at the start hide nothing."""
     torch.manual_seed(0)
-    net = common.InvertibleNetwork(n, depth, coupling).to(dtype)
+    net = lia.InvertibleNetwork(n, depth, coupling).to(dtype)
     for p in net.parameters():
         if p.ndim == 1:
             nn.init.normal_(p, std=30)
@@ -76,7 +76,7 @@ def encoded(net, w):
 
 
 def test_one_coupling_by_hand():
-    net = common.InvertibleNetwork(2, 1)
+    net = lia.InvertibleNetwork(2, 1)
     (first, second), = net.tau
     with torch.no_grad():       # tau(t) = lrelu((-2 1) lrelu((t -t)) + 1), by weights over their run-time scale
         first.weight.copy_(torch.tensor([[1.0], [-1.0]]) / (0.01 * math.sqrt(2)))
@@ -124,7 +124,7 @@ def test_the_network_is_fp32_and_shares_its_parameters():
     assert not torch.allclose(net.to_z(w), z)           # phi has moved with phi^-1, whose inverse it stays
     torch.testing.assert_close(net.to_w(net.to_z(w)), w, rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match="even dimension, not 7"):
-        common.InvertibleNetwork(7)
+        lia.InvertibleNetwork(7)
 
 
 # ------------------------------------------------------------------------------------------ eqs. 5 to 8, by hand
