@@ -189,25 +189,6 @@ class StyleEncoder(common.Growing):
         return self.features(x)[0]
 
 
-def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end, fmap_max):
-    """-> F, G, E, D for images of image_shape (C, H, W)."""
-    F = common.Mapping(nz, nw, F_DEPTH[backbone], LR_MUL)
-    D = LatentDiscriminator(nw, d_act)
-    if backbone == "mlp":
-        # the paper has G's end open, and the code's is
-        # linear, which leaves speckle; BiGAN's is a sigmoid
-        G = common.MLPGenerator(nw, image_shape, width, common.squash if g_end == "sigmoid" else None)
-        E = Encoder(common.MLPEncoder(image_shape, nw, width))
-    elif backbone == "dcgan":
-        G = common.DCGANGenerator(nw, image_shape, width)
-        E = Encoder(common.DCGANEncoder(image_shape, nw, width))
-    elif backbone == "stylegan":
-        gain = 0.03 if layers == "released" else 1.0
-        G = common.StyleGenerator(nw, image_shape, width, fmap_base, gain, fmap_max)
-        E = StyleEncoder(image_shape, nw, width, fmap_base, layers, fmap_max)
-    return F, G, E, D
-
-
 # -------------------------------------------------------------------------------------------- model
 
 class ALAE(nn.Module):
@@ -216,8 +197,21 @@ class ALAE(nn.Module):
     def __init__(self, backbone, image_shape, nz, nw, width, d_act, fmap_base=8192, layers="paper", g_end="linear",
                  fmap_max=512):
         super().__init__()
-        self.F, self.G, self.E, self.D = build_networks(
-            backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end, fmap_max)
+        F = common.Mapping(nz, nw, F_DEPTH[backbone], LR_MUL)
+        D = LatentDiscriminator(nw, d_act)
+        if backbone == "mlp":
+            # the paper has G's end open, and the code's is linear, which leaves speckle; BiGAN's
+            # is a sigmoid
+            G = common.MLPGenerator(nw, image_shape, width, common.squash if g_end == "sigmoid" else None)
+            E = Encoder(common.MLPEncoder(image_shape, nw, width))
+        elif backbone == "dcgan":
+            G = common.DCGANGenerator(nw, image_shape, width)
+            E = Encoder(common.DCGANEncoder(image_shape, nw, width))
+        elif backbone == "stylegan":
+            gain = 0.03 if layers == "released" else 1.0
+            G = common.StyleGenerator(nw, image_shape, width, fmap_base, gain, fmap_max)
+            E = StyleEncoder(image_shape, nw, width, fmap_base, layers, fmap_max)
+        self.F, self.G, self.E, self.D = F, G, E, D
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nw, 1
         self.unit_range = backbone == "mlp"     # its networks, and so its R1, work on pixels in [0, 1], as in the code
         self.grows = backbone == "stylegan"
@@ -319,15 +313,13 @@ def parse_args(argv=None):
     add("--g-end", "last activation of G (code: linear)",
         only=dict(backbone="mlp"), choices=["sigmoid", "linear"])
     add("--mixing", "share of images that mix the styles of two codes (StyleGAN 0.9; code: of batches)",
-        only=STYLE,
-        type=common.fraction, metavar="P")
+        only=STYLE, type=common.fraction, metavar="P")
     add("--fade", "growth of alpha (code: half a wave of a sine)",
         only=STYLE, choices=["linear", "sine"])
     add("--adam-state", "state of Adam at a new level (code: fresh)",
         only=STYLE, choices=["kept", "fresh"])
     add("--freeze-d", "blocks of E, from the image on, that stay as --init has them (FreezeD; ours)",
-        rare=True,
-        type=common.count, default=0, metavar="N")
+        rare=True, type=common.count, default=0, metavar="N")
     add("--fmap-max", "most channels, over --width (code: 512, celeba 256)", only=STYLE, rare=True,
         type=common.positive(int), default=512, metavar="N")
     add("--layers", "gains, slope, biases of E's and G's ends",
@@ -337,8 +329,7 @@ def parse_args(argv=None):
     add("--official", "checkpoint of the authors' code, made into a run folder; with --out and --batch alone",
         metavar="FILE", default=SUPPRESS)
     add("--export", "file for the authors' code to write the averaged weights of --resume RUN to",
-        metavar="FILE",
-        default=SUPPRESS)
+        metavar="FILE", default=SUPPRESS)
     return common.resolve(parser, "alae", SETTINGS, argv, networks=network_args,
                           formerly=dict(g_end="linear", fmap_max=512))
 

@@ -1642,7 +1642,7 @@ def hold(net, args):
         raise Error(f"--freeze-d {n} is too many: {args.backbone} has {len(blocks)} blocks here; pass fewer")
     if isinstance(net, Growing):                # its blocks begin at 4 px
         blocks = [net.from_rgb] + blocks[::-1]
-        n += n > 0
+        n += 1
     for block in blocks[:n]:
         block.requires_grad_(False)
 

@@ -457,45 +457,49 @@ class PairDiscriminator(nn.Module):
         return self.net(torch.cat([self.trunk(x), z], 1))
 
 
-def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192, d_norm="off"):
-    """-> G, E, D for images of image_shape (C, H, W); D is None where the objective has none."""
-    judges, D = JUDGES.get(objective), None
-    n_code = 2 * nz if objective == "ali" else nz
-    pixels = math.prod(image_shape)
-    hidden = max(1024 // width, 1)
-    norms = (False, d_norm == "on")
-    if backbone == "mlp":
-        G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
-        E = MLP(pixels, n_code, hidden, (False, objective != "age"))        # AGE's has no batch norm here: ours
-        if judges:
-            D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden, norms)
-        trunk = nn.Flatten()
-    elif backbone == "dcgan":
-        G, E = ConvGenerator(nz, image_shape, width), ConvNet(image_shape, n_code, width, norm=judges != "x, z")
-        trunk = ConvTrunk(image_shape, width, norm=False)
-        if judges == "x":
-            D = ConvNet(image_shape, 1, width, norm=False)
-        elif judges:
-            D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else MLP(trunk.n_out + nz, 1, hidden, norms)
-    elif backbone == "stylegan":                # ours; E is without minibatch deviation
-        G, E = StyleImages(nz, image_shape, width, fmap_base), common.StyleCritic(image_shape, nz, width, fmap_base, 0)
-        D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else common.StyleCritic(image_shape, 1, width, fmap_base)
-    if judges == "x, z":
-        D = PairDiscriminator(trunk, D)
-    scale = nz**-0.5 if backbone != "mlp" and PRIORS.get(objective) is sphere else 1.0     # codes begin with z's norm
-    E = {"ali": GaussianEncoder, "age": SphereEncoder}.get(objective, Encoder)(E, scale)
-    return G, E, D
-
-
 # -------------------------------------------------------------------------------------------- model
 
 class Autoencoder(nn.Module):
-    """G, E, D, and what `eval.py` asks of any model (eval mode).  The family has no mapping:
-    w is z."""
+    """G, E, D (None where the objective has none), and what `eval.py` asks of any model (eval
+    mode).  The family has no mapping: w is z."""
 
     def __init__(self, backbone, image_shape, nz, width, objective, fmap_base=8192, d_norm="off"):
         super().__init__()
-        self.G, self.E, self.D = build_networks(backbone, image_shape, nz, width, objective, fmap_base, d_norm)
+        judges, D = JUDGES.get(objective), None
+        n_code = 2 * nz if objective == "ali" else nz
+        pixels = math.prod(image_shape)
+        hidden = max(1024 // width, 1)
+        norms = (False, d_norm == "on")
+        if backbone == "mlp":
+            G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(),
+                              nn.Unflatten(1, image_shape))
+            E = MLP(pixels, n_code, hidden, (False, objective != "age"))    # AGE's has no batch norm here: ours
+            if judges:
+                D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden, norms)
+            trunk = nn.Flatten()
+        elif backbone == "dcgan":
+            G = ConvGenerator(nz, image_shape, width)
+            E = ConvNet(image_shape, n_code, width, norm=judges != "x, z")
+            trunk = ConvTrunk(image_shape, width, norm=False)
+            if judges == "x":
+                D = ConvNet(image_shape, 1, width, norm=False)
+            elif judges == "z":
+                D = MLP(nz, 1, max(256 // width, 1))
+            elif judges:
+                D = MLP(trunk.n_out + nz, 1, hidden, norms)
+        elif backbone == "stylegan":            # ours; E is without minibatch deviation
+            G = StyleImages(nz, image_shape, width, fmap_base)
+            E = common.StyleCritic(image_shape, nz, width, fmap_base, 0)
+            if judges == "z":
+                D = MLP(nz, 1, max(256 // width, 1))
+            else:
+                D = common.StyleCritic(image_shape, 1, width, fmap_base)
+        if judges == "x, z":
+            D = PairDiscriminator(trunk, D)
+        # codes begin with z's norm
+        scale = nz**-0.5 if backbone != "mlp" and PRIORS.get(objective) is sphere else 1.0
+        kind = {"ali": GaussianEncoder, "age": SphereEncoder}.get(objective, Encoder)
+        self.G, self.E, self.D = G, kind(E, scale), D
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nz, 1
         self.sample = PRIORS.get(objective)
         self.grows = backbone == "stylegan"

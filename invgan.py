@@ -338,21 +338,6 @@ class Discriminator(nn.Module):
         return Judged(code=out[:, 1:], score=out[:, :1], features=f)
 
 
-def build_networks(backbone, image_shape, nz, nw, width, fmap_base):
-    """-> M, G, D for images of image_shape (C, H, W)."""
-    M = common.Mapping(nz, nw, M_DEPTH[backbone], LR_MUL)
-    if backbone == "mlp":
-        G, D = common.MLPGenerator(nw, image_shape, width), common.MLPEncoder(image_shape, 1 + nw, width)
-    elif backbone == "dcgan":
-        G, D = common.DCGANGenerator(nw, image_shape, width), common.DCGANEncoder(image_shape, 1 + nw, width)
-    elif backbone == "biggan":
-        G, D = BigGANGenerator(nw, image_shape, width), BigGANDiscriminator(image_shape, 1 + nw, width)
-    elif backbone == "stylegan":                # StyleGAN (2019); the paper cites StyleGAN2 and StyleGAN alike
-        G = common.StyleGenerator(nw, image_shape, width, fmap_base)
-        D = common.StyleCritic(image_shape, 1 + nw, width, fmap_base, std_group=0)
-    return M, G, Discriminator(D)
-
-
 # -------------------------------------------------------------------------------------------- model
 
 class InvGAN(nn.Module):
@@ -360,7 +345,20 @@ class InvGAN(nn.Module):
 
     def __init__(self, backbone, image_shape, nz, nw, width=1, fmap_base=8192):
         super().__init__()
-        self.M, self.G, self.D = build_networks(backbone, image_shape, nz, nw, width, fmap_base)
+        self.M = common.Mapping(nz, nw, M_DEPTH[backbone], LR_MUL)
+        if backbone == "mlp":
+            self.G = common.MLPGenerator(nw, image_shape, width)
+            D = common.MLPEncoder(image_shape, 1 + nw, width)
+        elif backbone == "dcgan":
+            self.G = common.DCGANGenerator(nw, image_shape, width)
+            D = common.DCGANEncoder(image_shape, 1 + nw, width)
+        elif backbone == "biggan":
+            self.G = BigGANGenerator(nw, image_shape, width)
+            D = BigGANDiscriminator(image_shape, 1 + nw, width)
+        elif backbone == "stylegan":            # StyleGAN (2019); the paper cites StyleGAN2 and StyleGAN alike
+            self.G = common.StyleGenerator(nw, image_shape, width, fmap_base)
+            D = common.StyleCritic(image_shape, 1 + nw, width, fmap_base, std_group=0)
+        self.D = Discriminator(D)
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nw, 1
         self.grows = backbone == "stylegan"
         if self.grows:

@@ -156,13 +156,11 @@ class InvertibleNetwork(nn.Module):
     A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2
     wide, with leaky ReLU 0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2), h
     being 0 at first.  After each coupling the order of the dimensions is reversed, so that the
-    halves take turns.  All of it is in fp32.  Raises ValueError for an odd n.
+    halves take turns, so n is even.  All of it is in fp32.
     """
 
     def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
         super().__init__()
-        if n % 2:
-            raise ValueError(f"an invertible network needs an even dimension, not {n}")
         self.affine = coupling == "affine"
         out = n if self.affine else n // 2
         self.tau = nn.ModuleList(nn.ModuleList(
@@ -277,23 +275,6 @@ class ResidualEncoder(nn.Module):
         return self.head(self.trunk(x))
 
 
-def build_networks(backbone, image_shape, nz, nw, width, fmap_base, rgb, inference):
-    """-> g, c, f for images of image_shape (C, H, W);
-    f is None without inference, and has 2 nz outputs for "vae"."""
-    if backbone == "mlp":
-        g = common.MLPGenerator(nw, image_shape, width, last=torch.tanh if rgb == "tanh" else None)
-        c = common.MLPEncoder(image_shape, 1, width)
-        f = common.MLPEncoder
-    elif backbone == "dcgan":
-        g, c = common.DCGANGenerator(nw, image_shape, width), common.DCGANEncoder(image_shape, 1, width)
-        f = common.DCGANEncoder
-    elif backbone == "stylegan":
-        g = (TanhGenerator if rgb == "tanh" else common.StyleGenerator)(nw, image_shape, width, fmap_base)
-        c = common.StyleCritic(image_shape, 1, width, fmap_base)
-        f = partial(ResidualEncoder, closing_norm=inference != "vae")
-    return g, c, f(image_shape, 2 * nz if inference == "vae" else nw, width) if inference else None
-
-
 # -------------------------------------------------------------------------------------------- model
 
 class Decoder(nn.Module):
@@ -303,7 +284,21 @@ class Decoder(nn.Module):
     def __init__(self, backbone, image_shape, nz, nw, width=1, fmap_base=8192, mapping="flow", coupling="additive",
                  depth=4, rgb="linear", inference=None):
         super().__init__()
-        self.g, self.c, self.f = build_networks(backbone, image_shape, nz, nw, width, fmap_base, rgb, inference)
+        if backbone == "mlp":
+            self.g = common.MLPGenerator(nw, image_shape, width, last=torch.tanh if rgb == "tanh" else None)
+            self.c = common.MLPEncoder(image_shape, 1, width)
+            f = common.MLPEncoder
+        elif backbone == "dcgan":
+            self.g = common.DCGANGenerator(nw, image_shape, width)
+            self.c = common.DCGANEncoder(image_shape, 1, width)
+            f = common.DCGANEncoder
+        elif backbone == "stylegan":
+            kind = TanhGenerator if rgb == "tanh" else common.StyleGenerator
+            self.g = kind(nw, image_shape, width, fmap_base)
+            self.c = common.StyleCritic(image_shape, 1, width, fmap_base)
+            f = partial(ResidualEncoder, closing_norm=inference != "vae")
+        if inference:                           # stage 2
+            self.f = f(image_shape, 2 * nz if inference == "vae" else nw, width)
         if mapping == "flow":
             self.phi = InvertibleNetwork(nw, depth, coupling, LR_MUL)
             self.unmap = self.phi.to_z          # w -> z, exactly; absent where the mapping has no inverse
@@ -433,25 +428,20 @@ def parse_args(argv=None):
     add("--coupling", "couplings of the invertible network: of eqs. 3 and 4, or with a scale too (section 2.1)",
         only=flow, rare=True, choices=["additive", "affine"])
     add("--depth", "number of couplings (paper: \"layer number 8\"; code: 4 of 2 layers)",
-        only=flow, rare=True,
-        type=common.positive(int), metavar="N")
+        only=flow, rare=True, type=common.positive(int), metavar="N")
     add("--adversarial", "form of eq. 6 (paper: wasserstein; code: logistic)",
         choices=["wasserstein", "logistic"])
     add("--gamma", "weight of R1's term, which is gamma / 2 |grad c|^2 (eq. 6)",
         type=float, metavar="W")
     add("--rgb", "last activation of g (code: tanh)",
-        only=dict(backbone=("mlp", "stylegan")), rare=True,
-        choices=["linear", "tanh"])
+        only=dict(backbone=("mlp", "stylegan")), rare=True, choices=["linear", "tanh"])
     add("--flip", "mirroring of half of the images (code, on FFHQ: on)", choices=["off", "on"])
     add("--adam-state", "state of Adam at a new level (code: fresh)",
-        only=STAGE_1 | STYLE, rare=True,
-        choices=["kept", "fresh"])
+        only=STAGE_1 | STYLE, rare=True, choices=["kept", "fresh"])
     add("--freeze-d", "blocks of c, from the image on, that stay as --init has them (FreezeD; ours)",
-        only=STAGE_1,
-        rare=True, type=common.count, default=0, metavar="N")
+        only=STAGE_1, rare=True, type=common.count, default=0, metavar="N")
     add("--mixing", "share of images that mix the styles of two codes (StyleGAN 0.9)",
-        only=STAGE_1 | STYLE,
-        type=common.fraction, metavar="P")
+        only=STAGE_1 | STYLE, type=common.fraction, metavar="P")
     add = parser.group("method, stage 2")
     add("--decoder", "run of stage 1", only=STAGE_2, default="", metavar="RUN")
     add("--inference", "output of f: w, or mean and log variance of z (section 5.3)", only=STAGE_2,
@@ -463,15 +453,13 @@ def parse_args(argv=None):
     add("--perceptual-norm", "norm of eq. 5 (code: mse)",
         only=STAGE_2, rare=True, choices=["l2", "mse"])
     add("--beta", "weight of the perceptual loss (eq. 8: 0.001 with vgg16; code: 5e-5 with mse)",
-        only=STAGE_2,
-        type=float, metavar="W")
+        only=STAGE_2, type=float, metavar="W")
     add("--pixel-weight", "weight of the mean squared error (code: 1)",
         only=STAGE_2, type=float, metavar="W")
     add("--adversarial-weight", "weight of f's adversarial loss (code: 0.1)",
         only=STAGE_2, type=float, metavar="W")
     add("--critic", "critic in stage 2: finetune, as the code, or frozen, as eq. 8's asterisk says",
-        only=STAGE_2,
-        choices=["finetune", "frozen"])
+        only=STAGE_2, choices=["finetune", "frozen"])
     add("--log-gradients", "gradients.csv, a row a step: mean |gradient| of f's first, middle, last layer, and losses",
         only=STAGE_2, rare=True, action="store_true")
     args = common.resolve(parser, "lia", SETTINGS, argv, partial(inherit, parser),
