@@ -330,7 +330,7 @@ def parse_args(argv=None):
         metavar="FILE", default=SUPPRESS)
     add("--export", "file for the authors' code to write the averaged weights of --resume RUN to",
         metavar="FILE", default=SUPPRESS)
-    return common.resolve(parser, "alae", SETTINGS, argv, networks=network_args,
+    return common.resolve(parser, "alae", SETTINGS, argv, network_args,
                           formerly=dict(g_end="linear", fmap_max=512))
 
 

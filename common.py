@@ -637,8 +637,8 @@ def set_rate(lr, *optimizers):
 class Draw:
     """What the steps of a run draw: every process draws for the whole batch and takes its share.
 
-    model: whose prior it is, and on stylegan whose
-    generator.  mixing: share of images that mix styles.
+    model: whose prior it is, and on stylegan whose generator.  mixing: share of images that mix
+    styles.
     """
 
     def __init__(self, model, rng, rank=0, world=1, mixing=0.0):
@@ -748,12 +748,10 @@ def fixed_inputs(model, images, seed, device):
 
 @torch.no_grad()
 def inversion_errors(model, x, z):
-    """How well a model inverts images x (N, C, H, W) in [-1,
-    1] and codes of z (N, nz) that it was not trained on.
+    """How far off images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) come back.
 
-    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean
-    |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|. recip_w is "" if z is
-    None (a model without a prior), and all are "" without an encoder.
+    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w,
+    mean |E(G(w)) - w|.  recip_w is "" if z is None, and all are "" without an encoder.
     """
     if not hasattr(model, "encode"):
         return dict.fromkeys(Run.MEASURES, "")
@@ -858,8 +856,8 @@ class VGG(nn.Module):
 def start(args):
     """Join the other processes of `torchrun`, if any, and seed.  -> device, rank, world.
 
-    Sets args.precision if it is "auto".  Raises `Error`
-    for a missing device or a batch that does not divide.
+    Sets args.precision if it is "auto".  Raises `Error` for a batch that does not divide, and as
+    `join`.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if args.batch % world:
@@ -918,8 +916,7 @@ def notes(args, device):
 
 
 def join(name):
-    """Join the other processes of `torchrun`, if any.
-    -> device, rank, world.  name: see `find_device`.
+    """Join the other processes of `torchrun`, if any.  -> device, rank, world.
 
     One process a GPU (NCCL), or several on the CPU (gloo).  Processes wait for each other as long
     as it takes; if one dies, the job ends, see `watch`.  fp32 is fp32 from here on, not TF32.
@@ -1038,8 +1035,7 @@ def keep_memory():
 
 @contextlib.contextmanager
 def rank_zero_first():
-    """Process 0 runs the block, or raises its error, first,
-    so that the others find what it downloads."""
+    """Process 0 runs the block first, so that the others find what it downloads."""
     first = int(os.environ.get("RANK", 0)) == 0
     if dist.is_initialized() and not first:
         dist.barrier()
@@ -1163,11 +1159,10 @@ def size(text):
 
 
 def method_parser(doc, backbones, grows=None):
-    """-> a `Parser` with the flags that all four scripts
-    share.  doc: of the script; its first line heads --help.
+    """-> a `Parser` with the flags that all four scripts share.
 
-    backbones: their names.  grows: the condition under
-    which a run grows, by default that it is a stylegan.
+    doc: of the script; its first line heads --help.  backbones: their names.  grows: the condition
+    under which a run grows, by default that it is a stylegan.
     """
     parser = Parser(doc.partition("\n")[0], usage=f"python {Path(sys.argv[0]).name} [--flag value] ...")
     style = dict(backbone="stylegan")
@@ -1252,7 +1247,7 @@ def look_up(table, values, given):
     table: (condition, settings, ...) each; later rows
     refine earlier ones, none changes what is given.
     """
-    values = {**values, **given}
+    values = values | given
     source = dict.fromkeys(given, "given")
     for condition, *rows in table:
         for row in rows if holds(condition, values) else ():
@@ -1268,7 +1263,7 @@ BY_LEVEL = ("kimg", "batch", "lr", "lr_d", "snapshot_kimg")     # of stylegan, w
 def say_defaults(parser, table, defaults):
     """End the help of each flag that the table sets with its value, by backbone if they differ."""
     backbones = [b for a in parser._actions if a.dest == "backbone" for b in a.choices if b != "auto"]
-    taken = [look_up(table, {**defaults, "data": ""}, dict(backbone=b))[0] for b in backbones]
+    taken = [look_up(table, defaults | dict(data=""), dict(backbone=b))[0] for b in backbones]
     for action in parser._actions:
         if action.default is None and action.help != SUPPRESS:
             values = {b: v[action.dest] for b, v in zip(backbones, taken, strict=True) if v[action.dest] is not None}
@@ -1280,26 +1275,25 @@ def say_defaults(parser, table, defaults):
 
 
 def settings_of(run, given, method, parser, networks, formerly):
-    """-> the settings of the networks of --init's run.
-    Raises `Error` if one is given otherwise."""
-    stored = {**(formerly or {}), **read_args(run, method, parser)}
-    settings = {**networks(stored), "resolution": stored["resolution"]}
+    """-> the settings of the networks of --init's run.  Raises `Error` if one is given otherwise."""
+    stored = formerly | read_args(run, method, parser)
+    settings = networks(stored) | dict(resolution=stored["resolution"])
     _, h, w = settings.pop("image_shape")
     for name, value in settings.items():
         if name in given and str(given[name]) != str(value):
             raise Error(f"the networks of {run} have {flag(name)} {value}, not {given[name]}; leave the flag out, or "
                         f"begin without --init")
-    return {**settings, "start_resolution": max(h, w)}          # it has grown
+    return settings | dict(start_resolution=max(h, w))          # it has grown
 
 
-def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=None):
+def resolve(parser, method, table, argv, networks, formerly, inherit=None):
     """argv -> Namespace of all settings: explicit flag > table (see `look_up`) > parser's default.
 
-    With --resume the run's own args.json takes the place of table and defaults.
-    networks(args) -> the arguments of the method's model.  inherit(given) ->
-    settings of another run to begin from.  formerly: settings of runs from before
-    their flags.  Adds `method`, `source` and `resume`, a path or "".  Raises
-    `Error` for a flag that has no meaning with the others, or contradicts the run.
+    With --resume the run's own args.json takes the place of table and defaults.  networks(args) ->
+    the arguments of the method's model.  formerly: settings of runs from before their flags.
+    inherit(given) -> settings of another run to begin from.  Adds `method`, `source` and `resume`,
+    a path or "".  Raises `Error` for a flag that has no meaning with the others, or contradicts
+    the run.
     """
     defaults = vars(parser.parse_args([]))
     unset = object()
@@ -1317,7 +1311,7 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=N
         stored = read_args(run, method, parser)
         if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - stored.keys():
             raise damaged(Path(run, "args.json"), f"{min(missing)} is missing")
-        stored = {**(formerly or {}), **stored}
+        stored = formerly | stored
     elif given.get("backbone") == "auto":
         del given["backbone"]
     inherited = inherit(given) if inherit and not run else {}
@@ -1327,7 +1321,7 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=N
         given["init"] = str(Path(given["init"]).resolve())
     elif given.get("freeze_d") and not run:
         raise Error("--freeze-d keeps what --init RUN has learnt; add that, or leave it out")
-    values, source = look_up(table, defaults, stored or {**inherited, **given})
+    values, source = look_up(table, defaults, stored or inherited | given)
     source.update(dict.fromkeys(inherited.keys() - given.keys(), "inherited"))
 
     useless = {a.dest: a.only for a in parser._actions if not holds(getattr(a, "only", {}), values)}
@@ -1670,14 +1664,13 @@ def load_model(run, method, make_model, device, weights, kimg):
 
 
 class Run:
-    """The folder of a run that trains: log.csv, checkpoint.pt,
-    pictures.  Process 0 writes, and shows progress.
+    """The folder of a run that trains: log.csv, checkpoint.pt, pictures.  Process 0 writes, and
+    shows progress.
 
-    args: the resolved arguments, with `out`.  state: name -> what training
-    changes (modules, optimisers, torch generators).  losses: their names, in the
-    order of `step`.  growth: a `Growth`, for the progress line.  trace: a file of
-    the folder for a row of losses a step, or "".  With args.resume the checkpoint
-    is read into state.  Raises `Error` for a folder that already holds a run.
+    args: with `out`; with args.resume the checkpoint is read into state.  state: name -> what
+    training changes (modules, optimisers, torch generators).  losses: their names, in the order
+    of `step`.  trace: a file of the folder for a row of losses a step, or "".  Raises `Error` for
+    a folder that already holds a run.
     """
     HEADER = ("kimg", "seconds", "images/s", "lr", "level", "alpha", "peak_gb")
     MEASURES = ("mse", "recip_x", "recip_w")

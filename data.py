@@ -566,10 +566,11 @@ class Store:
     """The image files of a folder or zip, in the order
     of their names.  Raises DataError if it is no zip.
 
-    images: names below `top`, the folder that holds them all or one above that
-    has a dataset.json tables: the folders below `top` that have one;  left_out:
-    kinds of files that do not count -> how many place: the store's name, also
-    of its pyramid;  shape, divisors: see `survey`;  bad: see `reading`
+    images: names below `top`, the folder that holds them all, or one above that has a dataset.json
+    tables: the folders below `top` that have one
+    left_out: kinds of files that do not count -> how many
+    place: the store's name, also of its pyramid
+    shape, divisors: see `survey`;  bad: see `reading`
     """
 
     def __init__(self, path, skip_bad=False):
@@ -1127,13 +1128,12 @@ def similarity(f, k=NEIGHBOURS):
 
 
 def manifold_ranking(f, queries, k=NEIGHBOURS, alpha=ALPHA, tolerance=1e-12):
-    """f* = (I - alpha S)^-1 y, y 1 at the queries and else 0, by
-    conjugate gradients.  (Zhou et al. 2003, step 4) f (N, d) features
-    -> (N,) float64, large if a walk from the queries comes by often."""
-    S = similarity(f, k)
+    """f* = (I - alpha S)^-1 y, y 1 at the queries and else 0, by conjugate gradients, of features
+    f (N, d).  (Zhou et al. 2003, step 4)
 
-    def A(v):
-        return v - alpha * torch.mv(S, v)
+    -> (N,) float64, large if a walk from the queries comes by often.
+    """
+    S = similarity(f, k)
     y = torch.zeros(len(f), dtype=torch.float64, device=f.device)
     y[queries] = 1
     x = torch.zeros_like(y)
@@ -1141,7 +1141,7 @@ def manifold_ranking(f, queries, k=NEIGHBOURS, alpha=ALPHA, tolerance=1e-12):
     p = y.clone()
     rr = r @ r
     while rr > tolerance**2 * (y @ y):                  # eigenvalues are in 1 -+ alpha: 0.99 takes 150 steps or so
-        Ap = A(p)
+        Ap = p - alpha * torch.mv(S, p)
         step = rr / (p @ Ap)
         x += step * p
         r -= step * Ap

@@ -85,8 +85,8 @@ def gaussian_kl(z):
 
 
 def faae(nets, opt, x, draw, amp, h):
-    """F-AAE (eq. 4): min_{G,E} max_D  log D(x) + log(1 -
-    D(G(z))) + alpha ||z - E(G(z))||,  alpha = W_re / W_adv.
+    """F-AAE (eq. 4): min_{G,E} max_D  log D(x) + log(1 - D(G(z))) + alpha ||z - E(G(z))||,
+    alpha = W_re / W_adv.
 
     ||.|| is d, by default the mean square (as printed: --reenc l2).  The print swaps the indices of
     E and G. Adam divides a gradient by its running size, so a weight cancels if each phase has an
@@ -181,8 +181,8 @@ def ali(nets, opt, x, draw, amp, h):
 
 
 def age(nets, opt, x, draw, amp, h, W_x=10):
-    """AGE: E min KL(E(x)) - W_fake KL(E(G(z))) + W_x |x -
-    G(E(x))|;  G min KL(E(G(z))) + W_re (2 - mean z E(G(z))).
+    """AGE: E min KL(E(x)) - W_fake KL(E(G(z))) + W_x |x - G(E(x))|;
+    G min KL(E(G(z))) + W_re (2 - mean z E(G(z))).
 
     W_x is of pixels in [0, 1].  mean z E(G(z)) is over
     dimensions too, a cosine / nz: the published W_re is 1000.
@@ -635,7 +635,7 @@ def parse_args(argv=None):
         type=common.positive(int), metavar="N")
     add("--d-norm", "batch norm in D's MLP (BiGAN on MNIST: on)", only=dict(objective="bigan"), rare=True,
         choices=["off", "on"])
-    args = common.resolve(parser, "faae", SETTINGS, argv, networks=network_args)
+    args = common.resolve(parser, "faae", SETTINGS, argv, network_args, formerly={})
     if args.backbone == "stylegan" and args.objective not in ("faae", "aae"):
         raise Error(f"--backbone stylegan is for --objective faae or aae; take another backbone for {args.objective}")
     if args.nw not in (0, args.nz):

@@ -278,11 +278,8 @@ class DownBlock(nn.Module):
 
 
 class BigGANDiscriminator(nn.Module):
-    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more
-    blocks at 8 px; the score is of the sum over pixels.
-
-    (section 3.1)
-    """
+    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more blocks at 8 px; the score is of the
+    sum over pixels.  (section 3.1)"""
 
     def __init__(self, image_shape, n_out, width=1):
         super().__init__()
@@ -469,8 +466,8 @@ def parse_args(argv=None):
     add("--vgg", "weights of VGG-16, whose features are compared as well", only=RESTYLE, default="", metavar="FILE")
     add("--perceptual-weight", "weight of the distance of these features (default: 0.8)",
         only=RESTYLE | dict(vgg=True), type=float, metavar="W")
-    args = common.resolve(parser, "invgan", SETTINGS, argv, inherit, networks=network_args,
-                          formerly=dict(gan_codes="both", targets="held"))
+    formerly = dict(gan_codes="both", targets="held")
+    args = common.resolve(parser, "invgan", SETTINGS, argv, network_args, formerly, inherit)
     if args.init and not args.resume and (getattr(args, "restyle", "") or "generator" in common.read_args(args.init)):
         raise Error("--init does not go with --restyle, whose generator is trained already; leave it out")
     if args.patches and (args.patches not in RESOLUTIONS[args.backbone] or getattr(args, "grow", False)):
@@ -592,8 +589,8 @@ MEAN_OF = 10_000            # codes of the prior whose mean is the first code
 
 
 def restyle_step(nets, opt, x, start, args, eps=None, amp=nullcontext):
-    """One iteration of ReStyle on real images x (B, C,
-    H, W); E moves once, down the losses of all N steps.
+    """One iteration of ReStyle on real images x (B, C, H, W); E moves once, down the losses of
+    all N steps.
 
     nets: E, and G, frozen.  opt: an Adam of E.  start: the mean code w_0 (nw,) and its picture y_0
     (C, H, W).  eps: images -> list of features, or None.  amp: context of bf16 passes.  -> the loss

@@ -462,8 +462,8 @@ def parse_args(argv=None):
         only=STAGE_2, choices=["finetune", "frozen"])
     add("--log-gradients", "gradients.csv, a row a step: mean |gradient| of f's first, middle, last layer, and losses",
         only=STAGE_2, rare=True, action="store_true")
-    args = common.resolve(parser, "lia", SETTINGS, argv, partial(inherit, parser),
-                          formerly=dict(rgb="linear"), networks=network_args)
+    args = common.resolve(parser, "lia", SETTINGS, argv, network_args, formerly=dict(rgb="linear"),
+                          inherit=partial(inherit, parser))
     if args.init and args.stage == "2":
         raise Error("--init is for --stage 1, because stage 2 begins from its decoder; leave it out")
     if args.init and not args.resume and common.read_args(args.init).get("stage") == "2":

@@ -195,7 +195,7 @@ def resolve(*flags):
         (dict(backbone="mlp"), common.OURS(lr=0.1, kimg=10.0, gamma=1.0)),
         (dict(backbone="mlp", data=("digits", "letters")), common.PAPER(kimg=5.0)),
         (dict(recipe="official"), common.CODE(kimg=7.0, gamma=10.0))]
-    return common.resolve(PARSER(), "alae", table, list(flags))
+    return common.resolve(PARSER(), "alae", table, list(flags), networks=dict, formerly={})
 
 
 def PARSER():
