@@ -30,7 +30,7 @@ class Exercise(NamedTuple):
 
 EXERCISES = [
     Exercise("logistic", "The logistic loss", "ALAE, Algorithm 1: f = softplus",
-        "softplus(t), log(1 + e^t) as a mean over all scores, in fp32; no overflow at t = 1000",
+        "mean_softplus(t), the mean of log(1 + e^t) over all scores, in fp32; no overflow at t = 1000",
         "ALAE Alg. 1: f(t) = log(1 + e^t), a mean over the batch", 5, 5, ("common.py: mean_softplus",)),
     Exercise("equal-linear", "An equalised layer", "ProGAN (1710.10196), section 4.1",
         "the parameters weight and bias (or None), the constants scale and lr_mul, and the forward pass",
