@@ -36,7 +36,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import CODE, OURS, PAPER, EqualConv2d, EqualLinear, adam, lrelu, plain, r1, softplus, update
+from common import CODE, OURS, PAPER, EqualConv2d, EqualLinear, adam, lrelu, mean_softplus, r1, uncompiled, update
 
 BETAS = (0.0, 0.99)         # Adam's beta_1, beta_2 (section 6)
 F_DEPTH = dict(mlp=6, dcgan=6, stylegan=8)      # layers of F (StyleALAE: section 5; mlp: the code; dcgan: ours)
@@ -63,16 +63,16 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
         fake = G(draw.mix(w, F))            # style mixing in steps I and II, as in the code; the paper has it open
     with amp():
         fake_score = D(E(fake))
-        real_score = plain(D)(plain(E)(x.requires_grad_()))     # never compiled: R1 differentiates it twice
+        real_score = uncompiled(D)(uncompiled(E)(x.requires_grad_()))  # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(real_score, x)     # gradient with respect to x, as in the code; the paper prints theta
-    L_ED = softplus(fake_score) + softplus(-real_score)             # line 6, which is eq. 1 with f(t) = -softplus(-t)
+    L_ED = mean_softplus(fake_score) + mean_softplus(-real_score)           # line 6: eq. 1, f(t) = -softplus(-t)
     update(L_ED + R1, opt.E, opt.D)                                         # line 7
     if mean_w is not None:
         mean_w.lerp_(w.float().mean(0), 1 - MEAN_W)
 
     # Step II: F and G fool them (lines 8-11)
     with amp():
-        L_FG = softplus(-D(E(G(draw.mix(F(draw.z(B)), F)))))                # line 9, line 10
+        L_FG = mean_softplus(-D(E(G(draw.mix(F(draw.z(B)), F)))))           # line 9, line 10
     update(L_FG, opt.F, opt.G)                                              # line 11
 
     # Step III: E inverts G in latent space (lines 12-15)
@@ -189,25 +189,6 @@ class StyleEncoder(common.Growing):
         return self.features(x)[0]
 
 
-def build_networks(backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end, fmap_max):
-    """-> F, G, E, D for images of image_shape (C, H, W)."""
-    F = common.Mapping(nz, nw, F_DEPTH[backbone], LR_MUL)
-    D = LatentDiscriminator(nw, d_act)
-    if backbone == "mlp":
-        # the paper has G's end open, and the code's is
-        # linear, which leaves speckle; BiGAN's is a sigmoid
-        G = common.MLPGenerator(nw, image_shape, width, common.squash if g_end == "sigmoid" else None)
-        E = Encoder(common.MLPEncoder(image_shape, nw, width))
-    elif backbone == "dcgan":
-        G = common.DCGANGenerator(nw, image_shape, width)
-        E = Encoder(common.DCGANEncoder(image_shape, nw, width))
-    elif backbone == "stylegan":
-        gain = 0.03 if layers == "released" else 1.0
-        G = common.StyleGenerator(nw, image_shape, width, fmap_base, gain, fmap_max)
-        E = StyleEncoder(image_shape, nw, width, fmap_base, layers, fmap_max)
-    return F, G, E, D
-
-
 # -------------------------------------------------------------------------------------------- model
 
 class ALAE(nn.Module):
@@ -216,8 +197,21 @@ class ALAE(nn.Module):
     def __init__(self, backbone, image_shape, nz, nw, width, d_act, fmap_base=8192, layers="paper", g_end="linear",
                  fmap_max=512):
         super().__init__()
-        self.F, self.G, self.E, self.D = build_networks(
-            backbone, image_shape, nz, nw, width, d_act, fmap_base, layers, g_end, fmap_max)
+        F = common.Mapping(nz, nw, F_DEPTH[backbone], LR_MUL)
+        D = LatentDiscriminator(nw, d_act)
+        if backbone == "mlp":
+            # the paper has G's end open, and the code's is linear, which leaves speckle; BiGAN's
+            # is a sigmoid
+            G = common.MLPGenerator(nw, image_shape, width, common.squash if g_end == "sigmoid" else None)
+            E = Encoder(common.MLPEncoder(image_shape, nw, width))
+        elif backbone == "dcgan":
+            G = common.DCGANGenerator(nw, image_shape, width)
+            E = Encoder(common.DCGANEncoder(image_shape, nw, width))
+        elif backbone == "stylegan":
+            gain = 0.03 if layers == "released" else 1.0
+            G = common.StyleGenerator(nw, image_shape, width, fmap_base, gain, fmap_max)
+            E = StyleEncoder(image_shape, nw, width, fmap_base, layers, fmap_max)
+        self.F, self.G, self.E, self.D = F, G, E, D
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nw, 1
         self.unit_range = backbone == "mlp"     # its networks, and so its R1, work on pixels in [0, 1], as in the code
         self.grows = backbone == "stylegan"
@@ -319,15 +313,13 @@ def parse_args(argv=None):
     add("--g-end", "last activation of G (code: linear)",
         only=dict(backbone="mlp"), choices=["sigmoid", "linear"])
     add("--mixing", "share of images that mix the styles of two codes (StyleGAN 0.9; code: of batches)",
-        only=STYLE,
-        type=common.fraction, metavar="P")
+        only=STYLE, type=common.fraction, metavar="P")
     add("--fade", "growth of alpha (code: half a wave of a sine)",
         only=STYLE, choices=["linear", "sine"])
     add("--adam-state", "state of Adam at a new level (code: fresh)",
         only=STYLE, choices=["kept", "fresh"])
     add("--freeze-d", "blocks of E, from the image on, that stay as --init has them (FreezeD; ours)",
-        rare=True,
-        type=common.count, default=0, metavar="N")
+        rare=True, type=common.count, default=0, metavar="N")
     add("--fmap-max", "most channels, over --width (code: 512, celeba 256)", only=STYLE, rare=True,
         type=common.positive(int), default=512, metavar="N")
     add("--layers", "gains, slope, biases of E's and G's ends",
@@ -337,9 +329,8 @@ def parse_args(argv=None):
     add("--official", "checkpoint of the authors' code, made into a run folder; with --out and --batch alone",
         metavar="FILE", default=SUPPRESS)
     add("--export", "file for the authors' code to write the averaged weights of --resume RUN to",
-        metavar="FILE",
-        default=SUPPRESS)
-    return common.resolve(parser, "alae", SETTINGS, argv, networks=network_args,
+        metavar="FILE", default=SUPPRESS)
+    return common.resolve(parser, "alae", SETTINGS, argv, network_args,
                           formerly=dict(g_end="linear", fmap_max=512))
 
 
@@ -370,8 +361,10 @@ def main(argv=None):
     model = ALAE(**network_args(vars(args))).to(device)
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
-    common.begin_from(args, model, device)
-    common.hold(model.E, args)
+    if args.init:
+        common.begin_from(args, model, device)
+    if args.freeze_d:
+        common.hold(model.E, args)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(net, args.lr, BETAS) for name, net in model.named_children()})
@@ -394,8 +387,7 @@ def main(argv=None):
             for optimizer in vars(opt).values():
                 optimizer.state.clear()
         if run.snapshot_due:
-            run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z),
-                         level, alpha)
+            run.snapshot(lr, ema, fixed_x, fixed_z, level, alpha)
         if run.done:
             break
         x = common.to_float(next(batches))
@@ -403,7 +395,7 @@ def main(argv=None):
             x = common.mirror(x, draw.uniform(len(x)))
         losses = train_step(nets, opt, model.see(x), draw, args, amp, getattr(model, "mean_w", None))
         common.average_buffers(model)
-        common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
+        common.update_ema(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
         run.step(losses, batch)
     run.finish()
 
@@ -422,14 +414,9 @@ def make_model(args):
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
-    """The model of a run folder, in eval mode; weights
-    "ema" (averaged) or "raw"; kimg: of --keep-kimg.
-
-    Raises common.Error.
-    """
-    args = common.read_args(run, "alae")
-    with common.fitting(run):
-        return common.load_weights(run, args, make_model(args), weights, device, kimg)
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of
+    --keep-kimg.  Raises common.Error."""
+    return common.load_model(run, "alae", make_model, device, weights, kimg)
 
 
 # ----------------------------------------------------------------------------------- public weights
@@ -491,11 +478,13 @@ def to_public(t, form, nw):
     """map: (C,) or (C, H, W) -> (1, C, H, W).  transposed: a kernel with its first two axes swapped
     and its last two flipped.  middle: row nw of 2 nw, the one that their D reads."""
     if form == "map":
-        return t.reshape(1, len(t), *(t.shape[1:] or (1, 1)))
+        return t.reshape((1, len(t)) + (t.shape[1:] or (1, 1)))
     if form == "transposed":
         return t.transpose(0, 1).flip(2, 3)
     if form == "middle":
-        return torch.cat([t.new_zeros(nw, *t.shape[1:]), t, t.new_zeros(nw - 1, *t.shape[1:])])
+        rows = t.new_zeros((2 * nw,) + t.shape[1:])
+        rows[nw] = t[0]
+        return rows
     return t
 
 
@@ -623,7 +612,7 @@ def official(path, out, batch):
     state = dict(model=model, ema=ema, rng=common.generator(torch.device("cpu"), args.seed, "training"))
     state.update({f"opt_{name}": adam(net, args.lr, BETAS) for name, net in model.named_children()})
     common.save(folder / "checkpoint.pt", dict(
-        args={k: v for k, v in vars(args).items() if k not in (*unknown, "resume")}, seen=0, seconds=0.0,
+        args={k: v for k, v in vars(args).items() if k not in unknown and k != "resume"}, seen=0, seconds=0.0,
         last_snapshot=-1, sums=[0.0] * 4, steps=0,
         state={k: v.get_state() if k == "rng" else v.state_dict() for k, v in state.items()}))
     common.write_atomic(folder / "args.json", json.dumps(vars(args), indent=1).encode())
@@ -694,4 +683,4 @@ def convert(argv):
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

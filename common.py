@@ -3,13 +3,13 @@
     1  Layers        EqualLinear, EqualConv2d, EqualConvTranspose2d, pixel_norm, Mapping
     2  Backbones     mlp: MLPGenerator, MLPEncoder       dcgan: DCGANGenerator, DCGANEncoder
     3  StyleGAN      Growing, StyleGenerator, StyleCritic, mix_styles;  Growth: the schedule
-    4  Losses        softplus, r1
-    5  Weights       adam, update, set_rate, Draw, plain, compiled, average
-    6  Held out      check_input, fixed_inputs, reconstruct, held_out
+    4  Losses        mean_softplus, r1
+    5  Weights       adam, update, set_rate, Draw, uncompiled, compiled, update_ema
+    6  Held out      check_input, fixed_inputs, reconstruct, inversion_errors
     7  Frozen        frozen, VGG
     8  Processes     start, notes, join, watch, rank_zero_first, generator, autocast, average_buffers
     9  Flags         PAPER, CODE, OURS, method_parser, resolve, check_resolution, complete, check_images
-    10 The run       Run: folder, log, checkpoint, progress;  read_args, load_weights
+    10 The run       Run: folder, log, checkpoint, progress;  read_args, load_model
     11 Pictures      to_float, to_uint8, grid, pairs, snapshot_pictures, open_image, show, curves
     12 Errors        Error, command
 
@@ -129,57 +129,6 @@ class Mapping(nn.Module):
         return w
 
 
-class InvertibleNetwork(nn.Module):
-    """LIA's phi: w -> z and its inverse, couplings that
-    share their parameters between the two.  (LIA eqs. 2-4)
-
-    A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2
-    wide, with leaky ReLU 0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2), h
-    being 0 at first.  After each coupling the order of the dimensions is reversed, so that the
-    halves take turns.  All of it is in fp32.  Raises ValueError for an odd n.
-    """
-
-    def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
-        super().__init__()
-        if n % 2:
-            raise ValueError(f"an invertible network needs an even dimension, not {n}")
-        self.affine = coupling == "affine"
-        out = n if self.affine else n // 2
-        self.tau = nn.ModuleList(nn.ModuleList(
-            [EqualLinear(n // 2, n, math.sqrt(2), lr_mul), EqualLinear(n, out, math.sqrt(2), lr_mul)])
-            for _ in range(depth))
-        if self.affine:
-            for tau in self.tau:
-                nn.init.zeros_(tau[1].weight[n // 2:])
-
-    def _shift_and_scale(self, tau, top):
-        h = lrelu(tau[1](lrelu(tau[0](top))))
-        if not self.affine:
-            return h, 1
-        shift, h = h.chunk(2, 1)
-        return shift, torch.sigmoid(h + 2)
-
-    def to_z(self, w):
-        """phi: w (N, n) -> z (N, n)."""
-        with torch.autocast(w.device.type, enabled=False):
-            x = w if w.dtype == torch.float64 else w.float()
-            for tau in self.tau:
-                top, bottom = x.chunk(2, 1)
-                shift, scale = self._shift_and_scale(tau, top)
-                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)   # LIA eq. 3
-        return x
-
-    def to_w(self, z):
-        """phi^-1: z (N, n) -> w (N, n)."""
-        with torch.autocast(z.device.type, enabled=False):
-            x = z if z.dtype == torch.float64 else z.float()
-            for tau in reversed(self.tau):
-                top, bottom = x.flip(1).chunk(2, 1)
-                shift, scale = self._shift_and_scale(tau, top)
-                x = torch.cat([top, bottom / scale - shift], 1)             # LIA eq. 4
-        return x
-
-
 # -------------------------------------------------------------------------------------- 2 Backbones
 # A generator maps (N, nw) to images, an encoder images to (N, n_out).  An encoder is a
 # trunk, whose output is what the papers call long features, and a linear head.
@@ -205,7 +154,7 @@ class MLPGenerator(nn.Module):
     def forward(self, w):
         x = lrelu(self.layer1(w))
         x = lrelu(self.layer2(x))
-        x = self.layer3(x).view(-1, *self.image_shape)
+        x = self.layer3(x).unflatten(1, self.image_shape)
         return self.last(x) if self.last else x
 
 
@@ -524,9 +473,9 @@ def minibatch_std(x, group):
     Groups are smaller where they do not divide the batch.
     """
     group = math.gcd(len(x), group)
-    y = x.view(group, -1, *x.shape[1:]).float()                             # [G,N/G,C,H,W]
+    y = x.unflatten(0, (group, -1)).float()                                 # [G,N/G,C,H,W]
     y = (y.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)  # [N/G]
-    return torch.cat([x, y.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])], 1)
+    return torch.cat([x, y.repeat(group)[:, None, None, None].expand_as(x[:, :1])], 1)
 
 
 class CriticBlock(nn.Module):
@@ -635,7 +584,7 @@ def growth_of(args, sine=False, short=False):
 
 # ----------------------------------------------------------------------------------------- 4 Losses
 
-def softplus(t):
+def mean_softplus(t):
     """log(1 + e^t), averaged over the batch, in fp32: the logistic loss of a score's sign.
     (ALAE Alg. 1)"""
     return nnf.softplus(t.float()).mean()
@@ -690,8 +639,8 @@ def set_rate(lr, *optimizers):
 class Draw:
     """What the steps of a run draw: every process draws for the whole batch and takes its share.
 
-    model: whose prior it is, and on stylegan whose
-    generator.  mixing: share of images that mix styles.
+    model: whose prior it is, and on stylegan whose generator.  mixing: share of images that mix
+    styles.
     """
 
     def __init__(self, model, rng, rank=0, world=1, mixing=0.0):
@@ -729,7 +678,7 @@ class Draw:
         return noisy_G
 
 
-def plain(net):
+def uncompiled(net):
     """The network behind a compiled one."""
     return getattr(net, "_orig_mod", net)
 
@@ -741,34 +690,29 @@ def compiled(*networks):
     return [torch.compile(network) for network in networks]
 
 
-@torch.no_grad()
-def ema_update(ema, model, beta):
-    """ema <- beta ema + (1 - beta) model, parameters and float buffers;
-    other buffers are copied."""
-    pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
-    floats = [(a, b) for a, b in pairs if a.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - beta)
-    for a, b in pairs:
-        if not a.is_floating_point():
-            a.copy_(b)
-
-
 EMA_HALF_LIFE = 10_000      # images
 EMA_EVERY = 1024            # images between its moves, which take 2% of the MLP's time if made at each step
 
 
-def average(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
-    """Move a weight average, if due, after the step of
-    `batch` images that began at `seen`.  -> whether it was
+@torch.no_grad()
+def update_ema(ema, model, seen, batch, since=math.inf, each_step=False, share=5):
+    """ema <- beta ema + (1 - beta) model, if due, after the step of `batch` images that began at
+    `seen`; buffers of whole numbers are copied.  -> whether it was due
 
     Its half-life is EMA_HALF_LIFE images, or 1/share of `since`, the images since the run or its
     level began, if that is less (ours; papers are silent).
     """
     every = batch if each_step else max(batch, EMA_EVERY)
-    due = seen % every < batch
-    if due:
-        ema_update(ema, model, 0.5 ** (every / min(EMA_HALF_LIFE, max(since / share, 1))))
-    return due
+    if seen % every >= batch:
+        return False
+    beta = 0.5 ** (every / min(EMA_HALF_LIFE, max(since / share, 1)))
+    both = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
+    floats = [(a, b) for a, b in both if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - beta)
+    for a, b in both:
+        if not a.is_floating_point():
+            a.copy_(b)
+    return True
 
 
 # --------------------------------------------------------------------------------------- 6 Held out
@@ -805,13 +749,11 @@ def fixed_inputs(model, images, seed, device):
 
 
 @torch.no_grad()
-def held_out(model, x, z):
-    """How well a model inverts images x (N, C, H, W) in [-1,
-    1] and codes of z (N, nz) that it was not trained on.
+def inversion_errors(model, x, z):
+    """How far off images x (N, C, H, W) in [-1, 1] and codes of z (N, nz) come back.
 
-    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean
-    |G(E(x)) - x|; recip_w, mean |E(G(w)) - w|. recip_w is "" if z is
-    None (a model without a prior), and all are "" without an encoder.
+    -> dict of floats: mse, mean (G(E(x)) - x)^2 per pixel; recip_x, mean |G(E(x)) - x|; recip_w,
+    mean |E(G(w)) - w|.  recip_w is "" if z is None, and all are "" without an encoder.
     """
     if not hasattr(model, "encode"):
         return dict.fromkeys(Run.MEASURES, "")
@@ -916,8 +858,8 @@ class VGG(nn.Module):
 def start(args):
     """Join the other processes of `torchrun`, if any, and seed.  -> device, rank, world.
 
-    Sets args.precision if it is "auto".  Raises `Error`
-    for a missing device or a batch that does not divide.
+    Sets args.precision if it is "auto".  Raises `Error` for a batch that does not divide, and as
+    `join`.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if args.batch % world:
@@ -976,8 +918,7 @@ def notes(args, device):
 
 
 def join(name):
-    """Join the other processes of `torchrun`, if any.
-    -> device, rank, world.  name: see `find_device`.
+    """Join the other processes of `torchrun`, if any.  -> device, rank, world.
 
     One process a GPU (NCCL), or several on the CPU (gloo).  Processes wait for each other as long
     as it takes; if one dies, the job ends, see `watch`.  fp32 is fp32 from here on, not TF32.
@@ -1096,8 +1037,7 @@ def keep_memory():
 
 @contextlib.contextmanager
 def rank_zero_first():
-    """Process 0 runs the block, or raises its error, first,
-    so that the others find what it downloads."""
+    """Process 0 runs the block first, so that the others find what it downloads."""
     first = int(os.environ.get("RANK", 0)) == 0
     if dist.is_initialized() and not first:
         dist.barrier()
@@ -1221,11 +1161,10 @@ def size(text):
 
 
 def method_parser(doc, backbones, grows=None):
-    """-> a `Parser` with the flags that all four scripts
-    share.  doc: of the script; its first line heads --help.
+    """-> a `Parser` with the flags that all four scripts share.
 
-    backbones: their names.  grows: the condition under
-    which a run grows, by default that it is a stylegan.
+    doc: of the script; its first line heads --help.  backbones: their names.  grows: the condition
+    under which a run grows, by default that it is a stylegan.
     """
     parser = Parser(doc.partition("\n")[0], usage=f"python {Path(sys.argv[0]).name} [--flag value] ...")
     style = dict(backbone="stylegan")
@@ -1291,11 +1230,11 @@ RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "keep_kimg", "
 def holds(condition, values):
     """Whether values have what a condition asks for: flag=value, flag=(one, another), or True or
     False for a flag that is set or not."""
-    def fits(value, wanted):
-        if isinstance(wanted, bool):
-            return bool(value) == wanted
-        return value in (wanted if isinstance(wanted, tuple) else (wanted,))
-    return all(fits(values.get(k), v) for k, v in condition.items())
+    for name, wanted in condition.items():
+        value = bool(values.get(name)) if isinstance(wanted, bool) else values.get(name)
+        if value not in (wanted if isinstance(wanted, tuple) else (wanted,)):
+            return False
+    return True
 
 
 def flag(name):
@@ -1310,7 +1249,7 @@ def look_up(table, values, given):
     table: (condition, settings, ...) each; later rows
     refine earlier ones, none changes what is given.
     """
-    values = {**values, **given}
+    values = values | given
     source = dict.fromkeys(given, "given")
     for condition, *rows in table:
         for row in rows if holds(condition, values) else ():
@@ -1326,7 +1265,7 @@ BY_LEVEL = ("kimg", "batch", "lr", "lr_d", "snapshot_kimg")     # of stylegan, w
 def say_defaults(parser, table, defaults):
     """End the help of each flag that the table sets with its value, by backbone if they differ."""
     backbones = [b for a in parser._actions if a.dest == "backbone" for b in a.choices if b != "auto"]
-    taken = [look_up(table, {**defaults, "data": ""}, dict(backbone=b))[0] for b in backbones]
+    taken = [look_up(table, defaults | dict(data=""), dict(backbone=b))[0] for b in backbones]
     for action in parser._actions:
         if action.default is None and action.help != SUPPRESS:
             values = {b: v[action.dest] for b, v in zip(backbones, taken, strict=True) if v[action.dest] is not None}
@@ -1338,26 +1277,25 @@ def say_defaults(parser, table, defaults):
 
 
 def settings_of(run, given, method, parser, networks, formerly):
-    """-> the settings of the networks of --init's run.
-    Raises `Error` if one is given otherwise."""
-    stored = {**(formerly or {}), **read_args(run, method, parser)}
-    settings = {**networks(stored), "resolution": stored["resolution"]}
+    """-> the settings of the networks of --init's run.  Raises `Error` if one is given otherwise."""
+    stored = formerly | read_args(run, method, parser)
+    settings = networks(stored) | dict(resolution=stored["resolution"])
     _, h, w = settings.pop("image_shape")
     for name, value in settings.items():
         if name in given and str(given[name]) != str(value):
             raise Error(f"the networks of {run} have {flag(name)} {value}, not {given[name]}; leave the flag out, or "
                         f"begin without --init")
-    return {**settings, "start_resolution": max(h, w)}          # it has grown
+    return settings | dict(start_resolution=max(h, w))          # it has grown
 
 
-def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=None):
+def resolve(parser, method, table, argv, networks, formerly, inherit=None):
     """argv -> Namespace of all settings: explicit flag > table (see `look_up`) > parser's default.
 
-    With --resume the run's own args.json takes the place of table and defaults.
-    networks(args) -> the arguments of the method's model.  inherit(given) ->
-    settings of another run to begin from.  formerly: settings of runs from before
-    their flags.  Adds `method`, `source` and `resume`, a path or "".  Raises
-    `Error` for a flag that has no meaning with the others, or contradicts the run.
+    With --resume the run's own args.json takes the place of table and defaults.  networks(args) ->
+    the arguments of the method's model.  formerly: settings of runs from before their flags.
+    inherit(given) -> settings of another run to begin from.  Adds `method`, `source` and `resume`,
+    a path or "".  Raises `Error` for a flag that has no meaning with the others, or contradicts
+    the run.
     """
     defaults = vars(parser.parse_args([]))
     unset = object()
@@ -1375,7 +1313,7 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=N
         stored = read_args(run, method, parser)
         if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - stored.keys():
             raise damaged(Path(run, "args.json"), f"{min(missing)} is missing")
-        stored = {**(formerly or {}), **stored}
+        stored = formerly | stored
     elif given.get("backbone") == "auto":
         del given["backbone"]
     inherited = inherit(given) if inherit and not run else {}
@@ -1385,7 +1323,7 @@ def resolve(parser, method, table, argv, inherit=None, formerly=None, networks=N
         given["init"] = str(Path(given["init"]).resolve())
     elif given.get("freeze_d") and not run:
         raise Error("--freeze-d keeps what --init RUN has learnt; add that, or leave it out")
-    values, source = look_up(table, defaults, stored or {**inherited, **given})
+    values, source = look_up(table, defaults, stored or inherited | given)
     source.update(dict.fromkeys(inherited.keys() - given.keys(), "inherited"))
 
     useless = {a.dest: a.only for a in parser._actions if not holds(getattr(a, "only", {}), values)}
@@ -1454,7 +1392,7 @@ def complete_levels(args, image_shape, world, rates=RATES, part=500, total=None)
     args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20
 
 
-def complete(args, images, held_out, label, words=(), constants=(), default_split="dw"):
+def complete(args, images, held_out, label, words, constants, default_split="dw"):
     """Complete a new run's arguments by what its data decide, and print them.
 
     label: the paper's name of the method; words: of the folder's name, between method and backbone,
@@ -1469,9 +1407,10 @@ def complete(args, images, held_out, label, words=(), constants=(), default_spli
     args.versions = dict(torch=str(torch.__version__), code=code_version())
     if args.out == "auto":
         size = args.resolution if args.source.get("resolution") != "inherited" else "auto"
-        parts = [args.method, *words, args.backbone, images.name,
-                 args.split if args.split not in ("auto", default_split) else "", Path(args.only).stem,
-                 size if size != "auto" else "", "init" if args.init else "", f"s{args.seed}" if args.seed else ""]
+        parts = [args.method] + words + [
+            args.backbone, images.name, args.split if args.split not in ("auto", default_split) else "",
+            Path(args.only).stem, size if size != "auto" else "", "init" if args.init else "",
+            f"s{args.seed}" if args.seed else ""]
         args.out = str(Path("runs", "-".join(part for part in parts if part)))
     h, w = getattr(images, "images", images).shape[1:]          # of tiles: of what they are cut from
     args.resolution = str(w) if w == h else f"{w}x{h}"
@@ -1682,11 +1621,11 @@ def read_checkpoint(run, args, device, name="checkpoint.pt"):
 
 
 def begin_from(args, model, device):
-    """Give a new run the averaged weights of --init, if there is one.
+    """Give a new run the averaged weights of --init.
 
     Raises `Error` for images of another shape, and for a run that has not grown up.
     """
-    if not args.init or (args.resume and Path(args.resume, "checkpoint.pt").exists()):
+    if args.resume and Path(args.resume, "checkpoint.pt").exists():
         return
     stored = read_args(args.init)
     if stored["image_shape"] != args.image_shape:
@@ -1709,12 +1648,12 @@ def hold(net, args):
     if hasattr(net, "layer1"):
         blocks = [net.layer1, net.layer2]
     else:
-        blocks = [*(net.convs if hasattr(net, "convs") else net.blocks)]
+        blocks = list(net.convs if hasattr(net, "convs") else net.blocks)
     if n > len(blocks):
         raise Error(f"--freeze-d {n} is too many: {args.backbone} has {len(blocks)} blocks here; pass fewer")
     if isinstance(net, Growing):                # its blocks begin at 4 px
-        blocks = [net.from_rgb, *blocks[::-1]]
-        n += n > 0
+        blocks = [net.from_rgb] + blocks[::-1]
+        n += 1
     for block in blocks[:n]:
         block.requires_grad_(False)
 
@@ -1727,27 +1666,28 @@ def check_grown(run, model):
                         f"--resume first")
 
 
-def load_weights(run, args, model, weights, device, kimg=None):
-    """Load a run's averaged ("ema") or trained ("raw")
-    weights into `model`; kimg: those that were kept there.
-    -> model, in eval mode."""
-    checkpoint = read_checkpoint(run, args, device, "checkpoint.pt" if kimg is None else f"kept/{kimg:06d}.pt")
-    if kimg is not None and weights == "raw":
-        raise Error(f"{run} keeps averaged weights alone; leave out kimg, or weights raw")
-    model.load_state_dict(checkpoint["state"]["ema" if weights == "ema" else "model"])
-    model.seen = checkpoint["seen"]
-    return model.to(device).eval().requires_grad_(False)
+def load_model(run, method, make_model, device, weights, kimg):
+    """make_model(args) with a run's averaged ("ema") or trained ("raw") weights, in eval mode;
+    kimg: with those that were kept there, None for the last ones.  Raises `Error`."""
+    args = read_args(run, method)
+    with fitting(run):
+        model = make_model(args)
+        checkpoint = read_checkpoint(run, args, device, "checkpoint.pt" if kimg is None else f"kept/{kimg:06d}.pt")
+        if kimg is not None and weights == "raw":
+            raise Error(f"{run} keeps averaged weights alone; leave out kimg, or weights raw")
+        model.load_state_dict(checkpoint["state"]["ema" if weights == "ema" else "model"])
+        model.seen = checkpoint["seen"]
+        return model.to(device).eval().requires_grad_(False)
 
 
 class Run:
-    """The folder of a run that trains: log.csv, checkpoint.pt,
-    pictures.  Process 0 writes, and shows progress.
+    """The folder of a run that trains: log.csv, checkpoint.pt, pictures.  Process 0 writes, and
+    shows progress.
 
-    args: the resolved arguments, with `out`.  state: name -> what training
-    changes (modules, optimisers, torch generators).  losses: their names, in the
-    order of `step`.  growth: a `Growth`, for the progress line.  trace: a file of
-    the folder for a row of losses a step, or "".  With args.resume the checkpoint
-    is read into state.  Raises `Error` for a folder that already holds a run.
+    args: with `out`; with args.resume the checkpoint is read into state.  state: name -> what
+    training changes (modules, optimisers, torch generators).  losses: their names, in the order
+    of `step`.  trace: a file of the folder for a row of losses a step, or "".  Raises `Error` for
+    a folder that already holds a run.
     """
     HEADER = ("kimg", "seconds", "images/s", "lr", "level", "alpha", "peak_gb")
     MEASURES = ("mse", "recip_x", "recip_w")
@@ -1768,7 +1708,7 @@ class Run:
         self.trace = trace
         self.columns = {"log.csv": self.HEADER + self.losses + self.MEASURES}
         if trace:
-            self.columns[trace] = ("kimg", *losses)
+            self.columns[trace] = ("kimg",) + self.losses
         self._claim()
         if args.resume:
             self._resume(Path(args.resume))
@@ -1826,11 +1766,15 @@ class Run:
         if time.time() - self.looked > 1:
             self._look()
 
-    def snapshot(self, lr, measures, pictures, level=0, alpha=1.0):
-        """Write a row of log.csv, pictures ({folder: (H, W, C) uint8}),
-        curves.png and the checkpoint."""
+    def snapshot(self, lr, model, x, z, level=0, alpha=1.0):
+        """Write a row of log.csv, pictures, curves.png and the checkpoint.
+
+        model: the averaged one;  x, z: see `fixed_inputs`.
+        """
         self._fetch()
         if self.writer:
+            measures = inversion_errors(model, x, z)
+            pictures = snapshot_pictures(model, x, z)
             means = [s / self.steps if self.steps else "" for s in self.sums]
             row = [self.seen / 1000, round(time.time() - self.began, 1), round(self.rate, 1) or "", lr, level, alpha,
                    round(peak_memory(self.device) / 1e9, 3)]
@@ -1842,9 +1786,9 @@ class Run:
             if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
                 curves(log, self.folder / "curves.png")
                 self.drawn = time.time()
-        keep = self.args.keep_kimg * 1000
-        if self.writer and keep and self.seen and self.seen // keep != self.last_snapshot // keep:
-            self.write(f"kept/{int(self.seen / 1000):06d}.pt", ["ema"])
+            keep = self.args.keep_kimg * 1000
+            if keep and self.seen and self.seen // keep != self.last_snapshot // keep:
+                self.save(f"kept/{int(self.seen / 1000):06d}.pt", ["ema"])
         self.sums = [0.0 for _ in self.losses]
         self.steps = 0
         self.last_snapshot = self.seen
@@ -1853,17 +1797,13 @@ class Run:
         if self.writer and self.seen == 0:
             print("pictures: " + " and ".join(f"{self.folder}/{name}" for name in pictures), flush=True)
 
-    def save(self):
-        """Write checkpoint.pt: all of state, and how far the run is."""
-        if self.writer:
-            self.write("checkpoint.pt", self.state)
-
-    def write(self, file, names):
-        """Write what state has of these names, and how far the run is,
-        into a file of the folder."""
+    def save(self, file="checkpoint.pt", names=None):
+        """Write state, or what it has of these names, and how far the run is."""
+        if not self.writer:
+            return
         args = {k: v for k, v in vars(self.args).items() if k != "resume"}
         state = {name: v.get_state() if isinstance(v, torch.Generator) else v.state_dict()
-                 for name, v in self.state.items() if name in names}
+                 for name, v in self.state.items() if not names or name in names}
         checkpoint = dict(args=args, seen=self.seen, seconds=time.time() - self.began, sums=self.sums,
                           steps=self.steps, last_snapshot=self.last_snapshot, state=state)
         try:
@@ -1996,8 +1936,8 @@ class Run:
         """Bring the pending losses over and add them up; stop at the first that is not finite."""
         if not self.pending:
             return
-        seen, values = zip(*self.pending, strict=True)
-        values = torch.stack(values).cpu().double()             # [steps,losses]
+        seen = [n for n, _ in self.pending]
+        values = torch.stack([losses for _, losses in self.pending]).cpu().double()     # [steps,losses]
         bad = (~values.isfinite()).nonzero()
         if len(bad):
             step, i = bad[0].tolist()
@@ -2206,9 +2146,9 @@ def is_out_of_memory(e):
         isinstance(e, RuntimeError) and ("allocate memory" in str(e) or "out of memory" in str(e)))     # NCCL's too
 
 
-def command(main, *errors):
-    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, `errors`, no memory,
-    no room on the disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
+def command(main):
+    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, no memory, no room on
+    the disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
     code = 0
     message = None
     for name in ("stdout", "stderr"):           # closed by whoever began it
@@ -2218,7 +2158,7 @@ def command(main, *errors):
         main()
     except KeyboardInterrupt:
         code = 130
-    except (Error, *errors) as e:
+    except Error as e:
         message = str(e)
     except (MemoryError, RuntimeError) as e:
         if is_out_of_memory(e):

@@ -43,6 +43,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import common  # before torch, whose threads wait as it says
+
+# isort: split
 import numpy as np
 import torch
 from PIL import Image, ImageOps, ImageSequence
@@ -76,8 +79,8 @@ warnings.filterwarnings("ignore", module="PIL")
 warnings.filterwarnings("ignore", "This DataLoader will create")      # more workers than cores: they wait for disks
 
 
-class DataError(Exception):
-    """A set that cannot be used as asked: what is wrong and what to do, in one line."""
+class DataError(common.Error):
+    """A set that cannot be used as asked."""
 
 
 # -------------------------------------------------------------------------------------------- a set
@@ -114,7 +117,7 @@ class Images:
     def read(self, i, size):
         """Image i from its file, uint8 (C, *size);
         with skip_bad the next stands in for a broken one."""
-        shape = self.shape[0], *size
+        shape = self.shape[:1] + size
         if shape in self.store.pyramid:
             return np.array(self.store.pyramid[shape][self.ids[i]])
         for k in range(len(self)):
@@ -157,7 +160,8 @@ class Images:
             raise DataError(f"--only {path} {problem}; write it by python data.py rank, of the same set and --split")
         part = self.select(self.part, np.array([i for i, name in enumerate(names) if name in wanted]))
         part.only = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()[:8]
-        part.notes = [*self.notes, f"only: {len(part):,} of {len(self):,} training images, those of {path}"]
+        only = f"only: {len(part):,} of {len(self):,} training images, those of {path}"
+        part.notes = list(self.notes) + [only]
         return part
 
     def fingerprint(self):
@@ -325,8 +329,7 @@ def _mnist_mini(wanted):
         pixels = np.concatenate([f["train_images"], f["test_images"]])
         labels = np.concatenate([f["train_labels"], f["test_labels"]])
     ids = np.r_[:10_000, 60_000:62_000]         # mnist's
-    train, test = np.split(np.arange(12_000), [10_000])
-    return _in_memory("mnist-mini", ids, pixels, labels, wanted, train, test)
+    return _in_memory("mnist-mini", ids, pixels, labels, wanted, np.split(np.arange(12_000), [10_000]))
 
 
 def _torchvision(name, root, split, wanted):
@@ -366,12 +369,12 @@ def _torchvision(name, root, split, wanted):
     parts = np.split(ids, [len(train.data)])
     if split == "sw":
         parts = np.split(np.random.RandomState(0).permutation(60_000), [50_000])
-    return _in_memory(name, ids, pixels, labels, wanted, *parts, names, split)
+    return _in_memory(name, ids, pixels, labels, wanted, parts, names, split)
 
 
-def _in_memory(name, ids, pixels, labels, wanted, train, test, names=None, split=None):
-    """(train, test), positions in uint8 digits (N, H, W) or pictures (N, H, W, 3).  For another
-    size, digits get a border of two pixels first: 28 px come to 32."""
+def _in_memory(name, ids, pixels, labels, wanted, parts, names=None, split=None):
+    """(train, test) of uint8 digits (N, H, W) or pictures (N, H, W, 3); parts: the positions of
+    each.  For another size, digits get a border of two pixels first: 28 px come to 32."""
     digits = pixels.ndim == 3
     if wanted != pixels.shape[2:0:-1]:
         pixels = np.pad(pixels, [(0, 0), (2, 2), (2, 2)]) if digits else pixels
@@ -383,7 +386,7 @@ def _in_memory(name, ids, pixels, labels, wanted, train, test, names=None, split
     whole = Images(name, "train", "mnist" if mnist else name, ids, pixels.shape[1:],
                    torch.from_numpy(labels.astype(np.int64)), list("0123456789") if mnist else names,
                    torch.from_numpy(pixels), split=split)
-    return whole.select("train", train), whole.select("test", test)
+    return whole.select("train", parts[0]), whole.select("test", parts[1])
 
 
 # ------------------------------------------------------------------------------------------ the cut
@@ -562,10 +565,11 @@ class Store:
     """The image files of a folder or zip, in the order
     of their names.  Raises DataError if it is no zip.
 
-    images: names below `top`, the folder that holds them all or one above that
-    has a dataset.json tables: the folders below `top` that have one;  left_out:
-    kinds of files that do not count -> how many place: the store's name, also
-    of its pyramid;  shape, divisors: see `survey`;  bad: see `reading`
+    images: names below `top`, the folder that holds them all, or one above that has a dataset.json
+    tables: the folders below `top` that have one
+    left_out: kinds of files that do not count -> how many
+    place: the store's name, also of its pyramid
+    shape, divisors: see `survey`;  bad: see `reading`
     """
 
     def __init__(self, path, skip_bad=False):
@@ -1033,12 +1037,7 @@ def batches(images, plan, seed, seen, device, rank=0, world=1, workers=0):
             yield small[chosen.to(device, non_blocking=True)]
     else:
         sampler = ((chosen.tolist(), size) for chosen, size in indices(seen))
-        loader = torch.utils.data.DataLoader(
-            images, None, sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals, pin_memory=device.type == "cuda")
-        for x in _watched(loader):
-            if isinstance(x, DataError):
-                raise x
+        for x in _read_ahead(images, sampler, workers, pin_memory=device.type == "cuda"):
             yield x.to(device, non_blocking=True)
 
 
@@ -1049,8 +1048,12 @@ def _leave_signals(worker):
     sys.excepthook = lambda *_: None        # of the thread that hands images over, once the training process is gone
 
 
-def _watched(loader):
-    """A loader's batches; DataError if one is waited for and a worker has been killed."""
+def _read_ahead(images, sampler, workers, pin_memory=False):
+    """Batches of images by PyTorch's loader, of the sampler's (indices, size); DataError if one
+    cannot be read, or is waited for and a worker has been killed."""
+    loader = torch.utils.data.DataLoader(
+        images, None, sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals, pin_memory=pin_memory)
     before = multiprocessing.active_children()
     source = iter(loader)
     workers = set(multiprocessing.active_children()).difference(before)
@@ -1062,7 +1065,12 @@ def _watched(loader):
             worker.kill()
     atexit.register(end)
     try:
-        yield from source
+        for x in source:
+            if isinstance(x, DataError):
+                raise x
+            yield x
+    except DataError:
+        raise
     except Exception:                                   # after 5 s of waiting PyTorch looks at them
         for worker in workers:
             worker.join(0.1)
@@ -1119,13 +1127,12 @@ def similarity(f, k=NEIGHBOURS):
 
 
 def manifold_ranking(f, queries, k=NEIGHBOURS, alpha=ALPHA, tolerance=1e-12):
-    """f* = (I - alpha S)^-1 y, y 1 at the queries and else 0, by
-    conjugate gradients.  (Zhou et al. 2003, step 4) f (N, d) features
-    -> (N,) float64, large if a walk from the queries comes by often."""
-    S = similarity(f, k)
+    """f* = (I - alpha S)^-1 y, y 1 at the queries and else 0, by conjugate gradients, of features
+    f (N, d).  (Zhou et al. 2003, step 4)
 
-    def A(v):
-        return v - alpha * torch.mv(S, v)
+    -> (N,) float64, large if a walk from the queries comes by often.
+    """
+    S = similarity(f, k)
     y = torch.zeros(len(f), dtype=torch.float64, device=f.device)
     y[queries] = 1
     x = torch.zeros_like(y)
@@ -1133,7 +1140,7 @@ def manifold_ranking(f, queries, k=NEIGHBOURS, alpha=ALPHA, tolerance=1e-12):
     p = y.clone()
     rr = r @ r
     while rr > tolerance**2 * (y @ y):                  # eigenvalues are in 1 -+ alpha: 0.99 takes 150 steps or so
-        Ap = A(p)
+        Ap = p - alpha * torch.mv(S, p)
         step = rr / (p @ Ap)
         x += step * p
         r -= step * Ap
@@ -1147,19 +1154,15 @@ def features_of(images, extract, device, workers=0):
     (N, d) float32 on the device."""
     chunks = [i.tolist() for i in torch.arange(len(images)).split(100)]
     if images.pixels is None:
-        loader = torch.utils.data.DataLoader(images, None, sampler=[(i, None) for i in chunks], num_workers=workers,
-                                             worker_init_fn=_leave_signals)
-        parts = _watched(loader)
+        parts = _read_ahead(images, [(i, None) for i in chunks], workers)
     else:
         parts = map(images.take, chunks)
     out = None
     begin = 0
     shown = time.time()
     for x in parts:
-        if isinstance(x, DataError):
-            raise x
         with torch.no_grad():
-            f = torch.nn.functional.normalize(extract(x.to(device).float() / 127.5 - 1).float())
+            f = torch.nn.functional.normalize(extract(common.to_float(x.to(device))).float())
         out = torch.empty(len(images), f.shape[1], device=device) if out is None else out
         out[begin:begin + len(f)] = f
         begin += len(f)
@@ -1171,19 +1174,7 @@ def features_of(images, extract, device, workers=0):
 
 def rank(args):
     """Writes the names of the -n training images that lie nearest to the queries along the
-    manifold, best first. Raises DataError."""
-    import common
-    try:
-        return _rank(args, common)
-    except common.Error as e:
-        raise DataError(e) from None
-    except (MemoryError, RuntimeError) as e:
-        if not common.is_out_of_memory(e):
-            raise
-        raise DataError("out of memory; pass a smaller --resolution, or --first N") from None
-
-
-def _rank(args, common):
+    manifold, best first. Raises common.Error."""
     device = common.find_device(args.device)
     if args.run:
         for flag, given in (("--vgg", args.vgg), ("--resolution", args.resolution != "auto")):
@@ -1244,21 +1235,15 @@ def _rank(args, common):
 
 # ------------------------------------------------------------------------------------- command line
 
-def whole_number(text):
-    """An argparse type: a whole number from 1 on."""
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
-
-
 def main(argv=None):
+    whole_number = common.number("whole_number", int, lambda value: value >= 1)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     subs = [commands.add_parser(name, allow_abbrev=False, help=text, description=text) for name, text in (
         ("prepare", "writes small copies of a set's images next to it"),
         ("rank", "writes a list of the training images nearest to some, for --only   (LIA 5.2)"))]
-    for sub in (parser, *subs):
-        sub.error = lambda message: parser.exit(2, f"error: {message}; see python data.py --help\n")
+    for each in [parser] + subs:
+        each.error = lambda message: parser.exit(2, f"error: {message}; see python data.py --help\n")
     for sub, size in zip(subs, ("largest size", "size at which a network sees the images"), strict=True):
         sub.add_argument("--data", required=True, metavar="NAME|PATH", help="set, or its folder or zip")
         sub.add_argument("--data-root", default="data", metavar="DIR", help="folder of the sets (default data)")
@@ -1286,8 +1271,12 @@ def main(argv=None):
             prepare(args.data, args.data_root, args.resolution)
         else:
             rank(args)
-    except DataError as e:
+    except common.Error as e:
         parser.exit(2, f"error: {e}\n")
+    except (MemoryError, RuntimeError) as e:
+        if not common.is_out_of_memory(e):
+            raise
+        parser.exit(2, "error: out of memory; pass a smaller --resolution, or --first N\n")
     except OSError as e:
         parser.exit(2, f"error: {e.filename or 'a file'}: {e.strerror}; make room, or check its permissions\n")
     except KeyboardInterrupt:

@@ -4721,4 +4721,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

@@ -11,7 +11,7 @@ and the other papers compare with, over plain networks E, G, D.
 
     z  (B, nz)       prior sample            G  z -> x  generator
     x  (B, C, H, W)  image, in [0, 1] here   E  x -> z  encoder (the code is called z too: there is no mapping network)
-                                             D  x, z or a pair (x, z) -> logit; -log D is softplus(-D) of it, averaged
+                                             D  x, z or a pair (x, z) -> logit; mean_softplus(-D) is -log D of it
 The family in the terms of table 1 of the ALAE paper; what is marked * is not in it, and placed by us:
 
     --objective     (a) data        (b) latent              (c) reciprocity    prior of z        source
@@ -40,7 +40,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import OURS, PAPER, Error, adam, r1, softplus, update
+from common import OURS, PAPER, Error, adam, mean_softplus, r1, update
 
 BETA_2 = 0.999              # of Adam
 SLOPE = 0.2                 # of leaky ReLU
@@ -85,8 +85,8 @@ def gaussian_kl(z):
 
 
 def faae(nets, opt, x, draw, amp, h):
-    """F-AAE (eq. 4): min_{G,E} max_D  log D(x) + log(1 -
-    D(G(z))) + alpha ||z - E(G(z))||,  alpha = W_re / W_adv.
+    """F-AAE (eq. 4): min_{G,E} max_D  log D(x) + log(1 - D(G(z))) + alpha ||z - E(G(z))||,
+    alpha = W_re / W_adv.
 
     ||.|| is d, by default the mean square (as printed: --reenc l2).  The print swaps the indices of
     E and G. Adam divides a gradient by its running size, so a weight cancels if each phase has an
@@ -104,12 +104,12 @@ def faae(nets, opt, x, draw, amp, h):
         with torch.no_grad():
             fake = G(draw.z(len(x)))
         real_score = D(x.requires_grad_(h.gamma > 0))
-        L_D = softplus(-real_score) + softplus(D(fake))                     # eq. 4
+        L_D = mean_softplus(-real_score) + mean_softplus(D(fake))           # eq. 4
     update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
     # ... and G confuses it
     with amp():
-        L_G = softplus(-D(G(draw.z(len(x)))))                               # eq. 4
+        L_G = mean_softplus(-D(G(draw.z(len(x)))))                          # eq. 4
     update(h.W_adv * L_G, opt.G)
     return L_re, L_D, L_G
 
@@ -126,12 +126,12 @@ def aae(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             code = E(x)
-        L_D = softplus(-D(draw.z(len(x)))) + softplus(D(code))
+        L_D = mean_softplus(-D(draw.z(len(x)))) + mean_softplus(D(code))
     update(L_D, opt.D)
 
     # ... and E confuses it
     with amp():
-        L_E = softplus(-D(E(x)))
+        L_E = mean_softplus(-D(E(x)))
     update(h.W_adv * L_E, opt.E)
     return L_rec, L_D, L_E
 
@@ -146,14 +146,14 @@ def bigan(nets, opt, x, draw, amp, h):
             z = draw.z(len(x))
             fake, code = G(z), E(x)
         real_score, fake_score = D(torch.cat([x, fake]), torch.cat([code, z])).chunk(2)
-        L_D = softplus(-real_score) + softplus(fake_score)
+        L_D = mean_softplus(-real_score) + mean_softplus(fake_score)
     update(L_D, opt.D)
 
     # G and E confuse it, each with the other's label
     with amp():
         z = draw.z(len(x))
         real_score, fake_score = D(torch.cat([x, G(z)]), torch.cat([E(x), z])).chunk(2)
-        L_GE = softplus(real_score) + softplus(-fake_score)
+        L_GE = mean_softplus(real_score) + mean_softplus(-fake_score)
     update(L_GE, opt.G, opt.E)
     return L_D, L_GE
 
@@ -168,7 +168,7 @@ def ali(nets, opt, x, draw, amp, h):
             z = draw.z(len(x))
             mean, log_var = E(x)
             fake, code = G(z), mean + (log_var / 2).exp() * draw.z(len(x))
-        L_D = softplus(-D(x, code)) + softplus(D(fake, z))
+        L_D = mean_softplus(-D(x, code)) + mean_softplus(D(fake, z))
     update(L_D, opt.D)
 
     # G and E confuse it, each with the other's label
@@ -176,14 +176,14 @@ def ali(nets, opt, x, draw, amp, h):
         z = draw.z(len(x))
         mean, log_var = E(x)
         code = mean + (log_var / 2).exp() * draw.z(len(x))                  # the prior's draw is the noise, N(0, I)
-        L_GE = softplus(D(x, code)) + softplus(-D(G(z), z))
+        L_GE = mean_softplus(D(x, code)) + mean_softplus(-D(G(z), z))
     update(L_GE, opt.G, opt.E)
     return L_D, L_GE
 
 
 def age(nets, opt, x, draw, amp, h, W_x=10):
-    """AGE: E min KL(E(x)) - W_fake KL(E(G(z))) + W_x |x -
-    G(E(x))|;  G min KL(E(G(z))) + W_re (2 - mean z E(G(z))).
+    """AGE: E min KL(E(x)) - W_fake KL(E(G(z))) + W_x |x - G(E(x))|;
+    G min KL(E(G(z))) + W_re (2 - mean z E(G(z))).
 
     W_x is of pixels in [0, 1].  mean z E(G(z)) is over
     dimensions too, a cosine / nz: the published W_re is 1000.
@@ -218,12 +218,12 @@ def lr(nets, opt, x, draw, amp, h):
         with torch.no_grad():
             fake = G(draw.z(len(x)))
         real_score = D(x.requires_grad_(h.gamma > 0))
-        L_D = softplus(-real_score) + softplus(D(fake))
+        L_D = mean_softplus(-real_score) + mean_softplus(D(fake))
     update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
     # G confuses it
     with amp():
-        L_G = softplus(-D(G(draw.z(len(x)))))
+        L_G = mean_softplus(-D(G(draw.z(len(x)))))
     update(L_G, opt.G)
 
     # E brings the code back
@@ -245,14 +245,14 @@ def jlr(nets, opt, x, draw, amp, h):
         with torch.no_grad():
             fake = G(draw.z(len(x)))
         real_score = D(x.requires_grad_(h.gamma > 0))
-        L_D = softplus(-real_score) + softplus(D(fake))
+        L_D = mean_softplus(-real_score) + mean_softplus(D(fake))
     update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
     # G confuses it, and G and E bring the code back
     with amp():
         z = draw.z(len(x))
         fake = G(z)
-        L_re, L_G = h.d(z, E(fake)), softplus(-D(fake))
+        L_re, L_G = h.d(z, E(fake)), mean_softplus(-D(fake))
     update(h.W_re * L_re + h.W_adv * L_G, opt.G, opt.E)
     return L_re, L_D, L_G
 
@@ -460,45 +460,49 @@ class PairDiscriminator(nn.Module):
         return self.net(torch.cat([self.trunk(x), z], 1))
 
 
-def build_networks(backbone, image_shape, nz, width, objective, fmap_base=8192, d_norm="off"):
-    """-> G, E, D for images of image_shape (C, H, W); D is None where the objective has none."""
-    judges, D = JUDGES.get(objective), None
-    n_code = 2 * nz if objective == "ali" else nz
-    pixels = math.prod(image_shape)
-    hidden = max(1024 // width, 1)
-    norms = (False, d_norm == "on")
-    if backbone == "mlp":
-        G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(), nn.Unflatten(1, image_shape))
-        E = MLP(pixels, n_code, hidden, (False, objective != "age"))        # AGE's has no batch norm here: ours
-        if judges:
-            D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden, norms)
-        trunk = nn.Flatten()
-    elif backbone == "dcgan":
-        G, E = ConvGenerator(nz, image_shape, width), ConvNet(image_shape, n_code, width, norm=judges != "x, z")
-        trunk = ConvTrunk(image_shape, width, norm=False)
-        if judges == "x":
-            D = ConvNet(image_shape, 1, width, norm=False)
-        elif judges:
-            D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else MLP(trunk.n_out + nz, 1, hidden, norms)
-    elif backbone == "stylegan":                # ours; E is without minibatch deviation
-        G, E = StyleImages(nz, image_shape, width, fmap_base), common.StyleCritic(image_shape, nz, width, fmap_base, 0)
-        D = MLP(nz, 1, max(256 // width, 1)) if judges == "z" else common.StyleCritic(image_shape, 1, width, fmap_base)
-    if judges == "x, z":
-        D = PairDiscriminator(trunk, D)
-    scale = nz**-0.5 if backbone != "mlp" and PRIORS.get(objective) is sphere else 1.0     # codes begin with z's norm
-    E = {"ali": GaussianEncoder, "age": SphereEncoder}.get(objective, Encoder)(E, scale)
-    return G, E, D
-
-
 # -------------------------------------------------------------------------------------------- model
 
 class Autoencoder(nn.Module):
-    """G, E, D, and what `eval.py` asks of any model (eval mode).  The family has no mapping:
-    w is z."""
+    """G, E, D (None where the objective has none), and what `eval.py` asks of any model (eval
+    mode).  The family has no mapping: w is z."""
 
     def __init__(self, backbone, image_shape, nz, width, objective, fmap_base=8192, d_norm="off"):
         super().__init__()
-        self.G, self.E, self.D = build_networks(backbone, image_shape, nz, width, objective, fmap_base, d_norm)
+        judges, D = JUDGES.get(objective), None
+        n_code = 2 * nz if objective == "ali" else nz
+        pixels = math.prod(image_shape)
+        hidden = max(1024 // width, 1)
+        norms = (False, d_norm == "on")
+        if backbone == "mlp":
+            G = nn.Sequential(MLP(nz, pixels, hidden, (True, True), slope=0), nn.Sigmoid(),
+                              nn.Unflatten(1, image_shape))
+            E = MLP(pixels, n_code, hidden, (False, objective != "age"))    # AGE's has no batch norm here: ours
+            if judges:
+                D = MLP({"x": pixels, "z": nz, "x, z": pixels + nz}[judges], 1, hidden, norms)
+            trunk = nn.Flatten()
+        elif backbone == "dcgan":
+            G = ConvGenerator(nz, image_shape, width)
+            E = ConvNet(image_shape, n_code, width, norm=judges != "x, z")
+            trunk = ConvTrunk(image_shape, width, norm=False)
+            if judges == "x":
+                D = ConvNet(image_shape, 1, width, norm=False)
+            elif judges == "z":
+                D = MLP(nz, 1, max(256 // width, 1))
+            elif judges:
+                D = MLP(trunk.n_out + nz, 1, hidden, norms)
+        elif backbone == "stylegan":            # ours; E is without minibatch deviation
+            G = StyleImages(nz, image_shape, width, fmap_base)
+            E = common.StyleCritic(image_shape, nz, width, fmap_base, 0)
+            if judges == "z":
+                D = MLP(nz, 1, max(256 // width, 1))
+            else:
+                D = common.StyleCritic(image_shape, 1, width, fmap_base)
+        if judges == "x, z":
+            D = PairDiscriminator(trunk, D)
+        # codes begin with z's norm
+        scale = nz**-0.5 if backbone != "mlp" and PRIORS.get(objective) is sphere else 1.0
+        kind = {"ali": GaussianEncoder, "age": SphereEncoder}.get(objective, Encoder)
+        self.G, self.E, self.D = G, kind(E, scale), D
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nz, 1
         self.sample = PRIORS.get(objective)
         self.grows = backbone == "stylegan"
@@ -639,7 +643,7 @@ def parse_args(argv=None):
         type=common.positive(int), metavar="N")
     add("--d-norm", "batch norm in D's MLP (BiGAN on MNIST: on)", only=dict(objective="bigan"), rare=True,
         choices=["off", "on"])
-    args = common.resolve(parser, "faae", SETTINGS, argv, formerly=dict(gamma=0.0), networks=network_args)
+    args = common.resolve(parser, "faae", SETTINGS, argv, network_args, formerly=dict(gamma=0.0))
     if args.backbone == "stylegan" and args.objective not in ("faae", "aae"):
         raise Error(f"--backbone stylegan is for --objective faae or aae; take another backbone for {args.objective}")
     if args.nw not in (0, args.nz):
@@ -674,7 +678,8 @@ def hyper(args, seen):
     W_re = getattr(args, "reencode_weight", "1").split(",")[0 if seen < 1000 * args.schedule_kimg / 3 else -1]
     d = DISTANCES[args.reenc] if hasattr(args, "reenc") else squared_l2
     return Namespace(W_re=float(W_re), W_adv=getattr(args, "adversarial_weight", 1.0), d=d,
-                     gamma=getattr(args, "gamma", 0.0), W_fake=getattr(args, "fake_weight", 0.0), G_steps=getattr(args, "g_steps", 0))
+                     gamma=getattr(args, "gamma", 0.0), W_fake=getattr(args, "fake_weight", 0.0),
+                     G_steps=getattr(args, "g_steps", 0))
 
 
 def main(argv=None):
@@ -708,7 +713,8 @@ def main(argv=None):
     model = make_model(vars(args)).to(device)
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
-    common.begin_from(args, model, device)
+    if args.init:
+        common.begin_from(args, model, device)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = make_optimizers(model, args)
@@ -732,8 +738,7 @@ def main(argv=None):
         common.grow(level, alpha, model, ema)
         share = lr_share(args, run.seen)
         if run.snapshot_due:
-            run.snapshot(share * rate, common.held_out(ema, fixed_x, fixed_z),
-                         common.snapshot_pictures(ema, fixed_x, fixed_z), level, alpha)
+            run.snapshot(share * rate, ema, fixed_x, fixed_z, level, alpha)
         if run.done:
             break
         for name, optimizer in vars(opt).items():
@@ -742,7 +747,7 @@ def main(argv=None):
         losses = step(nets, opt, x, draw, amp, hyper(args, run.seen))
         common.average_buffers(model)
         # Short at first, or batch norm's first statistics would linger
-        common.average(ema, model, run.seen, batch, growth.since(run.seen), share=20)
+        common.update_ema(ema, model, run.seen, batch, growth.since(run.seen), share=20)
         run.step(losses, batch)
     run.finish()
 
@@ -762,15 +767,10 @@ def make_model(args):
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
-    """The model of a run folder, in eval mode; weights
-    "ema" (averaged) or "raw"; kimg: of --keep-kimg.
-
-    Raises common.Error.
-    """
-    args = common.read_args(run, "faae")
-    with common.fitting(run):
-        return common.load_weights(run, args, make_model(args), weights, device, kimg)
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of
+    --keep-kimg.  Raises common.Error."""
+    return common.load_model(run, "faae", make_model, device, weights, kimg)
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

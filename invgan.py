@@ -35,7 +35,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
 import data
-from common import OURS, PAPER, Error, adam, plain, r1, softplus, update
+from common import OURS, PAPER, Error, adam, mean_softplus, r1, uncompiled, update
 
 M_DEPTH = dict(mlp=2, dcgan=2, biggan=2, stylegan=8)        # layers of M (section 3.1)
 LR_MUL = 0.01               # learning rate of M, relative to G's
@@ -138,21 +138,21 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     fake, _, terms = terms_of(nets, real, draw.z(n), args, amp, "D")
     with amp():
         c_fake = D(fake[:B].detach()).score     # again, without gradient: L_GAN must not reach D through w_R
-        c_real = plain(D)(x.requires_grad_() if args.gamma else x).score    # never compiled: R1 differentiates it twice
+        c_real = uncompiled(D)(x.requires_grad_() if args.gamma else x).score       # R1 differentiates it twice
     R1 = args.gamma / 2 * r1(c_real, x) if args.gamma else torch.zeros((), device=x.device)     # steadies dcgan too
     if hinge:
         L_D = torch.relu(1 + c_fake.float()).mean() + torch.relu(1 - c_real.float()).mean()
     else:
-        L_D = softplus(c_fake) + softplus(-c_real)                                      # eq. 1
+        L_D = mean_softplus(c_fake) + mean_softplus(-c_real)                            # eq. 1
     update(L_D + R1 + weighted(terms, args), opt.D)                                     # eq. 3
     if mean_w is not None:
         with torch.no_grad():
-            mean_w.lerp_(plain(M)(draw.z(B)).float().mean(0), 1 - MEAN_W)
+            mean_w.lerp_(uncompiled(M)(draw.z(B)).float().mean(0), 1 - MEAN_W)
 
     # min over M and G
     _, score, terms_MG = terms_of(nets, real, draw.z(n), args, amp, "MG")
     c_fake = score[:B]
-    L_G = -c_fake.float().mean() if hinge else softplus(-c_fake)                        # eq. 1, non-saturating
+    L_G = -c_fake.float().mean() if hinge else mean_softplus(-c_fake)                   # eq. 1, non-saturating
     update(L_G + weighted(terms_MG, args), opt.M, opt.G)                                       # eq. 3
 
     return [L_D, R1, L_G] + list(terms.values())
@@ -277,11 +277,8 @@ class DownBlock(nn.Module):
 
 
 class BigGANDiscriminator(nn.Module):
-    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more
-    blocks at 8 px; the score is of the sum over pixels.
-
-    (section 3.1)
-    """
+    """x (N, C, 32, 32) -> (N, n_out): two halvings, two more blocks at 8 px; the score is of the
+    sum over pixels.  (section 3.1)"""
 
     def __init__(self, image_shape, n_out, width=1):
         super().__init__()
@@ -301,13 +298,13 @@ class BigGANDiscriminator(nn.Module):
 
 
 @torch.no_grad()
-def normalise(average, rounds=5):
-    """Find the largest singular values of averaged weights again,
-    by power iterations from the averaged vectors."""
-    for module in average.modules():
+def normalise(ema):
+    """Find the largest singular values of averaged weights again, by power iterations from the
+    averaged vectors."""
+    for module in ema.modules():
         if isinstance(module, ParametrizationList):
             module.train()
-            for _ in range(rounds):
+            for _ in range(5):
                 module()
             module.eval()
 
@@ -337,21 +334,6 @@ class Discriminator(nn.Module):
         return Judged(code=out[:, 1:], score=out[:, :1], features=f)
 
 
-def build_networks(backbone, image_shape, nz, nw, width, fmap_base):
-    """-> M, G, D for images of image_shape (C, H, W)."""
-    M = common.Mapping(nz, nw, M_DEPTH[backbone], LR_MUL)
-    if backbone == "mlp":
-        G, D = common.MLPGenerator(nw, image_shape, width), common.MLPEncoder(image_shape, 1 + nw, width)
-    elif backbone == "dcgan":
-        G, D = common.DCGANGenerator(nw, image_shape, width), common.DCGANEncoder(image_shape, 1 + nw, width)
-    elif backbone == "biggan":
-        G, D = BigGANGenerator(nw, image_shape, width), BigGANDiscriminator(image_shape, 1 + nw, width)
-    elif backbone == "stylegan":                # StyleGAN (2019); the paper cites StyleGAN2 and StyleGAN alike
-        G = common.StyleGenerator(nw, image_shape, width, fmap_base)
-        D = common.StyleCritic(image_shape, 1 + nw, width, fmap_base, std_group=0)
-    return M, G, Discriminator(D)
-
-
 # -------------------------------------------------------------------------------------------- model
 
 class InvGAN(nn.Module):
@@ -359,7 +341,20 @@ class InvGAN(nn.Module):
 
     def __init__(self, backbone, image_shape, nz, nw, width=1, fmap_base=8192):
         super().__init__()
-        self.M, self.G, self.D = build_networks(backbone, image_shape, nz, nw, width, fmap_base)
+        self.M = common.Mapping(nz, nw, M_DEPTH[backbone], LR_MUL)
+        if backbone == "mlp":
+            self.G = common.MLPGenerator(nw, image_shape, width)
+            D = common.MLPEncoder(image_shape, 1 + nw, width)
+        elif backbone == "dcgan":
+            self.G = common.DCGANGenerator(nw, image_shape, width)
+            D = common.DCGANEncoder(image_shape, 1 + nw, width)
+        elif backbone == "biggan":
+            self.G = BigGANGenerator(nw, image_shape, width)
+            D = BigGANDiscriminator(image_shape, 1 + nw, width)
+        elif backbone == "stylegan":            # StyleGAN (2019); the paper cites StyleGAN2 and StyleGAN alike
+            self.G = common.StyleGenerator(nw, image_shape, width, fmap_base)
+            D = common.StyleCritic(image_shape, 1 + nw, width, fmap_base, std_group=0)
+        self.D = Discriminator(D)
         self.image_shape, self.nz, self.nw, self.num_layers = tuple(image_shape), nz, nw, 1
         self.grows = backbone == "stylegan"
         if self.grows:
@@ -470,8 +465,8 @@ def parse_args(argv=None):
     add("--vgg", "weights of VGG-16, whose features are compared as well", only=RESTYLE, default="", metavar="FILE")
     add("--perceptual-weight", "weight of the distance of these features (default: 0.8)",
         only=RESTYLE | dict(vgg=True), type=float, metavar="W")
-    args = common.resolve(parser, "invgan", SETTINGS, argv, inherit, networks=network_args,
-                          formerly=dict(gan_codes="both", targets="held"))
+    formerly = dict(gan_codes="both", targets="held")
+    args = common.resolve(parser, "invgan", SETTINGS, argv, network_args, formerly, inherit)
     if args.init and not args.resume and (getattr(args, "restyle", "") or "generator" in common.read_args(args.init)):
         raise Error("--init does not go with --restyle, whose generator is trained already; leave it out")
     if args.patches and (args.patches not in RESOLUTIONS[args.backbone] or getattr(args, "grow", False)):
@@ -531,8 +526,10 @@ def train(args):
     model = InvGAN(**network_args(vars(args))).to(device)
     if args.backbone != "mlp":
         model.to(memory_format=torch.channels_last)
-    common.begin_from(args, model, device)
-    common.hold(model.D, args)
+    if args.init:
+        common.begin_from(args, model, device)
+    if args.freeze_d:
+        common.hold(model.D, args)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(net, args.lr_d if name == "D" else args.lr, BETAS[args.backbone])
@@ -556,8 +553,7 @@ def train(args):
         common.set_rate(lr * args.lr_d / args.lr, opt.D)
         common.grow(level, alpha, model, ema)
         if run.snapshot_due:
-            run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z),
-                         level, alpha)
+            run.snapshot(lr, ema, fixed_x, fixed_z, level, alpha)
         if run.done:
             break
         x = next(batches)
@@ -566,7 +562,7 @@ def train(args):
         x = model.see(common.to_float(x))
         losses = train_step(nets, opt, x, draw, args, amp, getattr(model, "mean_w", None))
         common.average_buffers(model)
-        if common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=model.grows):
+        if common.update_ema(ema, model, run.seen, batch, growth.since(run.seen), each_step=model.grows):
             normalise(ema)
         run.step(losses, batch)
     run.finish()
@@ -592,8 +588,8 @@ MEAN_OF = 10_000            # codes of the prior whose mean is the first code
 
 
 def restyle_step(nets, opt, x, start, args, eps=None, amp=nullcontext):
-    """One iteration of ReStyle on real images x (B, C,
-    H, W); E moves once, down the losses of all N steps.
+    """One iteration of ReStyle on real images x (B, C, H, W); E moves once, down the losses of
+    all N steps.
 
     nets: E, and G, frozen.  opt: an Adam of E.  start: the mean code w_0 (nw,) and its picture y_0
     (C, H, W).  eps: images -> list of features, or None.  amp: context of bf16 passes.  -> the loss
@@ -784,8 +780,7 @@ def train_restyle(args):
 
     while True:
         if run.snapshot_due:
-            run.snapshot(args.lr, common.held_out(ema, fixed_x, fixed_z),
-                         common.snapshot_pictures(ema, fixed_x, fixed_z))
+            run.snapshot(args.lr, ema, fixed_x, fixed_z)
         if run.done:
             break
         x = next(batches)
@@ -793,7 +788,7 @@ def train_restyle(args):
             x = random_patches(x, args.patches, draw.uniform(len(x), 2))
         x = common.to_float(x)
         losses = restyle_step((E, model.generate), opt, x, (model.mean_w, model.mean_x), args, eps, amp)
-        common.average(ema, model, run.seen, args.batch, run.seen)
+        common.update_ema(ema, model, run.seen, args.batch, run.seen)
         run.step(losses, args.batch)
     run.finish()
 
@@ -833,15 +828,10 @@ def make_model(args):
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
-    """The model of a run folder, in eval mode; weights
-    "ema" (averaged) or "raw"; kimg: of --keep-kimg.
-
-    Raises common.Error.
-    """
-    args = common.read_args(run, "invgan")
-    with common.fitting(run):
-        return common.load_weights(run, args, make_model(args), weights, device, kimg)
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of
+    --keep-kimg.  Raises common.Error."""
+    return common.load_model(run, "invgan", make_model, device, weights, kimg)
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

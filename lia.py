@@ -15,7 +15,7 @@ Numbers of equations and sections are those of the text submitted to ICLR 2020 (
     x  (B, C, H, W)  image in [-1, 1]                 f    x -> w   partial encoder
                                                       c    x -> score, the critic: large for real images
                                                       eps  x -> features that reconstructions are compared by
-Section 3.1 is `decoder_step`, section 3.2 `encoder_step`; the network of eqs. 2-4 is `common.InvertibleNetwork`.  Where
+Section 3.1 is `decoder_step`, section 3.2 `encoder_step`; the network of eqs. 2-4 is `InvertibleNetwork`.  Where
 we differ from the paper or from the authors' released code ("the code"), the line says so, with the flag that restores
 the other; the whole list is in .github/lia.md.  The in-domain encoder of Zhu et al. 2020 is --adversarial logistic
 --pixel-weight 1 --perceptual-norm mse --beta 5e-5 --adversarial-weight 0.08.
@@ -37,7 +37,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import CODE, OURS, PAPER, Error, adam, lrelu, plain, r1, softplus, update
+from common import CODE, OURS, PAPER, EqualLinear, Error, adam, lrelu, mean_softplus, r1, uncompiled, update
 
 BETAS = {"1": (0.0, 0.99), "2": (0.9, 0.99)}    # Adam's, of each stage; stage 2's and DECAY as in the code
 LR_MUL = 0.01               # learning rate of phi and of the MLP in its place, relative to g's, as in the code
@@ -84,7 +84,7 @@ def move_critic(c, opt_c, fake, x, args, amp):
     """
     with amp():
         fake_score = c(fake)
-        real_score = plain(c)(x.requires_grad_())           # never compiled: R1 differentiates it twice
+        real_score = uncompiled(c)(x.requires_grad_())      # never compiled: R1 differentiates it twice
     R1 = args.gamma / 2 * r1(real_score, x)
     L_c = critic_loss(fake_score, real_score, args.adversarial)
     update(L_c + R1, opt_c)                                                 # eq. 6
@@ -95,13 +95,13 @@ def critic_loss(fake, real, form):
     """The critic's loss, eq. 6 without R1's term:
     E c(x~) - E c(x), or the logistic loss in its place."""
     if form == "logistic":
-        return softplus(fake) + softplus(-real)
+        return mean_softplus(fake) + mean_softplus(-real)
     return fake.float().mean() - real.float().mean()
 
 
 def adversarial_loss(fake, form):
     """The loss of phi, g and f in eqs. 7 and 8: -E c(x~), or the logistic loss in its place."""
-    return softplus(-fake) if form == "logistic" else -fake.float().mean()
+    return mean_softplus(-fake) if form == "logistic" else -fake.float().mean()
 
 
 # ----------------------------------------------------------------------------- stage 2, section 3.2
@@ -150,6 +150,54 @@ def kl(mu, logvar):
 
 # ----------------------------------------------------------------------------------------- networks
 
+class InvertibleNetwork(nn.Module):
+    """phi: w -> z and its inverse, couplings that share their parameters between the two.  (eqs. 2-4)
+
+    A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2
+    wide, with leaky ReLU 0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2), h
+    being 0 at first.  After each coupling the order of the dimensions is reversed, so that the
+    halves take turns, so n is even.  All of it is in fp32.
+    """
+
+    def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
+        super().__init__()
+        self.affine = coupling == "affine"
+        out = n if self.affine else n // 2
+        self.tau = nn.ModuleList(nn.ModuleList(
+            [EqualLinear(n // 2, n, math.sqrt(2), lr_mul), EqualLinear(n, out, math.sqrt(2), lr_mul)])
+            for _ in range(depth))
+        if self.affine:
+            for tau in self.tau:
+                nn.init.zeros_(tau[1].weight[n // 2:])
+
+    def _shift_and_scale(self, tau, top):
+        h = lrelu(tau[1](lrelu(tau[0](top))))
+        if not self.affine:
+            return h, 1
+        shift, h = h.chunk(2, 1)
+        return shift, torch.sigmoid(h + 2)
+
+    def to_z(self, w):
+        """phi: w (N, n) -> z (N, n)."""
+        with torch.autocast(w.device.type, enabled=False):
+            x = w if w.dtype == torch.float64 else w.float()
+            for tau in self.tau:
+                top, bottom = x.chunk(2, 1)
+                shift, scale = self._shift_and_scale(tau, top)
+                x = torch.cat([top, (bottom + shift) * scale], 1).flip(1)   # eq. 3
+        return x
+
+    def to_w(self, z):
+        """phi^-1: z (N, n) -> w (N, n)."""
+        with torch.autocast(z.device.type, enabled=False):
+            x = z if z.dtype == torch.float64 else z.float()
+            for tau in reversed(self.tau):
+                top, bottom = x.flip(1).chunk(2, 1)
+                shift, scale = self._shift_and_scale(tau, top)
+                x = torch.cat([top, bottom / scale - shift], 1)             # eq. 4
+        return x
+
+
 class MLP(common.Mapping):
     """StyleGAN's mapping network in place of phi^-1.   (eq. 9)"""
 
@@ -172,7 +220,7 @@ def conv(c_in, c_out, kernel):
 
 def batch_norm(n, dims=2):
     """With a shift and no scale."""
-    layer = (nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d)(n, eps=1e-5, momentum=0.1)
+    layer = nn.BatchNorm2d(n) if dims == 2 else nn.BatchNorm1d(n)
     layer.register_parameter("weight", None)
     return layer
 
@@ -227,23 +275,6 @@ class ResidualEncoder(nn.Module):
         return self.head(self.trunk(x))
 
 
-def build_networks(backbone, image_shape, nz, nw, width, fmap_base, rgb, inference):
-    """-> g, c, f for images of image_shape (C, H, W);
-    f is None without inference, and has 2 nz outputs for "vae"."""
-    if backbone == "mlp":
-        g = common.MLPGenerator(nw, image_shape, width, last=torch.tanh if rgb == "tanh" else None)
-        c = common.MLPEncoder(image_shape, 1, width)
-        f = common.MLPEncoder
-    elif backbone == "dcgan":
-        g, c = common.DCGANGenerator(nw, image_shape, width), common.DCGANEncoder(image_shape, 1, width)
-        f = common.DCGANEncoder
-    elif backbone == "stylegan":
-        g = (TanhGenerator if rgb == "tanh" else common.StyleGenerator)(nw, image_shape, width, fmap_base)
-        c = common.StyleCritic(image_shape, 1, width, fmap_base)
-        f = partial(ResidualEncoder, closing_norm=inference != "vae")
-    return g, c, f(image_shape, 2 * nz if inference == "vae" else nw, width) if inference else None
-
-
 # -------------------------------------------------------------------------------------------- model
 
 class Decoder(nn.Module):
@@ -253,9 +284,23 @@ class Decoder(nn.Module):
     def __init__(self, backbone, image_shape, nz, nw, width=1, fmap_base=8192, mapping="flow", coupling="additive",
                  depth=4, rgb="linear", inference=None):
         super().__init__()
-        self.g, self.c, self.f = build_networks(backbone, image_shape, nz, nw, width, fmap_base, rgb, inference)
+        if backbone == "mlp":
+            self.g = common.MLPGenerator(nw, image_shape, width, last=torch.tanh if rgb == "tanh" else None)
+            self.c = common.MLPEncoder(image_shape, 1, width)
+            f = common.MLPEncoder
+        elif backbone == "dcgan":
+            self.g = common.DCGANGenerator(nw, image_shape, width)
+            self.c = common.DCGANEncoder(image_shape, 1, width)
+            f = common.DCGANEncoder
+        elif backbone == "stylegan":
+            kind = TanhGenerator if rgb == "tanh" else common.StyleGenerator
+            self.g = kind(nw, image_shape, width, fmap_base)
+            self.c = common.StyleCritic(image_shape, 1, width, fmap_base)
+            f = partial(ResidualEncoder, closing_norm=inference != "vae")
+        if inference:                           # stage 2
+            self.f = f(image_shape, 2 * nz if inference == "vae" else nw, width)
         if mapping == "flow":
-            self.phi = common.InvertibleNetwork(nw, depth, coupling, LR_MUL)
+            self.phi = InvertibleNetwork(nw, depth, coupling, LR_MUL)
             self.unmap = self.phi.to_z          # w -> z, exactly; absent where the mapping has no inverse
         else:
             self.phi = MLP(nz, nw, MLP_DEPTH, LR_MUL)
@@ -351,7 +396,7 @@ SETTINGS = [
     (STAGE_1 | STYLE | dict(kimg=0.0, grow_kimg=0.0), CODE(kimg=0.0, grow_kimg=0.0)),
     (STAGE_2 | STYLE, CODE(lr=0.0001, kimg=12_000), OURS(snapshot_kimg=250)),
     (dict(data="ffhq"), PAPER(split=SPLITS["ffhq"])),
-    *((dict(data=name, only=""), OURS(split="100k")) for name in LSUN),      # the paper ranks them: --only
+    (dict(data=LSUN, only=""), OURS(split="100k")),         # the paper ranks them: --only
     (STYLE | dict(data=("lsun-bedroom", "lsun-cat")), PAPER(resolution="128")),
     (STYLE | dict(data="celeba"), OURS(resolution="128")),
     (STYLE | dict(data="celeba-hq"), OURS(resolution="256")),
@@ -383,25 +428,20 @@ def parse_args(argv=None):
     add("--coupling", "couplings of the invertible network: of eqs. 3 and 4, or with a scale too (section 2.1)",
         only=flow, rare=True, choices=["additive", "affine"])
     add("--depth", "number of couplings (paper: \"layer number 8\"; code: 4 of 2 layers)",
-        only=flow, rare=True,
-        type=common.positive(int), metavar="N")
+        only=flow, rare=True, type=common.positive(int), metavar="N")
     add("--adversarial", "form of eq. 6 (paper: wasserstein; code: logistic)",
         choices=["wasserstein", "logistic"])
     add("--gamma", "weight of R1's term, which is gamma / 2 |grad c|^2 (eq. 6)",
         type=float, metavar="W")
     add("--rgb", "last activation of g (code: tanh)",
-        only=dict(backbone=("mlp", "stylegan")), rare=True,
-        choices=["linear", "tanh"])
+        only=dict(backbone=("mlp", "stylegan")), rare=True, choices=["linear", "tanh"])
     add("--flip", "mirroring of half of the images (code, on FFHQ: on)", choices=["off", "on"])
     add("--adam-state", "state of Adam at a new level (code: fresh)",
-        only=STAGE_1 | STYLE, rare=True,
-        choices=["kept", "fresh"])
+        only=STAGE_1 | STYLE, rare=True, choices=["kept", "fresh"])
     add("--freeze-d", "blocks of c, from the image on, that stay as --init has them (FreezeD; ours)",
-        only=STAGE_1,
-        rare=True, type=common.count, default=0, metavar="N")
+        only=STAGE_1, rare=True, type=common.count, default=0, metavar="N")
     add("--mixing", "share of images that mix the styles of two codes (StyleGAN 0.9)",
-        only=STAGE_1 | STYLE,
-        type=common.fraction, metavar="P")
+        only=STAGE_1 | STYLE, type=common.fraction, metavar="P")
     add = parser.group("method, stage 2")
     add("--decoder", "run of stage 1", only=STAGE_2, default="", metavar="RUN")
     add("--inference", "output of f: w, or mean and log variance of z (section 5.3)", only=STAGE_2,
@@ -413,19 +453,17 @@ def parse_args(argv=None):
     add("--perceptual-norm", "norm of eq. 5 (code: mse)",
         only=STAGE_2, rare=True, choices=["l2", "mse"])
     add("--beta", "weight of the perceptual loss (eq. 8: 0.001 with vgg16; code: 5e-5 with mse)",
-        only=STAGE_2,
-        type=float, metavar="W")
+        only=STAGE_2, type=float, metavar="W")
     add("--pixel-weight", "weight of the mean squared error (code: 1)",
         only=STAGE_2, type=float, metavar="W")
     add("--adversarial-weight", "weight of f's adversarial loss (code: 0.1)",
         only=STAGE_2, type=float, metavar="W")
     add("--critic", "critic in stage 2: finetune, as the code, or frozen, as eq. 8's asterisk says",
-        only=STAGE_2,
-        choices=["finetune", "frozen"])
+        only=STAGE_2, choices=["finetune", "frozen"])
     add("--log-gradients", "gradients.csv, a row a step: mean |gradient| of f's first, middle, last layer, and losses",
         only=STAGE_2, rare=True, action="store_true")
-    args = common.resolve(parser, "lia", SETTINGS, argv, partial(inherit, parser),
-                          formerly=dict(rgb="linear"), networks=network_args)
+    args = common.resolve(parser, "lia", SETTINGS, argv, network_args, formerly=dict(rgb="linear"),
+                          inherit=partial(inherit, parser))
     if args.init and args.stage == "2":
         raise Error("--init is for --stage 1, because stage 2 begins from its decoder; leave it out")
     if args.init and not args.resume and common.read_args(args.init).get("stage") == "2":
@@ -472,10 +510,10 @@ def label(args):
 
 
 def complete(args, images, held_out, constants):
-    words = [args.mapping, getattr(args, "inference", "encoder"), args.recipe]
+    words = [f"stage{args.stage}", args.mapping, getattr(args, "inference", "encoder"), args.recipe]
     common.complete(args, images, held_out, label(args), default_split=SPLITS.get(args.data, "dw"),
-                    words=[f"stage{args.stage}", *(v for v in words if v not in ("flow", "encoder", "paper"))],
-                    constants=[f"Adam {BETAS[args.stage]}", *constants])
+                    words=[word for word in words if word not in ("flow", "encoder", "paper")],
+                    constants=[f"Adam {BETAS[args.stage]}"] + constants)
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -504,8 +542,10 @@ def train_decoder(args):
     model = Decoder(**network_args(vars(args))).to(device)
     if grows or device.type == "cuda":          # dcgan too: what tensor cores take
         model.to(memory_format=torch.channels_last)
-    common.begin_from(args, model, device)
-    common.hold(model.c, args)
+    if args.init:
+        common.begin_from(args, model, device)
+    if args.freeze_d:
+        common.hold(model.c, args)
     common.broadcast(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     opt = Namespace(**{name: adam(getattr(model, name), args.lr, BETAS["1"]) for name in ("phi", "g", "c")})
@@ -528,8 +568,7 @@ def train_decoder(args):
             for optimizer in vars(opt).values():
                 optimizer.state.clear()
         if run.snapshot_due:
-            run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z),
-                         level, alpha)
+            run.snapshot(lr, ema, fixed_x, fixed_z, level, alpha)
         if run.done:
             break
         x = common.to_float(next(batches))
@@ -537,7 +576,7 @@ def train_decoder(args):
             x = common.mirror(x, draw.uniform(len(x)))
         losses = decoder_step(nets, opt, model.see(x), draw, args, amp, getattr(model, "mean_w", None))
         common.average_buffers(model)
-        common.average(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
+        common.update_ema(ema, model, run.seen, batch, growth.since(run.seen), each_step=grows)
         run.step(losses, batch)
     run.finish()
 
@@ -596,7 +635,7 @@ def train_encoder(args):
         lr = args.lr * DECAY ** min(4 * run.seen / (1000 * args.schedule_kimg), 4)
         common.set_rate(lr, opt.f, opt.c)
         if run.snapshot_due:
-            run.snapshot(lr, common.held_out(ema, fixed_x, fixed_z), common.snapshot_pictures(ema, fixed_x, fixed_z))
+            run.snapshot(lr, ema, fixed_x, fixed_z)
         if run.done:
             break
         x = common.to_float(next(batches))
@@ -604,9 +643,9 @@ def train_encoder(args):
             x = common.mirror(x, draw.uniform(len(x)))
         losses = encoder_step(nets, opt, x, eps, draw, args, amp)
         if args.log_gradients:
-            losses = *losses, *(p.grad.abs().mean() for p in three_layers(model.f))
+            losses += tuple(p.grad.abs().mean() for p in three_layers(model.f))
         common.average_buffers(model)
-        common.average(ema, model, run.seen, args.batch, run.seen)
+        common.update_ema(ema, model, run.seen, args.batch, run.seen)
         run.step(losses, args.batch)
     run.finish()
 
@@ -661,15 +700,10 @@ def make_model(args):
 
 
 def load(run, device="cpu", weights="ema", kimg=None):
-    """The model of a run folder, in eval mode; weights
-    "ema" (averaged) or "raw"; kimg: of --keep-kimg.
-
-    Raises common.Error.
-    """
-    args = common.read_args(run, "lia")
-    with common.fitting(run):
-        return common.load_weights(run, args, make_model(args), weights, device, kimg)
+    """The model of a run folder, in eval mode; weights "ema" (averaged) or "raw"; kimg: of
+    --keep-kimg.  Raises common.Error."""
+    return common.load_model(run, "lia", make_model, device, weights, kimg)
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

@@ -75,7 +75,7 @@ def write_streaming_script(path):
     """alae.py, for which every set is too large for memory."""
     path.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r}); import alae, common, data\n"
                     "data.RESIDENT_BYTES = 0\n"
-                    "if __name__ == '__main__': common.command(alae.main, data.DataError)\n")
+                    "if __name__ == '__main__': common.command(alae.main)\n")
 
 
 def draws(z, mix=None):
@@ -325,7 +325,7 @@ class Enough(Exception):
 
 def show_nothing(monkeypatch):
     """Snapshots without pictures and measures, which take time."""
-    monkeypatch.setattr(common, "held_out", lambda *_: dict.fromkeys(common.Run.MEASURES, ""))
+    monkeypatch.setattr(common, "inversion_errors", lambda *_: dict.fromkeys(common.Run.MEASURES, ""))
     monkeypatch.setattr(common, "snapshot_pictures", lambda *_: {})
 
 
@@ -377,7 +377,7 @@ def averages(monkeypatch, every):
         shown.append(model)
         return dict.fromkeys(common.Run.MEASURES, "")
     monkeypatch.setattr(common.Run, "step", spy)
-    monkeypatch.setattr(common, "held_out", show)
+    monkeypatch.setattr(common, "inversion_errors", show)
     monkeypatch.setattr(common, "snapshot_pictures", lambda *given: show(*given) and {})
     monkeypatch.setattr(common, "EMA_EVERY", every)
     return steps, shown
@@ -444,7 +444,7 @@ class Dummy(torch.nn.Module):
     def encode(self, x): return x.flatten(1)
     def features(self, x): return x.flatten(1)[:, ::16], x.flatten(1)[:, ::8]
 def load(run, device="cpu", weights="ema"):
-    return common.load_weights(run, common.read_args(run, "dummy"), Dummy(0.0), weights, device)
+    return common.load_model(run, "dummy", lambda args: Dummy(0.0), device, weights, None)
 """
 
 

@@ -30,8 +30,8 @@ class Exercise(NamedTuple):
 
 EXERCISES = [
     Exercise("logistic", "The logistic loss", "ALAE, Algorithm 1: f = softplus",
-        "softplus(t), log(1 + e^t) as a mean over all scores, in fp32; no overflow at t = 1000",
-        "ALAE Alg. 1: f(t) = log(1 + e^t), a mean over the batch", 5, 5, ("common.py: softplus",)),
+        "mean_softplus(t), the mean of log(1 + e^t) over all scores, in fp32; no overflow at t = 1000",
+        "ALAE Alg. 1: f(t) = log(1 + e^t), a mean over the batch", 5, 5, ("common.py: mean_softplus",)),
     Exercise("equal-linear", "An equalised layer", "ProGAN (1710.10196), section 4.1",
         "the parameters weight and bias (or None), the constants scale and lr_mul, and the forward pass",
         "ProGAN 4.1: y = c W x + m b, W ~ N(0, 1/m^2)", 15, 10,
@@ -66,12 +66,12 @@ EXERCISES = [
     Exercise("coupling", "The coupling layers and their inverse", "LIA, equations 2-4; NICE (1410.8516)",
         "to_z and to_w by `_shift_and_scale`, which gives a scale of 1 where the coupling is additive",
         "LIA eqs. 3 and 4: couplings, and their inverse", 45, 20,
-        ("common.py: InvertibleNetwork.to_z", "common.py: InvertibleNetwork.to_w")),
+        ("lia.py: InvertibleNetwork.to_z", "lia.py: InvertibleNetwork.to_w")),
     Exercise("affine", "The network in a coupling, additive and affine", "LIA, section 2.2; Glow (1807.03039), table 1",
         "_shift_and_scale(tau, top): two layers, each with a leaky ReLU; affine: half of the outputs are the shift, "
         "and sigmoid(h + 2) of the others the scale",
         "LIA eq. 3: tau(top half); Glow: scale = sigmoid(h + 2)", 20, 10,
-        ("common.py: InvertibleNetwork._shift_and_scale",)),
+        ("lia.py: InvertibleNetwork._shift_and_scale",)),
     Exercise("lia-critic", "LIA's critic", "LIA, equations 6 and 7",
         "both losses, each as a Wasserstein and as a logistic one, and a step of the critic with R1",
         "LIA eq. 6: c scores realness", 30, 15,
@@ -87,8 +87,8 @@ EXERCISES = [
         "the paragraph under its comment: set L_re, unweighted, by h.d; update G and E down h.W_re times that",
         "F-AAE eq. 4: G and E bring the code back", 10, 5, ("faae.py: faae # Re-encoding phase",)),
     Exercise("faae-2", "F-AAE, the regularisation phase", "F-AAE, section 3.1 and equation 4",
-        "the paragraphs under both comments: set L_D and L_G, unweighted; update D down L_D, with h.gamma / 2 times r1 of "
-        "the real images' scores if h.gamma is not 0, then G down h.W_adv times L_G",
+        "the paragraphs under both comments: set L_D and L_G, unweighted; update D down L_D, with h.gamma / 2 times r1 "
+        "of the real images' scores if h.gamma is not 0, then G down h.W_adv times L_G",
         "F-AAE eq. 4: D tells real from generated, and G confuses it", 25, 10,
         ("faae.py: faae # Regularisation phase", "faae.py: faae # ... and G confuses it"),
         twins=("faae.py: lr", "faae.py: jlr")),

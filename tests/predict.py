@@ -122,7 +122,7 @@ def low(to_fp32):
 
 QUIET = (  # what takes time and is not looked at
     (common, "curves", lambda _: lambda *given: None), (common, "snapshot_pictures", lambda _: lambda *given: {}),
-    (common, "held_out", lambda _: lambda *given: dict.fromkeys(common.Run.MEASURES, "")))
+    (common, "inversion_errors", lambda _: lambda *given: dict.fromkeys(common.Run.MEASURES, "")))
 
 
 @functools.lru_cache(16)
@@ -158,7 +158,7 @@ NARROW = ("--data", "mnist-mini", "--backbone", "mlp", "--width", "16")
 def through_couplings(changed, seed, kimg):
     """w -> z -> w through 8 couplings.  Changed: in bf16, from which phi does not return to fp32."""
     torch.manual_seed(seed)
-    phi, w = common.InvertibleNetwork(512, depth=8), torch.randn(256, 512)
+    phi, w = lia.InvertibleNetwork(512, depth=8), torch.randn(256, 512)
     with ExitStack() as stack, torch.no_grad():
         if changed:
             phi, w = phi.bfloat16(), w.bfloat16()
@@ -406,4 +406,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    common.command(main, data.DataError)
+    common.command(main)

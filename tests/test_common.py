@@ -82,7 +82,7 @@ def test_dcgan_backbone(size):
 def test_softplus_is_fp32_and_averages():
     t = torch.tensor([[-2.0], [0.5]], dtype=torch.bfloat16)
     expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(0.5))) / 2
-    assert common.softplus(t).item() == pytest.approx(expected, rel=1e-6)
+    assert common.mean_softplus(t).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_r1_of_a_linear_critic():
@@ -105,9 +105,9 @@ def test_ema_of_parameters_and_buffers():
     model.weight.data.fill_(3.0)
     model.running_mean.fill_(10.0)
     model.num_batches_tracked.fill_(7)
-    common.ema_update(ema, model, beta=0.75)
-    assert ema.weight.item() == pytest.approx(0.75 * 1 + 0.25 * 3)
-    assert ema.running_mean.item() == pytest.approx(0.25 * 10)
+    common.update_ema(ema, model, seen=0, batch=10_000)             # its half-life: beta is 1/2
+    assert ema.weight.item() == pytest.approx(0.5 * 1 + 0.5 * 3)
+    assert ema.running_mean.item() == pytest.approx(0.5 * 10)
     assert ema.num_batches_tracked.item() == 7
     assert model.weight.item() == 3.0
 
@@ -120,7 +120,7 @@ def test_when_an_average_moves_and_how_far():
     def moved(*args, **kwargs):
         ema = copy.deepcopy(model)
         ema.weight.data.zero_()
-        common.average(ema, model, *args, **kwargs)
+        common.update_ema(ema, model, *args, **kwargs)
         return ema.weight.item()
     assert moved(0, 128) == pytest.approx(1 - 0.5 ** (1024 / 10_000))
     assert moved(128, 128) == moved(1000, 32) == 0                      # within 1,024 images
@@ -195,7 +195,7 @@ def resolve(*flags):
         (dict(backbone="mlp"), common.OURS(lr=0.1, kimg=10.0, gamma=1.0)),
         (dict(backbone="mlp", data=("digits", "letters")), common.PAPER(kimg=5.0)),
         (dict(recipe="official"), common.CODE(kimg=7.0, gamma=10.0))]
-    return common.resolve(PARSER(), "alae", table, list(flags))
+    return common.resolve(PARSER(), "alae", table, list(flags), networks=dict, formerly={})
 
 
 def PARSER():
@@ -325,12 +325,12 @@ def test_a_full_disk_says_so(tmp_path, monkeypatch):
 def test_resume_into_another_folder(tmp_path):
     run = make_run(tmp_path / "a")
     run.step([torch.tensor(1.0), torch.tensor(2.0)], 10)
-    run.snapshot(0.1, dict.fromkeys(run.MEASURES, 0.5), {})
+    run.snapshot(0.1, nn.Identity(), torch.zeros(1, 1, 8, 8), None)
     before = {p: p.read_bytes() for p in (tmp_path / "a").glob("*.*")}
     run = make_run(tmp_path / "b", resume=str(tmp_path / "a"))
     assert run.seen == 10
     run.step([torch.tensor(1.0), torch.tensor(2.0)], 10)
-    run.snapshot(0.1, dict.fromkeys(run.MEASURES, 0.5), {})
+    run.snapshot(0.1, nn.Identity(), torch.zeros(1, 1, 8, 8), None)
     assert len((tmp_path / "b" / "log.csv").read_text().splitlines()) == 3
     assert before == {p: p.read_bytes() for p in (tmp_path / "a").glob("*.*")}
 

@@ -737,10 +737,10 @@ def test_the_classifier_is_trained_once(dummy, cache, capsys):
 def test_held_out_measures_agree_with_metrics(dummy):
     view = evaluation.View(dummy("run", dim=1.5), options())         # leaves [-1, 1], and is clipped
     m = evaluation.errors(view, torch.arange(600))
-    h = common.held_out(view.model, view.images(range(600)), view.codes(600, 0))
+    h = common.inversion_errors(view.model, view.images(range(600)), view.codes(600, 0))
     assert (h["mse"], h["recip_x"]) == pytest.approx((m["mse"], m["mae"]), rel=1e-4)
     assert h["recip_w"] == pytest.approx(evaluation.measure_latent(view, options(n=600)).numbers["recip_w"], rel=1e-4)
-    assert common.held_out(view.model, view.images(range(600)), None)["recip_w"] == ""
+    assert common.inversion_errors(view.model, view.images(range(600)), None)["recip_w"] == ""
     x = view.images(range(600))
     assert m["mse"] == pytest.approx(((1.5 * x).clamp(-1, 1) - x).square().mean().item(), rel=1e-4)
 

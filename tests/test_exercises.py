@@ -155,27 +155,27 @@ def drawn(n, size, steps):
 def test_softplus_values():
     """log(1 + e^t) of single scores"""
     for t in (-3.0, 0.0, 0.5, 4.0):
-        same(f"softplus({t}) = log(1 + e^t)", common.softplus(torch.tensor([[t]])), math.log(1 + math.exp(t)))
+        same(f"softplus({t}) = log(1 + e^t)", common.mean_softplus(torch.tensor([[t]])), math.log(1 + math.exp(t)))
 
 
 @grades("logistic")
 def test_softplus_is_a_mean():
     """over the batch, and not a sum"""
     t = torch.tensor([[0.0], [1.0], [2.0], [-5.0]])
-    same("softplus of four scores: the mean", common.softplus(t), np.log1p(np.exp([0, 1, 2, -5])).mean())
+    same("softplus of four scores: the mean", common.mean_softplus(t), np.log1p(np.exp([0, 1, 2, -5])).mean())
 
 
 @grades("logistic")
 def test_softplus_does_not_overflow():
     """at 1000"""
-    same("softplus(1000) is 1000", common.softplus(torch.tensor([[1000.0]])), 1000)
-    same("softplus(-1000) is 0", common.softplus(torch.tensor([[-1000.0]])), 0)
+    same("softplus(1000) is 1000", common.mean_softplus(torch.tensor([[1000.0]])), 1000)
+    same("softplus(-1000) is 0", common.mean_softplus(torch.tensor([[-1000.0]])), 0)
 
 
 @grades("logistic")
 def test_softplus_is_fp32():
     """of scores in bf16"""
-    got = common.softplus(torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.bfloat16))
+    got = common.mean_softplus(torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.bfloat16))
     check(got.dtype == torch.float32, f"softplus of bf16 scores: expected float32, got {got.dtype}")
     same("softplus of bf16 scores", got, np.log1p(np.exp([1, 2, 4])).mean(), rtol=1e-6)
 
@@ -455,7 +455,7 @@ def alae_step(heading, steps=1, mean_w=None, **flags):
         grad = torch.autograd.grad(scores.sum(), x, retain_graph=True)[0]
         same("line 6: R1 is of the scores of x", grad, np.broadcast_to(before[3] @ before[2], (6, 5)))
         return (E.A.T @ D.A[0]).square().sum()
-    with patch("alae.softplus", logistic), patch("alae.r1", closed_r1):
+    with patch("alae.mean_softplus", logistic), patch("alae.r1", closed_r1):
         made = alone("alae", "train_step", heading)(nets, opt, x.clone(), Codes(*zs), args, nullcontext, mean_w)
     return made, nets, x.numpy(), [z.numpy() for z in zs], before, moved(before, *nets)
 
@@ -579,7 +579,7 @@ def test_step_3_EGF():
 def flow(coupling="additive", depth=3):
     """A network of 6 dimensions whose shift and scale are known functions of the top half."""
     with patch("common.EqualLinear", Dense):
-        phi = common.InvertibleNetwork(6, depth, coupling)
+        phi = lia.InvertibleNetwork(6, depth, coupling)
     K = randn(3, 3)
     phi.numbers = {id(tau): i for i, tau in enumerate(phi.tau)}
 
@@ -635,7 +635,7 @@ def test_coupling_keeps_the_volume():
 
 def coupling_net(coupling):
     with patch("common.EqualLinear", Dense):
-        phi = common.InvertibleNetwork(6, 1, coupling)
+        phi = lia.InvertibleNetwork(6, 1, coupling)
     for p in phi.parameters():
         nn.init.normal_(p)
     top = randn(4, 3)
@@ -677,7 +677,7 @@ def wrong_sign_free(fake, form):
     return logistic(-fake) if form == "logistic" else fake.double().sum() * -1 / len(fake)
 
 
-@grades("lia-critic", lia_softplus=logistic)
+@grades("lia-critic", lia_mean_softplus=logistic)
 def test_critic_loss():
     """c is large for real images"""
     fake, real = randn(5, 1), randn(5, 1)
@@ -687,7 +687,7 @@ def test_critic_loss():
          numpy_logistic(f) + numpy_logistic(-r))
 
 
-@grades("lia-critic", lia_softplus=logistic)
+@grades("lia-critic", lia_mean_softplus=logistic)
 def test_adversarial_loss():
     """who is judged raises the score"""
     fake = randn(5, 1)
@@ -704,7 +704,7 @@ def critic_moves():
         same("LIA eq. 6: R1 is of the scores of x",
              torch.autograd.grad(scores.sum(), x, retain_graph=True)[0], np.broadcast_to(d, (6, 4)))
         return c.A.square().sum()
-    with patch("lia.softplus", logistic), patch("lia.r1", closed_r1):
+    with patch("lia.mean_softplus", logistic), patch("lia.r1", closed_r1):
         made = lia.move_critic(c, opt.c, fake, x.clone(), Namespace(gamma=3.0, adversarial="wasserstein"), nullcontext)
     return made, fake.numpy(), x.numpy(), d, moved([d], c)[0]
 
@@ -866,7 +866,7 @@ def faae_phase(*headings, steps=1, gamma=0.0):
     G, E, D = Matrix(3, 5), Matrix(5, 3), Matrix(5, 1)
     before, zs, x = value(G, E, D), drawn(6, 3, steps), randn(6, 5)
     h = Namespace(W_re=7.0, W_adv=0.3, gamma=gamma, d=lambda a, b: (a.double() - b.double()).abs().sum() / len(a))
-    with patch("faae.softplus", logistic):
+    with patch("faae.mean_softplus", logistic):
         made = alone("faae", "faae", *headings)((G, E, D), descent(G=G, E=E, D=D), x, Codes(*zs), nullcontext, h)
     return made, (G, E, D), x.detach().numpy(), [z.numpy() for z in zs], before, moved(before, G, E, D)
 
@@ -955,7 +955,7 @@ def bigan(moves="GED"):
     before, zs, x, opt = value(G, E, D), drawn(6, 3, 2), randn(6, 5), descent(G=G, E=E, D=D)
     for name, optimizer in vars(opt).items():
         optimizer.param_groups[0]["lr"] = float(name in moves)
-    with patch("faae.softplus", logistic):
+    with patch("faae.mean_softplus", logistic):
         made = faae.bigan((G, E, D), opt, x, Codes(*zs), nullcontext, None)
     return made, D, x.numpy(), [z.numpy() for z in zs], before, moved(before, G, E, D)
 

@@ -159,8 +159,8 @@ def gradient(loss, matrices, i, eps=1e-6):
     return g
 
 
-@pytest.mark.parametrize("case", ["faae", "faae mse", "faae r1", "faae joint", "aae", "bigan", "bigan norm", "ali", "age",
-                                  "age celeba", "lr", "jlr", "ae-l1", "ae-l2"])
+@pytest.mark.parametrize("case", ["faae", "faae mse", "faae r1", "faae joint", "aae", "bigan", "bigan norm", "ali",
+                                  "age", "age celeba", "lr", "jlr", "ae-l1", "ae-l2"])
 def test_an_iteration_by_hand(case):
     objective = case.split()[0]
     model, rate = tiny_model(objective, "norm" in case), 1e-3
@@ -351,7 +351,7 @@ def test_bigans_mlps():
 
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_section_3_2(size):
-    G, E, D = faae.build_networks("dcgan", (3, size, size), 256, 1, "faae")
+    G, E, D = faae.Autoencoder("dcgan", (3, size, size), 256, 1, "faae").children()
     widths = [256, 128, 64, 32, 16][:int(math.log2(size)) - 2]
     assert [c.weight.shape[:2] for c in G.convs] == list(zip(widths, [256, *widths]))
     assert [c.weight.shape[:2] for c in E.net.trunk.convs] == list(zip(widths[::-1], [3, *widths[::-1]]))
@@ -373,12 +373,12 @@ def test_section_3_2(size):
 
 def test_no_batch_norm_where_a_pair_is_scored():
     for objective in faae.STEPS:
-        _, E, D = faae.build_networks("dcgan", (3, 32, 32), 8, 16, objective)
-        has = any(isinstance(m, nn.BatchNorm2d) for m in E.modules())
+        conv = faae.Autoencoder("dcgan", (3, 32, 32), 8, 16, objective)
+        has = any(isinstance(m, nn.BatchNorm2d) for m in conv.E.modules())
         assert has == (objective not in ("bigan", "ali"))
-        assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in (D.modules() if D else ()))
-        G, E, _ = faae.build_networks("mlp", (1, 28, 28), 8, 16, objective)
-        count = [sum(isinstance(m, nn.BatchNorm1d) for m in net.modules()) for net in (G, E)]
+        assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in (conv.D.modules() if conv.D else ()))
+        mlp = faae.Autoencoder("mlp", (1, 28, 28), 8, 16, objective)
+        count = [sum(isinstance(m, nn.BatchNorm1d) for m in net.modules()) for net in (mlp.G, mlp.E)]
         assert count == ([2, 0] if objective == "age" else [2, 1])
 
 

@@ -136,10 +136,11 @@ WRONG = {
          "scores.sum().backward()\n    gradient = x.grad"),
     ],
     "alae-1": [
-        ("softplus(fake_score) + softplus(-real_score)", "softplus(-fake_score) + softplus(real_score)"),
-        ("softplus(fake_score) + softplus(-real_score)", "softplus(fake_score) - softplus(real_score)"),
-        ("softplus(fake_score) + softplus(-real_score)", "-softplus(fake_score) - softplus(-real_score)"),
-        ("softplus(fake_score) + softplus(-real_score)", "B * (softplus(fake_score) + softplus(-real_score))"),
+        ("(fake_score) + mean_softplus(-real_score)", "(-fake_score) + mean_softplus(real_score)"),
+        ("+ mean_softplus(-real_score)", "- mean_softplus(real_score)"),
+        ("mean_softplus(fake_score) + mean_softplus", "-mean_softplus(fake_score) - mean_softplus"),
+        ("mean_softplus(fake_score) + mean_softplus(-real_score)",
+         "B * (mean_softplus(fake_score) + mean_softplus(-real_score))"),
         ("with amp(), torch.no_grad():", "with amp():"),
         ("args.gamma / 2", "args.gamma"),
         ("update(L_ED + R1,", "update(L_ED,"),
@@ -433,7 +434,7 @@ for i, cell in enumerate(cells):
 def test_a_notebook(copy, tmp_path):
     """Its cells, one after the other: without a solution no point, with one all."""
     book, solution = copy / "notebooks" / "01-logistic.ipynb", tmp_path / "solution.py"
-    solution.write_text("\n".join(text_of(BASE["common.py"], "common.py: softplus")))
+    solution.write_text("\n".join(text_of(BASE["common.py"], "common.py: mean_softplus")))
     told = script("-c", CELLS, book, folder=book.parent).splitlines()
     assert told == ["not written yet: " + NAMED["logistic"].says] * len(own("logistic"))
     told = script("-c", CELLS, book, solution, folder=book.parent).splitlines()

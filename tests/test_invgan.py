@@ -359,7 +359,7 @@ def test_spectral_norm_is_fp32_under_autocast():
 
 def test_biggan():
     torch.manual_seed(0)
-    M, G, D = invgan.build_networks("biggan", (3, 32, 32), 6, 5, 8, 8192)
+    M, G, D = invgan.InvGAN("biggan", (3, 32, 32), 6, 5, 8).children()
     w, conditional, shapes = M(torch.randn(4, 6)), [], []
     norms = [m for m in G.modules() if isinstance(m, invgan.ConditionalNorm)]
     for m in norms:

@@ -63,7 +63,7 @@ def loop(tmp_path, monkeypatch):
         monkeypatch.setitem(faae.STEPS, "faae", faaes)
         for name, spy in dict(broadcast=broadcast, growth_of=planned, average_buffers=count,
                               start=lambda args: (start(args)[0], rank, world), curves=lambda *_: None,
-                              held_out=show, snapshot_pictures=lambda *given: show(*given) and {}).items():
+                              inversion_errors=show, snapshot_pictures=lambda *given: show(*given) and {}).items():
             monkeypatch.setattr(common, name, spy)
         monkeypatch.setattr(common.StyleGenerator, "forward", listening)
         run.folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"

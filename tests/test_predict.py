@@ -165,7 +165,8 @@ def test_a_name_that_is_not_there(capsys):
 
 
 @pytest.mark.parametrize(("name", "where", "what"), [
-    ("alae-sum", predict.alae, "train_step"), ("lia-bf16", common, "InvertibleNetwork"), ("lia-sign", common, "r1")])
+    ("alae-sum", predict.alae, "train_step"), ("lia-bf16", predict.lia, "InvertibleNetwork"),
+    ("lia-sign", common, "r1")])
 def test_code_that_is_not_written_yet(name, where, what, small, monkeypatch):
     def empty(*_, **__):
         raise NotImplementedError("eq. 0")

@@ -516,11 +516,11 @@ CHECK = """if True:
     optimizer, other = (torch.optim.SGD(c.parameters(), lr=0.1) for c in (critic, alone))
     for n in (8, 4):
         x = torch.randn(n, 1, 8, 8)
-        whole = common.softplus(alone(x))
-        halves = sum(common.softplus(alone(x[half::2])) for half in (0, 1)) / 2
+        whole = common.mean_softplus(alone(x))
+        halves = sum(common.mean_softplus(alone(x[half::2])) for half in (0, 1)) / 2
         # Shares of 4 have the groups of the whole batch, smaller ones have groups of their own
         assert (abs(whole - halves) < 1e-6) == (n == 8)
-        common.update(common.softplus(critic(x[dist.get_rank()::2])), optimizer)
+        common.update(common.mean_softplus(critic(x[dist.get_rank()::2])), optimizer)
         other.zero_grad()
         halves.backward()
         other.step()
