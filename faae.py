@@ -585,8 +585,9 @@ SETTINGS = [
     (MNIST | dict(data="mnist", split=("auto", "dw")), PAPER(kimg=400 * 60)),
     (MLPS | dict(data="mnist-mini"), OURS(kimg=400, snapshot_kimg=20)),
     (MLPS | dict(objective="faae"), OURS(reencode_weight="10")),
-    # Without R1 all samples look alike: D has no norm, and few images
-    (MLPS | dict(data="mnist-mini", objective="faae"), OURS(gamma=1.0, batch=64, lr=0.001, lr_d=0.001)),
+    # Without R1 all samples look alike: D has no norm, and few images.  A larger W_re makes speckle, by which E reads z
+    (MLPS | dict(data="mnist-mini", objective="faae"),
+        OURS(gamma=1.0, reencode_weight="3", batch=64, lr=0.001, lr_d=0.001, kimg=200, snapshot_kimg=10)),
     (CONVS | dict(objective=("bigan", "ali", "age", "lr", "jlr")),
         OURS(batch=64, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")),
     # 0: by level, see common.complete_levels
