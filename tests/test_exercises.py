@@ -578,7 +578,7 @@ def test_step_3_EGF():
 
 def flow(coupling="additive", depth=3):
     """A network of 6 dimensions whose shift and scale are known functions of the top half."""
-    with patch("common.EqualLinear", Dense):
+    with patch("lia.EqualLinear", Dense):
         phi = lia.InvertibleNetwork(6, depth, coupling)
     K = randn(3, 3)
     phi.numbers = {id(tau): i for i, tau in enumerate(phi.tau)}
@@ -634,7 +634,7 @@ def test_coupling_keeps_the_volume():
 
 
 def coupling_net(coupling):
-    with patch("common.EqualLinear", Dense):
+    with patch("lia.EqualLinear", Dense):
         phi = lia.InvertibleNetwork(6, 1, coupling)
     for p in phi.parameters():
         nn.init.normal_(p)

@@ -703,7 +703,7 @@ def test_the_rates_and_the_images_of_a_level(here, monkeypatch):
 def test_statistics_are_averaged_over_processes_before_the_average_takes_them(here, monkeypatch):
     calls = []
     monkeypatch.setattr(common, "average_buffers", lambda model: calls.append(model))
-    monkeypatch.setattr(common, "average", lambda ema, model, *_, **__: calls.append(model))
+    monkeypatch.setattr(common, "update_ema", lambda ema, model, *_, **__: calls.append(model))
     run(*SMALL, "--kimg", "0.016", "--out", "run")
     assert len(calls) == 2
     assert calls[0] is calls[1]

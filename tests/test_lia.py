@@ -861,7 +861,7 @@ def test_two_processes_share_what_stage_2_draws(here, decoder, monkeypatch):
 def test_statistics_are_averaged_over_processes_before_the_average_takes_them(here, decoder, monkeypatch):
     first, calls = decoder(), []
     monkeypatch.setattr(common, "average_buffers", lambda model: calls.append(model))
-    monkeypatch.setattr(common, "average", lambda ema, model, *_, **__: calls.append(model))
+    monkeypatch.setattr(common, "update_ema", lambda ema, model, *_, **__: calls.append(model))
     run(*SMALL, "--kimg", "0.032", "--out", "first")
     run("--stage", "2", "--decoder", first, "--kimg", "0.032", "--batch", "32", "--out", "second")
     assert [type(model) for model in calls] == [lia.Decoder] * 2 + [lia.LIA] * 2
