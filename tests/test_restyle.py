@@ -337,8 +337,8 @@ def test_bad_runs_are_one_line(name, source, here, capsys, monkeypatch):
     flags, message = BAD[name]
     flags = flags(source)
     if name == "not grown":
-        def shrunk(*given, load=invgan.load):
-            model = load(*given)
+        def shrunk(run, device="cpu", weights="ema", load=invgan.load):
+            model = load(run, device, weights)
             common.grow(0, 1.0, model)
             return model
         monkeypatch.setattr(invgan, "load", shrunk)
