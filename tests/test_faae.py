@@ -442,7 +442,7 @@ def test_the_papers_settings():
 def test_a_preset_is_chosen_by_what_it_names_alone():
     """Not by a folder, a run or a data set that happens to have its name."""
     for flags in (["--out", "age"], ["--data", "jlr", "--backbone", "mlp"], ["--data-root", "jlr"]):
-        assert faae.parse_args(flags).reencode_weight == "10", flags
+        assert faae.parse_args(flags).reencode_weight == ("10" if "--data" in flags else "3"), flags
     assert faae.parse_args(["--data", "mnist", "--objective", "lr", "--out", "mnist-mini"]).kimg == 24_000
     assert faae.parse_args(["--data", "few", "--out", "celeba"]).split == "auto"
     assert faae.parse_args(["--data", "celeba"]).split == "5-1"
@@ -575,7 +575,8 @@ def test_what_the_loop_gives_its_step(flags, here, monkeypatch):
         assert z1.shape == (32, 50)
         assert not torch.equal(z1, z2)
         weights = {"--reencode-weight": (3, 7)}.get(flags[2] if len(flags) > 2 else "", None)
-        assert h.W_re == (weights[k > 0] if weights else {"faae": 10, "aae": 100, "bigan": 1}[args.objective])
+        assert h.W_re == (weights[k > 0] if weights else {"faae": 3, "aae": 100, "bigan": 1}[args.objective])
+        assert h.gamma == {"faae": 1}.get(args.objective, 0)
         assert h.W_adv == {"faae": 0.1, "aae": 5, "bigan": 1}[args.objective]
         assert h.d is (faae.l2 if "l2" in flags else faae.squared_l2 if args.objective == "bigan" else faae.mse)
 
