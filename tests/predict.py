@@ -143,9 +143,10 @@ def trained(method, flags, changes, seed, kimg):
                 signal.signal(number, handler)
 
 
-def train(method, flags, measures, changed, seed, kimg, more=(), changes=(), always=()):
-    """One side of an experiment: trains with `flags` and, if changed, `more` flags and changes.  -> its numbers"""
-    model = trained(method, (*NARROW, *flags, *(more if changed else ())),
+def train(method, flags, measures, changed, seed, kimg, less=(), more=(), changes=(), always=()):
+    """One side of an experiment: trains with `flags` and, if changed, `more` flags and changes, else `less`.
+    -> its numbers"""
+    model = trained(method, (*NARROW, *flags, *(more if changed else less)),
                     (*always, *(changes if changed else ())), seed, kimg)
     x = common.to_float(data.load("mnist-mini")[1].take(range(TEST)))
     with torch.no_grad():
@@ -187,6 +188,7 @@ def judge(model):
 ALAE = {"size of E(x)": code_size, "MSE of images": image_error}
 INVGAN = ("--batch", "64", "--lr", "0.004", "--gamma", "1", "--w-weight", "0.1", "--cycle-weight", "0.1")
 FAAE = ("--batch", "64", "--lr", "0.002", "--lr-d", "0.002")
+PRINTED = ("--reencode-weight", "10", "--gamma", "0")       # F-AAE without R1
 CODES = {"distance of samples": sample_distance, "error of codes": code_error}
 
 EXPERIMENTS = {
@@ -246,7 +248,7 @@ EXPERIMENTS = {
         "`--reencode-weight 1000`",
         "G has one Adam for both phases, and both gradients are divided by one size, re-encoding's: what D says hardly "
         "moves G. Codes come back better, from images that need not look real.",
-        functools.partial(train, faae, FAAE, CODES, more=("--reencode-weight", "1000"))),
+        functools.partial(train, faae, FAAE + PRINTED, CODES, more=("--reencode-weight", "1000"))),
     "faae-apart": Experiment(
         "F-AAE eq. 4",
         "Weigh re-encoding 1000 in place of 10, in a program where each phase has an Adam of its own. What happens to "
@@ -255,8 +257,8 @@ EXPERIMENTS = {
         "cancels",
         "Adam divides a gradient by its usual size, so a phase's weight leaves its steps as they are, and W_re and "
         "W_adv do nothing. With one Adam for both phases of G, both gradients are divided by one size.",
-        functools.partial(train, faae, FAAE, dict(reversed(CODES.items())), more=("--reencode-weight", "1000"),
-                          always=((faae, "update", apart),))),
+        functools.partial(train, faae, FAAE + PRINTED, dict(reversed(CODES.items())),
+                          more=("--reencode-weight", "1000"), always=((faae, "update", apart),))),
     "faae-aae": Experiment(
         "F-AAE eqs. 2 and 4",
         "F-AAE brings codes back and judges images, AAE brings images back and judges codes. With AAE, what happens to "
@@ -265,7 +267,7 @@ EXPERIMENTS = {
         "A mean square over pixels is least for the mean of all images that a code may stand for, which is blurred. "
         "F-AAE never compares pixels: its images have to look real, and their errors are larger.",
         functools.partial(train, faae, FAAE, {"sharpness": sharpness, "MSE of images": image_error},
-                          more=("--objective", "aae"))),
+                          less=PRINTED, more=("--objective", "aae"))),
 }
 RECORDED_ON = "one core of an AMD EPYC without AMX, torch 2.14.1, the scripts of code 3605b3f, 2026-11-26"
 RECORDED = {  # {what is measured: (as it is, changed), of each seed}, as --record prints it
