@@ -127,7 +127,7 @@ def test_the_distance_of_features():
 def made(source, name, **more):
     """A ReStyle model of random weights over a source's G."""
     stored = common.read_args(source(name))
-    G = invgan.method_of(stored).load(source(name))
+    G = invgan.method_of(source(name), stored).load(source(name))
     torch.manual_seed(1)
     model = invgan.ReStyle(G, stored["backbone"], 64, **more).requires_grad_(False).eval()
     nn.init.normal_(model.E.head.weight)
@@ -222,7 +222,7 @@ def test_a_run_leaves_g_as_it_was_to_the_bit(name, source, here):
     assert args["label"] == f"ReStyle over {stored['label']}"
     assert getattr(model, "rows", 1) == (4 if name == "stylegan" else 1)               # w+ where there are styles
     x = torch.rand(3, *model.image_shape)
-    source_model = invgan.method_of(stored).load(source(name))
+    source_model = invgan.method_of(source(name), stored).load(source(name))
     assert torch.equal(model.G.generate(model.G.map(torch.ones(2, model.nz))),
                        source_model.generate(source_model.map(torch.ones(2, model.nz))))
     assert model.encode(x).shape == (3, model.nw)
