@@ -94,7 +94,7 @@ class View:
 
     @functools.cached_property
     def parts(self):
-        """(train, test), data.Images.  Raises Error or data.DataError without the set."""
+        """(train, test), data.Images.  Raises Error without the set."""
         options, args = self.options, self.args
         tiles = args.get("patches")
         size = args["resolution"] if tiles else f"{self.shape[2]}x{self.shape[1]}"
@@ -119,7 +119,7 @@ class View:
         """Why the set is not available, or None."""
         try:
             self.part("train")
-        except (Error, data.DataError) as e:
+        except Error as e:
             return e
 
     @property
@@ -3343,7 +3343,7 @@ def metrics(args):
         out[str(run)] = {}
         try:
             view = View(run, args)
-        except (Error, data.DataError) as e:
+        except Error as e:
             failed = e
             if len(args.runs) > 1:              # else it is said at the end alone
                 print(f"{run}: left out: {e}", flush=True)
@@ -3354,7 +3354,7 @@ def metrics(args):
             try:
                 view.need(measure.needs)
                 numbers, how, title, notes = measure.count(view, args)
-            except (Error, data.DataError) as e:
+            except Error as e:
                 if not isinstance(e, Lacks):
                     failed = e
                     if dist.is_initialized():
@@ -3864,7 +3864,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         status, kind = 200, "text/plain; charset=utf-8"
         try:
             kind, content = self.answer()
-        except (Refused, Error, data.DataError) as e:
+        except (Refused, Error) as e:
             status, content = getattr(e, "status", 400), str(e).encode()
         except Exception:
             traceback.print_exc()
@@ -4239,7 +4239,7 @@ def numbers_of(view, args, found):
             view.need(MEASURES[name].needs)
             numbers, how, _, _ = MEASURES[name].count(view, args)
             out[name] = dict(numbers, protocol=f"{how}; {depends_on(view, args)}")
-        except (Error, data.DataError) as e:
+        except Error as e:
             out[name] = dict(protocol=f"left out: {e}")
     return out, f"measured for this page, the quick ones: {', '.join(QUICK)}"
 
@@ -4328,7 +4328,7 @@ def figures_of(view, args):
                 raise Error(ASIDE[name])
             with contextlib.redirect_stdout(said):
                 image = Image.fromarray(picture_of_figure(own, [view]))
-        except (Error, data.DataError) as e:
+        except Error as e:
             rest.append(f"<li><b>{name}</b>: {html.escape(str(e))}</li>")
             continue
         papers = ", ".join(number for number, other in ALIASES.items() if other == name)
@@ -4403,7 +4403,7 @@ def report(args):
         try:
             view = View(run, args)
             page, heads = page_of(view, args, found)
-        except (Error, data.DataError) as e:
+        except Error as e:
             failed = e
             if len(args.runs) > 1:              # else it is said at the end alone
                 print(f"{run}: left out: {e}", flush=True)
