@@ -1150,6 +1150,7 @@ def positive(kind, most=math.inf):
     return number(name, kind, lambda value: 0 < value <= most and value < math.inf)
 
 
+not_negative = number("positive float or 0", float, lambda value: 0 <= value < math.inf)
 count = number("whole number", int, lambda value: value >= 0)
 fraction = number("fraction", float, lambda value: 0 <= value <= 1)
 seed = number("seed", int, lambda value: 0 <= value < 2**32)        # what all generators take

@@ -1236,7 +1236,6 @@ def rank(args):
 # ------------------------------------------------------------------------------------- command line
 
 def main(argv=None):
-    whole_number = common.number("whole_number", int, lambda value: value >= 1)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     subs = [commands.add_parser(name, allow_abbrev=False, help=text, description=text) for name, text in (
@@ -1252,14 +1251,14 @@ def main(argv=None):
     add = subs[1].add_argument
     add("--query", nargs="+", required=True, metavar="IMAGE", help="training images, by their names there, or files")
     add("--out", required=True, metavar="FILE", help="file for the list: a name a line, best first")
-    add("-n", type=whole_number, default=0, metavar="N",
+    add("-n", type=common.positive(int), default=0, metavar="N",
         help="images on the list (default: a fifth, LIA's 0.1 of 0.5 million)")
-    add("--first", type=whole_number, default=0, metavar="N", help="training images that are ranked (LIA: the first "
-        "500000; default: all)")
+    add("--first", type=common.positive(int), default=0, metavar="N",
+        help="training images that are ranked (LIA: the first 500000; default: all)")
     add("--split", default="auto", help="cut whose training part is ranked (lsun: all, the default)")
     add("--vgg", default="", metavar="FILE", help="weights of VGG-16, perhaps without its top (default: fetched)")
     add("--run", default="", metavar="RUN", help="run whose encoder gives the features, instead of VGG-16")
-    add("--neighbours", type=whole_number, default=NEIGHBOURS, metavar="K",
+    add("--neighbours", type=common.positive(int), default=NEIGHBOURS, metavar="K",
         help=f"number of each image's neighbours in the graph (default {NEIGHBOURS})")
     add("--cache", default="cache", metavar="DIR", help="folder for fetched weights (default cache)")
     add("--device", default="auto", help="cpu, cuda ... (default: the GPU if there is one)")
@@ -1276,7 +1275,8 @@ def main(argv=None):
     except (MemoryError, RuntimeError) as e:
         if not common.is_out_of_memory(e):
             raise
-        parser.exit(2, "error: out of memory; pass a smaller --resolution, or --first N\n")
+        fewer = ", or --first N" if args.command == "rank" else ""
+        parser.exit(2, f"error: out of memory; pass a smaller --resolution{fewer}\n")
     except OSError as e:
         parser.exit(2, f"error: {e.filename or 'a file'}: {e.strerror}; make room, or check its permissions\n")
     except KeyboardInterrupt:

@@ -628,7 +628,7 @@ def parse_args(argv=None):
     add("--reenc", "d of eqs. 2 and 4: l2, the norm as printed, or mse, the mean square",
         only=dict(objective=("faae", "aae")), choices=DISTANCES)
     add("--gamma", "weight of R1, over 2 (ours; the papers: 0)", only=dict(objective=("faae", "lr", "jlr")),
-        type=common.number("positive float or 0", float, lambda weight: 0 <= weight < math.inf), metavar="W")
+        type=common.not_negative, metavar="W")
     add("--joint", "one step of G down both of its terms, after D's", only=dict(objective="faae"), action="store_true")
     add("--lr-d", "learning rate of D; --lr is G's and E's", only=dict(objective=tuple(JUDGES)), type=positive,
         metavar="R")

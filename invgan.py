@@ -442,7 +442,7 @@ def parse_args(argv=None):
         only=PLAIN, choices=["held", "moving"])
     add("--gamma", "weight of R1, over 2", only=PLAIN, type=float, metavar="W")
     add("--lr-d", "learning rate of D (0: the others')", only=PLAIN, metavar="R",
-        type=common.number("positive float or 0", float, lambda rate: 0 <= rate < float("inf")))
+        type=common.not_negative)
     add("--w-weight", "weight of || w - D(G(w)) ||^2, over w and w_R (eq. 3)", only=PLAIN, type=float, metavar="W")
     add("--fm-weight", "weight of feature matching (eq. 2)", only=FULL, type=float, metavar="W")
     add("--cycle-weight", "weight of the second cycle (eq. 3)", only=FULL, type=float, metavar="W")
