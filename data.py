@@ -1270,18 +1270,12 @@ def main(argv=None):
             prepare(args.data, args.data_root, args.resolution)
         else:
             rank(args)
-    except common.Error as e:
-        parser.exit(2, f"error: {e}\n")
     except (MemoryError, RuntimeError) as e:
         if not common.is_out_of_memory(e):
             raise
         fewer = ", or --first N" if args.command == "rank" else ""
-        parser.exit(2, f"error: out of memory; pass a smaller --resolution{fewer}\n")
-    except OSError as e:
-        parser.exit(2, f"error: {e.filename or 'a file'}: {e.strerror}; make room, or check its permissions\n")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        raise DataError(f"out of memory; pass a smaller --resolution{fewer}") from None
 
 
 if __name__ == "__main__":
-    main()
+    common.command(main)

@@ -40,7 +40,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import OURS, PAPER, Error, adam, mean_softplus, r1, update
+from common import OURS, PAPER, Error, adam, mean_softplus, r1, uncompiled, update
 
 BETA_2 = 0.999              # of Adam
 SLOPE = 0.2                 # of leaky ReLU
@@ -103,7 +103,7 @@ def faae(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        real_score = D(x.requires_grad_(h.gamma > 0))
+        real_score = uncompiled(D)(x.requires_grad_(h.gamma > 0))   # R1 differentiates it twice
         L_D = mean_softplus(-real_score) + mean_softplus(D(fake))           # eq. 4
     update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
@@ -217,7 +217,7 @@ def lr(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        real_score = D(x.requires_grad_(h.gamma > 0))
+        real_score = uncompiled(D)(x.requires_grad_(h.gamma > 0))   # R1 differentiates it twice
         L_D = mean_softplus(-real_score) + mean_softplus(D(fake))
     update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
@@ -244,7 +244,7 @@ def jlr(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        real_score = D(x.requires_grad_(h.gamma > 0))
+        real_score = uncompiled(D)(x.requires_grad_(h.gamma > 0))   # R1 differentiates it twice
         L_D = mean_softplus(-real_score) + mean_softplus(D(fake))
     update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
@@ -729,8 +729,6 @@ def main(argv=None):
     amp = common.autocast(args.precision, device)
     draw = common.Draw(model, rng, rank, world)
     G, E, D = common.compiled(model.G, model.E, model.D) if args.compile else (model.G, model.E, model.D)
-    if getattr(args, "gamma", 0):
-        D = model.D                             # never compiled: R1 differentiates it twice
     nets = draw.noisy(G), E, D
     fixed_x, fixed_z = common.fixed_inputs(model, held_out, args.seed, device)
 

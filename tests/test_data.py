@@ -453,7 +453,7 @@ def test_prepare_refuses(tmp_path, monkeypatch, capsys, flags, message):
     fill(tmp_path / "set", 3)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit) as end:
-        data.main(["prepare", *flags])
+        common.command(lambda: data.main(["prepare", *flags]))
     assert end.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
@@ -555,7 +555,7 @@ def test_rank_refuses(tmp_path, monkeypatch, capsys, flags, message):
     fill(tmp_path / "set", 12)
     monkeypatch.setattr(common, "frozen", lambda *args: Grey())
     with pytest.raises(SystemExit) as end:
-        data.main(["rank", "--data", "set", "--out", "list.txt", "--resolution", "16", *flags])
+        common.command(lambda: data.main(["rank", "--data", "set", "--out", "list.txt", "--resolution", "16", *flags]))
     err = capsys.readouterr().err
     assert (end.value.code, err.count("\n"), err.startswith("error: ")) == (2, 1, True), err
     assert message in err

@@ -19,6 +19,7 @@ import torch
 from conftest import fill, picture, write_streaming_script
 from PIL import Image
 
+import common
 import data
 
 
@@ -241,7 +242,7 @@ def test_empty_names_are_refused(tmp_path, monkeypatch, capsys, flags):
     with pytest.raises(data.DataError, match=r"^--data(-root)? is empty; name a "):
         data.load(values["--data"], values.get("--data-root", "data"))
     with pytest.raises(SystemExit, match="2"):
-        data.main(["prepare", *flags])
+        common.command(lambda: data.main(["prepare", *flags]))
     assert "is empty" in capsys.readouterr().err
 
 
