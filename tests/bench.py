@@ -13,6 +13,7 @@ import argparse
 import importlib
 import json
 import math
+import signal
 import subprocess
 import sys
 import tempfile
@@ -259,6 +260,7 @@ def main():
     if args.one:
         measure(args.one, args.level, args.device, args.rounds)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # which ends the row's process, too
     device = common.find_device(args.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, code {common.code_version()}, medians of {args.rounds} rounds")
