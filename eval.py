@@ -3668,8 +3668,11 @@ def as_text(table, columns, notes):
 
 
 def as_markdown(table, columns, notes):
+    """A row a run; a row a measure if there are over a dozen, and more of them than runs."""
     lines, first = shown(table, columns)
     lines = [[text.replace("|", "\\|") for text in line] for line in lines]
+    if len(lines[0]) > max(12, len(lines)):
+        lines, first = list(zip(*lines, strict=True)), 1
     lines.insert(1, ["---"] * first + ["---:"] * (len(lines[0]) - first))
     body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return body + "\n" + "".join(f"- {note}\n" for note in notes)

@@ -806,22 +806,26 @@ def test_compare_table(dummy, script, tmp_path, cache):
     kept = json.loads((tmp_path / "t.json").read_text())["a{0,1}"]["numbers"]["errors mse"]
     assert kept["values"] == pytest.approx([mean * 0.1**2, mean * 0.2**2], rel=1e-5)
 
-    script("eval.py", *flags, "--out", "t.md")
-    head, rule, first, second, *rest = (tmp_path / "t.md").read_text().splitlines()
-    names = [name.strip() for name in re.split(r"(?<!\\)\|", head)[1:-1]]
-    assert names[:2] == ["run", "method"]
-    assert r"\|E(G(w)) - w\|" in names
-    assert {"Frechet (digits), midpoints", "recall, samples", "SVM long, %", "label flips, %"} <= set(names)
-    assert {len(re.split(r"(?<!\\)\|", line)) for line in (head, rule, first, second)} == {len(names) + 2}
-    assert f"{mean * 0.025:.4f} ± " in first
+    script("eval.py", *flags, "--out", "t.md")                  # so many measures of two settings: a row a measure
+    table, _, notes = (tmp_path / "t.md").read_text().partition("\n\n")
+    head, rule, *rest = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
+    assert (head, rule) == (["run", "a{0,1}", "c"], ["---", "---:", "---:"])
+    assert rest[0] == ["method", "Dummy, none", "Dummy, none"]
+    first, cells = ({row[0]: row[i] for row in rest} for i in (1, 2))
+    assert r"\|E(G(w)) - w\|" in cells
+    assert {"Frechet (digits), midpoints", "recall, samples", "SVM long, %", "label flips, %"} <= set(cells)
+    assert first["MSE"].startswith(f"{mean * 0.025:.4f} ± ")
     view = evaluation.View(c, options())
     how = options(n=100, cache=cache)
-    cells = dict(zip(names, [text.strip() for text in second.split("|")[1:-1]]))
     assert cells["Frechet (digits), samples"] == f"{evaluation.frechet_of(view, how, ['samples'])[0][0]:.2f}"
     m = evaluation.measure_precision(view, how).numbers
     assert cells["recall, reconstructions"] == f"{m['recall_reconstructions']:.3f}"
     assert cells["label flips, %"] == f"{evaluation.measure_flips(view, how).numbers['flips']:.2f}"
-    assert "- mean ± standard deviation over the runs of a setting, which differ in seed" in rest
+    assert "- mean ± standard deviation over the runs of a setting, which differ in seed" in notes.splitlines()
+    few = script("eval.py", *flags, "--only", "errors", "--format", "markdown").stdout.splitlines()
+    head, first = next(few[i::2][:2] for i, line in enumerate(few) if line.startswith("| run | method | runs | "))
+    assert first.startswith("| a{0,1} | Dummy, none | 2 | 1,000 | ")        # few measures: a row a setting
+    assert head.count(" | ") == first.count(" | ")
     text = script("eval.py", *flags, "--only", "errors,flips").stdout
     assert max(len(line) for line in text.splitlines() if line.startswith(("a{0,1}  ", "run"))) <= 120
     assert "of wrong pairs" in text
