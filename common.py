@@ -678,9 +678,9 @@ class Draw:
         return noisy_G
 
 
-def uncompiled(net):
-    """The network behind a compiled one."""
-    return getattr(net, "_orig_mod", net)
+def uncompiled(net, twice=True):
+    """The network behind a compiled one, unless its pass is not differentiated `twice`."""
+    return getattr(net, "_orig_mod", net) if twice else net
 
 
 def compiled(*networks):

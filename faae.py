@@ -40,7 +40,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 import data
-from common import OURS, PAPER, Error, adam, mean_softplus, r1, uncompiled, update
+from common import CODE, OURS, PAPER, Error, adam, mean_softplus, r1, uncompiled, update
 
 BETA_2 = 0.999              # of Adam
 SLOPE = 0.2                 # of leaky ReLU
@@ -103,7 +103,7 @@ def faae(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        real_score = uncompiled(D)(x.requires_grad_(h.gamma > 0))   # R1 differentiates it twice
+        real_score = uncompiled(D, h.gamma)(x.requires_grad_(h.gamma > 0))      # R1 differentiates it twice
         L_D = mean_softplus(-real_score) + mean_softplus(D(fake))           # eq. 4
     update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
@@ -217,7 +217,7 @@ def lr(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        real_score = uncompiled(D)(x.requires_grad_(h.gamma > 0))   # R1 differentiates it twice
+        real_score = uncompiled(D, h.gamma)(x.requires_grad_(h.gamma > 0))      # R1 differentiates it twice
         L_D = mean_softplus(-real_score) + mean_softplus(D(fake))
     update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
@@ -244,7 +244,7 @@ def jlr(nets, opt, x, draw, amp, h):
     with amp():
         with torch.no_grad():
             fake = G(draw.z(len(x)))
-        real_score = uncompiled(D)(x.requires_grad_(h.gamma > 0))   # R1 differentiates it twice
+        real_score = uncompiled(D, h.gamma)(x.requires_grad_(h.gamma > 0))      # R1 differentiates it twice
         L_D = mean_softplus(-real_score) + mean_softplus(D(fake))
     update(L_D + h.gamma / 2 * r1(real_score, x) if h.gamma else L_D, opt.D)
 
@@ -394,7 +394,8 @@ class ConvTrunk(nn.Module):
 class ConvNet(nn.Module):
     """x -> (N, n_out): E or D.   (F-AAE 3.2)
 
-    No batch norm in D, nor in E if D scores its code, because a score must not see its batch mates.
+    No batch norm in D, nor in E if D scores its code with x (bigan, ali), because a score must not
+    see its batch mates; aae's E has F-AAE's (section 4.1).
     """
 
     def __init__(self, image_shape, n_out, width, norm):
@@ -577,9 +578,9 @@ SETTINGS = [
     (dict(data="celeba"), PAPER(split="5-1")),
     (CONVS | dict(data="celeba"), OURS(kimg=50 * 168.832)),
     (SECTION_4 | dict(data="celeba", split="5-1"), PAPER(kimg=50 * 168.832)),
-    (CONVS | dict(data="imagenet"), OURS(reencode_weight="30,100", kimg=600 * 1153.05), PAPER(resolution="64"),
+    (CONVS | dict(data="imagenet"), OURS(reencode_weight="30,100", kimg=600 * 1281.167), PAPER(resolution="64"),
         OURS(snapshot_kimg=1000)),
-    (SECTION_4 | dict(data="imagenet", split="auto"), PAPER(reencode_weight="30,100", kimg=600 * 1153.05)),
+    (SECTION_4 | dict(data="imagenet", split="auto"), PAPER(reencode_weight="30,100", kimg=600 * 1281.167)),
     (MLPS, OURS(kimg=24_000, snapshot_kimg=500, reencode_weight="100", adversarial_weight=0.1, **BIGAN)),
     (MNIST, PAPER(**BIGAN)),
     (MNIST | dict(data="mnist", split=("auto", "dw")), PAPER(kimg=400 * 60)),
@@ -595,10 +596,11 @@ SETTINGS = [
         grow_kimg=0.0, snapshot_kimg=0.0, reencode_weight="100", adversarial_weight=0.1)),
     # As published by others than F-AAE
     (MLPS | dict(objective="bigan"), PAPER(d_norm="on")),               # in two batches G learns nothing on MNIST
-    (dict(objective="age"), PAPER(reencode_weight="1000")),
-    (CONVS | dict(objective="age"), PAPER(fake_weight=1.0, g_steps=2, batch=64, lr=2e-4, beta1=0.5)),
-    (dict(objective="age", data="celeba"), PAPER(g_steps=3)),
-    (dict(objective="age", data="imagenet"), PAPER(reencode_weight="2000")),
+    (dict(objective="age"), OURS(reencode_weight="1000")),
+    (CONVS | dict(objective="age"),
+        CODE(reencode_weight="1000", fake_weight=1.0, g_steps=2, batch=64, lr=2e-4, beta1=0.5)),
+    (dict(objective="age", data="celeba"), CODE(g_steps=3)),
+    (dict(objective="age", data="imagenet"), CODE(reencode_weight="2000")),
     (dict(objective="jlr"), PAPER(reencode_weight="0.25")),             # weighs it for both G and E here
 ]
 
@@ -634,7 +636,7 @@ def parse_args(argv=None):
         metavar="R")
     add("--beta1", "beta_1 of Adam", type=below_one, metavar="B")
     add("--decay", "size of the decay that --decay-kind names (section 4.1: 1e-4)", type=below_one, metavar="D")
-    add("--decay-kind", "inverse: rate lr / (1 + decay t) after t steps; weight: Adam's weight_decay",
+    add("--decay-kind", "inverse: rate lr / (1 + decay t) after t times --batch images; weight: Adam's weight_decay",
         choices=["inverse", "weight", "none"])
     add("--lr-final", "share of the learning rates left at the end, after a fall in the second half (BiGAN: 0.01)",
         type=positive, metavar="S")

@@ -138,7 +138,7 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     fake, _, terms = terms_of(nets, real, draw.z(n), args, amp, "D")
     with amp():
         c_fake = D(fake[:B].detach()).score     # again, without gradient: L_GAN must not reach D through w_R
-        c_real = uncompiled(D)(x.requires_grad_() if args.gamma else x).score       # R1 differentiates it twice
+        c_real = uncompiled(D, args.gamma)(x.requires_grad_(args.gamma > 0)).score  # R1 differentiates it twice
     R1 = args.gamma / 2 * r1(c_real, x) if args.gamma else torch.zeros((), device=x.device)     # steadies dcgan too
     if hinge:
         L_D = torch.relu(1 + c_fake.float()).mean() + torch.relu(1 - c_real.float()).mean()

@@ -17,8 +17,8 @@ Numbers of equations and sections are those of the text submitted to ICLR 2020 (
                                                       eps  x -> features that reconstructions are compared by
 Section 3.1 is `decoder_step`, section 3.2 `encoder_step`; the network of eqs. 2-4 is `InvertibleNetwork`.  Where
 we differ from the paper or from the authors' released code ("the code"), the line says so, with the flag that restores
-the other; the whole list is in .github/lia.md.  The in-domain encoder of Zhu et al. 2020 is --adversarial logistic
---pixel-weight 1 --perceptual-norm mse --beta 5e-5 --adversarial-weight 0.08.
+the other; the whole list is in .github/lia.md.  The objective of the in-domain encoder of Zhu et al. 2020 is
+--adversarial logistic --pixel-weight 1 --perceptual-norm mse --beta 5e-5 --adversarial-weight 0.08.
 """
 import copy
 import math
@@ -112,7 +112,7 @@ def encoder_step(nets, opt, x, eps, draw, args, amp=nullcontext):
     nets: f, c, in train mode, and g, phi, in eval mode.
     opt: an Adam of f, c.  eps: images -> features.
     -> L_rec; L_adv, weighed; L_c and R1's term, 0 if c
-    is frozen; with --inference vae also the divergence.
+    is frozen; with --inference vae also the divergence, weighed.
     """
     f, g, c, phi = nets
     L_c = R1 = divergence = torch.zeros((), device=x.device)
@@ -406,7 +406,7 @@ SETTINGS = [
         adversarial_weight=0.1, rgb="tanh", adam_state="fresh", flip="on")),
     (dict(perceptual_norm="mse"), CODE(beta=0.00005)),
     # What makes its gradient at f's output about as large
-    # as the adversarial one (mlp on mnist, dcgan on faces)
+    # as the adversarial one (mlp on mnist, dcgan on faces; with the l2 norm)
     (dict(perceptual=("critic", "pixel")), OURS(beta=0.3)),
 ]
 # What stage 2 takes from its decoder, and of that, what
