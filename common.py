@@ -1209,8 +1209,8 @@ def method_parser(doc, backbones, grows=None):
     add("--init", "run whose averaged weights this one begins from, with other images", default="", metavar="RUN")
 
     add = parser.group("run")
-    add("--out", "run folder (default: runs/METHOD-BACKBONE-DATA and what is not the default)", default="auto",
-        metavar="RUN")
+    add("--out", "run folder (default: runs/METHOD-BACKBONE-DATA, and words such as variant, split, seed)",
+        default="auto", metavar="RUN")
     add("--resume", "run to go on with", default="", metavar="RUN")
     add("--snapshot-kimg", "thousands of images between pictures, log rows and checkpoints",
         type=positive(float), metavar="K")

@@ -6,8 +6,8 @@
     python tests/predict.py alae-sum --record   seeds 0, 1, 2: the line for RECORDED below (no name: all of them)
     python tests/predict.py --table             the recorded answers, as a table
 
-Each trains two narrow MLPs on the bundled digits by a script's own main, in less than a minute on one core.  A change
-is a flag, or another function in place of one of a script's; the output names it.
+Each (lia-bf16 apart) trains two narrow MLPs on the bundled digits by a script's own main, in less than a minute on
+one core.  A change is a flag, or another function in place of one of a script's; the output names it.
 """
 import argparse
 import functools
