@@ -301,8 +301,8 @@ def reconstructed(view, indices):
 def training_mean(view):
     """The mean of up to 10,000 evenly spaced training images, (1, C, H, W)."""
     indices = torch.arange(0, len(view.train), math.ceil(len(view.train) / 10_000))
-    sums = [view.images(i, "train").sum(0, keepdim=True) for i in indices.split(500)]
-    return sum(sums) / len(indices)
+    total = sum(double(view.images(i, "train").sum(0, keepdim=True)) for i in indices.split(common.few(view.shape)))
+    return (total / len(indices)).float().to(view.device)
 
 
 def of_test(view, n):
@@ -742,7 +742,8 @@ def features_of(view, extractor, what, n, make):
     for begin, end in progress(what, n, size):
         f = features(begin, end) if begin else made
         moments.add(f)
-        places = torch.arange(-(-begin // step) * step, end, step, device=view.device)
+        places = torch.arange(begin, end, device=view.device)
+        places = places[places % step == 0]
         kept[places // step] = f[places - begin]
     moments.reduce()
     return moments, add_up(kept)
@@ -790,7 +791,7 @@ def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions
     most, flip: to so many of its images (0: all), half of them flipped."""
     extractor = extractor_of(view, args)
     part = args.reference or "train"
-    kinds = available(view, wanted)
+    kinds = [kind for kind in available(view, wanted) if (kind, part) != ("real", "test")]      # to itself: 0
     real, kept_real = reference(view, extractor, args.cache, part, most, args.seed if flip else None)
     fid, kid = ("fid", "kid") if extractor.official else ("frechet", "kernel")
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
@@ -863,6 +864,8 @@ def measure_precision(view, args, wanted=("samples", "reconstructions", "real"))
     k = NEIGHBOUR
     r = {}                                                              # of so many real ones
     for kind in available(view, wanted):
+        if (kind, part) == ("real", "test"):                            # in itself: 1
+            continue
         _, _, made = features_made(view, extractor, kind, args)
         many = n[kind] = min(len(real), len(made))
         if many <= k:
@@ -970,12 +973,17 @@ class LPIPS(nn.Module):
         return total
 
 
-def lpips_of(view, args):
-    """LPIPS, from --vgg and --lpips or fetched, with title and checksum."""
-    seen = min(view.shape[1:]) // (2 if args.face_crop else 1)
+def check_halvings(view, net, crop):
+    """Raise Lacks if images are too small for VGG-16; crop: of `face`."""
+    seen = 4 * (min(view.shape[1:]) // 8) if crop else min(view.shape[1:])
     if seen < 16:
-        raise Lacks(f"{view.run}: LPIPS's network halves images four times; these, of {seen} px"
-                    f"{' after the face crop' if args.face_crop else ''}, are too small")
+        raise Lacks(f"{view.run}: {net} halves images four times; these, of {seen} px"
+                    f"{' after the face crop' if crop else ''}, are too small")
+
+
+def lpips_of(view, args, crop=False):
+    """LPIPS, from --vgg and --lpips or fetched, with title and checksum."""
+    check_halvings(view, "LPIPS's network", crop)
     with common.rank_zero_first():
         vgg = common.frozen("vgg", args.vgg, args.cache, common.VGG)
         net = common.frozen("lpips", args.lpips, args.cache, lambda weights: LPIPS(vgg, weights))
@@ -1033,7 +1041,7 @@ PATHS = [(space, part) for space in "zw" for part in ("full", "end")]
 
 def measure_ppl(view, args, net=None, paths=PATHS):
     """Perceptual path length in Z (slerp) and W (lerp), by `net` or LPIPS.   (StyleGAN 4.1)"""
-    net = net or lpips_of(view, args)
+    net = net or lpips_of(view, args, args.face_crop)
     n = code_count(view, args)
     name = "ppl" if net.official else "path"
     title = "PPL" if net.official else f"PPL by {net.title}"
@@ -1381,7 +1389,9 @@ def paths_by(view, args):
     """What measures path lengths: LPIPS with --features inception or --lpips, else the mean square
     between features of `extractor_of`."""
     if args.features == "inception" or args.lpips:
-        return lpips_of(view, args)
+        return lpips_of(view, args, args.face_crop)
+    if args.features == "vgg16":
+        check_halvings(view, "VGG-16", args.face_crop)
     net = extractor_of(view, args)
     features = net.features if isinstance(net, Classifier) else lambda x: net(x)[-1].mean((2, 3))
 
@@ -1441,7 +1451,8 @@ class Descent:
         distance = distance_for(view, loss)
         self.how = (f"{self.steps} steps of Adam, lr {LR:g}, in w, from {'E(x)' if domain else 'the mean w'}, loss "
                     f"pixel{' and conv4_3' if loss.loss == 'vgg9' else ''}")
-        self.descend = lambda x, steps: optimise(view, x, "w", distance, steps, LR, domain=domain, seed=args.seed)[1]
+        self.descend = lambda x, steps: optimise(view, x, "w", distance, steps, LR, domain=domain, seed=args.seed,
+                                                 begin=len(self.found))[1]
 
     def __getattr__(self, name):
         return getattr(self.model, name)
@@ -1656,7 +1667,7 @@ def table_invgan_2(runs, args):
     if view.args.get("patches") or not tiler.args.get("patches"):
         raise Error(f"table invgan-2 takes first a run of whole images, then one of --patches, not {' '.join(runs)}")
     view.need(("encode", "generate"))
-    classifier_net(args)                                    # raises now if there is none
+    check_classifier(view, args)
     torch.backends.cudnn.allow_tf32 = True
     some = CELEBA_20 if view.train.source == "celeba" else ()
     names, y, y_test = attributes(view, args.only or some)
@@ -1721,6 +1732,17 @@ def classifier_net(args):
             return get_model(args.classifier, weights=None, num_classes=1)
     except ValueError as e:
         raise Error(f"--classifier: {e}; name one of torchvision's, such as resnet18") from None
+
+
+def check_classifier(view, args):
+    """Raise Error unless --classifier gives scores of the view's images in training."""
+    try:
+        logits(classifier_net(args), torch.zeros(2, *view.shape, dtype=torch.uint8), torch.device("cpu"))
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as e:      # nets of another kind
+        if common.is_out_of_memory(e):
+            raise
+        raise Error(f"--classifier {args.classifier} does not take images of {view.shape[2]}x{view.shape[1]} "
+                    f"({type(e).__name__}); name another, such as resnet18") from None
 
 
 def precision_on(device):
@@ -1906,15 +1928,16 @@ def real_images(views, args, n, choose=None):
 
 
 def first(many):
-    """A figure's images: those of --images, else the first -n (`many`) test images."""
-    return lambda views, args: real_images(views, args, args.n or many)
+    """A figure's images: the first -n of --images (default: all), else of the test images (`many`)."""
+    return lambda views, args: real_images(views, args, args.n or many)[:args.n or None]
 
 
 def pairs(many):
-    """A figure's images in pairs: those of --images, else the first 2 -n (`many`) test images."""
+    """A figure's images in pairs: the first 2 -n of --images (default: all), else of the test images
+    (`many`)."""
     def choose(views, args):
         x = real_images(views, args, 2 * (args.n or many))
-        x = x if args.images else x[:len(x) // 2 * 2]
+        x = x[:2 * args.n or None] if args.images else x[:len(x) // 2 * 2]
         if len(x) % 2 or not len(x):
             raise Error(f"figure {args.name} takes pairs of images, not {len(x)}; name an even number by --images")
         return x
@@ -2018,8 +2041,8 @@ def ways_to_codes(views, x, args):
 def optimised(view, x, args):
     """Codes w of images x after --steps steps of Adam on the mean square error of pixels."""
     def codes(x, steps):
-        return torch.cat([optimise(view, part, "w", pixel_distance, steps, PATH_LR, seed=args.seed)[1]
-                          for part in x.split(view.batch)])
+        return torch.cat([optimise(view, part, "w", pixel_distance, steps, PATH_LR, seed=args.seed,
+                                   begin=i * view.batch)[1] for i, part in enumerate(x.split(view.batch))])
     tell_time(f"{view.title}: MSE optimisation in w of {len(x)} images, {args.steps} steps of Adam, lr {PATH_LR}",
               seconds_of_steps(view, lambda steps: codes(x[:view.batch], steps), args.steps,
                                math.ceil(len(x) / view.batch)))
@@ -2156,7 +2179,7 @@ def read_normal(path, view):
     """A boundary's unit normal, (nw,), from a .npy of (nw,) or (1, nw)."""
     try:
         normal = torch.from_numpy(np.load(path, allow_pickle=False)).float().flatten()
-    except (OSError, ValueError) as e:
+    except Exception as e:                      # np.load lets through whatever the damage leads to
         raise Error(f"{path} is no array of numbers ({type(e).__name__}); name a .npy, such as `eval.py boundary` "
                     f"makes") from None
     if len(normal) != view.model.nw or not normal.norm() > 0:
@@ -2215,9 +2238,9 @@ def draw_path(view, x, args):
 # -------------------------------------------------------------- 12 Figures: edits, tiles, gradients
 
 def draw_inpaint(views, x, args):
-    """Test images without a random square of a third of their height (ours), reconstructed."""
+    """Test images without a random square of a third of their smaller side (ours), reconstructed."""
     rng = np.random.RandomState(args.seed)
-    side = x.shape[2] // 3
+    side = min(x.shape[2:]) // 3
     cut = x.clone()
     for image in cut:
         top, left = (rng.randint(0, length - side + 1) for length in x.shape[2:])
@@ -2330,13 +2353,18 @@ def draw_frames(views, _, args):
         raise Error(f"{args.frames} has one frame, and interpolation needs two or more")
     codes = codes_of_tiles(view, x)
     y, many = (from_tiles(view, w, x[:1]) for w in (codes, between(codes, times)))
+    older = list(folder.glob("[0-9][0-9][0-9][0-9].png"))
+    if older and not film.exists():             # not of this command
+        raise Error(f"{folder} holds pictures that are not of {film}; name another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("[0-9][0-9][0-9][0-9].png"):
+    for old in older:
         old.unlink()
     images = [Image.fromarray(common.grid(frame[None].cpu(), 1)) for frame in many]
     for i, image in enumerate(images):
         common.save_png(folder / f"{i:04d}.png", np.asarray(image))
-    images[0].save(film, save_all=True, append_images=images[1:], duration=80, loop=0)
+    whole = io.BytesIO()
+    images[0].save(whole, "gif", save_all=True, append_images=images[1:], duration=80, loop=0)
+    common.write_atomic(film, whole.getvalue())
     print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, reconstructed, and with "
           f"{times - 1} more between neighbours")
     tell_errors(views, x, [y])
@@ -2575,6 +2603,10 @@ def spelled(command, views, args):
         command = command.replace("BOUNDARIES", f"{shlex.quote(str(views[0].run))}/boundaries/*.npy")
     known = {flag for flag in OPENED if getattr(args, flag) != args.parser.get_default(flag)}
     taken = known if command.startswith("table") else known & {"data", "data_root"}
+    if not command.startswith(("table alae-4", "table alae-5")):
+        taken -= {"lpips"}
+    elif command.startswith("table alae-4"):    # it would ask for path lengths by LPIPS
+        taken -= {"inception"}
     return f"python eval.py {command}" + "".join(
         f" --{flag.replace('_', '-')} {shlex.quote(getattr(args, flag))}" for flag in OPENED if flag in taken)
 
@@ -2589,7 +2621,11 @@ def lacking(item, views, args):
             lack.append(str(view.missing))
             continue
         for need, names in dict(labels=[], features=["inception"], paths=["vgg", "lpips"]).items():
-            if need in item.needs and not view.has_classes and not (names and all(map(at_hand, names))):
+            lpips = need == "paths" and (args.lpips or (args.inception and item.title == "table alae-5"))
+            if need in item.needs and (lpips or not view.has_classes) and not (names and all(map(at_hand, names))):
+                if lpips:
+                    lack.append("both files of LPIPS: --vgg FILE, --lpips FILE")
+                    break
                 weights = f"; without them, weights: {', '.join(f'--{name} FILE' for name in names)}" if names else ""
                 lack.append(f"{view.run}: {view.train.name} has no class labels{weights}")
         if "levels" in item.needs and not swd_levels(view.shape):
@@ -2710,12 +2746,13 @@ def distance_for(view, args):
     return distance
 
 
-def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False, seed=0, keep=()):
+def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False, seed=0, keep=(), begin=0):
     """Codes whose images are like x (N, C, H, W), each alone, by gradient descent over z, w or w+,
     from a draw in z, else from the mean w.  In z, what leaves the prior's range is drawn again
     (stochastic clipping, Lipton and Tripathi 2017).  domain: starts from E(x) and asks E to agree,
     + 2 mean (w - E(G(w)))^2 (Zhu et al. 2020).  On a sphere, every start is a draw, and codes stay
-    on it.  -> the code in its space, w, and the images at the steps in `keep`"""
+    on it.  begin: images before these, whose draws are others.  -> the code in its space, w, and the
+    images at the steps in `keep`"""
     model = view.model
     path = []
     view.need(PRIOR)
@@ -2728,14 +2765,14 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
         v = model.encode(x)
         v = model.unmap(v) if space == "z" else v
     elif space == "z" or sphere:
-        v = view.codes(len(x), seed)
+        v = view.codes(begin + len(x), seed, begin)
     else:
         v = getattr(model, "mean_w", model.map(draws).mean(0)).expand(len(x), -1)
     if space == "w+":
         v = v[:, None].expand(-1, model.num_layers, -1)
     v = v.clone().requires_grad_()
     descent = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)([v], lr=lr)
-    rng = common.generator(view.device, seed, "evaluation", CLIP_DRAWS)         # draws of its own
+    rng = common.generator(view.device, seed, "evaluation", CLIP_DRAWS + begin)         # draws of its own
     far = distance(x)
     for step in range(steps + 1):
         w = model.map(v) if space == "z" else v
@@ -2757,6 +2794,13 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
             v.data = torch.where(v.abs() > limit, model.prior(len(v), rng), v)
 
 
+def write_array(path, t):
+    """Write a tensor as .npy, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, t.cpu().numpy())
+    common.write_atomic(path, buffer.getvalue())
+
+
 def invert(args):
     """Codes of images, the encoder's and by optimisation: errors, and seconds an image.
 
@@ -2765,8 +2809,9 @@ def invert(args):
     check_out(args)
     view = View(args.run, args)
     domain = args.method == "in-domain"
-    if args.method == "encoder" and (args.steps or args.lr or args.save_path):
-        raise Error("--steps, --lr and --save-path are for --method optimise and in-domain; leave them out")
+    for name in ("steps", "lr", "save_path", "space", "loss", "optimizer") if args.method == "encoder" else ():
+        if getattr(args, name) != args.parser.get_default(name):
+            raise Error(f"--{name.replace('_', '-')} is for --method optimise and in-domain; leave it out")
     steps = args.steps or (100 if domain else 1000)
     lr = args.lr or (LR if args.optimizer == "adam" else 1.0)
     if args.method != "optimise":
@@ -2779,9 +2824,9 @@ def invert(args):
     distance = distance_for(view, args) if todo != ["encoder"] else None
     keep = steps_shown(steps) if args.save_path else ()
 
-    def codes(space, x, steps=steps):
+    def codes(space, x, steps=steps, begin=0):
         if space != "encoder":
-            return optimise(view, x, space, distance, steps, lr, args.optimizer, domain, args.seed, keep)
+            return optimise(view, x, space, distance, steps, lr, args.optimizer, domain, args.seed, keep, begin)
         w = view.model.encode(x)
         return w, w, []
 
@@ -2794,7 +2839,8 @@ def invert(args):
             tell_time(f"{args.method}, {space}, of {len(x)} images", seconds_of_steps(view, lambda some, space=space: (
                 codes(space, x[:view.batch], steps=some)), steps, math.ceil(len(x) / view.batch)))
         began = clock(view)
-        v, w, path = zip(*(codes(space, part) for part in x.split(view.batch)), strict=True)
+        v, w, path = zip(*(codes(space, part, begin=i * view.batch) for i, part in enumerate(x.split(view.batch))),
+                         strict=True)
         y = view.made(torch.cat(w)).clamp(-1, 1)
         seconds = (clock(view) - began) / len(x)
         mse = (y - x).square().mean().item()
@@ -2805,7 +2851,7 @@ def invert(args):
               f"{plain(seconds, 4)} s an image", flush=True)
         picture.append(y)
         stem.parent.mkdir(parents=True, exist_ok=True)
-        np.save(stem.with_name(f"{stem.stem}-{space}.npy"), torch.cat(v).cpu().numpy())
+        write_array(stem.with_name(f"{stem.stem}-{space}.npy"), torch.cat(v))
         if path[0]:
             on_the_way = [torch.cat(images) for images in zip(*path, strict=True)]
             write_picture(rows(torch.stack([x] + on_the_way, 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
@@ -2829,7 +2875,7 @@ def write_normal(view, args, name, normal):
     """NAME.npy, (1, nw), of a boundary's normal (nw,).  -> its path"""
     path = Path(args.out or view.run / "boundaries") / f"{name}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, (normal / normal.norm()).cpu().numpy()[None])
+    write_array(path, (normal / normal.norm())[None])
     return path
 
 
@@ -3127,6 +3173,9 @@ def encode(args):
     good = torch.zeros(n, dtype=torch.int64)
     grey = torch.zeros(n)
     stems = file_names(photos.names)
+    if folder and {folder.resolve() / f"{stem}.png" for stem in stems}.intersection(
+            Path(name).resolve() for name in photos.names):
+        raise Error(f"--reconstruct {folder} would write over the images themselves; name another folder")
     over = make_folder(folder, stems) if folder else ""
 
     def pictures():
@@ -3398,11 +3447,18 @@ def check_owners(args):
             raise Error(f"{action.option_strings[0]} is for {args.command} {', '.join(only)}; leave it out")
 
 
+UNUSED = {"alae-2": ("n", "features", "reference", "inception", "vgg", "seed"), "alae-4": ("reference",),
+          "invgan-2": ("features", "reference", "inception", "vgg")}        # flags of other tables
+
+
 def table(args):
     """Print one of the papers' tables next to what the runs give."""
     check_owners(args)
     if args.steps and not args.optimise:
         raise Error("--steps is of the rows by --optimise N; add that, or leave it out")
+    for name in UNUSED.get(args.name, ()):
+        if getattr(args, name) != args.parser.get_default(name):
+            raise Error(f"{'-' if name == 'n' else '--'}{name} changes nothing in table {args.name}; leave it out")
     return TABLES[args.name](args.runs, args)
 
 
@@ -3451,11 +3507,11 @@ def compare(args):
     --table: a row a run of what it cost and what it gives, each on its own test part.  Runs that
     differ in nothing but the seed share a row, mean ± deviation.  Columns are left out if no run
     has them; what the rows' numbers do not have in common is noted.  --only, --format, --features,
-    --reference, --inception, --vgg, --cache, --seed and --batch are for --table.
+    --reference, --inception, --vgg, --cache and --seed are for --table.
     """
     if args.table:
         return compare_table(args)
-    for name in ("only", "format", "features", "reference", "inception", "vgg"):
+    for name in ("only", "format", "features", "reference", "inception", "vgg", "seed", "cache"):
         if getattr(args, name) != args.parser.get_default(name):
             raise Error(f"--{name} is for compare --table; add that, or leave it out")
     check_out(args)
@@ -4290,8 +4346,8 @@ def checked_png(path):
     try:
         Image.open(path).verify()
         return path.read_bytes()
-    except (OSError, SyntaxError, ValueError) as e:
-        raise Error(f"{path} is no whole picture ({type(e).__name__}); delete it") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise Error(f"{path} is no whole picture, or too large a one ({type(e).__name__}); delete it") from None
 
 
 def film_of(run, kind):
@@ -4379,7 +4435,7 @@ def page_of(view, args, found):
     page = string.Template(REPORT).substitute(
         title=html.escape(f"{view.args['label']}, {view.run.resolve().name}"),
         about=html.escape(f"{trained}{view.protocol}; {versions}"), origin=html.escape(origin),
-        heads="".join(f"<div><dt>{html.escape(words)}<dd>{value}</div>" for words, value in heads.items()),
+        heads="".join(f"<div><dt>{html.escape(words)}<dd>{html.escape(value)}</div>" for words, value in heads.items()),
         protocol=html.escape(str(numbers[first]["protocol"] if first else
                                  "None of those that matter most is among them")),
         measured="".join(measured), films=films or "<p>The run has none.",
@@ -4419,7 +4475,8 @@ def report(args):
     if len(pages) > 1:
         columns = [words for words in HEADLINES.values() if any(words in heads for _, heads, _ in pages)]
         lines = "".join(f'<tr><th scope=row><a href="{urllib.parse.quote(file)}">{html.escape(title)}</a>'
-                        + "".join(f"<td>{heads.get(words, '-')}" for words in columns) for title, heads, file in pages)
+                        + "".join(f"<td>{html.escape(heads.get(words, '-'))}" for words in columns)
+                        for title, heads, file in pages)
         heading = "".join(f"<th scope=col>{html.escape(words)}" for words in columns)
         write_page(folder / "index.html", string.Template(INDEX).substitute(heading=heading, lines=lines))
     if failed:

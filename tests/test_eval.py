@@ -347,9 +347,10 @@ def test_precision_takes_the_features_of_frechet(dummy, cache, monkeypatch):
         evaluation.measure_precision(view, options(n=3, cache=cache))
 
 
-def test_features_are_kept_evenly(monkeypatch):
+@pytest.mark.parametrize("batch", [7, 2])       # 2: some batches have none that is kept
+def test_features_are_kept_evenly(batch, monkeypatch):
     monkeypatch.setattr(evaluation, "KEPT", 10)
-    view, extractor = Namespace(device=torch.device("cpu"), batch=7), Namespace(d=2, batch=9, features=lambda x: x)
+    view, extractor = Namespace(device=torch.device("cpu"), batch=batch), Namespace(d=2, batch=9, features=lambda x: x)
     x = torch.arange(96.0).view(48, 2)
     m, kept = evaluation.features_of(view, extractor, "x", 48, lambda begin, end: x[begin:end])
     assert torch.equal(kept, x[::5])
@@ -362,7 +363,7 @@ def squares(monkeypatch):
     def distance(a, b):
         return (a - b).double().square().flatten(1).mean(1)
     distance.title, distance.checksum, distance.official = "squares", "0", False
-    monkeypatch.setattr(evaluation, "lpips_of", lambda view, args: distance)
+    monkeypatch.setattr(evaluation, "lpips_of", lambda view, args, crop=False: distance)
 
 
 def test_path_length_of_a_linear_generator(dummy, squares):
@@ -834,6 +835,7 @@ def test_compare_table(dummy, script, tmp_path, cache):
 def test_what_compare_table_refuses(dummy, script):
     run = dummy("run", batch=32)
     for flags, message in ((("--only", "errors"), "--only is for compare --table"),
+                           (("--seed", 3), "--seed is for compare --table"),
                            (("--table", "--only", "swd"), "no column of swd; --only can be errors"),
                            (("--table", "--out", "t.png"), "end it in .csv, .md or .txt"),
                            (("--table", "--format", "csv", "--only", "errors,no"), "no measure 'no'")):

@@ -340,8 +340,8 @@ def test_lpips_of_files(dummy, vgg_weights, tmp_path, monkeypatch):
     with pytest.raises(evaluation.Lacks, match="halves images four times; these, of 8 px, are too small"):
         evaluation.lpips_of(view, args)
     view.shape = (1, 28, 28)
-    with pytest.raises(evaluation.Lacks, match="these, of 14 px after the face crop, are too small"):
-        evaluation.lpips_of(view, options(**{**vars(args), "face_crop": True}))
+    with pytest.raises(evaluation.Lacks, match="these, of 12 px after the face crop, are too small"):
+        evaluation.lpips_of(view, args, crop=True)
 
 
 # ---------------------------------------------------------------------------------------------------- SWD, slerp

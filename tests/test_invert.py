@@ -109,11 +109,22 @@ def test_invert(dummy, script, tmp_path):
     files = [fill(tmp_path / "set", 20) / f"{i:03d}.png" for i in range(2)]
     out = script("eval.py", "invert", run, *files, "--method", "encoder", "--out", "e.png").stdout
     assert "2 images" in out
-    for flags, message in ((("--method", "encoder", "--lr", "1"), "leave them out"),
+    for flags, message in ((("--method", "encoder", "--lr", "1"), "--lr is for --method optimise and in-domain"),
+                           (("--method", "encoder", "--space", "z"), "--space is for --method optimise"),
                            (("--space", "w+"), "w+ is for stylegan"),
                            (("--method", "in-domain", "--space", "z"), "has no 'unmap'"),
                            (("--loss", "vgg9", "--vgg", "no.pth"), "there is no no.pth")):
         assert message in script("eval.py", "invert", run, "-n", 2, *flags, code=2).stderr
+
+
+def test_starts_do_not_depend_on_the_batch(dummy):
+    view = evaluation.View(dummy("run"), options())
+    x = view.images(range(5))
+
+    def started(x, begin=0):
+        return evaluation.optimise(view, x, "z", evaluation.pixel_distance, 0, 0.1, begin=begin)[0]
+    assert torch.equal(torch.cat([started(x[:2]), started(x[2:], 2)]), started(x))
+    assert len(started(x).unique(dim=0)) == 5
 
 
 def test_steps_shown():
@@ -152,7 +163,12 @@ def test_boundary_and_manipulate(dummy, script, tmp_path):
     np.testing.assert_array_equal(picture[1, 0], shown(x[1]))
     np.testing.assert_allclose(picture[1, -1], shown(moved.clamp(-1, 1)), atol=1)
     np.save(tmp_path / "short.npy", np.ones(5))
+    np.savez(tmp_path / "two.npz", a=np.ones(784))
+    np.save(tmp_path / "words.npy", np.array(["a"]))
+    (tmp_path / "empty.npy").touch()
     for flags, message in (((), "name one by --boundary"), (("--boundary", "short.npy"), "has codes of 784"),
+                           *((("--boundary", name), "is no array of numbers")
+                             for name in ("two.npz", "words.npy", "empty.npy")),
                            (("--boundary", run / "args.json"), "is no array of numbers")):
         assert message in script("eval.py", "figure", "manipulate", run, *flags, code=2).stderr
     err = script("eval.py", "figure", "samples", run, "--boundary", "short.npy", code=2).stderr

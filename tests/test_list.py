@@ -394,6 +394,8 @@ def test_flags_of_tables(dummy):
     for flags, message in ((("lia-2", "--optimise", 3), "--optimise is for table lia-1, invgan-1"),
                            (("lia-1", "--steps", 3), "--steps is of the rows by --optimise N"),
                            (("lia-1", "--flip"), "--flip is for table alae-3, alae-5"),
-                           (("alae-3", "--face-crop"), "--face-crop is for table alae-4, alae-5")):
+                           (("alae-3", "--face-crop"), "--face-crop is for table alae-4, alae-5"),
+                           (("alae-2", "-n", 5), "-n changes nothing in table alae-2"),
+                           (("invgan-2", "--features", "vgg16"), "--features changes nothing in table invgan-2")):
         with pytest.raises(common.Error, match=message):
             evaluation.main(["table", flags[0], str(run), *map(str, flags[1:])])

@@ -174,6 +174,10 @@ def test_encode_then_decode_is_figure_reconstructions(run, photos, tmp_path, cap
     figure, both = shown(tmp_path / "figure.png")[:, :, 0], capsys.readouterr().out
     model = alae.load(run)
     x = common.to_float(data.read_images([photos], 1, (28, 28)))
+    before = (photos / "000.png").read_bytes()
+    with pytest.raises(common.Error, match="would write over the images themselves"):
+        evaluate("encode", run, photos, "--out", tmp_path / "c.npz", "--reconstruct", photos)
+    assert (photos / "000.png").read_bytes() == before
     with np.load(tmp_path / "codes.npz") as codes:
         assert {*codes.files} == {"w", "names", "run"}
         assert codes["w"].dtype == np.float32
