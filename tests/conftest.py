@@ -8,14 +8,15 @@ import json
 import math
 import multiprocessing
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import time
+import types
 import zipfile
 from argparse import Namespace
 from contextlib import nullcontext
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import common
 import data
+
+try:
+    import fcntl
+except ImportError:                             # Windows
+    fcntl = None
 
 ROOT = Path(__file__).parent.parent
 DATA_ROOT = Path(os.environ.get("DATA_ROOT", ROOT / "data"))     # real data, where there is some
@@ -56,7 +62,26 @@ def pytest_terminal_summary(terminalreporter):
 # it already forks for each.  What the tests themselves did in theirs is not seen there.
 PLAIN = None if sys.platform == "linux" else (sys.executable,)       # other systems' libraries do not survive a fork
 READY = multiprocessing.get_context("forkserver")
-READY.set_forkserver_preload(["torch", "torchvision", "matplotlib.pyplot"])
+READY.set_forkserver_preload(["torch", "torchvision", "matplotlib.pyplot", "conftest"])
+
+
+@functools.cache
+def code_of(path):
+    return compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
+
+
+if os.environ.pop("WARM", ""):                  # in that process: what it imports, and the scripts, compiled once
+    for path in ROOT.glob("*.py"):
+        code_of(str(path))
+
+
+@functools.cache
+def warm():
+    """Start the process that forks."""
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        m.setenv("WARM", "1")
+        forkserver.ensure_running()
 
 
 def run_script(argv, folder, env, out, err):
@@ -68,7 +93,11 @@ def run_script(argv, folder, env, out, err):
     os.chdir(folder)
     more = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv, sys.path[:0] = argv, [str(Path(argv[0]).parent), *more]
-    runpy.run_path(argv[0], run_name="__main__")
+    if "CURVES" not in env:
+        common.curves = lambda *_: None         # they take longer than a small run's training
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    main.__file__ = argv[0]
+    exec(code_of(argv[0]), vars(main))
 
 
 def write_streaming_script(path):
@@ -95,6 +124,7 @@ def script(tmp_path, tmp_path_factory):
         if launcher:
             done = subprocess.run([*launcher, *argv], cwd=tmp_path, text=True, capture_output=True, env=env)
         else:
+            warm()
             out, err = (tmp_path_factory.mktemp("output") / name for name in ("stdout", "stderr"))
             process = READY.Process(target=run_script, args=(argv, tmp_path, env, out, err))
             process.start()
@@ -448,12 +478,11 @@ def load(run, device="cpu", weights="ema"):
 """
 
 
-@pytest.fixture
-def dummy(tmp_path, monkeypatch):
-    """dummy("name", dim=0.9, data="mnist-mini") writes a run of a method in a file of its own.  -> its folder"""
-    (tmp_path / "dummy.py").write_text(DUMMY)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+def dummies(folder, monkeypatch):
+    """make("name", dim=0.9, data="mnist-mini") writes a run of a method in a file of its own.  -> its folder"""
+    (folder / "dummy.py").write_text(DUMMY)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
     import dummy as method
 
     def make(name, dim=0.9, data="mnist-mini", data_root="data", split="auto", **more):
@@ -461,12 +490,18 @@ def dummy(tmp_path, monkeypatch):
                     resolution="auto", skip_bad=False, seed=0, image_shape=[1, 28, 28],
                     precision="fp32", versions=dict(torch="0", code="unknown"),
                     train_images=10000 if data == "mnist-mini" else 50000 if split == "sw" else 60000, **more)
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "args.json").write_text(json.dumps(args))
+        (folder / name).mkdir()
+        (folder / name / "args.json").write_text(json.dumps(args))
         state = {k: method.Dummy(d).state_dict() for k, d in (("ema", dim), ("model", dim / 2))}
-        torch.save(dict(args=args, seen=1000, state=state), tmp_path / name / "checkpoint.pt")
-        return tmp_path / name
-    yield make
+        torch.save(dict(args=args, seen=1000, state=state), folder / name / "checkpoint.pt")
+        return folder / name
+    return make
+
+
+@pytest.fixture
+def dummy(tmp_path, monkeypatch):
+    """`dummies` in the test's folder."""
+    yield dummies(tmp_path, monkeypatch)
     sys.modules.pop("dummy")
 
 
@@ -489,11 +524,17 @@ def options(**changes):
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """Where the classifier of the bundled digits is kept, trained once for all tests, a fifth as long as for users."""
+    """Where the classifier of the bundled digits is kept, trained once for all tests, a fifth as long as for users, by
+    the first of pytest-xdist's workers that needs it."""
     import eval as evaluation
-    fit, folder = evaluation._fit, tmp_path_factory.mktemp("cache")
+    fit, folder = evaluation._fit, tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "classifier"
+    folder.mkdir(exist_ok=True)
     evaluation._fit = lambda net, n, loss_of, steps=300, batch=128: fit(net, n, loss_of, steps, batch)
     view = object.__new__(evaluation.View)
     vars(view).update(run="tests", device=torch.device("cpu"), parts=data.load("mnist-mini"))
-    evaluation.classifier_of(view, folder)
+    with open(folder / ".lock", "w") as lock:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        evaluation.classifier_of(view, folder)
     return folder

@@ -64,6 +64,13 @@ def parts():
 @functools.lru_cache(256)
 def statements(code):
     """The simple statements of a piece of code that are long enough to tell, without spaces."""
+    lines = code.split("\n")
+    return set().union(*(statements_of("\n".join(lines[node.lineno - 1:node.end_lineno]))
+                         for node in ast.parse(code).body))
+
+
+@functools.lru_cache(None)
+def statements_of(code):
     nodes = [node for node in ast.walk(ast.parse(code)) if not isinstance(getattr(node, "value", None), ast.Constant)
              and isinstance(node, (ast.Assign, ast.AugAssign, ast.Expr, ast.Return))]
     return {bare(text) for text in map(ast.unparse, nodes) if len(text) >= TELLING}

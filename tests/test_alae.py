@@ -221,7 +221,7 @@ def test_the_end_of_the_mlp_generator(flags, end):
 
 
 def test_an_old_run_keeps_its_linear_generator(here):
-    alae.main(["--g-end", "linear", "--width", "64", "--batch", "16", "--kimg", "0.016", "--out", "old"])
+    run_here(alae.main, "--g-end", "linear", "--width", "64", "--batch", "16", "--kimg", "0.016", "--out", "old")
     change(here / "old", without=["g_end"])             # a run from before the flag
     assert alae.load("old").G.last is None
     assert alae.parse_args(["--resume", "old"]).g_end == "linear"
@@ -268,7 +268,7 @@ def test_compiled_passes_agree_with_plain_ones():
 
 SMALL = ("--width", "16", "--batch", "32", "--snapshot-kimg", "1")
 def test_script_and_resume_to_the_bit(script, tmp_path):
-    script("alae.py", *SMALL, "--kimg", 4, "--out", "whole")
+    script("alae.py", *SMALL, "--kimg", 4, "--out", "whole", env=dict(CURVES="1"))
     whole = tmp_path / "whole"
     rows = log_of(whole)
     assert [float(r["kimg"]) for r in rows] == pytest.approx([0, 1.024, 2.016, 3.008, 4.0])
@@ -289,21 +289,22 @@ def test_dcgan_resumes_to_the_bit(here):
     assert_equal_runs(here / "whole", here / "parts")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_at_any_moment(script, tmp_path, number):
+def test_stopped_at_any_moment(script, tmp_path):
     script("alae.py", *SMALL, "--kimg", 8, "--out", "whole")
-    process = start(tmp_path, *SMALL, "--kimg", 8, "--out", "parts")
-    wait_for(tmp_path / "parts" / "log.csv", process, 3)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    if number == signal.SIGINT:
-        assert process.returncode == 130
-        assert "go on with --resume parts" in out
-        assert "Traceback" not in err
-    with open(tmp_path / "parts" / "log.csv", "a") as f:
-        f.write("7.5,torn")                             # as a kill in the middle of a write leaves it
-    script("alae.py", "--resume", "parts")
-    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    for number in (signal.SIGKILL, signal.SIGINT):
+        parts = f"parts-{number:d}"
+        process = start(tmp_path, *SMALL, "--kimg", 8, "--out", parts)
+        wait_for(tmp_path / parts / "log.csv", process, 3)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert f"go on with --resume {parts}" in out
+            assert "Traceback" not in err
+        with open(tmp_path / parts / "log.csv", "a") as f:
+            f.write("7.5,torn")                         # as a kill in the middle of a write leaves it
+        script("alae.py", "--resume", parts)
+        assert_equal_runs(tmp_path / "whole", tmp_path / parts)
 
 
 def test_killed_before_the_first_checkpoint(script, tmp_path):
@@ -365,11 +366,11 @@ def test_load_gives_averaged_or_raw_weights(script, tmp_path):
     assert not torch.equal(state["ema"]["G.layer1.weight"], state["model"]["G.layer1.weight"])
 
 
-def test_default_run_folder(script, tmp_path):
+def test_default_run_folder(here):
     flags = ("--kimg", "0.1", "--width", "64", "--batch", "32")
-    script("alae.py", *flags)
-    script("alae.py", *flags, "--recipe", "official", "--backbone", "dcgan", "--resolution", "64", "--seed", "3")
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {
+    run_here(alae.main, *flags)
+    run_here(alae.main, *flags, "--recipe", "official", "--backbone", "dcgan", "--resolution", "64", "--seed", "3")
+    assert {p.name for p in (here / "runs").iterdir()} == {
         "alae-mlp-mnist-mini", "alae-official-dcgan-mnist-mini-64-s3"}
 
 
@@ -415,7 +416,7 @@ def test_streamed_set_trains_and_stops(tmp_path, script):
 
 def test_data_that_have_moved(tmp_path, script):
     fill_zip(tmp_path / "set.zip", 40)
-    flags = ("--data", "set.zip", *SMALL, "--kimg", "0.1", "--out", "run")
+    flags = ("--data", "set.zip", "--backbone", "mlp", *SMALL, "--kimg", "0.1", "--out", "run")
     script("alae.py", *flags)
     (tmp_path / "new").mkdir()
     (tmp_path / "set.zip").rename(tmp_path / "new" / "renamed.zip")
@@ -425,7 +426,7 @@ def test_data_that_have_moved(tmp_path, script):
     fill_zip(tmp_path / "new" / "renamed.zip", 40, first=100)
     for flags in (("alae.py", "--resume"), ("eval.py", "compare")):
         err = script(*flags, "run", code=2).stderr
-        assert "was trained on 37 images 1x32x32, and renamed has as many others; say where" in err
+        assert "was trained on 37 images 1x28x28, and renamed has as many others; say where" in err
     err = script("alae.py", "--resume", "run", "--data", "mnist-mini", code=2).stderr
     assert "and mnist-mini has 10,000" in err
 

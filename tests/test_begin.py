@@ -23,7 +23,7 @@ METHODS = {"alae": (), "lia": (), "invgan": ("--backbone", "mlp"), "faae": ("--o
 
 
 def train(method, *flags):
-    importlib.import_module(method).main([str(flag) for flag in flags])
+    run_here(importlib.import_module(method).main, *flags)
 
 
 def measures(run):

@@ -1,8 +1,6 @@
 """bench.py: its rows name what the scripts take, and a whole run's images are shared out over the levels."""
 import importlib
 import json
-import subprocess
-import sys
 
 import bench
 import pytest
@@ -29,14 +27,15 @@ def test_levels_share_the_images(skipped):
         assert growth.at(begin)[1] == (1.0 if level == 1 else 0.0)
 
 
-def measured(command, level):
-    run = subprocess.run([sys.executable, bench.__file__, "--one", command, "--level", str(level), "--rounds", "1",
-                          "--device", "cpu"], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+@pytest.fixture
+def measured(script):
+    def run(command, level):
+        done = script("tests/bench.py", "--one", command, "--level", level, "--rounds", 1, "--device", "cpu")
+        return json.loads(done.stdout.splitlines()[-1])
+    return run
 
 
-def test_operations_are_counted():
+def test_operations_are_counted(measured):
     """An autoencoder of 784 - 64 - 64 - 10 and back: a layer has a product forward and two backward, the first one."""
     row = measured("faae --objective ae-l2 --data mnist --width 16 --nz 10 --batch 4", -1)
     weights = 784 * 64 + 64 * 64 + 64 * 10
@@ -46,7 +45,7 @@ def test_operations_are_counted():
     assert row["images"] == 1000 * row["kimg"]
 
 
-def test_a_level_is_measured():
+def test_a_level_is_measured(measured):
     row = measured("alae --data ffhq --resolution 16 --width 256 --batch 4 --kimg 1", 1)
     assert (row["px"], row["levels"], row["first"], row["source"]) == (8, 3, 0, "given")
     assert row["images"] == pytest.approx(1000 * 2 / 8)

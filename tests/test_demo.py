@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import sys
 import threading
 import urllib.request
 import zlib
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import fill, noisy, options, picture, shown, start, tiny
+from conftest import dummies, fill, noisy, options, picture, shown, start, tiny
 from PIL import Image
 
 import alae
@@ -46,14 +47,18 @@ def serving(*views):
             thread.join()
 
 
-@pytest.fixture
-def server(dummy):
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
     """Two runs, of which the second dims images more."""
-    runs = [dummy("bright", dim=0.9), dummy("dark", dim=0.25)]
+    with pytest.MonkeyPatch.context() as m:
+        make = dummies(tmp_path_factory.mktemp("runs"), m)
+        runs = [make("bright", dim=0.9), make("dark", dim=0.25)]
+        views = [evaluation.View(run, options()) for run in runs]
+        sys.modules.pop("dummy")
     (runs[0] / "samples").mkdir()
     picture(0).save(runs[0] / "samples" / "000001.png")
     (runs[0] / "secret.png").symlink_to(runs[0] / "args.json")
-    with serving(*[evaluation.View(run, options()) for run in runs]) as server:
+    with serving(*views) as server:
         yield server
 
 

@@ -1,5 +1,6 @@
 """Measures, tables and figures of eval.py against independent values and other libraries."""
 import csv
+import functools
 import io
 import json
 import math
@@ -14,9 +15,10 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from conftest import DATA_ROOT, ROOT, TWO, change, fill, options
+from conftest import DATA_ROOT, ROOT, TWO, change, fill, options, run_here
 from PIL import Image
 
+import alae
 import common
 import data
 import eval as evaluation
@@ -355,6 +357,12 @@ def test_features_are_kept_evenly(batch, monkeypatch):
     m, kept = evaluation.features_of(view, extractor, "x", 48, lambda begin, end: x[begin:end])
     assert torch.equal(kept, x[::5])
     torch.testing.assert_close(m.gaussian()[0], x.double().mean(0))
+
+
+@pytest.fixture(autouse=True)
+def few_subsets(monkeypatch):
+    """A kernel distance is a mean over 100 subsets, which take most of a Frechet measure's time."""
+    monkeypatch.setattr(evaluation, "kernel_distance", functools.partial(evaluation.kernel_distance, subsets=5))
 
 
 @pytest.fixture
@@ -986,9 +994,8 @@ def test_what_a_run_cannot_do_is_refused(dummy, script, tmp_path, cache):
 def style_run(tmp_path_factory):
     """A StyleALAE of 64 px after one step, on digits enlarged to that."""
     folder = tmp_path_factory.mktemp("style")
-    subprocess.run([sys.executable, ROOT / "alae.py", "--backbone", "stylegan", "--resolution", "64", "--width", "64",
-                    "--nz", "8", "--nw", "8", "--kimg", "0.004", "--batch", "4", "--start-resolution", "64",
-                    "--out", folder / "run"], check=True, capture_output=True)
+    run_here(alae.main, "--backbone", "stylegan", "--resolution", "64", "--width", "64", "--nz", "8", "--nw", "8",
+             "--kimg", "0.004", "--batch", "4", "--start-resolution", "64", "--out", folder / "run")
     return folder / "run"
 
 

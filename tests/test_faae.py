@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TWO, draws, log_of
+from conftest import ROOT, TWO, draws, log_of, run_here
 from PIL import Image
 from torch import nn
 from torch.distributions import Normal, kl_divergence
@@ -521,7 +521,7 @@ SMALL = ("--width", "16", "--batch", "32", "--snapshot-kimg", "0.5")
 @pytest.mark.parametrize("objective", ["faae", "age", "bigan", "ae-l1"])
 def test_script_and_resume_to_the_bit(script, tmp_path, objective):
     flags = (*SMALL, "--objective", objective, *(["--reencode-weight", "3,7"] if objective == "faae" else []))
-    script("faae.py", *flags, "--kimg", 2, "--out", "whole")
+    script("faae.py", *flags, "--kimg", 2, "--out", "whole", env=dict(CURVES="1"))
     rows = log_of(tmp_path / "whole")
     assert all(math.isfinite(float(v)) for row in rows[1:] for v in row.values() if v != "")
     assert (tmp_path / "whole" / "samples").exists() == (objective != "ae-l1")
@@ -568,7 +568,7 @@ def test_what_the_loop_gives_its_step(flags, here, monkeypatch):
         return step
     monkeypatch.setattr(faae, "STEPS", {name: spied(name) for name in faae.STEPS})
     monkeypatch.setattr(faae, "jlr", spied("joint"))
-    faae.main([*flags, "--kimg", "0.096", "--batch", "32", "--width", "64", "--out", "run"])
+    run_here(faae.main, *flags, "--kimg", "0.096", "--batch", "32", "--width", "64", "--out", "run")
     images = data.load("mnist-mini")[0]
     assert [c[0] for c in calls] == ["joint" if "--joint" in flags else args.objective] * 3
     for k, (_, x, z1, z2, h) in enumerate(calls):
@@ -598,8 +598,8 @@ def test_rates_and_average_in_the_loop(here, monkeypatch):
                 want[name] = beta * want[name] + (1 - beta) * p.data
         return [torch.zeros(())] * 3
     monkeypatch.setitem(faae.STEPS, "faae", step)
-    faae.main(["--lr", "0.3", "--lr-d", "0.7", "--decay", "0.5", "--decay-kind", "inverse", "--lr-final", "1",
-               "--kimg", "2.176", "--batch", "128", "--width", "64", "--out", "run"])
+    run_here(faae.main, "--lr", "0.3", "--lr-d", "0.7", "--decay", "0.5", "--decay-kind", "inverse", "--lr-final", "1",
+             "--kimg", "2.176", "--batch", "128", "--width", "64", "--out", "run")
     for t, rates in enumerate(seen):
         for of_network, lr in zip(rates, (0.3, 0.3, 0.7), strict=True):
             assert of_network == pytest.approx([lr / (1 + 0.5 * t)] * len(of_network))
@@ -651,16 +651,17 @@ def test_only_what_r1_differentiates_twice_is_not_compiled(objective, gamma, pas
 
 @pytest.mark.parametrize("objective", faae.STEPS)
 def test_every_objective_runs_on_dcgan(objective, here, capsys):
-    faae.main(["--backbone", "dcgan", "--objective", objective, "--width", "16", "--batch", "32", "--kimg", "0.064",
-               "--out", "run"])
+    run_here(faae.main, "--backbone", "dcgan", "--objective", objective, "--width", "16", "--batch", "32", "--kimg",
+             "0.064", "--out", "run")
     evaluation.main(["figure", "reconstructions", "run"])
     assert "wrote run/figures/reconstructions.png" in capsys.readouterr().out
 
 
-def test_default_run_folder(script, tmp_path):
-    script("faae.py", "--kimg", "0.05", "--width", "64", "--batch", "32")
-    script("faae.py", "--kimg", "0.05", "--width", "64", "--batch", "32", "--objective", "ae-l1", "--backbone", "dcgan")
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"faae-mlp-mnist-mini", "faae-ae-l1-dcgan-mnist-mini"}
+def test_default_run_folder(here):
+    flags = ("--kimg", "0.05", "--width", "64", "--batch", "32")
+    run_here(faae.main, *flags)
+    run_here(faae.main, *flags, "--objective", "ae-l1", "--backbone", "dcgan")
+    assert {p.name for p in (here / "runs").iterdir()} == {"faae-mlp-mnist-mini", "faae-ae-l1-dcgan-mnist-mini"}
 
 
 BAD = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib.figure
 import pytest
 import torch
-from conftest import ROOT, TWO, checkpoint_of, ranks_of, start, wait_for
+from conftest import ROOT, TWO, checkpoint_of, ranks_of, run_here, start, wait_for
 from PIL import Image
 from torch import nn
 
@@ -55,7 +55,10 @@ def folder(tmp_path_factory):
 
 
 def main(method, *flags):
-    method.main([str(flag) for flag in flags])
+    if method is eval:
+        eval.main([str(flag) for flag in flags])
+    else:
+        run_here(method.main, *flags)
 
 
 # ------------------------------------------------------------------------------------------------- one run a folder

@@ -1,6 +1,7 @@
 """The README and the pages in .github tell the truth: their commands parse, and their flags, names, links and pictures
 exist."""
 import argparse
+import functools
 import importlib
 import inspect
 import re
@@ -8,8 +9,10 @@ import shlex
 from itertools import pairwise
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_here
 from torch.distributed.run import get_args_parser
+
+import lia
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / ".github").glob("*.md"))]
@@ -93,13 +96,15 @@ def launch(words):
     return words[1], words[2:]
 
 
-@pytest.fixture
-def decoder(script, tmp_path):
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
     """decoder(mapping) trains a small stage 1 of LIA.  -> its folder"""
+    folder = tmp_path_factory.mktemp("decoders")
+
+    @functools.cache
     def make(mapping):
-        if not (tmp_path / mapping).exists():
-            script("lia.py", "--mapping", mapping, "--kimg", "0.1", "--width", "64", "--out", mapping)
-        return str(tmp_path / mapping)
+        run_here(lia.main, "--mapping", mapping, "--kimg", "0.1", "--width", "64", "--out", folder / mapping)
+        return str(folder / mapping)
     return make
 
 
