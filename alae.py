@@ -60,7 +60,7 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
     # Step I: E and D tell real from fake (Alg. 1, lines 3-7; x is line 4)
     with amp(), torch.no_grad():
         w = F(draw.z(B))                                                    # line 5
-        fake = G(draw.mix(w, F))            # style mixing in steps I and II, as in the code; the paper has it open
+        fake = G(draw.mix(w, F))            # style mixing in steps I and II, as in the code; the paper has them open
     with amp():
         fake_score = D(E(fake))
         real_score = uncompiled(D)(uncompiled(E)(x.requires_grad_()))  # never compiled: R1 differentiates it twice
@@ -181,7 +181,7 @@ class StyleEncoder(common.Growing):
         """-> w (N, nw), and the styles that it is made of, (N, n)."""
         styles = self.styles(x)
         parts = [C(style) for C, style in zip(self.C, styles, strict=False)]    # of the levels that there are yet
-        if self.fades:                      # the top level's two
+        if self.fades:                      # the top level's two, as in the code
             parts[-2:] = [self.alpha * part for part in parts[-2:]]
         return sum(parts), torch.cat(styles, 1)                                                 # eq. 9
 
@@ -240,8 +240,8 @@ class ALAE(nn.Module):
         return self.F(z)
 
     def generate(self, w, noise="fixed"):
-        """x = G(w, eta), (N, C, H, W) in [-1, 1], of w
-        (N, nw) or, on stylegan, (N, num_layers, nw).
+        """x = G(w, eta), (N, C, H, W), images in [-1, 1] (stylegan does not
+        clip), of w (N, nw) or, on stylegan, (N, num_layers, nw).
 
         noise: "random", "fixed" or "none"; mlp and dcgan have none.
         """
@@ -267,7 +267,7 @@ class ALAE(nn.Module):
 
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES}
 STYLE = dict(backbone="stylegan")
-# Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER (its sections 6 and
+# Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER (its sections 5 to
 # 7), CODE and OURS say where a value comes from.
 SETTINGS = [
     (dict(), dict(recipe="paper", backbone="stylegan"),
@@ -304,7 +304,7 @@ def parse_args(argv=None):
     add("--recipe", "choices of the printed method, or of the released code",
         choices=["paper", "official"])
     add("--gamma", "weight of R1, over 2 (Alg. 1 line 6; paper: open; code: 10)",
-        type=float, metavar="W")
+        type=common.not_negative, metavar="W")
     add("--latent-loss", "reduction over w's dimensions (Alg. 1 line 14: sum; code: mean)",
         choices=["mean", "sum"])
     add("--step3", "networks that step III moves (Alg. 1 line 15: EG; code: EGF)",
@@ -643,14 +643,17 @@ def export(path, run):
     model = load(run)
     if model.G.top < model.G.levels - 1 or model.G.fades:
         raise common.Error(f"{run} has not grown up, and a public checkpoint does not hold its level; train it on")
+    channels = model.G.channels
+    last = model.G.levels - 1
+    if channels != [min(channels[-1] << last - i, channels[0]) for i in range(last + 1)]:
+        raise common.Error(f"{run} has {channels} channels, and the authors' code doubles them from each level to the "
+                           f"one below, up to a most; take a run whose --width and --fmap-base are powers of 2")
     models = {}
     for net, rows in public_layout(model).items():
         tensors = models[f"{PUBLIC[net]}_s"] = {}
         for key, (ours, factor, form) in rows.items():
             theirs = to_public(ours if factor == 1 else ours.double() * factor, form, model.nw)
             tensors[key] = theirs.detach().contiguous()
-    channels = model.G.channels
-    last = model.G.levels - 1
     for i, n in enumerate(channels):
         models["generator_s"][f"decode_block.{i}.blur.weight"] = BLUR.repeat(n, 1, 1, 1)
         models["discriminator_s"][f"encode_block.{last - i}.blur.weight"] = BLUR.repeat(n, 1, 1, 1)

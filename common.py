@@ -1191,8 +1191,8 @@ def method_parser(doc, backbones, grows=None):
     add = parser.group("networks")
     add("--backbone", "networks (default: by the data)", default="auto", choices=["auto"] + list(backbones))
     add("--width", "divisor of all channel counts: 2 halves them", default=1, type=positive(int), metavar="K")
-    add("--fmap-base", "stylegan: channels at 4 * 2^l px are this / 2^(l+1), at most 512, over --width", only=style,
-        rare=True, type=positive(int), default=8192, metavar="N")
+    add("--fmap-base", "stylegan: channels at 4 * 2^l px are this / 2^(l+1), at most 512 (ALAE: --fmap-max), over "
+        "--width", only=style, rare=True, type=positive(int), default=8192, metavar="N")
     add("--nz", "dimensions of z", type=positive(int), metavar="N")
     add("--nw", "dimensions of w", type=positive(int), metavar="N")
 
@@ -1282,9 +1282,10 @@ def settings_of(run, given, method, parser, networks, formerly):
     """-> the settings of the networks of --init's run.  Raises `Error` if one is given otherwise."""
     stored = formerly | read_args(run, method, parser)
     settings = networks(stored) | dict(resolution=stored["resolution"])
+    free = ["resolution"] if stored.get("patches") else []      # of what patches are cut from
     _, h, w = settings.pop("image_shape")
     for name, value in settings.items():
-        if name in given and str(given[name]) != str(value):
+        if name in given and name not in free and str(given[name]) != str(value):
             raise Error(f"the networks of {run} have {flag(name)} {value}, not {given[name]}; leave the flag out, or "
                         f"begin without --init")
     return settings | dict(start_resolution=max(h, w))          # it has grown

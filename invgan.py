@@ -37,7 +37,7 @@ from torch.nn.utils.parametrize import ParametrizationList, register_parametriza
 import data
 from common import OURS, PAPER, Error, adam, mean_softplus, r1, uncompiled, update
 
-M_DEPTH = dict(mlp=2, dcgan=2, biggan=2, stylegan=8)        # layers of M (section 3.1)
+M_DEPTH = dict(mlp=2, dcgan=2, biggan=2, stylegan=8)        # layers of M (section 3.1; mlp: ours)
 LR_MUL = 0.01               # learning rate of M, relative to G's
 BANDWIDTHS = (0.25, 1, 4)   # of MMD's kernels, times the median squared distance
 MEAN_W = 0.995              # stylegan: what the running mean of w keeps at a step
@@ -378,8 +378,8 @@ class InvGAN(nn.Module):
         return self.M(z)
 
     def generate(self, w, noise="fixed"):
-        """x = G(w), (N, C, H, W), images in [-1, 1] (stylegan
-        does not clip), of w (N, nw) or (N, num_layers, nw).
+        """x = G(w), (N, C, H, W), images in [-1, 1] (mlp and stylegan
+        do not clip), of w (N, nw) or (N, num_layers, nw).
 
         noise: "random", "fixed" or "none"; only stylegan has any.
         """
@@ -440,7 +440,7 @@ def parse_args(argv=None):
         only=dict(variant=("full", "augmented")), choices=["prior", "both"])
     add("--targets", "codes and features that others are to meet: held, or moving as printed (eqs. 2, 3, 5)",
         only=PLAIN, choices=["held", "moving"])
-    add("--gamma", "weight of R1, over 2", only=PLAIN, type=float, metavar="W")
+    add("--gamma", "weight of R1, over 2", only=PLAIN, type=common.not_negative, metavar="W")
     add("--lr-d", "learning rate of D (0: the others')", only=PLAIN, metavar="R",
         type=common.not_negative)
     add("--w-weight", "weight of || w - D(G(w)) ||^2, over w and w_R (eq. 3)", only=PLAIN, type=float, metavar="W")
@@ -748,6 +748,7 @@ def train_restyle(args):
         common.check_images(args, images)
     else:
         codes = getattr(args, "codes", "")
+        args.vgg = args.vgg and str(Path(args.vgg).resolve())
         common.complete(args, images, held_out, label=f"ReStyle over {stored['label']}",
                         words=["restyle", stored["method"], codes if codes == "w" else ""],
                         constants=[f"Adam {RESTYLE_BETAS}", f"mean of {MEAN_OF:,} codes"])

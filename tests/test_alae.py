@@ -377,6 +377,7 @@ def test_default_run_folder(here):
 BAD = {
     "unknown data": (("--data", "minst"), "unknown data set 'minst'"),
     "unknown flag": (("--gama", "3"), "unrecognized arguments: --gama 3"),
+    "gamma": (("--gamma", "-1"), "--gamma: invalid positive float or 0 value: '-1'"),
     "unknown backbone": (("--backbone", "resnet"), "--backbone: invalid choice: 'resnet'"),
     "missing folder": (("--data", "no/such/folder"), "there is no no/such/folder"),
     "folder without images": (("--data", "."), "has no images in it"),

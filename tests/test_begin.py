@@ -231,8 +231,11 @@ def test_patches_are_taken_over(here):
     run_here(importlib.import_module("invgan").main, "--data", "photos", "--backbone", "biggan", "--patches", 32,
              "--width", 64, *small, "--out", "first")
     run_here(importlib.import_module("invgan").main, "--data", "photos", "--init", "first", *small, "--out", "second")
-    args = common.read_args("second")
-    assert (args["patches"], args["image_shape"], args["resolution"]) == (32, [1, 32, 32], "64")
+    run_here(importlib.import_module("invgan").main, "--data", "photos", "--init", "first", *small, "--resolution", 32,
+             "--out", "third")                                  # patches of smaller images
+    for name, size in (("second", "64"), ("third", "32")):
+        args = common.read_args(name)
+        assert (args["patches"], args["image_shape"], args["resolution"]) == (32, [1, 32, 32], size)
 
 
 @pytest.mark.parametrize(("method", "backbone", "size", "held"), [

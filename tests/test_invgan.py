@@ -471,6 +471,7 @@ BAD = {
     "biggan's patches": ((*BIGGAN[:-1], "16"), "biggan trains on patches of 32 px, without --grow; not 16"),
     "biggan's size": (("--backbone", "biggan", "--resolution", "64"), "biggan makes images of 32 px, not 64"),
     "dcgan's patches": (("--backbone", "dcgan", "--data", "set.zip", "--resolution", "40", "--patches", "20"), "20"),
+    "gamma": (("--gamma", "nan"), "--gamma: invalid positive float or 0 value: 'nan'"),
     "batch": (("--batch", "2"), "--batch 2 .* pass --batch 4 or more"),
     "fm without pairs": (("--variant", "naive", "--fm", "batchmean"), "--fm is for --variant full; leave it out"),
     "fade without growing": ((*STYLE, "--grow-kimg", "1"), "--grow-kimg is for --grow; leave it out, or pass that"),

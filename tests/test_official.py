@@ -347,6 +347,9 @@ def test_what_is_not_exported(here):
     common.grow(1, 0.5, model)
     make_run(here / "run", model)
     assert "has not grown up" in refused("--export", "out.pth", "--resume", "run")
+    make_run(here / "odd", make(fmap_base=50), fmap_base=50)
+    assert "odd has [25, 12] channels, and the authors' code doubles them" in refused(
+        "--export", "out.pth", "--resume", "odd")
     Path("out.pth").touch()
     assert "out.pth exists" in refused("--export", "out.pth", "--resume", "run")
     with pytest.raises(SystemExit):
