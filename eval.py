@@ -791,7 +791,7 @@ def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions
     most, flip: to so many of its images (0: all), half of them flipped."""
     extractor = extractor_of(view, args)
     part = args.reference or "train"
-    kinds = [kind for kind in available(view, wanted) if (kind, part) != ("real", "test")]      # to itself: 0
+    kinds = available(view, wanted)
     real, kept_real = reference(view, extractor, args.cache, part, most, args.seed if flip else None)
     fid, kid = ("fid", "kid") if extractor.official else ("frechet", "kernel")
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
@@ -864,8 +864,6 @@ def measure_precision(view, args, wanted=("samples", "reconstructions", "real"))
     k = NEIGHBOUR
     r = {}                                                              # of so many real ones
     for kind in available(view, wanted):
-        if (kind, part) == ("real", "test"):                            # in itself: 1
-            continue
         _, _, made = features_made(view, extractor, kind, args)
         many = n[kind] = min(len(real), len(made))
         if many <= k:

@@ -222,7 +222,7 @@ def run(apple, here, monkeypatch):
         fill(Path("photos", kind), n=60, first=60 * (kind == "b"), size=(28, 28))
     fit = evaluation._fit
     monkeypatch.setattr(evaluation, "_fit", lambda net, n, loss_of: fit(net, n, loss_of, 2, 8))
-    monkeypatch.setattr(evaluation, "lpips_of", lambda view, args: Squares())
+    monkeypatch.setattr(evaluation, "lpips_of", lambda view, args, crop=False: Squares())
     train("alae", "--data", "photos", "--backbone", "mlp", "--width", 64, "--kimg", 0.004, "--out", "run")
     return Path("run")
 

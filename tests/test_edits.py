@@ -249,7 +249,7 @@ def test_table_invgan_1(dummy, tmp_path, monkeypatch, capsys):
 def test_mae_of_padded_digits():
     """Errors in the border count in the one and not in the other."""
     class View:
-        device, batch, train = torch.device("cpu"), 2, None
+        device, batch, train, shape = torch.device("cpu"), 2, None, (1, 32, 32)
         test = type("Test", (), dict(source="mnist", shape=(1, 32, 32)))()
         need = images = None
     view = View()
