@@ -972,7 +972,7 @@ class LPIPS(nn.Module):
 
 
 def check_halvings(view, net, crop):
-    """Raise Lacks if images are too small for VGG-16; crop: of `face`."""
+    """Raise Lacks if images, or with `crop` what `as_ppl_sees` keeps of them, are too small for VGG-16."""
     seen = 4 * (min(view.shape[1:]) // 8) if crop else min(view.shape[1:])
     if seen < 16:
         raise Lacks(f"{view.run}: {net} halves images four times; these, of {seen} px"

@@ -320,7 +320,7 @@ def test_a_page_of_what_is_broken_or_missing(trained, here):
     fails("none.json holds no numbers of runs .FileNotFoundError", "--metrics", "none.json")
     whole = (trained / "samples" / "000001.png").read_bytes()
     (trained / "samples" / "000001.png").write_bytes(whole[:40])
-    fails("000001.png is no whole picture.*; delete it")
+    fails("000001.png is no whole picture, or too large a one .*; delete it")
     (trained / "samples" / "000001.png").write_bytes(whole)
     for content in ("", "a,b\n1,2\n", "kimg,seconds,mse\n1,x,3\n", "kimg,mse\n\xff", "kimg,seconds,mse\n"):
         (trained / "log.csv").write_text(content, encoding="latin-1")

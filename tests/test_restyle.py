@@ -322,7 +322,7 @@ BAD = {
     "features": (lambda source: (source("invgan"), "--perceptual-weight", 1), "-weight is for --vgg; leave it out"),
     "init": (lambda source: (source("invgan"), "--init", source("invgan")), "--init does not go with --restyle"),
     "iterations": (lambda source: (source("invgan"), "--iterations", 0), "--iterations: invalid positive int"),
-    "no such file": (lambda source: (source("invgan"), "--vgg", "no.pth"), "no.pth; --vgg takes the file"),
+    "no such file": (lambda source: (source("invgan"), "--vgg", "no.pth"), "/no.pth; --vgg takes the file"),
 }
 
 
