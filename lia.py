@@ -600,6 +600,8 @@ def train_encoder(args):
     if args.resume:
         common.check_images(args, images)
     else:
+        if args.perceptual not in ("vgg16", "critic", "pixel"):      # a file: to be found on resuming anywhere
+            args.perceptual = str(Path(args.perceptual).resolve())
         complete(args, images, held_out, [f"lr decay {DECAY} a quarter"])
     growth = common.growth_of(args)
 

@@ -457,7 +457,7 @@ BAD = {
     "vae of flow": (("--inference", "vae"), "is about a decoder of --mapping mlp"),
     "other images": (("--data", "grey.zip"), "decoder was trained on 10,000 images 1x28x28, and grey has "),
     "rgb images": (("--data", "rgb.zip"), "decoder was trained on"),
-    "vgg": (("--perceptual", "no.pth"), r"no no.pth; --perceptual takes .*; or pass --perceptual critic or .* pixel"),
+    "vgg": (("--perceptual", "no.pth"), r"/no.pth; --perceptual takes .*; or pass --perceptual critic or .* pixel"),
 }
 
 
@@ -503,6 +503,18 @@ def test_the_batch_of_stage_2(here):
     assert json.loads(Path("second/args.json").read_text())["batch"] == 16
     with pytest.raises(common.Error, match="--batch"):                  # f has batch norm
         run(*flags, "--batch", "1", "--out", "third")
+
+
+def test_a_file_of_features_is_found_from_elsewhere(here, decoder, monkeypatch):
+    files, half = [], nn.AvgPool2d(2)
+    half.conv4_3 = half.forward
+    monkeypatch.setattr(common, "frozen", lambda name, file, *_: files.append(file) or half)
+    run("--stage", "2", "--decoder", decoder(), "--perceptual", "vgg.pth", "--kimg", "0.016", "--batch", "8",
+        "--out", "run")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    run("--resume", "../run", "--kimg", "0.032")
+    assert files == [str(here / "vgg.pth")] * 2
 
 
 @pytest.mark.parametrize(("name", "split"), [("ffhq", "65-5"), ("lsun-cat", "100k"), ("lsun-car", "100k")])
