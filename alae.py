@@ -93,6 +93,11 @@ def train_step(nets, opt, x, draw, args, amp=nullcontext, mean_w=None):
 
 # ----------------------------------------------------------------------------------------- networks
 
+def squash(t):
+    """A smooth clip to [0, 1], of slope 1 at 1/2; of pixels in [-1, 1] it is tanh."""
+    return torch.sigmoid(4 * t - 2)
+
+
 class LatentDiscriminator(nn.Module):
     """D: w (N, nw) -> logit (N, 1), three layers of w's width (section 5).
     act "none", as in the code: affine."""
@@ -202,7 +207,7 @@ class ALAE(nn.Module):
         if backbone == "mlp":
             # the paper has G's end open, and the code's is linear, which leaves speckle; BiGAN's
             # is a sigmoid
-            G = common.MLPGenerator(nw, image_shape, width, common.squash if g_end == "sigmoid" else None)
+            G = common.MLPGenerator(nw, image_shape, width, squash if g_end == "sigmoid" else None)
             E = Encoder(common.MLPEncoder(image_shape, nw, width))
         elif backbone == "dcgan":
             G = common.DCGANGenerator(nw, image_shape, width)

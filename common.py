@@ -49,8 +49,7 @@ from torch import nn
 
 
 class Error(Exception):
-    """A mistake that the user can correct: what was wrong and what to do, in one line.
-    `command` prints it."""
+    """A mistake that the user can correct, as one line: what was wrong and what to do."""
 
 
 # ----------------------------------------------------------------------------------------- 1 Layers
@@ -93,8 +92,7 @@ class EqualConv2d(nn.Module):
 
 
 class EqualConvTranspose2d(nn.Module):
-    """The transposed convolution; k^2 / stride^2 weights a channel reach an output pixel:
-    its fan-in."""
+    """Transposed; k^2 / stride^2 weights of a channel reach an output pixel: its fan-in."""
 
     def __init__(self, c_in, c_out, kernel, gain, stride=1, padding=0):
         super().__init__()
@@ -113,14 +111,12 @@ def pixel_norm(x):
 
 
 class Mapping(nn.Module):
-    """z -> w: pixel norm, then `depth` equalised layers, each with leaky ReLU 0.2.
-    (StyleGAN, fig. 1)"""
+    """z -> w: pixel norm, then `depth` equalised layers with leaky ReLU 0.2.  (StyleGAN, fig. 1)"""
 
     def __init__(self, nz, nw, depth, lr_mul):
         super().__init__()
         widths = [nz] + [nw] * depth
-        self.layers = nn.ModuleList(
-            EqualLinear(i, o, gain=math.sqrt(2), lr_mul=lr_mul) for i, o in pairwise(widths))
+        self.layers = nn.ModuleList(EqualLinear(i, o, gain=math.sqrt(2), lr_mul=lr_mul) for i, o in pairwise(widths))
 
     def forward(self, z):  # [N,nz] -> [N,nw]
         w = pixel_norm(z)
@@ -133,14 +129,8 @@ class Mapping(nn.Module):
 # A generator maps (N, nw) to images, an encoder images to (N, n_out).  An encoder is a
 # trunk, whose output is what the papers call long features, and a linear head.
 
-def squash(t):
-    """A smooth clip to [0, 1], of slope 1 at 1/2; of pixels in [-1, 1] it is tanh."""
-    return torch.sigmoid(4 * t - 2)
-
-
 class MLPGenerator(nn.Module):
-    """nw - 1024 - 1024 - C H W, leaky ReLU between, `last` (a function, or None) at the end.
-    (ALAE 7.1)"""
+    """nw - 1024 - 1024 - C H W, leaky ReLU between; `last`, a function, ends it.   (ALAE 7.1)"""
 
     def __init__(self, nw, image_shape, width=1, last=None):
         super().__init__()
@@ -182,8 +172,7 @@ def dcgan_channels(resolution, width=1):
 
 
 class DCGANGenerator(nn.Module):
-    """DCGAN (1511.06434): a dense layer to 4x4, transposed
-    4x4 convolutions of stride 2; batch norm, ReLU; tanh.
+    """DCGAN (1511.06434): dense, transposed 4x4 convolutions of stride 2; batch norm, ReLU; tanh.
 
     Weights are equalised, so that one learning rate serves every backbone (ours).
     """
@@ -192,9 +181,8 @@ class DCGANGenerator(nn.Module):
         super().__init__()
         channels = dcgan_channels(image_shape[1], width)
         self.first = EqualLinear(nw, channels[0] * 16, gain=math.sqrt(2))
-        self.convs = nn.ModuleList(
-            EqualConvTranspose2d(i, o, 4, gain=math.sqrt(2), stride=2, padding=1)
-            for i, o in pairwise(channels))
+        self.convs = nn.ModuleList(EqualConvTranspose2d(i, o, 4, gain=math.sqrt(2), stride=2, padding=1)
+                                   for i, o in pairwise(channels))
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
         self.last = EqualConvTranspose2d(channels[-1], image_shape[0], 4, gain=1, stride=2, padding=1)
 
@@ -207,8 +195,7 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANEncoder(nn.Module):
-    """The mirror, DCGAN's discriminator: 4x4 convolutions
-    of stride 2, leaky ReLU 0.2, a dense head.
+    """DCGAN's discriminator: 4x4 convolutions of stride 2, leaky ReLU 0.2, a dense head.
 
     No batch norm: a code or a score must not depend on the other images of its batch.
     """
@@ -216,9 +203,8 @@ class DCGANEncoder(nn.Module):
     def __init__(self, image_shape, n_out, width=1):
         super().__init__()
         channels = [image_shape[0]] + dcgan_channels(image_shape[1], width)[::-1]
-        self.convs = nn.ModuleList(
-            EqualConv2d(i, o, 4, gain=math.sqrt(2), stride=2, padding=1)
-            for i, o in pairwise(channels))
+        self.convs = nn.ModuleList(EqualConv2d(i, o, 4, gain=math.sqrt(2), stride=2, padding=1)
+                                   for i, o in pairwise(channels))
         self.head = EqualLinear(channels[-1] * 16, n_out, gain=1)
 
     def trunk(self, x):  # [N,C,H,W] -> [N,c*16]
@@ -252,8 +238,7 @@ def style_channels(level, width=1, fmap_base=8192, fmap_max=512):
 
 
 class Growing(nn.Module):
-    """A network with blocks for levels 0 ... levels - 1,
-    of which `level` is on top and faded in by alpha."""
+    """A network with blocks for levels 0, 1 ..., of which `level` is on top, faded in by alpha."""
 
     def __init__(self, image_shape, width, fmap_base, fmap_max=512):
         super().__init__()
@@ -331,8 +316,7 @@ blur = Blur.apply
 
 
 class UpConv(EqualConv2d):
-    """Nearest up-scaling, then an equalised 3x3 convolution.  fused:
-    the same as one transposed 4x4 one."""
+    """Nearest up-scaling, then an equalised 3x3 convolution; fused: as one transposed 4x4 one."""
 
     def __init__(self, c_in, c_out, gain, fused):
         super().__init__(c_in, c_out, 3, gain, padding=1, bias=False)
@@ -377,8 +361,7 @@ def moments(x):
 
 
 class StyleLayer(nn.Module):
-    """What follows a convolution: noise, bias, leaky ReLU, instance norm, style.
-    (StyleGAN, fig. 1)"""
+    """What follows a convolution: noise, bias, leaky ReLU, norm, style.   (StyleGAN, fig. 1)"""
 
     def __init__(self, channels, nw, size):
         super().__init__()
@@ -396,8 +379,7 @@ class StyleLayer(nn.Module):
 
 
 class StyleBlock(nn.Module):
-    """A level of the synthesis: two convolutions with a `StyleLayer` each;
-    level 0 begins with a constant."""
+    """A level: two convolutions with a `StyleLayer` each; level 0 begins with a constant."""
 
     def __init__(self, level, c_in, c_out, nw, size):
         super().__init__()
@@ -415,8 +397,7 @@ class StyleBlock(nn.Module):
 
 
 class StyleGenerator(Growing):
-    """The synthesis: w (N, nw), or (N, L, nw) with a row
-    a layer, -> x (N, C, H, W) at the top level, linear.
+    """w (N, nw), or (N, L, nw) with a row a layer, -> x (N, C, H, W) at the top level, linear.
 
     num_layers is L = 2 levels.  noise: "random" (torch's own generators), "fixed" (a buffer a
     layer), "none", or a list of a (N, 1, H, W) a layer, such as `draw_noise` gives.
@@ -454,8 +435,7 @@ class StyleGenerator(Growing):
 
 
 def mix_styles(w, others, top, p, draw):
-    """Style mixing: with probability p an image's layers
-    from a random one on take the style of another code.
+    """Style mixing: with probability p an image's layers from a random one on take another style.
 
     w, others (N, nw) -> (N, 2 top + 2, nw), for a generator grown to level `top`; draw (N, 2) ~
     U(0, 1) decides.  (StyleGAN 3.1)
@@ -660,8 +640,7 @@ class Draw:
         return torch.rand(n * self.world, *size, generator=self.rng, device=self.rng.device)[self.share]
 
     def mix(self, w, F):
-        """Codes w (n, nw) of the mapping F with the styles of others mixed in, on stylegan;
-        see `mix_styles`."""
+        """Codes w (n, nw) of F, on stylegan with others' styles mixed in; see `mix_styles`."""
         if self.G is None:
             return w
         draw = self.uniform(len(w), 2)      # before z: another order would be another run
@@ -858,8 +837,7 @@ class VGG(nn.Module):
 def start(args):
     """Join the other processes of `torchrun`, if any, and seed.  -> device, rank, world.
 
-    Sets args.precision if it is "auto".  Raises `Error` for a batch that does not divide, and as
-    `join`.
+    Sets args.precision if "auto".  Raises `Error` for a batch that does not divide, and as `join`.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if args.batch % world:
@@ -897,11 +875,11 @@ class Unread:
 
 
 def has_bf16(device):
-    """Whether a device multiplies in bf16 itself;
-    some GPUs, and CPUs with AVX2 alone, emulate it."""
+    """Whether a device multiplies in bf16 itself; some GPUs, and CPUs with AVX2, emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    built = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return built and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def notes(args, device):
@@ -944,8 +922,7 @@ def join(name):
 
 
 def watch(rank, world, ended):
-    """End this process with one line if the next one of its
-    job, on any machine, has been dead for WATCH_SECONDS.
+    """End this process with a line if the next one of its job has been dead for WATCH_SECONDS.
 
     Each counts up in the job's store, also a slow or waiting one, but not a frozen one. Rounds are
     counted, not seconds, so that a whole job can be paused and go on.
@@ -1015,14 +992,8 @@ def apple_works():
 
 
 def apple_to_cpu(t):
-    """A tensor on an Apple GPU, which has no float64 and lacks some operations, on the CPU;
-    others as they are."""
+    """A tensor on an Apple GPU, which lacks float64 and more, on the CPU; others as they are."""
     return t.cpu() if t.device.type == "mps" else t
-
-
-def double(t):
-    """A tensor in float64, on its device if that has float64."""
-    return apple_to_cpu(t).double()
 
 
 def keep_memory():
@@ -1058,11 +1029,6 @@ def generator(device, seed, use, block=0):
     """
     number = ("training", "pictures", "evaluation", "noise").index(use) + 1
     return torch.Generator(device).manual_seed(1_000_003 * (seed + 1) + 10 * block + number)
-
-
-def seed_noise(seed, block):
-    """Seed torch's own generators, from which G draws its noise, for one block of images."""
-    torch.manual_seed(generator("cpu", seed, "noise", block).initial_seed())
 
 
 def broadcast(module):
@@ -1177,8 +1143,7 @@ def method_parser(doc, backbones, grows=None):
     add = parser.group("data")
     add("--data", "set name (.github/guide.md), folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
     add("--data-root", "folder of named sets, which are downloaded to it", default="data", metavar="DIR")
-    add("--resolution", "image size in pixels, cropped to that aspect", type=size, default="auto",
-        metavar="N|WxH")
+    add("--resolution", "image size in pixels, cropped to that aspect", type=size, default="auto", metavar="N|WxH")
     add("--split", "cut where papers differ (mnist: dw, sw; celeba: official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, "
         "100k)", rare=True, default="auto")
     add("--workers", "processes that read images, for sets too large for memory (0: none)", rare=True, type=int,
@@ -1261,9 +1226,6 @@ def look_up(table, values, given):
     return values, source
 
 
-BY_LEVEL = ("kimg", "batch", "lr", "lr_d", "snapshot_kimg")     # of stylegan, where a table has 0
-
-
 def say_defaults(parser, table, defaults):
     """End the help of each flag that the table sets with its value, by backbone if they differ."""
     backbones = [b for a in parser._actions if a.dest == "backbone" for b in a.choices if b != "auto"]
@@ -1271,7 +1233,7 @@ def say_defaults(parser, table, defaults):
     for action in parser._actions:
         if action.default is None and action.help != SUPPRESS:
             values = {b: v[action.dest] for b, v in zip(backbones, taken, strict=True) if v[action.dest] is not None}
-            by_level = action.dest in BY_LEVEL and "(0:" not in action.help
+            by_level = action.dest in ("kimg", "batch", "lr", "lr_d", "snapshot_kimg") and "(0:" not in action.help
             shown = [f"{b} by level" if v == 0 and by_level else f"{b} {v}" for b, v in values.items()]
             if len(values) == len(backbones) and len(set(values.values())) == 1:
                 shown = [values["mlp"]]
@@ -1343,7 +1305,7 @@ def resolve(parser, method, table, argv, networks, formerly, inherit=None):
         for name, value in given.items():
             if name in RESUMABLE:
                 values[name] = value
-            elif str(value) not in (str(stored.get(name)), "auto"):
+            elif str(stored.get(name)) not in (str(value), str(Path(str(value)).resolve())) and value != "auto":
                 raise Error(f"{run} was trained with {flag(name)} {stored.get(name)}, not {value}; leave "
                             f"the flag out to resume it, or start another run with --out")
         return Namespace(**values)
@@ -1441,8 +1403,7 @@ def complete(args, images, held_out, label, words, constants, default_split="dw"
 
 
 def check_images(args, images):
-    """Raise `Error` where a resumed run's images are not those that it was trained on;
-    note where it goes on."""
+    """Raise `Error` unless these are the resumed run's images; note where it goes on."""
     if problem := images.unlike(vars(args)):
         raise Error(f"{args.resume} was trained on {problem}; say where its own images are by --data, "
                     f"--data-root or --only")
@@ -1490,6 +1451,13 @@ def write_atomic(path, data):
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+def bytes_of(save, *args, **options):
+    """What save(file, ...) writes."""
+    file = io.BytesIO()
+    save(file, *args, **options)
+    return file.getvalue()
 
 
 def save(path, value):
@@ -1597,8 +1565,7 @@ def read_args(run, method=None, parser=None):
 
 
 def read_checkpoint(run, args, device, name="checkpoint.pt"):
-    """A checkpoint of a run, on `device`.  Raises `Error` if it is missing, broken,
-    or of other settings."""
+    """A checkpoint, on `device`.  Raises `Error` if it is missing, broken or of other settings."""
     path = Path(run) / name
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
@@ -1648,10 +1615,7 @@ def hold(net, args):
     """
     n = args.freeze_d
     net = getattr(net, "net", net)
-    if hasattr(net, "layer1"):
-        blocks = [net.layer1, net.layer2]
-    else:
-        blocks = list(net.convs if hasattr(net, "convs") else net.blocks)
+    blocks = [net.layer1, net.layer2] if hasattr(net, "layer1") else list(getattr(net, "convs", None) or net.blocks)
     if n > len(blocks):
         raise Error(f"--freeze-d {n} is too many: {args.backbone} has {len(blocks)} blocks here; pass fewer")
     if isinstance(net, Growing):                # its blocks begin at 4 px
@@ -1834,7 +1798,7 @@ class Run:
 
     def _claim(self):
         """Make the folder this process's for as long as it lives.
-        Raises `Error` in every process if it is taken."""
+    Raises `Error` in every process if it is taken."""
         problem = [self._occupied() if self.writer else ""]
         if dist.is_initialized():
             dist.broadcast_object_list(problem)
@@ -1845,7 +1809,7 @@ class Run:
 
     def _occupied(self):
         """Lock the folder and look into it.  -> who has it or what it holds, and what to do,
-        or ""."""
+    or ""."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.folder / ".lock", "a+")
         try:
@@ -1955,8 +1919,7 @@ class Run:
         self.pending = []
 
     def _spare_threads(self):
-        """Next to another busy program on a CPU, try
-        fewer threads, and keep them if that is faster.
+        """Next to another busy program on a CPU, try fewer threads; keep them if that is faster.
 
         Each step waits for the thread that the other program has put aside: with two threads on two
         cores and one such program the MLP falls to a sixth of its speed, with one thread to a
@@ -1992,7 +1955,7 @@ class Run:
 
     def _look(self):
         """Once a second: fetch losses, measure the rate,
-        print the line (every 30 s if not on a terminal)."""
+    print the line (every 30 s if not on a terminal)."""
         self._fetch()
         now = self.looked = time.time()
         if self.rated:
@@ -2071,8 +2034,7 @@ def pairs(x, y, columns=16):
 
 @torch.no_grad()
 def snapshot_pictures(model, x, z):
-    """-> samples from z, unless it is None, and reconstructions
-    of x under their originals, if there is an encoder.
+    """-> samples from z, unless it is None, and, with an encoder, x above its reconstructions.
 
     For `Run.snapshot`.  64 samples and 32 pairs up to 256 px, fewer of larger images.
     """
@@ -2111,9 +2073,7 @@ def show(x):
 def save_png(path, picture):
     """Write a (H, W, C) uint8 picture, whole or not at all."""
     from PIL import Image
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png")
-    write_atomic(Path(path), buffer.getvalue())
+    write_atomic(Path(path), bytes_of(Image.fromarray(picture).save, "png"))
 
 
 def is_curve(column):
@@ -2136,9 +2096,7 @@ def curves(log, path):
         axes.plot(kimg, values, marker="o" if len(rows) < 10 else "")
         axes.set_title(name)
         axes.set_xlabel("kimg")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
-    write_atomic(Path(path), buffer.getvalue())
+    write_atomic(Path(path), bytes_of(figure.savefig, format="png", dpi=80))
 
 
 # ---------------------------------------------------------------------------------------- 12 Errors

@@ -39,7 +39,7 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -107,16 +107,14 @@ class Images:
         return len(self.ids)
 
     def take(self, indices, size=None):
-        """uint8 (len(indices), C, H, W), or of another (H, W);
-        in memory, a whole fraction of theirs."""
+        """uint8 (len(indices), C, H, W); size: another (H, W), in memory a whole fraction."""
         size = tuple(size or self.shape[1:])
         if self.pixels is not None:
             return shrink(self.pixels[torch.as_tensor(indices)], size)
         return torch.from_numpy(np.stack([self.read(int(i), size) for i in indices]))
 
     def read(self, i, size):
-        """Image i from its file, uint8 (C, *size);
-        with skip_bad the next stands in for a broken one."""
+        """Image i from its file, uint8 (C, *size); with skip_bad the next in place of a bad one."""
         shape = self.shape[:1] + size
         if shape in self.store.pyramid:
             return np.array(self.store.pyramid[shape][self.ids[i]])
@@ -146,8 +144,7 @@ class Images:
         return [self.store.images[i] if self.store else str(i) for i in self.ids]
 
     def listed(self, path):
-        """The images whose names are in a file, a line each, in the set's order.
-        Raises DataError."""
+        """The images whose names a file lists, a line each, in the set's order.  Raises DataError."""
         try:
             wanted = {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()}
         except (OSError, UnicodeDecodeError) as e:
@@ -160,8 +157,7 @@ class Images:
             raise DataError(f"--only {path} {problem}; write it by python data.py rank, of the same set and --split")
         part = self.select(self.part, np.array([i for i, name in enumerate(names) if name in wanted]))
         part.only = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()[:8]
-        only = f"only: {len(part):,} of {len(self):,} training images, those of {path}"
-        part.notes = list(self.notes) + [only]
+        part.notes = list(self.notes) + [f"only: {len(part):,} of {len(self):,} training images, those of {path}"]
         return part
 
     def fingerprint(self):
@@ -176,8 +172,7 @@ class Images:
         return self._fingerprint
 
     def means(self):
-        """The mean grey of up to 64 images, 4 hex digits each:
-        by these a run knows its set again."""
+        """The mean grey of up to 64 images, 4 hex digits each, by which a run knows its set."""
         some = range(0, len(self), math.ceil(len(self) / 64))
         return "".join(f"{round(256 * self.take([i]).double().mean().item()):04x}" for i in some)
 
@@ -220,6 +215,11 @@ def tell_once(told, problem):
         print(f"left out: {problem}", file=sys.stderr)
 
 
+def tile(x, size):
+    """Images (N, C, H, W) -> their tiles, row by row, (N, n, C, size, size).   (InvGAN 3.3)"""
+    return x.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+
+
 class Tiles(Images):
     """A set cut into tiles of size x size, each with its image's label (InvGAN 3.3); neighbours
     come from different images.  Raises DataError if the sides are no multiples of size."""
@@ -244,13 +244,9 @@ class Tiles(Images):
         return k % n, (k // n + k % n) % self.per_image
 
     def take(self, indices, size=None):
-        i, tile = self._place(torch.as_tensor(indices))
+        i, at = self._place(torch.as_tensor(indices))
         once, which = i.unique(return_inverse=True)             # an image is read once
-        x = self.images.take(once)
-        s = self.size
-        n, c, h, w = x.shape
-        tiles = x.view(n, c, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5).reshape(n, -1, c, s, s)
-        return shrink(tiles[which, tile], size or (s, s))
+        return shrink(tile(self.images.take(once), self.size)[which, at], size or (self.size, self.size))
 
 
 # ------------------------------------------------------------------------------------ opening a set
@@ -333,8 +329,7 @@ def _mnist_mini(wanted):
 
 
 def _torchvision(name, root, split, wanted):
-    """A set of torchvision's, downloaded if absent.  ids:
-    the training file's, then the test file's."""
+    """A set of torchvision's, downloaded if absent.  ids: the training file's, then the test's."""
     from torchvision.datasets import CIFAR10, EMNIST, KMNIST, MNIST, SVHN, FashionMNIST
     kind = {"mnist": MNIST, "fashion-mnist": FashionMNIST, "kmnist": KMNIST, "emnist-letters": EMNIST,
             "cifar10": CIFAR10, "svhn": SVHN}[name]
@@ -424,10 +419,9 @@ def _named(name, root, path, split, wanted, sizes, skip_bad):
 
 
 def _celeba(store, base, split):
-    """-> positions of the training and the test part, attributes and their names,
-    from the lists in base."""
-    place = {Path(name).name: i for i, name in enumerate(store.images)}
-    n = len(place)
+    """-> positions of both parts, attributes and their names, from the lists in base."""
+    n = len(store.images)
+    place = {Path(store.images[i]).name: i for i in reversed(range(n))}     # of a name twice, the first
     if split == "5-1":
         train = range(n * 5 // 6)
         test = range(n * 5 // 6, n)
@@ -435,18 +429,17 @@ def _celeba(store, base, split):
         partition = base / "list_eval_partition.txt"
         if not partition.exists():
             raise DataError(f"there is no {partition}; put CelebA's there, or pass --split 5-1")
-        rows = [line.split() for line in partition.read_text().splitlines()]
-        train, test = ([place[name] for name, part in rows if part == number and name in place]
-                       for number in "02")
+        rows = [line.split() for line in partition.read_text().splitlines() if line.strip()]
+        train, test = ([place[name] for name, part in rows if part == number and name in place] for number in "02")
     if not train or not test:
         raise DataError(f"{store.path} has {n} images, and {split} leaves a part empty; complete it")
     if not (base / "list_attr_celeba.txt").exists():
         return train, test, None, None
     _, head, *rows = (base / "list_attr_celeba.txt").read_text().splitlines()
     names = head.split()
-    marks = {name: [mark == "1" for mark in values] for name, *values in map(str.split, rows)}
-    none = dict.fromkeys(names, False).values()
-    return train, test, torch.tensor([list(marks.get(name, none)) for name in place]), names
+    marks = {name: [mark == "1" for mark in values] for name, *values in map(str.split, filter(str.strip, rows))}
+    none = [False] * len(names)
+    return train, test, torch.tensor([marks.get(Path(name).name, none) for name in store.images]), names
 
 
 def _files(path, wanted, sizes, skip_bad):
@@ -459,9 +452,11 @@ def _files(path, wanted, sizes, skip_bad):
         labels, names = store.labels(names)
         source = f"{path.resolve()} {part}" if len(stores) == 2 else str(path.resolve())
         ids = np.arange(len(store.images))
-        whole = Images(base_name(path), part, source, ids, store.shape, labels, names, store=store,
-                       path=path.resolve())
+        whole = Images(base_name(path), part, source, ids, store.shape, labels, names, store=store, path=path.resolve())
         wholes.append(_decoded(whole, len(stores[0].images)))
+    if len({whole.labels.shape[1:] for whole in wholes if whole.labels is not None}) > 1:
+        raise DataError(f"{path} has other labels in its test part than in its training part (classes, attributes); "
+                        f"make them alike")
     n = len(wholes[0])
     first = _first_of(wholes)
     if len(stores) == 1:
@@ -478,11 +473,8 @@ def _files(path, wanted, sizes, skip_bad):
                         f"part; add images")
     labels = wholes[-1].labels
     if labels is not None and labels.ndim == 1:         # the head of the test part shows all classes
-        labels = labels[chosen].numpy()
-        place = np.zeros(len(chosen))
-        for c in np.unique(labels):
-            place[labels == c] = np.arange((labels == c).sum())
-        chosen = chosen[np.argsort(place, kind="stable")]
+        place = defaultdict(itertools.count)
+        chosen = chosen[np.argsort([next(place[c]) for c in labels[chosen].tolist()], kind="stable")]
     train = wholes[0].select("train", np.flatnonzero(~held_out[:n]))
     test = wholes[-1].select("test", chosen)
     train.notes = [f"held out: {held}, {len(test):,} of {len(train) + len(test):,} images"]
@@ -562,8 +554,7 @@ def _notes(stores):
 # -------------------------------------------------------------------------------------------- files
 
 class Store:
-    """The image files of a folder or zip, in the order
-    of their names.  Raises DataError if it is no zip.
+    """The image files of a folder or zip, in the order of their names.  Raises DataError if no zip.
 
     images: names below `top`, the folder that holds them all, or one above that has a dataset.json
     tables: the folders below `top` that have one
@@ -599,8 +590,7 @@ class Store:
         self.tables = {t.removeprefix(self.top) for t in tables if t.startswith(self.top)}
 
     def _walk(self):
-        """Yields the names of a folder's files;
-        links come last, and no file or folder counts twice."""
+        """Yields the names of a folder's files; links come last, and nothing counts twice."""
         plain = [""]
         links = []
         seen = set()
@@ -628,8 +618,7 @@ class Store:
                 seen.add(file)
 
     def _open(self):
-        """-> a zip, opened once in each process, and its entries by name, with slashes,
-        without folders."""
+        """-> a zip, opened once a process, and its entries by name, with slashes, no folders."""
         if self._process != os.getpid():
             try:
                 zipped = zipfile.ZipFile(self.path)
@@ -642,12 +631,13 @@ class Store:
         return self._zip
 
     def __getstate__(self):
-        return {**vars(self), "_zip": None, "_process": None}
+        return {k: v for k, v in vars(self).items() if k != "pyramid"} | dict(_zip=None, _process=None)
 
     def below(self, folder):
         """The part of it that lies in a folder below `top`."""
         lead = f"{folder}/"
         part = copy.copy(self)
+        part._zip, part._process = self._zip, self._process     # to open it again would count its entries again
         part.left_out = Counter()
         part.top = self.top + lead
         part.place = self.path / part.top if self.path.is_dir() else Path(f"{self.path}.{folder}")
@@ -680,8 +670,7 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self, name, remedy="mend it or take it away, or leave such files out by --skip-bad"):
-        """Around a block that reads an image:
-        if it fails, DataError (with skip_bad, `bad`) says why."""
+        """Around a block that reads an image: if it fails, DataError (skip_bad: `bad`) says why."""
         try:
             yield
         except DataError:
@@ -704,9 +693,8 @@ class Store:
         return DataError(f"{self.place} has no image that can be read; check its files")
 
     def labels(self, known=None):
-        """-> int64 (N,) classes or bool (N, A) attributes, and their
-        names; either may be None.  known: the names of the training
-        part's classes.  Raises DataError if the labels make no sense."""
+        """-> int64 (N,) classes or bool (N, A) attributes, and their names; either may be None.
+        known: names of the training part's.  Raises DataError if the labels make no sense."""
         if "" in self.tables:
             return self._table()
         names = self.images
@@ -786,9 +774,8 @@ def _values(image):
 
 
 def divisor(kind, top, bits=(8, 12, 16, 32)):
-    """What grey values up to `top` are divided by to fill 0 ... 255:
-    floats (kind "F") may go up to about 1, whole numbers ("I") to the
-    next depth in `bits`, because cameras of 12 bits write files of 16."""
+    """What grey values up to `top` are divided by to fill 0 ... 255: floats (kind "F") may go up to
+    about 1, whole numbers ("I") to the next depth in `bits`, because cameras of 12 bits write 16."""
     if kind == "F" and top < 2:
         return 1 / 255
     return 2.0 ** (next((b for b in bits if top < 2**b), 32) - 8)
@@ -938,9 +925,8 @@ def _once(key, make):
 # ----------------------------------------------------------------------------------------- pyramids
 
 def prepare(data, root="data", resolution="auto"):
-    """Writes PATH.pyramid next to each folder or zip of a set: its images
-    at 4, 8 ... px.  -> the pyramids' folders. resolution: the largest,
-    "N" or "WxH"; the others are its halves.  Raises DataError."""
+    """Writes PATH.pyramid next to each folder or zip of a set: its images at 4, 8 ... px.  -> them.
+    resolution: the largest, "N" or "WxH"; the others are its halves.  Raises DataError."""
     path = _find(data, root)
     if data in ARRAYS:
         raise DataError(f"{data} is small and kept in memory; it needs no pyramid")
@@ -951,8 +937,7 @@ def prepare(data, root="data", resolution="auto"):
     channels, h, w = stores[0].shape
     if max(w, h) not in [4 << k for k in range(9)]:
         raise DataError(f"a pyramid's larger side is 4, 8, ... or 1024 px, not {max(w, h)}; pass another --resolution")
-    shapes = [(channels, h >> k, w >> k) for k in range(9)
-              if max(h, w) >> k >= 4 and not (h | w) % 2**k]
+    shapes = [(channels, h >> k, w >> k) for k in range(9) if max(h, w) >> k >= 4 and not (h | w) % 2**k]
     return [_write_pyramid(store, shapes) for store in stores]
 
 
@@ -987,8 +972,7 @@ def _write_pyramid(store, shapes):
 # ------------------------------------------------------------------------------------------ batches
 
 def shrink(x, size):
-    """uint8 images (N, C, H, W) averaged down to size (h, w), a whole fraction of theirs,
-    rounded."""
+    """uint8 images (N, C, H, W) averaged down to (h, w), a whole fraction of theirs, rounded."""
     if x.shape[2:] == tuple(size):
         return x
     return torch.nn.functional.avg_pool2d(x.float(), x.shape[2] // size[0]).round().to(torch.uint8)
@@ -1051,11 +1035,10 @@ def _leave_signals(worker):
 def _read_ahead(images, sampler, workers, pin_memory=False):
     """Batches of images by PyTorch's loader, of the sampler's (indices, size); DataError if one
     cannot be read, or is waited for and a worker has been killed."""
-    loader = torch.utils.data.DataLoader(
-        images, None, sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals, pin_memory=pin_memory)
     before = multiprocessing.active_children()
-    source = iter(loader)
+    source = iter(torch.utils.data.DataLoader(
+        images, None, sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals, pin_memory=pin_memory))
     workers = set(multiprocessing.active_children()).difference(before)
     if workers and hasattr(signal, "SIGCHLD"):                  # not on Windows
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)           # PyTorch's own raises amid a step
@@ -1092,8 +1075,7 @@ ALPHA = 0.99            # Zhou's
 
 
 def nearest(f, k):
-    """-> squared distances (N, k) and positions (N, k)
-    of the k nearest others of each row of f (N, d), in blocks."""
+    """-> squared distances, positions (N, k) of the k nearest others of each row of f (N, d)."""
     size = f.square().sum(1)
     values = []
     places = []
@@ -1150,13 +1132,9 @@ def manifold_ranking(f, queries, k=NEIGHBOURS, alpha=ALPHA, tolerance=1e-12):
 
 
 def features_of(images, extract, device, workers=0):
-    """extract(float images in [-1, 1]) of all, divided by their norms:
-    (N, d) float32 on the device."""
-    chunks = [i.tolist() for i in torch.arange(len(images)).split(100)]
-    if images.pixels is None:
-        parts = _read_ahead(images, [(i, None) for i in chunks], workers)
-    else:
-        parts = map(images.take, chunks)
+    """extract(float images in [-1, 1]) of all, over their norms: (N, d) float32 on the device."""
+    chunks = [(i.tolist(), None) for i in torch.arange(len(images)).split(100)]
+    parts = _read_ahead(images, chunks, workers if images.pixels is None else 0)
     out = None
     begin = 0
     shown = time.time()
@@ -1176,6 +1154,8 @@ def rank(args):
     """Writes the names of the -n training images that lie nearest to the queries along the
     manifold, best first. Raises common.Error."""
     device = common.find_device(args.device)
+    if not (folder := Path(args.out).parent).is_dir():      # before hours of work
+        raise DataError(f"there is no folder {folder}; make it, or name another file by --out")
     if args.run:
         for flag, given in (("--vgg", args.vgg), ("--resolution", args.resolution != "auto")):
             if given:

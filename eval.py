@@ -58,7 +58,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 import data
-from common import Error, double
+from common import Error
+from data import tile
 
 # ------------------------------------------------------------------------------------------- 1 Runs
 
@@ -76,13 +77,13 @@ class View:
 
     def __init__(self, run, options, weights="ema"):
         self.run = Path(run)
+        self.name = self.run.resolve().name
         self.args = common.read_args(run)
         self.options = options
         self.device = options.device
         self.weights = options.weights or weights
         kept = dict(kimg=options.kimg) if getattr(options, "kimg", None) else {}
-        method = common.method_of(run, self.args)
-        self.model = method.load(run, self.device, self.weights, **kept).requires_grad_(False)
+        self.model = common.method_of(run, self.args).load(run, self.device, self.weights, **kept).requires_grad_(False)
         self.shape = tuple(self.args["image_shape"])
         self.batch = getattr(options, "batch", 0) or common.few(self.shape)     # made at a time
         self.grey = "; grey repeated to RGB" if self.shape[0] == 1 else ""
@@ -170,8 +171,7 @@ class View:
     @property
     def has_classes(self):
         """Whether all images of both parts have a class."""
-        return all(part.labels is not None and part.labels.ndim == 1 and part.labels.min() >= 0
-                   for part in self.parts)
+        return all(part.labels is not None and part.labels.ndim == 1 and part.labels.min() >= 0 for part in self.parts)
 
     def features(self, part):
         """The model's (short, long) features of a whole part, on the device."""
@@ -184,11 +184,19 @@ class View:
 # Measures keep float64 sums, not images: memory does not grow with their number, and any number of
 # processes gives the same.
 
+def double(t):
+    """A tensor in float64, on its device if that has float64."""
+    return common.apple_to_cpu(t).double()
+
+
+def seed_noise(seed, block):
+    """Seed torch's own generators, from which G draws its noise, for one block of images."""
+    torch.manual_seed(common.generator("cpu", seed, "noise", block).initial_seed())
+
+
 def progress(what, n, size, shared=True):
     """Yields begin and end of batches of n things, shared by all processes; says how far it is."""
-    alone = not shared or not dist.is_initialized()
-    rank = 0 if alone else dist.get_rank()
-    world = 1 if alone else dist.get_world_size()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if shared and dist.is_initialized() else (0, 1)
     terminal = sys.stdout.isatty()
     began = shown = time.time()
     for begin in range(rank * size, n, world * size):
@@ -360,7 +368,7 @@ def pictures(view, kind, args):
             return model.generate((w[:-1] + w[1:]) / 2, noise="fixed").clamp(-1, 1)
         if kind in ("samples", "resamples"):
             w = model.map(view.codes(end, args.seed, begin))
-            common.seed_noise(args.seed, begin)                 # whichever process draws it
+            seed_noise(args.seed, begin)                # whichever process draws it
             x = model.generate(w, noise="random").clamp(-1, 1)
         else:
             x = view.images(indices[begin:end], part)
@@ -405,7 +413,7 @@ def errors(view, indices):
     for x, y, after in reconstructed(view, indices):
         mse = per_image((y - x).square())
         off = (y - x).abs()
-        means.add(mse=mse, mae=per_image(off), psnr=10 * (4 / mse).log10(),
+        means.add(mse=mse, mae=per_image(off), psnr=10 * (4 / mse.clamp(min=1e-10)).log10(),        # 106 dB if exact
                   mae_28=per_image(off[:, :, 2:-2, 2:-2]),
                   mse_mean_image=per_image((mean_image - x).square()),
                   mse_wrong_pair=per_image((y - after).square()))
@@ -503,6 +511,8 @@ def measure_sharpness(view, args):
         for begin, end in progress(KINDS[kind].words, n[kind], view.batch):
             means.add(variance=sharpness(make(begin, end)))
         variance[kind] = means.result()["variance"]
+    if not variance["real"]:
+        raise Lacks(f"{view.run}: its test images are flat, so there is no sharpness to compare with")
     ratios = {f"sharpness_{kind}": v / variance["real"] for kind, v in variance.items() if kind != "real"}
     return Result(dict(ratios, n=n), f"{of_each(n)}; {noise_of(n)}")
 
@@ -512,7 +522,6 @@ def measure_sharpness(view, args):
 class Classifier(nn.Module):
     """Tells a set's classes apart; gives features for distances.  accuracy: % of the test part."""
     d = 128
-    official = False
     batch = BLOCK
     resize = "as they are"
 
@@ -603,7 +612,6 @@ def extractor_of(view, args):
             file = Path(args.vgg or common.FROZEN["vgg"][0]).name
             net.name = f"VGG-16 conv5_3, {file}"
             net.title = f"Frechet ({file} {net.checksum})"
-            net.official = False
         else:
             net = classifier_of(view, args.cache)
             net.title = f"Frechet ({net.name})"
@@ -621,8 +629,7 @@ def classifier_of(view, cache):
                     f"for distances --features inception and vgg16 need none")
     train = view.train
     name = classifier_name(view)
-    shape = "x".join(map(str, train.shape))
-    path = Path(cache) / f"classifier-{name}-{shape}-{train.fingerprint()}.pt"
+    path = Path(cache) / f"classifier-{name}-{'x'.join(map(str, train.shape))}-{train.fingerprint()}.pt"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = Classifier(train.shape[0], int(train.labels.max()) + 1)
@@ -793,7 +800,7 @@ def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions
     part = args.reference or "train"
     kinds = available(view, wanted)
     real, kept_real = reference(view, extractor, args.cache, part, most, args.seed if flip else None)
-    fid, kid = ("fid", "kid") if extractor.official else ("frechet", "kernel")
+    fid, kid = ("fid", "kid") if extractor.title == "FID" else ("frechet", "kernel")
     m = {"extractor": f"{extractor.name} {extractor.checksum}"}
     n = {}
     notes = []
@@ -826,12 +833,10 @@ def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions
 
 
 def show_frechet(m, title):
-    official = title == "FID"
-    fid, kid = ("fid", "kid") if official else ("frechet", "kernel")
-    means = {kind: plain(m[f"{kid}_{kind}"], 4) for kind in m["n"]}
-    kernels = [f"{KINDS[kind].words} {mean} ({plain(m[f'{kid}_{kind}_deviation'], 2)})" for kind, mean in means.items()]
-    return [f"{title}: {each(m, fid)}",
-            f"{'KID' if official else 'kernel distance'} (deviation over 100 subsets): " + "   ".join(kernels)]
+    fid, kid, name = ("fid", "kid", "KID") if title == "FID" else ("frechet", "kernel", "kernel distance")
+    kernels = [f"{KINDS[kind].words} {plain(m[f'{kid}_{kind}'], 4)} ({plain(m[f'{kid}_{kind}_deviation'], 2)})"
+               for kind in m["n"]]
+    return [f"{title}: {each(m, fid)}", f"{name} (deviation over 100 subsets): " + "   ".join(kernels)]
 
 
 NEIGHBOUR = 3           # whose distance is the radius around a feature (Kynkaanniemi's k)
@@ -1062,7 +1067,7 @@ def pairs_apart(view, args, space, t, begin, end):
     a, b = (codes if space == "z" else view.model.map(codes)).unflatten(0, (-1, 2)).unbind(1)
     for at in (t[begin:end], t[begin:end] + EPSILON):
         w = view.model.map(slerp(a, b, at)) if space == "z" else a + at * (b - a)
-        common.seed_noise(args.seed, begin)         # the same for both ends
+        seed_noise(args.seed, begin)         # the same for both ends
         yield as_ppl_sees(view.model.generate(w, noise="random"), args.face_crop)
 
 
@@ -1433,9 +1438,9 @@ def table_alae_5(runs, args):
     return next_to_paper("alae-5", {"FID": ".2f", "PPL full": ".2f"}, runs, args, measure)
 
 
-def of_n(args, n):
-    """args with another -n."""
-    return Namespace(**{**vars(args), "n": n})
+def changed(args, **flags):
+    """args with other values of some flags."""
+    return Namespace(**{**vars(args), **flags})
 
 
 class Descent:
@@ -1444,8 +1449,7 @@ class Descent:
     def __init__(self, view, args, domain=False):
         self.model, self.found = view.model, {}
         self.steps = args.steps or (100 if domain else 1000)
-        loss = Namespace(loss="vgg9" if domain and args.vgg else "pixel", method="in-domain", vgg=args.vgg,
-                         cache=args.cache)
+        loss = changed(args, loss="vgg9" if domain and args.vgg else "pixel", method="in-domain")
         distance = distance_for(view, loss)
         self.how = (f"{self.steps} steps of Adam, lr {LR:g}, in w, from {'E(x)' if domain else 'the mean w'}, loss "
                     f"pixel{' and conv4_3' if loss.loss == 'vgg9' else ''}")
@@ -1482,7 +1486,7 @@ def by_descent(view, args, domain=False):
     model.seconds = (clock(view) - began) / n
     other = copy.copy(view)
     other.model, other.measured = model, {}
-    return other, of_n(args, n), model.how
+    return other, changed(args, n=n), model.how
 
 
 def table_lia_1(runs, args):
@@ -1534,7 +1538,7 @@ def table_invgan_1(runs, args):
     most = args.n or 50_000
 
     def row(label, view, args, counts, names):
-        x = view.images(torch.arange(min(view.batch, counts[-1], len(view.test))))
+        x = view.images(torch.arange(min(common.few(view.shape), counts[-1], len(view.test))))
         seconds = seconds_an_image(view, x)
         cells, how, e = distances_and_errors(view, args, counts, names)
         cells.update({"MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")})
@@ -1572,10 +1576,10 @@ def seconds_an_image(view, x):
 def distances_and_errors(view, args, counts, names):
     """Frechet distances of pictures (names: {kind: column}) by each of the counts, errors by the
     last.  -> the cells of a row {column: distances}, what they depend on, the errors"""
-    found = [frechet_of(view, of_n(args, n), names) for n in counts]
+    found = [frechet_of(view, changed(args, n=n), names) for n in counts]
     cells = {named(column, found[-1][1]): [distances[i] for distances, _, _ in found]
              for i, column in enumerate(names.values())}
-    e = errors(view, test_indices(view, of_n(args, counts[-1])))
+    e = errors(view, test_indices(view, changed(args, n=counts[-1])))
     return cells, "; and ".join(how for _, _, how in found), e
 
 
@@ -1892,13 +1896,12 @@ def tell_errors(views, x, made):
 def shared_test_images(views):
     """Where in each view's test part the images are that all have and none was trained on."""
     parts = [view.test for view in views]
+    ids = parts[0].ids
     for view, part in zip(views, parts):
         if part.source != parts[0].source or part.shape != parts[0].shape:
             raise Error(f"{views[0].run} and {view.run} have no test images in common ({parts[0].name} "
                         f"{'x'.join(map(str, parts[0].shape))}, {part.name} {'x'.join(map(str, part.shape))}); "
                         f"compare runs of one data set and resolution")
-    ids = parts[0].ids
-    for view, part in zip(views, parts):
         ids = ids[np.isin(ids, part.ids)]
         if view.train.source == part.source:
             ids = ids[~np.isin(ids, view.train.ids)]
@@ -1906,18 +1909,17 @@ def shared_test_images(views):
         raise Error(f"the runs' test parts have no image in common that none of them was trained on "
                     f"({', '.join(v.protocol.split(',')[0] for v in views)}); compare runs of one split")
     orders = [np.argsort(part.ids) for part in parts]
-    return [torch.from_numpy(order[np.searchsorted(part.ids, ids, sorter=order)])
-            for part, order in zip(parts, orders)]
+    return [torch.from_numpy(order[np.searchsorted(part.ids, ids, sorter=order)]) for part, order in zip(parts, orders)]
 
 
-def real_images(views, args, n, choose=None):
-    """Real images (N, C, H, W) for all views: --images, else n test images, or those that are
-    chosen."""
+def real_images(views, args, n, choose=None, most=None):
+    """Real images (N, C, H, W) for all views: --images (of a folder at `most` the first ones), else
+    n test images, or those that are chosen."""
     if args.images:
         shape = views[0].shape
         if any(view.shape != shape for view in views):
             raise Error("the runs' images differ in size or colour, so they cannot share --images; draw them apart")
-        pixels = data.read_images(args.images, shape[0], shape[1:])
+        pixels = data.read_images(args.images, shape[0], shape[1:], most)
         for view in views:
             tell_unusual(view, pixels.float().mean((1, 2, 3)))
         return common.to_float(pixels).to(views[0].device)
@@ -1927,14 +1929,14 @@ def real_images(views, args, n, choose=None):
 
 def first(many):
     """A figure's images: the first -n of --images (default: all), else of the test images (`many`)."""
-    return lambda views, args: real_images(views, args, args.n or many)[:args.n or None]
+    return lambda views, args: real_images(views, args, args.n or many, most=args.n or None)[:args.n or None]
 
 
 def pairs(many):
     """A figure's images in pairs: the first 2 -n of --images (default: all), else of the test images
     (`many`)."""
     def choose(views, args):
-        x = real_images(views, args, 2 * (args.n or many))
+        x = real_images(views, args, 2 * (args.n or many), most=2 * args.n or None)
         x = x[:2 * args.n or None] if args.images else x[:len(x) // 2 * 2]
         if len(x) % 2 or not len(x):
             raise Error(f"figure {args.name} takes pairs of images, not {len(x)}; name an even number by --images")
@@ -2061,40 +2063,33 @@ def draw_interpolation(views, x, args):
     """Pairs of real images joined in w, and in z if the map has an inverse (LIA figs. 6, 11, 12), a
     panel a run; or, by --steps, in w alone, with a row a model (fig. 9)."""
     steps = args.columns or 7
-    columns = ["image"] + fractions(steps) + ["image"]
 
-    def row(view, i, path):
-        return torch.cat([x[i:i + 1], view.made(path), x[i + 1:i + 2]])
+    def panel(ways, title=""):          # ways: (label, view, a path of codes for each pair)
+        return Panel([torch.cat([x[2 * i:2 * i + 1], view.made(path[i]), x[2 * i + 1:2 * i + 2]])
+                      for i in range(len(x) // 2) for _, view, path in ways],
+                     [label for label, _, _ in ways] * (len(x) // 2), ["image"] + fractions(steps) + ["image"], title)
     if args.steps:
-        ways = ways_to_codes(views, x, args)
-        return Panel([row(view, i, line(w[i:i + 1], w[i + 1:i + 2], steps)[0]) for i in range(0, len(x), 2)
-                      for _, view, w in ways], [name for name, _, _ in ways] * (len(x) // 2), columns)
+        return panel([(name, view, line(w[0::2], w[1::2], steps)) for name, view, w in ways_to_codes(views, x, args)])
     panels = []
     for view, name in zip(views, names_of(views), strict=True):
-        picture = []
-        labels = ["w"]
         w = view.encoded(x)
-        for i in range(0, len(x), 2):
-            paths = [line(w[i:i + 1], w[i + 1:i + 2], steps)[0]]
-            if hasattr(view.model, "unmap"):
-                z = view.model.unmap(w[i:i + 2])
-                paths.insert(0, view.model.map(line(z[:1], z[1:], steps)[0]))
-                labels = ["z", "w"]
-            picture += [row(view, i, path) for path in paths]
-        print(f"{view.run.name}: rows of each pair: " + ", ".join(f"in {space}" for space in labels))
-        panels.append(Panel(picture, labels * (len(x) // 2), columns, name))
+        ways = [("w", view, line(w[0::2], w[1::2], steps))]
+        if hasattr(view.model, "unmap"):
+            z = [view.model.unmap(pair).split(1) for pair in w.split(2)]
+            ways.insert(0, ("z", view, [view.model.map(line(*pair, steps)[0]) for pair in z]))
+        print(f"{view.name}: rows of each pair: " + ", ".join(f"in {space}" for space, _, _ in ways))
+        panels.append(panel(ways, name))
     return panels
 
 
 def joined_samples(view, w, many):
     """Pairs of indices of samples w: of one digit each, or any if there are no classes."""
     if view.missing:
-        print(f"{view.run.name}: any two samples are joined, because there are no labels ({view.missing})")
+        print(f"{view.name}: any two samples are joined, because there are no labels ({view.missing})")
     if view.missing or view.train.labels is None or view.train.labels.ndim > 1:
         return torch.arange(2 * many).view(-1, 2).tolist()
     few = torch.arange(0, len(view.train), math.ceil(len(view.train) / 5000))
-    known = torch.cat([view.model.features(view.images(i, "train"))[1]
-                       for i in few.split(view.batch)])
+    known = torch.cat([view.model.features(view.images(i, "train"))[1] for i in few.split(view.batch)])
     made = torch.cat([view.model.features(x)[1] for x in view.made(w).split(view.batch)])
     digit = view.train.labels[few][torch.cdist(made, known).argmin(1).cpu()]
     found = [(digit == c).nonzero().flatten()[:2].tolist() for c in digit.unique()]
@@ -2106,19 +2101,19 @@ def draw_traversal(view, _, args):
     have no z.  A sample's digit is the nearest training image's, by long features."""
     many = args.n or 5
     steps = args.columns or 12
+    if steps == 1:
+        raise Error("figure traversal compares neighbours on a line; pass --columns 2 or more")
     z = view.codes(max(200, 2 * many), args.seed)
     w = view.model.map(z)
-    joined = joined_samples(view, w, many)
-    a = [i for i, _ in joined]
-    b = [j for _, j in joined]
+    a, b = map(list, zip(*joined_samples(view, w, many)))
     if torch.equal(w, z):
-        print(f"{view.run.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
+        print(f"{view.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
     along_z = view.model.map(line(z[a], z[b], steps).flatten(0, 1)).unflatten(0, (len(a), steps))
     along_w = line(w[a], w[b], steps)
     picture = [view.model.generate(path, noise="fixed") for pair in zip(along_z, along_w) for path in pair]
     for name, paths in (("Z", picture[0::2]), ("W", picture[1::2])):
         jumps = torch.stack([per_image((p[1:] - p[:-1]).square()).sqrt() for p in paths])
-        print(f"{view.run.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, "
+        print(f"{view.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, "
               f"the mean step {jumps.mean():.3f} (root mean square over pixels in [-1, 1], {len(paths)} pairs)")
     return Panel(picture, ["Z", "W"] * len(a), fractions(steps), view.args["label"])
 
@@ -2142,7 +2137,7 @@ def draw_mixing(view, _, args):
         w = view.model.map(view.codes(n + m, args.seed))
         x = view.made(w)
     else:
-        x = real_images([view], args, n + m)[:n + m]
+        x = real_images([view], args, n + m, most=n + m)[:n + m]
         if len(x) < n + m:
             raise Error(f"figure mixing takes {n + m} images, {n} sources (-n) and {m} destinations, and "
                         f"{how_many(args, x)}")
@@ -2156,7 +2151,7 @@ def draw_mixing(view, _, args):
             mixed[:, band] = w[:n, None]
             picture.append(torch.cat([x[destination][None], view.made(mixed)]))
             labels.append(f"{name} styles")
-    print(f"{view.run.name}: rows from the second on: " + ", ".join(
+    print(f"{view.name}: rows from the second on: " + ", ".join(
         f"{many} with {name} styles (layers {band[0]}-{band[-1]}) of the sources" for name, band, many in bands))
     return Panel(picture, labels, ["destination"] + ["source"] * n, view.args["label"])
 
@@ -2165,8 +2160,7 @@ def draw_styles(view, x, args):
     """The first 0, 1, 2 ... styles of one image in another, between them (InvGAN figs. 2, 8)."""
     used = style_layers(view)
     print(f"columns: an image, its reconstruction with the first 0 ... {used} styles of another, the other")
-    layers = torch.arange(view.model.num_layers, device=view.device)
-    taken = layers < torch.arange(used + 1, device=view.device)[:, None]
+    taken = torch.ones(used + 1, view.model.num_layers, dtype=torch.bool, device=view.device).tril(-1)
     w = view.encoded(x)
     return Panel([torch.cat([a_x[None], view.made(torch.where(taken[:, :, None], b, a)), b_x[None]])
                   for a, b, a_x, b_x in zip(w[0::2], w[1::2], x[0::2], x[1::2], strict=True)],
@@ -2180,7 +2174,7 @@ def read_normal(path, view):
     except Exception as e:                      # np.load lets through whatever the damage leads to
         raise Error(f"{path} is no array of numbers ({type(e).__name__}); name a .npy, such as `eval.py boundary` "
                     f"makes") from None
-    if len(normal) != view.model.nw or not normal.norm() > 0:
+    if len(normal) != view.model.nw or not 0 < normal.norm() < math.inf:
         raise Error(f"{path} holds {len(normal)} numbers, and {view.run} has codes of {view.model.nw}; take a boundary "
                     f"of this run")
     return (normal / normal.norm()).to(view.device)
@@ -2196,9 +2190,9 @@ def draw_manipulate(view, x, args):
         raise Error("figure manipulate moves --images or --codes; leave one of them out")
     if args.columns and (args.strength or len(args.boundary) > 1):
         raise Error("--columns divides -5 ... 5 along one --boundary; leave it out with several, and with --strength")
-    w = read_codes(args.codes, view)[0][:args.n or 4].to(view.device) if args.codes else view.encoded(x)
-    few = [5.0] if len(args.boundary) > 1 else torch.linspace(-5, 5, args.columns or 8).tolist()
-    steps = args.strength or few
+    w = (read_codes(args.codes, view, force=args.force)[0][:args.n or 4].to(view.device) if args.codes else
+         view.encoded(x))
+    steps = args.strength or ([5.0] if len(args.boundary) > 1 else torch.linspace(-5, 5, args.columns or 8).tolist())
     normals = [read_normal(path, view) for path in args.boundary]
     moves = [step * normal for normal in normals for step in steps]
     moves = torch.stack([torch.zeros_like(normals[0])] + moves)
@@ -2224,7 +2218,7 @@ def steps_shown(steps):
 
 def draw_path(view, x, args):
     """Optimisation in z (upper rows) and in w (lower), step by step (LIA fig. 13)."""
-    tell_time(f"{view.run.name}: optimisation in z and in w", seconds_of_steps(
+    tell_time(f"{view.name}: optimisation in z and in w", seconds_of_steps(
         view, lambda steps: optimise(view, x, "z", pixel_distance, steps, PATH_LR), PATH_STEPS, 2))
     keep = steps_shown(PATH_STEPS)
     both = [optimise(view, x, space, pixel_distance, PATH_STEPS, PATH_LR, seed=args.seed, keep=keep)[2]
@@ -2252,7 +2246,7 @@ def draw_merge(views, x, args):
     b = x[1::2]
     mask = torch.arange(a.shape[3], device=a.device) >= a.shape[3] // 2
     if args.mask:
-        mask = common.to_float(data.read_images([args.mask], 1, a.shape[2:])).to(a.device) > 0
+        mask = common.to_float(data.read_images([args.mask], 1, a.shape[2:], 1)).to(a.device) > 0
         if mask.all() or not mask.any():
             raise Error(f"{args.mask} is all {'white' if mask.any() else 'black'} (what is transparent is white); make "
                         f"it white on black")
@@ -2264,11 +2258,6 @@ def draw_edit(views, x, args):
     if not args.images:
         raise Error("figure edit reconstructs what you have edited; name the files by --images")
     return with_reconstructions(views, [x], ["edited"], args)
-
-
-def tile(x, size):
-    """Images (N, C, H, W) -> their tiles, row by row, (N, n, C, size, size).   (InvGAN 3.3)"""
-    return x.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
 
 
 def untile(tiles, columns):
@@ -2321,7 +2310,7 @@ def draw_deblur(view, x, args):
     w_blurred = codes_of_tiles(view, gaussian_blur(low, 7, 1.0))
     made = {"original": x, "enlarged": low, "reconstructed": from_tiles(view, w, x)}
     made.update({f"a = {a:g}": from_tiles(view, w + a * (w - w_blurred), x) for a in EXTRAPOLATION})
-    print(f"{view.run.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
+    print(f"{view.name}: sharpness (variance of the Laplacian over the original's): " + "  ".join(
         f"{name} {sharpness(y).mean() / sharpness(x).mean():.3f}" for name, y in made.items() if y is not x))
     return Panel(list(torch.stack(list(made.values()), 1)), stems(args, len(x)), list(made), view.args["label"])
 
@@ -2357,12 +2346,9 @@ def draw_frames(views, _, args):
     folder.mkdir(parents=True, exist_ok=True)
     for old in older:
         old.unlink()
-    images = [Image.fromarray(common.grid(frame[None].cpu(), 1)) for frame in many]
-    for i, image in enumerate(images):
-        common.save_png(folder / f"{i:04d}.png", np.asarray(image))
-    whole = io.BytesIO()
-    images[0].save(whole, "gif", save_all=True, append_images=images[1:], duration=80, loop=0)
-    common.write_atomic(film, whole.getvalue())
+    frames = [common.grid(frame[None], 1) for frame in many]
+    write_pictures((folder / f"{i:04d}.png", frame) for i, frame in enumerate(frames))
+    common.write_atomic(film, film_of_pictures(frames, "gif", 80))
     print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, reconstructed, and with "
           f"{times - 1} more between neighbours")
     tell_errors(views, x, [y])
@@ -2396,14 +2382,13 @@ def read_gradients(view):
 
 def draw_gradients(views, _, args):
     """Mean |gradient| of three layers of the encoder, and its loss (LIA figs. 7, 18)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Plot
     panel = Plot(figsize=(16, 4), layout="constrained")
     axes = panel.subplots(1, 4)
     for view in views:
         values = read_gradients(view)
         for ax, name in zip(axes, ("first", "middle", "last", "L_rec"), strict=True):
-            ax.plot(values["kimg"], values[name], linewidth=0.3, label=f"{view.args['label']} ({view.run.name})")
+            ax.plot(values["kimg"], values[name], linewidth=0.3, label=f"{view.args['label']} ({view.name})")
             ax.set_title(name)
             ax.set_yscale("log")
             ax.set_xlabel("kimg")
@@ -2414,9 +2399,7 @@ def draw_gradients(views, _, args):
               f"{view.protocol}){few}")
     for handle in axes[0].legend().get_lines():
         handle.set_linewidth(2)
-    canvas = FigureCanvasAgg(panel)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+    return np.asarray(Image.open(io.BytesIO(common.bytes_of(panel.savefig, format="png", dpi="figure"))).convert("RGB"))
 
 
 # -------------------------------------------------------------------------- 13 The table of figures
@@ -2465,14 +2448,10 @@ Want = namedtuple("Want", "words fits many", defaults=(False,))
 
 
 def run_of(*labels, many=False, **settings):
-    """A run with one of the papers' names (labels), and with settings; True: any but none."""
-    flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in settings.items()]
-
-    def fits(view):
-        have = view.args
-        return have["label"] in labels and all(
-            bool(have.get(name)) if value is True else have.get(name) == value for name, value in settings.items())
-    return Want(" or ".join(labels) + (f" ({' '.join(flags)})" if flags else ""), fits, many)
+    """A run with one of the papers' names (labels), and with settings, as `common.holds` reads them."""
+    flags = " ".join(common.flag(name) + ("" if value is True else f" {value}") for name, value in settings.items())
+    return Want(" or ".join(labels) + (f" ({flags})" if flags else ""),
+                lambda view: common.holds(dict(settings, label=labels), view.args), many)
 
 
 def run_with(words, abilities):
@@ -2595,18 +2574,18 @@ OPENED = "data data_root cache inception vgg lpips".split()         # flags of l
 
 def spelled(command, views, args):
     """A command with these runs in place of RUN, and the flags by which `list` found their data."""
+    kind, name, _ = command.split(maxsplit=2)
+    taken = {action.dest for action in args.commands[kind]._actions if takes(action, name)}
+    if name == "alae-4":                        # it would ask for path lengths by LPIPS
+        taken.discard("inception")
     runs = " ".join(shlex.quote(str(view.run)) for view in views)
     command = re.sub(r"RUN(\.\.\.)?( RUN(\.\.\.)?)*", lambda _: runs, command)
-    if "BOUNDARIES" in command:
-        command = command.replace("BOUNDARIES", f"{shlex.quote(str(views[0].run))}/boundaries/*.npy")
-    known = {flag for flag in OPENED if getattr(args, flag) != args.parser.get_default(flag)}
-    taken = known if command.startswith("table") else known & {"data", "data_root"}
-    if not command.startswith(("table alae-4", "table alae-5")):
-        taken -= {"lpips"}
-    elif command.startswith("table alae-4"):    # it would ask for path lengths by LPIPS
-        taken -= {"inception"}
-    return f"python eval.py {command}" + "".join(
-        f" --{flag.replace('_', '-')} {shlex.quote(getattr(args, flag))}" for flag in OPENED if flag in taken)
+    command = command.replace("BOUNDARIES", f"{shlex.quote(str(views[0].run))}/boundaries/*.npy")
+    flags = {flag: getattr(args, flag) for flag in OPENED
+             if flag in taken and getattr(args, flag) != args.parser.get_default(flag)}
+    if "features" in taken and "inception" not in flags and not all(view.has_classes for view in views):
+        flags["features"] = "inception"         # without it a classifier is asked for
+    return f"python eval.py {command}" + "".join(f" {common.flag(k)} {shlex.quote(v)}" for k, v in flags.items())
 
 
 def lacking(item, views, args):
@@ -2619,11 +2598,11 @@ def lacking(item, views, args):
             lack.append(str(view.missing))
             continue
         for need, names in dict(labels=[], features=["inception"], paths=["vgg", "lpips"]).items():
-            lpips = need == "paths" and (args.lpips or (args.inception and item.title == "table alae-5"))
-            if need in item.needs and (lpips or not view.has_classes) and not (names and all(map(at_hand, names))):
-                if lpips:
-                    lack.append("both files of LPIPS: --vgg FILE, --lpips FILE")
-                    break
+            if need not in item.needs or (names and all(map(at_hand, names))):
+                continue
+            if need == "paths" and (args.lpips or (args.inception and item.title == "table alae-5")):
+                lack.append("both files of LPIPS: --vgg FILE, --lpips FILE")
+            elif not view.has_classes:
                 weights = f"; without them, weights: {', '.join(f'--{name} FILE' for name in names)}" if names else ""
                 lack.append(f"{view.run}: {view.train.name} has no class labels{weights}")
         if "levels" in item.needs and not swd_levels(view.shape):
@@ -2650,7 +2629,7 @@ def chosen_for(item, views, args):
         name = view.args.get("data_name") or view.args["data"]
         key = (name if view.missing else view.test.source, view.shape) if item.draws else ()
         groups.setdefault(key, []).append(view)
-    best = None
+    choices = []
     for group in groups.values():
         fit = {want: [view for view in group if want.fits(view)] for want in item.runs}
         lack = [f"a run of {want.words}" for want in item.runs if not fit[want]]
@@ -2663,12 +2642,8 @@ def chosen_for(item, views, args):
         if item.title == "table alae-2":
             some = [view for view in some if not any(unlike(view, other) for other in some[:some.index(view)]
                                                      if view.args["label"] == other.args["label"])]
-        if item.title.removeprefix("table ") not in TABLES and not item.draws:
-            lack.append("its command")
-        lack = lack or lacking(item, some, args)
-        if best is None or len(lack) < len(best[1]):
-            best = some, lack
-    return best
+        choices.append((some, lack or lacking(item, some, args)))
+    return min(choices, key=lambda choice: len(choice[1]))
 
 
 def listed(args):
@@ -2706,8 +2681,7 @@ def listed(args):
     if not views:
         print(f"\nmetrics  {' '.join(MEASURES)}\ntable    {' '.join(TABLES)}")
         print(textwrap.fill(f"figure   {' '.join(FIGURES)}", 120, subsequent_indent=" " * 9))
-        print("others   " + " ".join(command.__name__ for command in COMMANDS
-                                    if command not in (metrics, table, figure)))
+        print("others   " + " ".join(command.__name__ for command in COMMANDS[3:]))
     return out
 
 
@@ -2792,11 +2766,17 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
             v.data = torch.where(v.abs() > limit, model.prior(len(v), rng), v)
 
 
+def write(path, content):
+    """Writes bytes, whole or not at all; their folder is made.  -> what is told of it"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    older = " over an older one" if path.exists() else ""
+    common.write_atomic(path, content)
+    return f"wrote {path}{older}"
+
+
 def write_array(path, t):
-    """Write a tensor as .npy, whole or not at all."""
-    buffer = io.BytesIO()
-    np.save(buffer, t.cpu().numpy())
-    common.write_atomic(path, buffer.getvalue())
+    """Writes a tensor as .npy."""
+    write(path, common.bytes_of(np.save, t.cpu().numpy()))
 
 
 def invert(args):
@@ -2848,7 +2828,6 @@ def invert(args):
         print(f"  {name:16} MSE {mse:.4f}   wrong pairs {cell(wrong, '.4f')}   mean image {cell(floor, '.4f')}   "
               f"{plain(seconds, 4)} s an image", flush=True)
         picture.append(y)
-        stem.parent.mkdir(parents=True, exist_ok=True)
         write_array(stem.with_name(f"{stem.stem}-{space}.npy"), torch.cat(v))
         if path[0]:
             on_the_way = [torch.cat(images) for images in zip(*path, strict=True)]
@@ -2872,7 +2851,6 @@ def depends_on(view, args):
 def write_normal(view, args, name, normal):
     """NAME.npy, (1, nw), of a boundary's normal (nw,).  -> its path"""
     path = Path(args.out or view.run / "boundaries") / f"{name}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_array(path, (normal / normal.norm())[None])
     return path
 
@@ -2985,21 +2963,19 @@ def read_codes(path, view, space="w", force=False):
     try:
         loaded = np.load(path, allow_pickle=False)
         file = {space: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-        if space not in file and len(file) == 1:        # numpy calls an array without a name arr_0
-            file = {space: next(iter(file.values()))}
-        if space not in file:
-            raise Error(f"{path} has no array {space!r}, only {', '.join(file)}; add it"
-                        + (", or pass --space z" if "z" in file else ""))
-        codes = file[space]
         names = [str(name) for name in file["names"]] if "names" in file else None
         about = json.loads(str(file["run"])) if "run" in file else {}
-        if not isinstance(about, dict):
-            raise Error(f"{path}: its array run is not as `eval.py encode` writes it; take it out")
-    except Error:
-        raise
     except Exception as e:                      # np.load lets through whatever the damage leads to
         raise Error(f"{path} holds no arrays of numbers ({type(e).__name__}); name a .npz of `eval.py encode`, or a "
                     f".npy") from None
+    if list(file) == ["arr_0"]:                 # numpy's name of an array without one
+        file = {space: file["arr_0"]}
+    if space not in file:
+        raise Error(f"{path} has no array {space!r}, only {', '.join(file)}; add it"
+                    + (", or pass --space z" if "z" in file else ""))
+    if not isinstance(about, dict):
+        raise Error(f"{path}: its array run is not as `eval.py encode` writes it; take it out")
+    codes = file[space]
     model = view.model
     if about and not force and about.get("digest") != (known := identity(view))["digest"]:
         raise Error(f"{path} holds codes of {about.get('run')} at {about.get('kimg')} kimg, {about.get('weights')} "
@@ -3031,8 +3007,7 @@ def file_names(names):
 
 def picture_of(x):
     """An image (C, H, W) in [-1, 1] -> (H, W) or (H, W, 3) uint8."""
-    x = common.to_uint8(x).cpu()
-    return (x[0] if len(x) == 1 else x.permute(1, 2, 0)).numpy()
+    return common.to_uint8(x).cpu().permute(1, 2, 0).squeeze(2).numpy()
 
 
 def write_pictures(items):
@@ -3045,6 +3020,13 @@ def write_pictures(items):
                 ahead.popleft().result()
         for job in ahead:
             job.result()
+
+
+def film_of_pictures(pictures, kind, ms):
+    """Pictures, (H, W) or (H, W, 3) uint8 -> the bytes of a "gif" or "webp" that shows each for ms milliseconds."""
+    images = map(Image.fromarray, pictures)
+    return common.bytes_of(next(images).save, kind, save_all=True, append_images=images, duration=ms, loop=0,
+                           quality=90)
 
 
 def wait_for_all():
@@ -3060,9 +3042,9 @@ def make_folder(folder, names):
     return f" ({older:,} over older ones)" if older else ""
 
 
-def drawn(view, codes, space, what, shared=True):
+def drawn(view, codes, space, what):
     """Yields the numbers of codes (N, ...), and their pictures, with fixed noise."""
-    for begin, end in progress(what, len(codes), view.batch, shared):
+    for begin, end in progress(what, len(codes), view.batch):
         code = codes[begin:end].to(view.device)
         x = view.model.generate(view.model.map(code) if space == "z" else code, noise="fixed")
         yield from zip(range(begin, end), map(picture_of, x), strict=True)
@@ -3109,7 +3091,7 @@ def samples(args):
             w = view.model.map(codes_of_seeds(view, range(first_seed, first_seed + size)))
             if args.truncation != 1:
                 w = truncate(w, view.model.mean_w, args.truncation, args.truncation_layers, view.model.num_layers)
-            common.seed_noise(0, first_seed // size)
+            seed_noise(0, first_seed // size)
             x = view.model.generate(w, noise=args.noise)
             for seed, image in enumerate(x, first_seed):
                 if seed in left:
@@ -3162,10 +3144,10 @@ def encode(args):
     view.need(["encode", "generate"] if args.reconstruct else ["encode"])
     out, folder = Path(args.out), Path(args.reconstruct) if args.reconstruct else None
     if out.suffix != ".npz":
-        raise Error(f"--out {out} names no .npz; pass {out.with_suffix('.npz')}")
+        raise Error(f"--out {out} names no .npz; pass {out / 'codes.npz' if out.is_dir() else out.with_suffix('.npz')}")
     photos = Photos(args.images, view.shape, args.skip_bad)
     n = len(photos)
-    mean = None if view.missing or not folder else training_mean(view)
+    mean = None if not folder or view.missing else training_mean(view)      # without a folder no set is opened
     w = torch.zeros(n, view.model.nw)
     told = torch.zeros(n, len(ERRORS), dtype=torch.float64)
     good = torch.zeros(n, dtype=torch.int64)
@@ -3210,12 +3192,8 @@ def encode(args):
     if hasattr(view.model, "unmap"):
         arrays["z"] = torch.cat([view.model.unmap(b.to(view.device)).cpu() for b in w.split(view.batch)]).numpy()
     if leads():
-        older = " over an older one" if out.exists() else ""
-        out.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        common.write_atomic(out, buffer.getvalue())
-        print(f"wrote {out}{older}: " + ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim))
+        print(f"{write(out, common.bytes_of(np.savez, **arrays))}: "
+              + ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim))
         if folder:
             tell_photos(folder, names, told, view, over)
         tell_unusual(view, grey)
@@ -3346,19 +3324,14 @@ def interpolate(args):
         few = "--frames 1 is too few; pass 2 or more" if args.frames < 2 else "this is one; name another, too"
         raise Error(f"a film goes from one image to another; {few}")
     path = along(codes, args.frames, args.space, args.loop)
-    frames = drawn(view, path, args.space, "frames", shared=False)
-    older = " over an older one" if out.exists() and film else ""
+    frames = drawn(view, path, args.space, "frames")
     if film:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        images = (Image.fromarray(picture) for _, picture in frames)
-        whole = io.BytesIO()
-        next(images).save(whole, out.suffix[1:].lower(), save_all=True, append_images=images, duration=FRAME_MS,
-                          loop=0, quality=90)
-        common.write_atomic(out, whole.getvalue())
+        wrote = write(out, film_of_pictures((picture for _, picture in frames), out.suffix[1:].lower(), FRAME_MS))
     else:
         out.mkdir(parents=True, exist_ok=True)
         write_pictures((out / f"frame{i:04d}.png", picture) for i, picture in frames)
-    print(f"wrote {out}{older}: {args.frames} frames through {len(codes)} images in {args.space}"
+        wrote = f"wrote {out}"
+    print(f"{wrote}: {args.frames} frames through {len(codes)} images in {args.space}"
           f"{', and back' if args.loop else ''} (fixed noise; {view.protocol})")
 
 
@@ -3374,8 +3347,6 @@ def metrics(args):
     """
     chosen = list(dict.fromkeys(name for names in args.only for name in names)) or [
         name for name, measure in MEASURES.items() if not measure.alone]
-    if args.inception and args.features != "inception":
-        raise Error(f"--inception is of no use with --features {args.features}; leave one of them out")
     perceptual = ["lpips", "ppl"]
     distances = ["frechet", "precision"]
     for flag, names in dict(inception=distances, vgg=perceptual + (distances if args.features == "vgg16" else []),
@@ -3437,16 +3408,19 @@ def check_truncation(args):
         raise Error("--truncation-layers says where, not how much: add --truncation, such as 0.7")
 
 
+def takes(action, name):
+    """Whether a flag means something to the table or figure of that name."""
+    only = getattr(action, "only", ())
+    return name in only if only else name not in getattr(action, "unless", ())
+
+
 def check_owners(args):
-    """Raises Error if a flag is given that is for other figures or tables."""
+    """Raises Error if a flag is given that this table or figure does not take."""
     for action in args.parser._actions:
-        only = getattr(action, "only", ())
-        if only and args.name not in only and getattr(args, action.dest) != action.default:
-            raise Error(f"{action.option_strings[0]} is for {args.command} {', '.join(only)}; leave it out")
-
-
-UNUSED = {"alae-2": ("n", "features", "reference", "inception", "vgg", "seed"), "alae-4": ("reference",),
-          "invgan-2": ("features", "reference", "inception", "vgg")}        # flags of other tables
+        if getattr(args, action.dest, action.default) != action.default and not takes(action, args.name):
+            why = (f"is for {args.command} {', '.join(action.only)}" if action.only else
+                   f"changes nothing in {args.command} {args.name}")
+            raise Error(f"{action.option_strings[0]} {why}; leave it out")
 
 
 def table(args):
@@ -3454,9 +3428,6 @@ def table(args):
     check_owners(args)
     if args.steps and not args.optimise:
         raise Error("--steps is of the rows by --optimise N; add that, or leave it out")
-    for name in UNUSED.get(args.name, ()):
-        if getattr(args, name) != args.parser.get_default(name):
-            raise Error(f"{'-' if name == 'n' else '--'}{name} changes nothing in table {args.name}; leave it out")
     return TABLES[args.name](args.runs, args)
 
 
@@ -3467,8 +3438,8 @@ def figure(args):
     if args.images and (row.images is None or args.generated):
         raise Error(f"figure {args.name} shows no real images{' with --generated' if args.generated else ''}; leave "
                     f"--images out{' and name the --frames' if args.name == 'frames' else ''}")
-    check_truncation(args)
     check_owners(args)
+    check_truncation(args)
     check_out(args, (".png", ".gif") if args.name == "frames" else (".png",))
     views = [View(run, args) for run in args.runs]
     picture = picture_of_figure(args, views)
@@ -3509,7 +3480,7 @@ def compare(args):
     """
     if args.table:
         return compare_table(args)
-    for name in ("only", "format", "features", "reference", "inception", "vgg", "seed", "cache"):
+    for name in ("only", "format", "inception", "features", "reference", "vgg", "seed", "cache"):
         if getattr(args, name) != args.parser.get_default(name):
             raise Error(f"--{name} is for compare --table; add that, or leave it out")
     check_out(args)
@@ -3634,8 +3605,8 @@ def compare_table(args):
         for run, name in zip(args.runs, short, strict=True):
             view = View(run, args)
             print(view.title, flush=True)
-            own = OF_A_TRIAL | {"decoder"}
-            setting = repr([sorted((k, repr(v)) for k, v in view.args.items() if k not in own), view.model.seen])
+            setting = repr([sorted((k, repr(v)) for k, v in view.args.items() if k not in OF_A_TRIAL | {"decoder"}),
+                            view.model.seen])
             trials.setdefault(setting, []).append(measured(view, name, args, names))
     table = [pooled(of_one) for of_one in trials.values()]
     columns = [column for column in COLUMNS if any(row.numbers.get(column[1:3]) for row in table)]
@@ -3679,9 +3650,8 @@ def notes_of(table, args):
 
 def mean_of(values):
     """-> mean, standard deviation (over n - 1); None if there are too few values."""
-    values = values or []
     return (float(np.mean(values)) if values else None,
-            float(np.std(values, ddof=1)) if len(values) > 1 else None)
+            float(np.std(values, ddof=1)) if values and len(values) > 1 else None)
 
 
 def heads_of(table, columns):
@@ -3746,17 +3716,15 @@ def as_csv(table, columns, notes):
 
 
 def check_out(args, endings=(".png",)):
-    if args.out and Path(args.out).suffix not in endings:
-        raise Error(f"--out {args.out} names no PNG; pictures are PNGs: pass {Path(args.out).with_suffix('.png')}")
+    out = Path(args.out or "picture.png")
+    if out.suffix not in endings:
+        better = out / "picture.png" if out.is_dir() else out.with_suffix(".png")
+        raise Error(f"--out {args.out} names no PNG; pictures are PNGs: pass {better}")
 
 
 def write_picture(picture, path):
     if leads():
-        path = Path(path)
-        older = " over an older one" if path.exists() else ""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        common.save_png(path, picture)
-        print(f"wrote {path}{older}")
+        print(write(Path(path), common.bytes_of(Image.fromarray(picture).save, "png")))
 
 
 # ------------------------------------------------------------------------------------------ 19 Demo
@@ -3804,9 +3772,7 @@ def read_photo(content, shape):
 
 def png(x):
     """An image (1, C, H, W) in [-1, 1] -> the bytes of a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture_of(x[0])).save(buffer, "png", compress_level=1)
-    return buffer.getvalue()
+    return common.bytes_of(Image.fromarray(picture_of(x[0])).save, "png", compress_level=1)
 
 
 class Played:
@@ -3899,11 +3865,9 @@ class Played:
 
     def codes(self, content):
         """An .npz such as `encode` writes and `decode` reads, of w, and of z if w has one."""
-        buffer = io.BytesIO()
         w = self.asked(content)
         z = dict(z=self.model.unmap(w).cpu().numpy()) if hasattr(self.model, "unmap") and w.ndim == 2 else {}
-        np.savez(buffer, w=w.cpu().numpy(), names=["demo"], run=json.dumps(identity(self.view)), **z)
-        return buffer.getvalue()
+        return common.bytes_of(np.savez, w=w.cpu().numpy(), names=["demo"], run=json.dumps(identity(self.view)), **z)
 
 
 ROUTES = {"GET /picture": ("image/png", Played.picture), "GET /test": ("application/json", Played.test),
@@ -3970,10 +3934,9 @@ class Request(http.server.BaseHTTPRequestHandler):
             raise Refused(411, "A request has to say how long it is.")
         if int(length) > BODY:
             raise Refused(413, f"The file has more than {BODY // 2**20} MB; take a smaller one.")
-        try:
+        content = b""
+        with contextlib.suppress(TimeoutError):
             content = self.rfile.read(int(length))
-        except TimeoutError:
-            content = b""
         if len(content) < int(length):
             raise Refused(408, "The upload took too long; try again.")
         return content
@@ -3989,7 +3952,7 @@ class Server(socketserver.ThreadingTCPServer):
             super().__init__(("127.0.0.1", port), Request)
         except OSError as e:
             raise Error(f"port {port} cannot be had ({e.strerror}); name another by --port, or 0 for any") from None
-        self.worker = concurrent.futures.ThreadPoolExecutor(1)
+        self.worker = concurrent.futures.ThreadPoolExecutor(1, initializer=torch.set_grad_enabled, initargs=(False,))
         self.played = [self.work(Played, view) for view in views]
 
     def handle_error(self, *_):
@@ -3997,10 +3960,7 @@ class Server(socketserver.ThreadingTCPServer):
 
     def work(self, function, *args):
         """function(*args) in the one thread that runs models."""
-        def run():
-            with torch.no_grad():
-                return function(*args)
-        return self.worker.submit(run).result()
+        return self.worker.submit(function, *args).result()
 
 
 def demo(args):
@@ -4379,7 +4339,6 @@ def figures_of(view, args):
         if name in ("reconstructions", "variants", "inpaint", "merge"):
             own.columns = 8                             # for a phone
         said = io.StringIO()
-        buffer = io.BytesIO()
         try:
             if name in ASIDE and not (name in ("tiles", "deblur") and view.args.get("patches")):
                 raise Error(ASIDE[name])
@@ -4390,11 +4349,10 @@ def figures_of(view, args):
             continue
         papers = ", ".join(number for number, other in ALIASES.items() if other == name)
         smaller = math.ceil(image.width / WIDEST)
-        image.reduce(smaller).save(buffer, "png")
         words = [f"eval.py figure {name} {view.run}", f"shown at 1/{smaller} of its size" if smaller > 1 else "",
                  row.legend] + said.getvalue().splitlines()
-        made.append(figure_of(f"{name} ({papers})" if papers else name, buffer.getvalue(),
-                              ". ".join(filter(None, words))))
+        made.append(figure_of(f"{name} ({papers})" if papers else name,
+                              common.bytes_of(image.reduce(smaller).save, "png"), ". ".join(filter(None, words))))
     for path in sorted((view.run / "figures").glob("*.png")):
         made.append(figure_of(f"figures/{path.name}", checked_png(path), "made earlier, perhaps with other weights"))
     return "".join(made), "".join(rest)
@@ -4572,7 +4530,7 @@ INDEX = HEAD + "<title>Runs</title>\n" + TABLE_STYLE + """<h1>Runs</h1>
 def measure_names(text):
     """"errors" or "errors,latent" -> a list.  What argparse shows of a wrong one."""
     for name in text.split(","):
-        if name not in MEASURES and Path(name).is_dir():
+        if name and name not in MEASURES and Path(name).is_dir():
             raise ArgumentTypeError(f"{name} is a folder; name RUN before --only")
         if name not in MEASURES:
             fid = name.lower() in ("fid", "kid")
@@ -4611,9 +4569,8 @@ def seed_ranges(text):
 
 # A new command is a function of args in COMMANDS, whose docstring is its help; flags are below.
 COMMANDS = (metrics, table, figure, samples, encode, decode, interpolate, compare, invert, boundary, demo, report)
-SHARED = ("metrics", "compare", "samples", "encode", "decode",      # commands and tables for several processes
-          "table alae-3", "table alae-4", "table alae-5", "table lia-1", "table lia-2", "table invgan-1",
-          "table invgan-3")
+SHARED = ["metrics", "compare", "samples", "encode", "decode"] + [      # commands and tables for several processes
+    f"table {name}" for name in TABLES if name not in ("alae-2", "invgan-2")]
 
 
 def parse_args(argv=None):
@@ -4625,15 +4582,16 @@ def parse_args(argv=None):
         sub = subs[function.__name__] = commands.add_parser(function.__name__, doc=doc, help=doc.splitlines()[0])
         sub.set_defaults(function=function, parser=sub)
 
-    def add(to, *flags, help="", only="", **options):
-        """only: the tables or figures that a flag of these commands is for"""
+    def add(to, *flags, help="", only="", unless="", **options):
+        """only, unless: the tables or figures that a flag of these commands is for, or is not for"""
         for name in to.split():
             words = f"{only.replace(' ', ', ')}: {help}" if only and name == to else help
-            subs[name].add_argument(*flags, help=words, **options).only = only.split()
+            action = subs[name].add_argument(*flags, help=words, **options)
+            action.only, action.unless = only.split(), unless.split()
     every = " ".join(subs)
     subs["list"] = commands.add_parser("list", help="Every table and figure of the papers, and what runs suffice for.",
                                        doc=inspect.getdoc(listed))
-    subs["list"].set_defaults(function=listed, parser=subs["list"], device="cpu", weights="", kimg=None)
+    subs["list"].set_defaults(function=listed, parser=subs["list"], commands=subs, device="cpu", weights="", kimg=None)
     add("list", "runs", nargs="*", metavar="RUN", help="run folders")
     file = dict(default="", metavar="FILE")
     some = dict(nargs="+", default=[])
@@ -4653,20 +4611,21 @@ def parse_args(argv=None):
     add("table", "--only", metavar="NAME", **some, only="invgan-2",
         help="labels, after RUN (default: 20 of CelebA's, all of other sets)")
     add("boundary", "--only", metavar="NAME", **some, help="labels, after RUN (default: all)")
-    add("metrics table compare invert boundary report", "-n", **number, help="number of images")
+    add("metrics table compare invert boundary report", "-n", **number, unless="alae-2", help="number of images")
     add("figure", "-n", **number, help="number of images (morph: along a side; "
         "traversal, interpolation, styles, merge: pairs; frames: times as many)")
-    add("metrics table compare", "--features", default="auto", metavar="NAME",
+    add("metrics table compare list", "--inception", **file, unless="alae-2 invgan-2",
+        help="pt_inception-2015-12-05-6726825d.pth")
+    add("metrics table compare", "--features", default="auto", metavar="NAME", unless="alae-2 invgan-2",
         help="features for distances: inception, vgg16, or a classifier's of the set's labels "
              "(digits for MNIST, else the set's name; the default)")
-    add("metrics table compare", "--reference", default="", choices=["train", "test"],
+    add("metrics table compare", "--reference", default="", choices=["train", "test"], unless="alae-2 alae-4 invgan-2",
         help="part that distances are to (default: train; SWD of reconstructions: their originals)")
-    add("metrics table compare list", "--inception", **file, help="pt_inception-2015-12-05-6726825d.pth")
     add("metrics table list", "--lpips", **file, only="alae-4 alae-5",
         help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl (tables alae-4, alae-5: PPL by LPIPS, as with "
              "--features inception; else by the features that --features names)")
-    add("metrics table compare invert list", "--vgg", **file, help="vgg16-397923af.pth or another VGG-16, perhaps "
-        "without its top, for --features vgg16, lpips, ppl and --loss vgg9")
+    add("metrics table compare invert list", "--vgg", **file, unless="alae-2 invgan-2", help="vgg16-397923af.pth or "
+        "another VGG-16, perhaps without its top, for --features vgg16, lpips, ppl and --loss vgg9")
     add("metrics table", "--face-crop", action="store_true", only="alae-4 alae-5",
         help="ppl, alae-4, alae-5: the part where a face is (rows 3/8 to 7/8, columns 2/8 to 6/8)")
     add("table", "--classifier", default="resnet50", metavar="NAME", only="invgan-2", help="of torchvision")
@@ -4720,14 +4679,15 @@ def parse_args(argv=None):
     add("interpolate", "--frames", type=common.positive(int, 100_000), default=60, metavar="N",
         help="number of frames (default: 60; 25 a second)")
     add("interpolate", "--loop", action="store_true", help="back to the first image at the end")
-    add("decode interpolate boundary", "--force", action="store_true", help="take codes of other weights, too")
+    add("decode interpolate boundary figure", "--force", action="store_true", only="manipulate",
+        help="take codes of other weights, too")
     add("figure samples", "--truncation", type=common.positive(float), default=1.0, metavar="PSI", only="samples",
         help="samples: distance of w to the mean w, times PSI (StyleGAN 0.7; default: 1)")
     add("figure samples", "--truncation-layers", type=common.positive(int), default=8, metavar="N", only="samples",
         help="samples: the number of layers, from the first on, that are truncated")
     add(every, "--weights", default="", choices=["ema", "raw"],
         help="averaged, or as trained (default: ema; table alae-2: raw)")
-    add("metrics table compare figure invert report", "--seed", type=common.seed, default=0,
+    add("metrics table compare figure invert report", "--seed", type=common.seed, default=0, unless="alae-2",
         help="evaluation seed of the codes z and all other draws")
     add(every, "--kimg", type=common.positive(int), metavar="K",
         help="averaged weights that --keep-kimg kept at K thousand images (default: the last ones)")
@@ -4759,19 +4719,22 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     work = " ".join(filter(None, (args.command, getattr(args, "name", ""))))
-    if getattr(args, "inception", "") and getattr(args, "features", "") == "auto":
+    if getattr(args, "inception", "") and hasattr(args, "features"):
+        if args.features not in ("auto", "inception"):
+            raise Error(f"--inception is of no use with --features {args.features}; leave one of them out")
         args.features = "inception"
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and work not in SHARED:
         if int(os.environ.get("RANK", 0)):
             sys.exit(2)                             # the first process says why
         raise Error(f"{work} is the work of one process; run it by python, without torchrun")
     args.device, rank, world = common.join(args.device)
-    torch.backends.cudnn.allow_tf32 = False         # PPL's differences would drown in it
-    if rank or sys.stdout is None:                  # None: it was closed
+    if rank:
         sys.stdout = open(os.devnull, "w")
-    json_folder = Path(getattr(args, "json", "")).parent
-    if not json_folder.is_dir():
-        raise Error(f"there is no folder {json_folder}; make it, or name another file by --json")
+    numbers = getattr(args, "json", "")
+    if numbers and Path(numbers).is_dir():
+        raise Error(f"--json {numbers} is a folder; name a file in it")
+    if not Path(numbers).parent.is_dir():
+        raise Error(f"there is no folder {Path(numbers).parent}; make it, or name another file by --json")
     write_json(args, args.function(args))
     if world > 1:
         dist.barrier()

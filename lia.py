@@ -432,7 +432,7 @@ def parse_args(argv=None):
     add("--adversarial", "form of eq. 6 (paper: wasserstein; code: logistic)",
         choices=["wasserstein", "logistic"])
     add("--gamma", "weight of R1's term, which is gamma / 2 |grad c|^2 (eq. 6)",
-        type=float, metavar="W")
+        type=common.not_negative, metavar="W")
     add("--rgb", "last activation of g (code: tanh)",
         only=dict(backbone=("mlp", "stylegan")), rare=True, choices=["linear", "tanh"])
     add("--flip", "mirroring of half of the images (code, on FFHQ: on)", choices=["off", "on"])
@@ -487,8 +487,10 @@ def inherit(parser, given):
                     "run folder by --decoder RUN")
     run = given["decoder"]
     stored = dict(rgb="linear") | common.read_args(run, "lia", parser)       # as before its flag
-    if stored["stage"] != "1":
+    if stored.get("stage") == "2":
         raise Error(f"{run} is a run of stage 2; name the run of stage 1, {stored['decoder']}")
+    if missing := {"stage", "given", "train_images"} - stored.keys():
+        raise common.damaged(Path(run, "args.json"), f"{min(missing)} is missing")
     common.read_checkpoint(run, stored, "cpu")
     for key in INHERITED:
         if key in given and key not in AGAIN and str(given[key]) != str(stored.get(key)):
@@ -600,8 +602,8 @@ def train_encoder(args):
     if args.resume:
         common.check_images(args, images)
     else:
-        if args.perceptual not in ("vgg16", "critic", "pixel"):      # a file: to be found on resuming anywhere
-            args.perceptual = str(Path(args.perceptual).resolve())
+        if args.perceptual not in ("vgg16", "critic", "pixel"):
+            args.perceptual = str(Path(args.perceptual).resolve())      # in case it is resumed from another folder
         complete(args, images, held_out, [f"lr decay {DECAY} a quarter"])
     growth = common.growth_of(args)
 

@@ -166,7 +166,7 @@ def test_float64_on_it_is_an_error(apple):
             wrong()
     with pytest.raises(RuntimeError, match="same device"):
         x + torch.zeros(3)
-    assert common.double(x).dtype == torch.float64
+    assert evaluation.double(x).dtype == torch.float64
 
 
 def test_it_is_taken_if_it_works(apple, monkeypatch, capsys):

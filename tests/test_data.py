@@ -1,6 +1,7 @@
 """Sets, splits, order, resizing, pyramids and ranking of images."""
 import json
 import math
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -48,14 +49,20 @@ def test_celeba(tmp_path, zipped):
     centre = picture(25, (178, 218), "RGB").crop((0, 20, 178, 198)).resize((32, 32), Image.Resampling.BOX)
     difference = test.take([0])[0].permute(1, 2, 0).float() - torch.from_numpy(np.array(centre)).float()
     assert difference.abs().mean() < 3                              # JPEG
-    (base / "list_eval_partition.txt").write_text("".join(f"{i + 1:06d}.jpg {i % 3}\n" for i in range(n)))
+    (base / "list_eval_partition.txt").write_text("".join(f"{i + 1:06d}.jpg {i % 3}\n" for i in range(n)) + "\n")
     (base / "list_attr_celeba.txt").write_text("31\nBald Smiling\n" + "".join(
-        f"{i + 1:06d}.jpg {1 if i < 9 else -1}  {-1 if i % 2 else 1}\n" for i in range(n)))
+        f"{i + 1:06d}.jpg {1 if i < 9 else -1}  {-1 if i % 2 else 1}\n" for i in range(n)) + "\n")
     train, test = data.load("celeba", tmp_path, sizes=[32, 64, 128, 256])
     assert (train.ids.tolist(), test.ids.tolist()) == (list(range(0, 31, 3)), list(range(2, 31, 3)))
     assert (train.shape, train.split, train.label_names) == ((3, 128, 128), "official", ["Bald", "Smiling"])
     assert train.labels[:, 0].tolist() == [i < 9 for i in range(0, 31, 3)]
     assert train.labels[:, 1].tolist() == [i % 2 == 0 for i in range(0, 31, 3)]
+    if not zipped:                                                  # a copy of an image below is not the image
+        (folder / "small").mkdir()
+        picture(99, (178, 218), "RGB").save(folder / "small" / "000001.jpg")
+        again, _ = data.load("celeba", tmp_path, sizes=[32, 64, 128, 256])
+        assert torch.equal(again.pixels, train.pixels)
+        assert torch.equal(again.labels, train.labels)
     with pytest.raises(data.DataError, match="celeba has no split 'dw'; it is official .* or 5-1"):
         data.load("celeba", tmp_path, "dw")
     with pytest.raises(data.DataError, match="there is no .*img_align_celeba; put"):
@@ -439,6 +446,7 @@ def test_a_pyramid_changes_nothing_but_time(tmp_path, monkeypatch, zipped):
             assert (after.pixels is None) == (not resident)
             assert after.ids.tolist() == before.ids.tolist()
             assert torch.equal(after.take(range(10)), before.pixels[:10])
+            assert len(pickle.dumps(after.store)) < 5000                # as a process that reads images gets it
         assert torch.equal(train(False).take([3], (8, 8)), eighth)
     make(path, 30, size=(41, 40))                                       # other images of the same names
     with pytest.raises(data.DataError, match="was made of other images"):
@@ -549,7 +557,8 @@ class Grey:
     (["--query", "no.png"], "no.png is no training image of set, by its name there such as 000.png"),
     (["--query", "000.png", "-n", "40"], "too few for -n 40"),
     (["--query", "000.png", "--run", "set"], "--resolution is for features of VGG-16"),
-    (["--query", "000.png", "-n", "0"], "-n"), (["--query", "000.png"], "--neighbours 20")])
+    (["--query", "000.png", "-n", "0"], "-n"), (["--query", "000.png"], "--neighbours 20"),
+    (["--query", "000.png", "--out", "no/list.txt"], "there is no folder no; make it")])
 def test_rank_refuses(tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     fill(tmp_path / "set", 12)

@@ -212,7 +212,9 @@ def test_figures_refuse(dummy, script, tmp_path):
                            (("frames", run, "--images", file), "leave --images out and name the --frames"),
                            (("inpaint", run, "--mask", file), "--mask is for figure merge"),
                            (("samples", run, "--resolution", "56"), "--resolution is for figure tiles"),
-                           (("samples", run, "--out", "s.jpg"), "pictures are PNGs: pass s.png")):
+                           (("samples", run, "--out", "s.jpg"), "pictures are PNGs: pass s.png"),
+                           (("samples", run, "--out", "."), "pictures are PNGs: pass picture.png"),
+                           (("traversal", run, "--columns", 1), "compares neighbours on a line; pass --columns 2")):
         assert message in script("eval.py", "figure", *flags, code=2).stderr
 
 

@@ -251,6 +251,10 @@ def test_sharpness_and_flips(dummy, cache):
     x, y = view.images(range(500)), view.model.generate(view.model.map(view.codes(500, 0)))
     ratio = evaluation.sharpness(y).mean() / evaluation.sharpness(x).mean()
     assert m["sharpness_samples"] == pytest.approx(ratio.item(), rel=1e-4)
+    flat = evaluation.View(dummy("flat", dim=0.5), args)
+    flat.images = lambda indices, part="test": torch.zeros(len(indices), 1, 28, 28)
+    with pytest.raises(evaluation.Lacks, match="its test images are flat"):
+        evaluation.measure_sharpness(flat, args)
     net = evaluation.classifier_of(view, cache)
     flips = 100 * (net(x).argmax(1) != net(x / 2).argmax(1)).double().mean().item()
     assert 0 < flips < 95
@@ -518,6 +522,7 @@ def test_what_metrics_refuses(dummy, script, tmp_path, cache):
             (("--seed", "-1"), "invalid seed value: '-1'"),
             (("-n", "1" + 20 * "0"), "-n: invalid positive int up to 1,000,000,000 value"),
             (("--json", "nowhere/m.json"), "there is no folder nowhere; make it, or name another file by --json"),
+            (("--json", tmp_path), "is a folder; name a file in it"),
             (("--face-crop",), "--face-crop is for ppl; ask for that by --only ppl"),
             (("--vgg", "v.pth"), "--vgg is for lpips and ppl; ask for that by --only lpips ppl"),
             (("--inception", "i.pth", "--features", "digits"), "--inception is of no use with --features digits")):

@@ -121,6 +121,15 @@ def test_a_test_zip_of_one_class(tmp_path):
     assert (train.labels.tolist(), test.labels.tolist()) == ([0] * 3 + [1] * 3, [1] * 3)
 
 
+def test_classes_in_one_part_and_attributes_in_the_other_are_refused(tmp_path):
+    for part, first, label in (("train", 0, 1), ("test", 10, [0, 1])):
+        folder = fill(tmp_path / "set" / part, 4, first=first)
+        rows = [[path.name, label] for path in sorted(folder.iterdir())]
+        (folder / "dataset.json").write_text(json.dumps({"labels": rows}))
+    with pytest.raises(data.DataError, match="has other labels in its test part than in its training part"):
+        data.load(str(tmp_path / "set"))
+
+
 def test_labels_beside_the_parts_are_refused(tmp_path):
     for i, part in enumerate(("train", "test")):
         fill(tmp_path / "set" / part, 2, first=10 * i)
@@ -207,6 +216,14 @@ def test_a_name_twice_in_a_zip_counts_once(tmp_path):
     parts = data.load(path)
     assert sum(map(len, parts)) == 10
     assert "left out: 1 second entries of a name" in notes(parts)
+    for part in ("train", "test"):
+        (tmp_path / "parts" / part).mkdir(parents=True)
+        for i in range(4):
+            picture(100 * len(part) + i).save(tmp_path / "parts" / part / f"{i}.png")
+    path = zipped(tmp_path / "parts")
+    with zipfile.ZipFile(path, "a") as z:
+        z.write(tmp_path / "set" / "004.png", "train/0.png")
+    assert "left out: 1 second entries of a name" in notes(data.load(path))     # by both parts together
 
 
 def test_an_encrypted_file_is_one_line(tmp_path):

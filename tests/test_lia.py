@@ -26,6 +26,7 @@ from conftest import (
     assert_shared,
     autocasts,
     averages,
+    change,
     changed_by,
     checkpoint_of,
     draws,
@@ -489,6 +490,31 @@ def test_bad_flags_of_stage_1(flags, message):
     assert lia.parse_args(["--nz", "7", "--nw", "5", "--mapping", "mlp"]).nw == 5
 
 
+def test_a_resumed_stage_2_finds_its_vgg_from_another_folder(here, decoder, monkeypatch):
+    """And it may be named again as it was at first."""
+    files, vgg = [], nn.Module()
+    vgg.conv4_3 = lambda x: x
+    monkeypatch.setattr(common, "frozen", lambda name, file, *_: files.append(file) or vgg)
+    run("--stage", "2", "--decoder", decoder(), "--perceptual", "vgg.pth", "--batch", "32", "--kimg", "0.032",
+        "--out", "run")
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    run("--resume", here / "run", "--kimg", "0.064")
+    monkeypatch.chdir(here)
+    run("--resume", "run", "--perceptual", "vgg.pth", "--kimg", "0.096")
+    assert files == [str(here / "vgg.pth")] * 3
+    with pytest.raises(common.Error, match=r"was trained with --perceptual .*/vgg.pth, not other.pth"):
+        run("--resume", "run", "--perceptual", "other.pth", "--kimg", "0.128")
+
+
+@pytest.mark.parametrize("name", ["stage", "given", "train_images"])
+def test_a_decoder_whose_arguments_lack_one_is_named(name, here, decoder):
+    shutil.copytree(decoder(), "first")
+    change(Path("first"), without=[name])
+    with pytest.raises(common.Error, match=f"first/args.json: {name} is missing; put back"):
+        lia.parse_args(["--stage", "2", "--decoder", "first"])
+
+
 def test_a_decoder_that_has_not_grown_is_refused(here):
     run(*STYLE, "--resolution", "16", "--grow-kimg", "0.2", "--out", "first")
     with pytest.raises(common.Error, match="first has grown to 8 px only"):
@@ -503,18 +529,6 @@ def test_the_batch_of_stage_2(here):
     assert json.loads(Path("second/args.json").read_text())["batch"] == 16
     with pytest.raises(common.Error, match="--batch"):                  # f has batch norm
         run(*flags, "--batch", "1", "--out", "third")
-
-
-def test_a_file_of_features_is_found_from_elsewhere(here, decoder, monkeypatch):
-    files, half = [], nn.AvgPool2d(2)
-    half.conv4_3 = half.forward
-    monkeypatch.setattr(common, "frozen", lambda name, file, *_: files.append(file) or half)
-    run("--stage", "2", "--decoder", decoder(), "--perceptual", "vgg.pth", "--kimg", "0.016", "--batch", "8",
-        "--out", "run")
-    Path("elsewhere").mkdir()
-    monkeypatch.chdir("elsewhere")
-    run("--resume", "../run", "--kimg", "0.032")
-    assert files == [str(here / "vgg.pth")] * 2
 
 
 @pytest.mark.parametrize(("name", "split"), [("ffhq", "65-5"), ("lsun-cat", "100k"), ("lsun-car", "100k")])
@@ -792,7 +806,8 @@ def test_mixing(here, monkeypatch):
             assert (draw.shape, w.shape) == ((8, 2), others.shape)
             assert not torch.isclose(w, others).any(1).all()
         seen.clear()
-    for wrong in (["--backbone", "stylegan", "--mixing", "1.5"], ["--backbone", "stylegan", "--mixing", "nan"]):
+    for wrong in (["--backbone", "stylegan", "--mixing", "1.5"], ["--backbone", "stylegan", "--mixing", "nan"],
+                  ["--gamma", "-1"]):
         with pytest.raises(SystemExit):
             lia.parse_args(wrong)
     with pytest.raises(common.Error, match="--mixing is for --backbone stylegan"):

@@ -213,6 +213,12 @@ def test_data_and_weights_that_are_missing_are_named(runs, views, tmp_path, monk
         assert missing(title, [view["alae"]], **dict.fromkeys(names, "file")) == ""
     (tmp_path / "pt_inception-2015-12-05-6726825d.pth").touch()
     assert evaluation.chosen_for(item, [view["alae"]], options(cache=tmp_path)) == ([view["alae"]], [])
+    for flags, shown in ((("--inception", "i"), "--inception i"), ((), "--features inception")):    # else by classes
+        args = evaluation.parse_args(["list", "--cache", "here", *flags])
+        assert evaluation.spelled("table lia-2 RUN", [view["alae"]], args) == (
+            f"python eval.py table lia-2 {runs['alae']} --cache here {shown}")
+        assert evaluation.spelled("table alae-2 RUN", [view["alae"]], args) == (
+            f"python eval.py table alae-2 {runs['alae']} --cache here")
 
 
 def fails(*_):
@@ -396,6 +402,8 @@ def test_flags_of_tables(dummy):
                            (("lia-1", "--flip"), "--flip is for table alae-3, alae-5"),
                            (("alae-3", "--face-crop"), "--face-crop is for table alae-4, alae-5"),
                            (("alae-2", "-n", 5), "-n changes nothing in table alae-2"),
+                           (("alae-2", "--inception", "i.pth"), "--inception changes nothing in table alae-2"),
+                           (("alae-3", "--inception", "i", "--features", "digits"), "--inception is of no use with"),
                            (("invgan-2", "--features", "vgg16"), "--features changes nothing in table invgan-2")):
         with pytest.raises(common.Error, match=message):
             evaluation.main(["table", flags[0], str(run), *map(str, flags[1:])])

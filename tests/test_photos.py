@@ -266,6 +266,16 @@ def test_arrays_that_are_no_codes(run, tmp_path, array, words):
         evaluate("decode", run, tmp_path / "codes.npy", "--out", tmp_path / "made")
 
 
+def test_a_lone_array_is_taken_by_its_name(run, tmp_path):
+    """z is not read as w; numpy's arr_0 is."""
+    np.savez(tmp_path / "codes.npz", z=np.zeros((2, 8), np.float32))
+    with pytest.raises(common.Error, match="has no array 'w', only z; add it, or pass --space z"):
+        evaluate("decode", run, tmp_path / "codes.npz", "--out", tmp_path / "made")
+    np.savez(tmp_path / "codes.npz", np.zeros((2, 8), np.float32))
+    evaluate("decode", run, tmp_path / "codes.npz", "--out", tmp_path / "made")
+    assert len(files(tmp_path / "made")) == 2
+
+
 def test_codes_belong_to_a_run(run, photos, tmp_path):
     evaluate("encode", run, photos, "--out", tmp_path / "codes.npz")
     other = run_of(tmp_path / "other", alae, seed=1)
