@@ -30,14 +30,16 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 ROWS = {
-    "mlp-fp32":      "alae --backbone mlp --precision fp32",
-    "mlp-bf16":      "alae --backbone mlp --precision bf16",
-    "dcgan32-fp32":  "alae --backbone dcgan --resolution 32 --precision fp32",
-    "dcgan32-bf16":  "alae --backbone dcgan --resolution 32 --precision bf16",
-    "style64-fp32":  "alae --backbone stylegan --resolution 64 --start-resolution 64 --batch 8 --precision fp32",
-    "style64-bf16":  "alae --backbone stylegan --resolution 64 --start-resolution 64 --batch 8 --precision bf16",
-    "faae-fp32":     "faae --backbone dcgan --resolution 32 --precision fp32",
-    "faae-bf16":     "faae --backbone dcgan --resolution 32 --precision bf16",
+    "mlp-fp32":      "alae --data mnist --precision fp32",
+    "mlp-bf16":      "alae --data mnist --precision bf16",
+    "dcgan32-fp32":  "alae --data cifar10 --resolution 32 --precision fp32",
+    "dcgan32-bf16":  "alae --data cifar10 --resolution 32 --precision bf16",
+    "style64-fp32":  "alae --data cifar10 --backbone stylegan --resolution 64 --start-resolution 64 --batch 8 "
+                     "--precision fp32",
+    "style64-bf16":  "alae --data cifar10 --backbone stylegan --resolution 64 --start-resolution 64 --batch 8 "
+                     "--precision bf16",
+    "faae-fp32":     "faae --data cifar10 --resolution 32 --precision fp32",
+    "faae-bf16":     "faae --data cifar10 --resolution 32 --precision bf16",
 }
 REPORT = (      # the sets decide settings and budgets; stylegan: each level from 4 px to the last
     "alae --data mnist", "alae --data cifar10", "alae --data ffhq",
