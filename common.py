@@ -1798,7 +1798,7 @@ class Run:
 
     def _claim(self):
         """Make the folder this process's for as long as it lives.
-    Raises `Error` in every process if it is taken."""
+        Raises `Error` in every process if it is taken."""
         problem = [self._occupied() if self.writer else ""]
         if dist.is_initialized():
             dist.broadcast_object_list(problem)
@@ -1809,7 +1809,7 @@ class Run:
 
     def _occupied(self):
         """Lock the folder and look into it.  -> who has it or what it holds, and what to do,
-    or ""."""
+        or ""."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.folder / ".lock", "a+")
         try:
@@ -1955,7 +1955,7 @@ class Run:
 
     def _look(self):
         """Once a second: fetch losses, measure the rate,
-    print the line (every 30 s if not on a terminal)."""
+        print the line (every 30 s if not on a terminal)."""
         self._fetch()
         now = self.looked = time.time()
         if self.rated:

@@ -77,7 +77,7 @@ class View:
 
     def __init__(self, run, options, weights="ema"):
         self.run = Path(run)
-        self.name = self.run.resolve().name
+        self.name = Path(os.path.abspath(run)).name
         self.args = common.read_args(run)
         self.options = options
         self.device = options.device
@@ -2105,7 +2105,10 @@ def draw_traversal(view, _, args):
         raise Error("figure traversal compares neighbours on a line; pass --columns 2 or more")
     z = view.codes(max(200, 2 * many), args.seed)
     w = view.model.map(z)
-    a, b = map(list, zip(*joined_samples(view, w, many)))
+    joined = joined_samples(view, w, many)
+    if not joined:
+        raise Error(f"figure traversal joins samples of one class, and no two of {len(z)} show one; pass more by -n")
+    a, b = map(list, zip(*joined))
     if torch.equal(w, z):
         print(f"{view.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
     along_z = view.model.map(line(z[a], z[b], steps).flatten(0, 1)).unflatten(0, (len(a), steps))
@@ -2188,6 +2191,8 @@ def draw_manipulate(view, x, args):
                     "(`eval.py boundary RUN` makes them)")
     if args.codes and args.images:
         raise Error("figure manipulate moves --images or --codes; leave one of them out")
+    if args.force and not args.codes:
+        raise Error("--force is for --codes; leave it out")
     if args.columns and (args.strength or len(args.boundary) > 1):
         raise Error("--columns divides -5 ... 5 along one --boundary; leave it out with several, and with --strength")
     w = (read_codes(args.codes, view, force=args.force)[0][:args.n or 4].to(view.device) if args.codes else
@@ -2962,14 +2967,14 @@ def read_codes(path, view, space="w", force=False):
     their names.  A .npz holds arrays w or z, such as `encode` writes, a .npy one array."""
     try:
         loaded = np.load(path, allow_pickle=False)
-        file = {space: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        file = {space: loaded} if isinstance(loaded, np.ndarray) else {k: np.asarray(v) for k, v in loaded.items()}
         names = [str(name) for name in file["names"]] if "names" in file else None
         about = json.loads(str(file["run"])) if "run" in file else {}
     except Exception as e:                      # np.load lets through whatever the damage leads to
         raise Error(f"{path} holds no arrays of numbers ({type(e).__name__}); name a .npz of `eval.py encode`, or a "
                     f".npy") from None
-    if list(file) == ["arr_0"]:                 # numpy's name of an array without one
-        file = {space: file["arr_0"]}
+    if len(file) == 1 and not file.keys() & {"w", "z"}:         # numpy calls an array without a name arr_0
+        file = {space: next(iter(file.values()))}
     if space not in file:
         raise Error(f"{path} has no array {space!r}, only {', '.join(file)}; add it"
                     + (", or pass --space z" if "z" in file else ""))
@@ -3325,10 +3330,10 @@ def interpolate(args):
         raise Error(f"a film goes from one image to another; {few}")
     path = along(codes, args.frames, args.space, args.loop)
     frames = drawn(view, path, args.space, "frames")
+    (out.parent if film else out).mkdir(parents=True, exist_ok=True)
     if film:
         wrote = write(out, film_of_pictures((picture for _, picture in frames), out.suffix[1:].lower(), FRAME_MS))
     else:
-        out.mkdir(parents=True, exist_ok=True)
         write_pictures((out / f"frame{i:04d}.png", picture) for i, picture in frames)
         wrote = f"wrote {out}"
     print(f"{wrote}: {args.frames} frames through {len(codes)} images in {args.space}"
@@ -3605,7 +3610,9 @@ def compare_table(args):
         for run, name in zip(args.runs, short, strict=True):
             view = View(run, args)
             print(view.title, flush=True)
-            setting = repr([sorted((k, repr(v)) for k, v in view.args.items() if k not in OF_A_TRIAL | {"decoder"}),
+            own = OF_A_TRIAL | {"decoder"}
+            files = {k: Path(view.args[k]).name for k in ("perceptual", "vgg") if view.args.get(k)}
+            setting = repr([sorted((k, repr(v)) for k, v in (view.args | files).items() if k not in own),
                             view.model.seen])
             trials.setdefault(setting, []).append(measured(view, name, args, names))
     table = [pooled(of_one) for of_one in trials.values()]
@@ -4679,8 +4686,8 @@ def parse_args(argv=None):
     add("interpolate", "--frames", type=common.positive(int, 100_000), default=60, metavar="N",
         help="number of frames (default: 60; 25 a second)")
     add("interpolate", "--loop", action="store_true", help="back to the first image at the end")
-    add("decode interpolate boundary figure", "--force", action="store_true", only="manipulate",
-        help="take codes of other weights, too")
+    add("decode interpolate boundary", "--force", action="store_true", help="take codes of other weights, too")
+    add("figure", "--force", action="store_true", only="manipulate", help="take --codes of other weights, too")
     add("figure samples", "--truncation", type=common.positive(float), default=1.0, metavar="PSI", only="samples",
         help="samples: distance of w to the mean w, times PSI (StyleGAN 0.7; default: 1)")
     add("figure samples", "--truncation-layers", type=common.positive(int), default=8, metavar="N", only="samples",

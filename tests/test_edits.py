@@ -214,6 +214,7 @@ def test_figures_refuse(dummy, script, tmp_path):
                            (("samples", run, "--resolution", "56"), "--resolution is for figure tiles"),
                            (("samples", run, "--out", "s.jpg"), "pictures are PNGs: pass s.png"),
                            (("samples", run, "--out", "."), "pictures are PNGs: pass picture.png"),
+                           (("manipulate", run, "--boundary", "b.npy", "--force"), "--force is for --codes; leave"),
                            (("traversal", run, "--columns", 1), "compares neighbours on a line; pass --columns 2")):
         assert message in script("eval.py", "figure", *flags, code=2).stderr
 

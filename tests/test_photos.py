@@ -271,9 +271,14 @@ def test_a_lone_array_is_taken_by_its_name(run, tmp_path):
     np.savez(tmp_path / "codes.npz", z=np.zeros((2, 8), np.float32))
     with pytest.raises(common.Error, match="has no array 'w', only z; add it, or pass --space z"):
         evaluate("decode", run, tmp_path / "codes.npz", "--out", tmp_path / "made")
-    np.savez(tmp_path / "codes.npz", np.zeros((2, 8), np.float32))
-    evaluate("decode", run, tmp_path / "codes.npz", "--out", tmp_path / "made")
-    assert len(files(tmp_path / "made")) == 2
+    for lone in (dict(arr_0=np.zeros((2, 8))), dict(mine=np.zeros((3, 8)))):
+        np.savez(tmp_path / "codes.npz", **lone)
+        evaluate("decode", run, tmp_path / "codes.npz", "--out", tmp_path / "made", "--force")
+    assert len(files(tmp_path / "made")) == 3
+    with zipfile.ZipFile(tmp_path / "codes.npz", "w") as z:
+        z.writestr("w", "no numbers")
+    with pytest.raises(common.Error, match=r"numbers of \(N, 8\)"):
+        evaluate("decode", run, tmp_path / "codes.npz", "--out", tmp_path / "made")
 
 
 def test_codes_belong_to_a_run(run, photos, tmp_path):

@@ -136,7 +136,8 @@ def test_manipulate_has_a_column_an_attribute_and_a_row_a_person(dummy, here):
             moved[place] = np.clip(moved[place] + 127.5 * step, 0, 255)
             np.testing.assert_allclose(picture[person, column].flatten(), moved, atol=1)
     view = evaluation.View(run, options())
-    args = options(boundary=["glasses.npy", "smile.npy"], strength=[], codes="", images=["a/me.jpg", "you.png"])
+    args = options(boundary=["glasses.npy", "smile.npy"], strength=[], codes="", force=False,
+                   images=["a/me.jpg", "you.png"])
     panel = evaluation.draw_manipulate(view, view.images(range(2)), args)
     assert panel.columns == ["original", "reconstruction", "glasses: +5", "smile: +5"]
     assert panel.labels == ["me", "you"]
