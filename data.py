@@ -232,9 +232,9 @@ class Tiles(Images):
         self.images = images
         self.size = size
         self.per_image = (h // size) * (w // size)
-        i, tile = self._place(np.arange(len(images) * self.per_image))
+        i, at = self._place(np.arange(len(images) * self.per_image))
         super().__init__(images.name, images.part, f"{images.source}, tiles of {size} of {w}x{h}",
-                         images.ids[i] * self.per_image + tile, (c, size, size),
+                         images.ids[i] * self.per_image + at, (c, size, size),
                          None if images.labels is None else images.labels[i], images.label_names,
                          split=images.split, path=images.path, notes=images.notes, only=images.only)
 

@@ -1665,7 +1665,7 @@ def table_invgan_2(runs, args):
     if len(runs) != 2:
         raise Error("table invgan-2 takes two runs: one of whole images, and one of --patches")
     view = View(runs[0], args)
-    tiler = View(runs[1], Namespace(**{**vars(args), "data": "", "data_root": ""}))     # of its own set
+    tiler = View(runs[1], changed(args, data="", data_root=""))     # of its own set
     if view.args.get("patches") or not tiler.args.get("patches"):
         raise Error(f"table invgan-2 takes first a run of whole images, then one of --patches, not {' '.join(runs)}")
     view.need(("encode", "generate"))
@@ -2794,7 +2794,7 @@ def invert(args):
     domain = args.method == "in-domain"
     for name in ("steps", "lr", "save_path", "space", "loss", "optimizer") if args.method == "encoder" else ():
         if getattr(args, name) != args.parser.get_default(name):
-            raise Error(f"--{name.replace('_', '-')} is for --method optimise and in-domain; leave it out")
+            raise Error(f"{common.flag(name)} is for --method optimise and in-domain; leave it out")
     steps = args.steps or (100 if domain else 1000)
     lr = args.lr or (LR if args.optimizer == "adam" else 1.0)
     if args.method != "optimise":
@@ -3357,7 +3357,7 @@ def metrics(args):
     for flag, names in dict(inception=distances, vgg=perceptual + (distances if args.features == "vgg16" else []),
                             lpips=perceptual, face_crop=["ppl"]).items():
         if getattr(args, flag) and not set(names) & set(chosen):
-            raise Error(f"--{flag.replace('_', '-')} is for {' and '.join(names)}; ask for that by --only "
+            raise Error(f"{common.flag(flag)} is for {' and '.join(names)}; ask for that by --only "
                         f"{' '.join(names)}")
     out = {}
     lack = None
