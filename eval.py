@@ -327,6 +327,18 @@ def cell(value, form=".2f"):
     return "-" if value is None else format(value, form)
 
 
+def mean_of(values):
+    """-> mean, standard deviation (over n - 1); None if there are too few values."""
+    return (float(np.mean(values)) if values else None,
+            float(np.std(values, ddof=1)) if values and len(values) > 1 else None)
+
+
+def spread(values, form):
+    """The mean of numbers as a table shows it, ± their deviation if there are several."""
+    mean, deviation = mean_of(values)
+    return cell(mean, form) + (f" ± {deviation:{form}}" if deviation else "")
+
+
 def plain(value, n):
     """A number to n digits, never as 1e+04."""
     return np.format_float_positional(value, n, unique=False, fractional=False, trim="-")
@@ -1311,11 +1323,12 @@ def table_alae_2(runs, args):
     heads = [f"{c} {split}" for split in ("SW", "DW") for c in ACCURACIES]
     lines = []
     for label in dict.fromkeys(list(PAPER["alae-2"]) + [label for label, _ in trials]):
-        ours = {f"{c} {split.upper()}": np.mean([result[c] for _, result in done]) for c in ACCURACIES
+        ours = {f"{c} {split.upper()}": spread([result[c] for _, result in done], ".2f") for c in ACCURACIES
                 for (other, split), done in trials.items() if other == label}
         paper = dict(zip(heads, PAPER["alae-2"].get(label, ())))
         lines += [(f"{label}, {whose}", cells) for whose, cells in (("paper", paper), ("ours", ours)) if cells]
-    print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there)")
+    print("\nMNIST accuracy (%), table 2 of the ALAE paper (mean of 5 trials there; ours: mean ± standard deviation "
+          "of the runs listed below)")
     print_columns(lines, heads, lambda _: ".2f", 24)
     print("Euclidean 1-NN; linear SVM, L2-regularised squared hinge, C = 0.02; unscaled features of the whole training "
           "part, scored on the whole test part.")
@@ -3655,12 +3668,6 @@ def notes_of(table, args):
     return notes
 
 
-def mean_of(values):
-    """-> mean, standard deviation (over n - 1); None if there are too few values."""
-    return (float(np.mean(values)) if values else None,
-            float(np.std(values, ddof=1)) if values and len(values) > 1 else None)
-
-
 def heads_of(table, columns):
     """The columns' heads; a Frechet distance has its own name if all rows' have it."""
     titles = {row.facts["distance"] for row in table if "distance" in row.facts}
@@ -3675,8 +3682,7 @@ def shown(table, columns):
     for row in table:
         out.append([row.name, row.label, str(len(row.runs))])
         for _, measure, key, form in columns:
-            mean, deviation = mean_of(row.numbers.get((measure, key)))
-            out[-1].append(cell(mean, form) + (f" ± {deviation:{form}}" if deviation else ""))
+            out[-1].append(spread(row.numbers.get((measure, key)), form))
     if any(len(row.runs) > 1 for row in table):
         return out, 3
     return [row[:2] + row[3:] for row in out], 2
