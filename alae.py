@@ -4,7 +4,7 @@
     python alae.py --data mnist                                MLP on MNIST, as section 7.1
     python alae.py --data cifar10                              DCGAN, 32x32
     python alae.py --data ffhq                                 StyleALAE at 1024x1024, section 7.2
-    python alae.py --data faces.zip --resolution 64 --width 8 --kimg 100    StyleALAE, small, on a folder or zip
+    python alae.py --data faces.zip --resolution 64 --width 8 --kimg 300    StyleALAE, small, on a folder or zip
     torchrun --nproc_per_node=8 alae.py --data ffhq            several GPUs
     python alae.py --official FILE                             a run from the authors' weights, to use or to train on
     python eval.py metrics runs/alae-mlp-mnist-mini            what it learnt, in numbers
@@ -245,8 +245,8 @@ class ALAE(nn.Module):
         return self.F(z)
 
     def generate(self, w, noise="fixed"):
-        """x = G(w, eta), (N, C, H, W), images in [-1, 1] (stylegan does not
-        clip), of w (N, nw) or, on stylegan, (N, num_layers, nw).
+        """x = G(w, eta), (N, C, H, W), images in [-1, 1] (stylegan, and mlp
+        with --g-end linear, do not clip), of w (N, nw) or, on stylegan, (N, num_layers, nw).
 
         noise: "random", "fixed" or "none"; mlp and dcgan have none.
         """
@@ -258,8 +258,7 @@ class ALAE(nn.Module):
         While a level of stylegan fades in, x is blended
         as real images are in training, even if G made it.
         """
-        common.check_input(x, self.image_shape)
-        return self.E(self.see(x))
+        return self.features(x)[0]
 
     def features(self, x):
         """-> short (N, nw), long (N, n) features of x (N, C, H, W) in [-1, 1] (section 7.1);
@@ -288,17 +287,18 @@ SETTINGS = [
     (dict(backbone="mlp", data="mnist-mini", recipe="paper"), OURS(batch=64, lr=0.008)),
     (dict(backbone="dcgan"), OURS(nz=128, nw=128, batch=32, lr=0.006)),
     # 0: by level and number of processes, see common.complete_levels
-    (STYLE, CODE(nz=512, nw=512, lr=0.0, gamma=10.0, fmap_base=8192), OURS(batch=0, kimg=0.0, grow_kimg=0.0,
-        snapshot_kimg=0.0, mixing=0.9, fade="linear", adam_state="kept", layers="paper", flip="off")),
+    (STYLE, CODE(nz=512, nw=512, lr=0.0, gamma=10.0, fmap_base=8192), PAPER(layers="paper"), OURS(batch=0, kimg=0.0,
+        grow_kimg=0.0, snapshot_kimg=0.0, mixing=0.9, fade="linear", adam_state="kept", flip="off")),
     (STYLE | dict(data="celeba"), CODE(resolution="128", nz=256, nw=256, fmap_base=4096, fmap_max=256)),
     (STYLE | dict(data="celeba-hq"), PAPER(resolution="256")),
     # 10 million images: 500,000 to fade a level in, and as many more; code: --grow-kimg 480
     (STYLE | dict(data="ffhq"), PAPER(resolution="1024")),
-    (STYLE | dict(data="ffhq", resolution="1024", kimg=0.0, grow_kimg=0.0), PAPER(kimg=0.0, grow_kimg=0.0)),
+    (STYLE | dict(data="ffhq", resolution="1024", start_resolution=4, kimg=0.0, grow_kimg=0.0),
+        PAPER(kimg=0.0, grow_kimg=0.0)),
     (STYLE | dict(data="lsun-bedroom"), PAPER(resolution="256"), CODE(fmap_base=4096)),
     (STYLE | dict(data=("lsun-cat", "lsun-car")), OURS(resolution="256", fmap_base=4096)),
     (dict(recipe="official", backbone="mlp"), CODE(g_end="linear")),
-    (dict(recipe="official"), CODE(latent_loss="mean", step3="EGF", d_act="none", gamma=10.0, fade="sine",
+    (dict(recipe="official"), CODE(step3="EGF", d_act="none", gamma=10.0, fade="sine",
         adam_state="fresh", layers="released", flip="on")),
 ]
 
@@ -640,14 +640,14 @@ def export(path, run):
     What a factor makes is float64, so that `official` gets the same weights back to the bit.
     """
     args = common.read_args(run, "alae")
-    if args["backbone"] != "stylegan" or args["image_shape"][1] != args["image_shape"][2]:
-        what = args["backbone"] if args["backbone"] != "stylegan" else "images that are not square"
-        raise common.Error(f"{run} is of {what}, and the authors' code has square stylegan alone; take such a run")
+    _, h, w = args["image_shape"]
+    if args["backbone"] != "stylegan" or h != w:
+        raise common.Error(f"{run} is of {args['backbone']}, {w}x{h}, and the authors' code has square stylegan "
+                           f"alone; take such a run")
     if Path(path).exists():
         raise common.Error(f"{path} exists; name a new file")
     model = load(run)
-    if model.G.top < model.G.levels - 1 or model.G.fades:
-        raise common.Error(f"{run} has not grown up, and a public checkpoint does not hold its level; train it on")
+    common.check_grown(run, model)              # a public checkpoint does not hold its level
     channels = model.G.channels
     last = model.G.levels - 1
     if channels != [min(channels[-1] << last - i, channels[0]) for i in range(last + 1)]:

@@ -1167,7 +1167,7 @@ def method_parser(doc, backbones, grows=None):
         type=positive(int, 65_536), metavar="N")
     add("--lr", "learning rate of Adam (stylegan: at the last level)", type=positive(float), metavar="R")
     add("--grow-kimg", "thousands of images that each level takes to fade in, and again before the next one (default: "
-        "--kimg in the paper's proportions)", only=grows, rare=True, type=positive(float), default=0.0, metavar="K")
+        "--kimg in the method's proportions)", only=grows, rare=True, type=positive(float), default=0.0, metavar="K")
     add("--start-resolution", "size of the larger side to grow from (the final one: no growing)", only=grows, rare=True,
         type=positive(int), default=4, choices=STYLE_SIZES, metavar="N")
     add("--seed", "random seed of weights, codes and image order", default=0, type=seed, metavar="S")
@@ -1244,7 +1244,7 @@ def settings_of(run, given, method, parser, networks, formerly):
     """-> the settings of the networks of --init's run.  Raises `Error` if one is given otherwise."""
     stored = formerly | read_args(run, method, parser)
     settings = networks(stored) | dict(resolution=stored["resolution"])
-    free = ["resolution"] if stored.get("patches") else []      # of what patches are cut from
+    free = ["resolution"] if stored.get("patches") or given.get("patches") else []      # of what patches are cut from
     _, h, w = settings.pop("image_shape")
     for name, value in settings.items():
         if name in given and name not in free and str(given[name]) != str(value):
@@ -1336,7 +1336,7 @@ def complete_levels(args, image_shape, world, rates=RATES, part=500, total=None)
     """Complete what depends on the number of levels in a stylegan's args: kimg, grow_kimg,
     snapshot_kimg, batch, lr, batches and rates.  Raises `Error` where sizes do not fit.
 
-    rates: at 4, 8, ... px; part: thousands of images of a fade in the paper; total: of
+    rates: at 4, 8, ... px; part: thousands of images of a fade, by default; total: of
     its whole training, if that is not two parts more than the levels'.
     """
     n, _ = levels_of(image_shape)
@@ -1371,7 +1371,7 @@ def complete(args, images, held_out, label, words, constants, default_split="dw"
                       train_images=len(images), image_means=images.means(), only_digest=images.only)
     args.versions = dict(torch=str(torch.__version__), code=code_version())
     if args.out == "auto":
-        size = args.resolution if args.source.get("resolution") != "inherited" else "auto"
+        size = "auto" if args.init and args.source.get("resolution") == "inherited" else args.resolution
         parts = [args.method] + words + [
             args.backbone, images.name, args.split if args.split not in ("auto", default_split) else "",
             Path(args.only).stem, size if size != "auto" else "", "init" if args.init else "",
@@ -1611,7 +1611,7 @@ def hold(net, args):
     """Keep the first --freeze-d blocks of a network that sees images as --init has them; stylegan's
     from-RGB goes with them.  (FreezeD, Mo et al. 2020, 2002.10964; not in the papers)
 
-    A block halves the image, or is a layer of mlp.  Raises `Error` if there are not so many.
+    A block halves the image (biggan's last two do not), or is a layer of mlp.  Raises `Error` if there are not so many.
     """
     n = args.freeze_d
     net = getattr(net, "net", net)

@@ -4641,8 +4641,10 @@ def parse_args(argv=None):
         "another VGG-16, perhaps without its top, for --features vgg16, lpips, ppl and --loss vgg9")
     add("metrics table", "--face-crop", action="store_true", only="alae-4 alae-5",
         help="ppl, alae-4, alae-5: the part where a face is (rows 3/8 to 7/8, columns 2/8 to 6/8)")
-    add("table", "--classifier", default="resnet50", metavar="NAME", only="invgan-2", help="of torchvision")
-    add("table", "--epochs", type=common.positive(int), default=20, only="invgan-2", help="a classifier's")
+    add("table", "--classifier", default="resnet50", metavar="NAME", only="invgan-2",
+        help="network of torchvision (default: resnet50)")
+    add("table", "--epochs", type=common.positive(int), default=20, only="invgan-2",
+        help="epochs of each classifier (default: 20)")
     add("invert", "--method", default="optimise", choices=["optimise", "in-domain", "encoder"],
         help="gradient descent, the same from and near the encoder's code, or the encoder alone")
     add("invert", "--space", nargs="+", default=["w"], choices=["z", "w", "w+"], help="after IMAGE")

@@ -51,7 +51,8 @@ SLOPE = 0.2                 # of leaky ReLU
 # mode; opt: an Adam of each, by name; draw: a `common.Draw`; amp: context of bf16 passes; h: W_re
 # and W_adv, the weights of reciprocity and of the adversarial term, d, a distance, gamma, R1's
 # weight, AGE's W_fake and G_steps.  -> losses, unweighted, as LOSSES names them.  Who confuses D
-# minimises -log D of the swapped label in place of log(1 - D), which the papers leave open.
+# minimises -log D of the swapped label in place of log(1 - D), as BiGAN and ALI say; F-AAE and AAE
+# leave it open.
 
 def l2(a, b):
     """E ||a - b||_2, not squared.   (F-AAE eq. 4, as printed)"""
@@ -491,9 +492,9 @@ class Autoencoder(nn.Module):
                 D = MLP(nz, 1, max(256 // width, 1))
             elif judges:
                 D = MLP(trunk.n_out + nz, 1, hidden, norms)
-        elif backbone == "stylegan":            # ours; E is without minibatch deviation
+        elif backbone == "stylegan":            # ours
             G = StyleImages(nz, image_shape, width, fmap_base)
-            E = common.StyleCritic(image_shape, nz, width, fmap_base, 0)
+            E = common.StyleCritic(image_shape, nz, width, fmap_base, std_group=0)
             if judges == "z":
                 D = MLP(nz, 1, max(256 // width, 1))
             else:
@@ -568,9 +569,9 @@ MNIST = MLPS | dict(objective=("bigan", "lr", "jlr", "ae-l1", "ae-l2"))
 BIGAN = dict(nz=50, batch=128, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=2.5e-5, decay_kind="weight", lr_final=0.01)
 # Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER, OURS: the source.
 SETTINGS = [
-    (dict(), dict(objective="faae", backbone="dcgan", nw=0),
-        PAPER(reencode_weight="100", adversarial_weight=0.1, gamma=0.0),
-        OURS(reenc="mse", fake_weight=0.5, g_steps=2, d_norm="off", beta1=0.9, lr_final=1.0)),
+    (dict(), dict(objective="faae", backbone="dcgan"),
+        PAPER(gamma=0.0), OURS(reencode_weight="100", adversarial_weight=0.1, reenc="mse", fake_weight=0.5, g_steps=2,
+        d_norm="off", beta1=0.9, lr_final=1.0)),
     (dict(data=data.GREY), dict(backbone="mlp")),
     (CONVS, OURS(batch=32, decay_kind="inverse", kimg=2500, snapshot_kimg=50, **F_AAE)),
     (SECTION_4, PAPER(**F_AAE)),
@@ -581,7 +582,7 @@ SETTINGS = [
     (CONVS | dict(data="imagenet"), OURS(reencode_weight="30,100", kimg=600 * 1281.167), PAPER(resolution="64"),
         OURS(snapshot_kimg=1000)),
     (SECTION_4 | dict(data="imagenet", split="auto"), PAPER(reencode_weight="30,100", kimg=600 * 1281.167)),
-    (MLPS, OURS(kimg=24_000, snapshot_kimg=500, reencode_weight="100", adversarial_weight=0.1, **BIGAN)),
+    (MLPS, OURS(kimg=24_000, snapshot_kimg=500, **BIGAN)),
     (MNIST, PAPER(**BIGAN)),
     (MNIST | dict(data="mnist", split=("auto", "dw")), PAPER(kimg=400 * 60)),
     (MLPS | dict(data="mnist-mini"), OURS(kimg=400, snapshot_kimg=20)),
@@ -593,7 +594,7 @@ SETTINGS = [
         OURS(batch=64, lr=2e-4, lr_d=2e-4, beta1=0.5, decay=0.0, decay_kind="none")),
     # 0: by level, see common.complete_levels
     (STYLE, OURS(nz=512, fmap_base=8192, batch=0, lr=0.0, lr_d=0.0, beta1=0.0, decay=0.0, decay_kind="none", kimg=0.0,
-        grow_kimg=0.0, snapshot_kimg=0.0, reencode_weight="100", adversarial_weight=0.1)),
+        grow_kimg=0.0, snapshot_kimg=0.0)),
     # As published by others than F-AAE
     (MLPS | dict(objective="bigan"), PAPER(d_norm="on")),               # in two batches G learns nothing on MNIST
     (dict(objective="age"), OURS(reencode_weight="1000")),
@@ -646,10 +647,11 @@ def parse_args(argv=None):
         type=common.positive(int), metavar="N")
     add("--d-norm", "batch norm in D's MLP (BiGAN on MNIST: on)", only=dict(objective="bigan"), rare=True,
         choices=["off", "on"])
-    args = common.resolve(parser, "faae", SETTINGS, argv, network_args, formerly=dict(gamma=0.0))
+    args = common.resolve(parser, "faae", SETTINGS, argv, network_args,
+                          formerly=dict(gamma=0.0, d_norm="off"))
     if args.backbone == "stylegan" and args.objective not in ("faae", "aae"):
         raise Error(f"--backbone stylegan is for --objective faae or aae; take another backbone for {args.objective}")
-    if args.nw not in (0, args.nz):
+    if args.nw not in (None, args.nz):
         raise Error(f"--nw {args.nw} differs from nz {args.nz}, but here z is the code itself: leave --nw out")
     args.nw = args.nz
     given = [name for name in ("decay", "decay_kind") if not args.resume and args.source.get(name) == "given"]

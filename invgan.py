@@ -443,10 +443,11 @@ def parse_args(argv=None):
     add("--gamma", "weight of R1, over 2", only=PLAIN, type=common.not_negative, metavar="W")
     add("--lr-d", "learning rate of D (0: the others')", only=PLAIN, metavar="R",
         type=common.not_negative)
-    add("--w-weight", "weight of || w - D(G(w)) ||^2, over w and w_R (eq. 3)", only=PLAIN, type=float, metavar="W")
-    add("--fm-weight", "weight of feature matching (eq. 2)", only=FULL, type=float, metavar="W")
-    add("--cycle-weight", "weight of the second cycle (eq. 3)", only=FULL, type=float, metavar="W")
-    add("--mmd-weight", "weight of MMD between w and w_R (eq. 3)", only=FULL, type=float, metavar="W")
+    add("--w-weight", "weight of || w - D(G(w)) ||^2, over w and w_R (eq. 3)", only=PLAIN, metavar="W",
+        type=common.not_negative)
+    add("--fm-weight", "weight of feature matching (eq. 2)", only=FULL, type=common.not_negative, metavar="W")
+    add("--cycle-weight", "weight of the second cycle (eq. 3)", only=FULL, type=common.not_negative, metavar="W")
+    add("--mmd-weight", "weight of MMD between w and w_R (eq. 3)", only=FULL, type=common.not_negative, metavar="W")
     add("--fm", "feature matching of each image, or of means as printed", only=FULL, choices=["paired", "batchmean"])
     add("--freeze-d", "blocks of D, from the image on, that stay as --init has them (FreezeD; ours)", only=PLAIN,
         rare=True, type=common.count, default=0, metavar="N")
@@ -461,10 +462,11 @@ def parse_args(argv=None):
         type=common.positive(int, 100), metavar="N")
     add("--codes", "what is corrected: w, or w+, which has a row a layer (default: w+)", only=RESTYLE | STYLE,
         choices=["w", "w+"])
-    add("--pixel-weight", "weight of the mean squared error (default: 1)", only=RESTYLE, type=float, metavar="W")
+    add("--pixel-weight", "weight of the mean squared error (default: 1)", only=RESTYLE, metavar="W",
+        type=common.not_negative)
     add("--vgg", "weights of VGG-16, whose features are compared as well", only=RESTYLE, default="", metavar="FILE")
     add("--perceptual-weight", "weight of the distance of these features (default: 0.8)",
-        only=RESTYLE | dict(vgg=True), type=float, metavar="W")
+        only=RESTYLE | dict(vgg=True), type=common.not_negative, metavar="W")
     formerly = dict(gan_codes="both", targets="held")
     args = common.resolve(parser, "invgan", SETTINGS, argv, network_args, formerly, inherit)
     if args.init and not args.resume and (getattr(args, "restyle", "") or "generator" in common.read_args(args.init)):
@@ -484,12 +486,12 @@ def main(argv=None):
     (train_restyle if hasattr(args, "restyle") else train)(args)
 
 
-def load_images(args):
-    """-> the training images as they are read; the same, or patches of them, as they are shown;
-    those held out."""
+def load_images(args, sizes):
+    """-> the training images as they are read, of one of `sizes` unless they are cut into patches;
+    the same, or patches of them, as they are shown; those held out."""
     with common.rank_zero_first():
         whole, held_out = data.load(args.data, args.data_root, args.split, args.resolution, args.skip_bad,
-                                    None if args.patches else RESOLUTIONS[args.backbone], args.only)
+                                    None if args.patches else sizes, args.only)
     if args.patches:
         return whole, data.Tiles(whole, args.patches), data.Tiles(held_out, args.patches)
     return whole, whole, held_out
@@ -497,12 +499,13 @@ def load_images(args):
 
 def train(args):
     device, rank, world = common.start(args)
-    if args.batch // world < 4 and args.variant == "full":
-        raise Error(f"--batch {args.batch} leaves a process {args.batch // world} images, and MMD needs halves of 2; "
-                    f"pass --batch {4 * world} or more")
+    least = dict(full=4, augmented=2, naive=1)[args.variant]        # MMD needs halves of 2
+    if args.batch // world < least:
+        raise Error(f"--batch {args.batch} leaves a process {args.batch // world} image(s), and {args.variant} needs "
+                    f"{least}; pass --batch {least * world} or more")
     args.lr_d = args.lr_d or args.lr
 
-    whole, images, held_out = load_images(args)
+    whole, images, held_out = load_images(args, RESOLUTIONS[args.backbone])
     grows = getattr(args, "grow", False)        # never with style mixing, which has no one w to infer
     if args.resume:
         common.check_images(args, images)
@@ -697,8 +700,9 @@ class ReStyle(nn.Module):
 
 
 # What a run of --restyle takes from its generator's, and of that, what may be given otherwise
-INHERITED = ("data", "data_root", "split", "resolution", "backbone", "width", "fmap_base", "nz", "nw", "patches")
-AGAIN = ("data", "data_root", "split", "width", "fmap_base")
+INHERITED = ("data", "data_root", "split", "only", "resolution", "backbone", "width", "fmap_base", "nz", "nw",
+             "patches")
+AGAIN = ("data", "data_root", "split", "only", "width", "fmap_base")
 
 
 def inherit(given):
@@ -714,12 +718,14 @@ def inherit(given):
         raise Error(f"{run} is a run of --restyle itself; name its generator's, {stored['restyle']}")
     method_of(run, stored)
     common.read_checkpoint(run, stored, "cpu")
+    again = AGAIN + (("resolution",) if stored.get("patches") else ())      # of what patches are cut from
     for key in INHERITED:
-        if key in given and key not in AGAIN and str(given[key]) != str(stored.get(key, 0)):
+        if key in given and key not in again and str(given[key]) != str(stored.get(key, 0)):
             raise Error(f"the generator of {run} has {common.flag(key)} {stored.get(key, 0)}, not {given[key]}; leave "
                         f"the flag out")
     if "data" in given:
-        stored.pop("split", None)
+        for key in ("split", "only"):
+            stored.pop(key, None)
     elif not stored["data"]:
         raise Error(f"the images of {run} are not known; name a set by --data")
     else:
@@ -737,8 +743,8 @@ def method_of(run, args):
 
 def train_restyle(args):
     device, rank, world = common.start(args)
-    whole, images, held_out = load_images(args)
     stored = args.generator if args.resume else common.read_args(args.restyle)
+    whole, images, held_out = load_images(args, [max(stored["image_shape"][1:])])
     began = args.resume and Path(args.resume, "checkpoint.pt").exists()
     method = method_of(args.restyle, stored)
     G = method.make_model(stored) if began else method.load(args.restyle)
@@ -805,7 +811,8 @@ def check_generator(run, stored, G, images):
         ours, theirs = ("x".join(map(str, shape)) for shape in (images.shape, G.image_shape))
         raise Error(f"the generator of {run} makes images of {theirs}, and these are {ours}; name others by --data")
     if images.name == stored.get("data_name") and (problem := images.unlike(stored)):
-        raise Error(f"{run} was trained on {problem}; say where its own images are by --data-root")
+        raise Error(f"{run} was trained on {problem}; say where its own images are by --data-root or "
+                    f"--only")
 
 
 # --------------------------------------------------------------------------------------------- load

@@ -159,12 +159,12 @@ class InvertibleNetwork(nn.Module):
     halves take turns, so n is even.  All of it is in fp32.
     """
 
-    def __init__(self, n, depth=4, coupling="additive", lr_mul=0.01):
+    def __init__(self, n, depth=4, coupling="additive"):
         super().__init__()
         self.affine = coupling == "affine"
         out = n if self.affine else n // 2
         self.tau = nn.ModuleList(nn.ModuleList(
-            [EqualLinear(n // 2, n, math.sqrt(2), lr_mul), EqualLinear(n, out, math.sqrt(2), lr_mul)])
+            [EqualLinear(n // 2, n, math.sqrt(2), LR_MUL), EqualLinear(n, out, math.sqrt(2), LR_MUL)])
             for _ in range(depth))
         if self.affine:
             for tau in self.tau:
@@ -300,7 +300,7 @@ class Decoder(nn.Module):
         if inference:                           # stage 2
             self.f = f(image_shape, 2 * nz if inference == "vae" else nw, width)
         if mapping == "flow":
-            self.phi = InvertibleNetwork(nw, depth, coupling, LR_MUL)
+            self.phi = InvertibleNetwork(nw, depth, coupling)
             self.unmap = self.phi.to_z          # w -> z, exactly; absent where the mapping has no inverse
         else:
             self.phi = MLP(nz, nw, MLP_DEPTH, LR_MUL)
@@ -327,7 +327,8 @@ class Decoder(nn.Module):
         return self.phi.to_w(z)
 
     def generate(self, w, noise="fixed"):
-        """x = g(w), (N, C, H, W) in [-1, 1], of w (N, nw) or, on stylegan, (N, num_layers, nw).
+        """x = g(w), (N, C, H, W), images in [-1, 1] (with --rgb linear not clipped), of w (N, nw) or,
+        on stylegan, (N, num_layers, nw).
 
         noise: "random", "fixed" or "none"; mlp and dcgan have none.
         """
@@ -389,8 +390,8 @@ SETTINGS = [
     (STAGE_1 | dict(backbone="dcgan"), OURS(nz=128, nw=128, lr=0.002)),
     (STAGE_2 | dict(backbone=("mlp", "dcgan")), OURS(lr=0.001)),
     # 0: by level and number of processes, see common.complete_levels and train_encoder
-    (STYLE, CODE(adversarial="logistic", start_resolution=8, mixing=0.9, fmap_base=8192), PAPER(nz=512, nw=512),
-        OURS(batch=0, rgb="linear", adam_state="kept", grow_kimg=0.0)),
+    (STYLE, CODE(adversarial="logistic", start_resolution=8, mixing=0.9, fmap_base=8192),
+        PAPER(nz=512, nw=512, rgb="linear"), OURS(batch=0, adam_state="kept", grow_kimg=0.0)),
     (STAGE_1 | STYLE, CODE(lr=0.0), OURS(kimg=0.0, snapshot_kimg=0.0)),
     # the published length is the code's
     (STAGE_1 | STYLE | dict(kimg=0.0, grow_kimg=0.0), CODE(kimg=0.0, grow_kimg=0.0)),
@@ -418,6 +419,7 @@ AGAIN = ("data", "data_root", "only", "recipe", "adversarial", "gamma")
 
 def parse_args(argv=None):
     parser = common.method_parser(__doc__, RESOLUTIONS, grows=STAGE_1 | STYLE)
+    parser.epilog += "  Those of --kimg, --batch, --lr and --snapshot-kimg are stage 1's."
     add = parser.group("method")
     flow = dict(mapping="flow")
     add("--recipe", "choices of the printed method, or of the released code",
@@ -447,17 +449,17 @@ def parse_args(argv=None):
     add("--inference", "output of f: w, or mean and log variance of z (section 5.3)", only=STAGE_2,
         choices=["encoder", "vae"])
     add("--kl-weight", "weight of the divergence from the prior (paper: not stated)",
-        only=STAGE_2 | dict(inference="vae"), type=float, metavar="W")
+        only=STAGE_2 | dict(inference="vae"), type=common.not_negative, metavar="W")
     add("--perceptual", "eps of eq. 5: VGG-16 conv4_3 (FILE: its weights), stage 1's critic's features, or pixels",
         only=STAGE_2, metavar="vgg16|critic|pixel|FILE")
     add("--perceptual-norm", "norm of eq. 5 (code: mse)",
         only=STAGE_2, rare=True, choices=["l2", "mse"])
     add("--beta", "weight of the perceptual loss (eq. 8: 0.001 with vgg16; code: 5e-5 with mse)",
-        only=STAGE_2, type=float, metavar="W")
+        only=STAGE_2, type=common.not_negative, metavar="W")
     add("--pixel-weight", "weight of the mean squared error (code: 1)",
-        only=STAGE_2, type=float, metavar="W")
+        only=STAGE_2, type=common.not_negative, metavar="W")
     add("--adversarial-weight", "weight of f's adversarial loss (code: 0.1)",
-        only=STAGE_2, type=float, metavar="W")
+        only=STAGE_2, type=common.not_negative, metavar="W")
     add("--critic", "critic in stage 2: finetune, as the code, or frozen, as eq. 8's asterisk says",
         only=STAGE_2, choices=["finetune", "frozen"])
     add("--log-gradients", "gradients.csv, a row a step: mean |gradient| of f's first, middle, last layer, and losses",
@@ -589,7 +591,7 @@ def train_encoder(args):
         side = max(common.read_args(args.decoder, "lia")["image_shape"][1:])
         args.batch = int(os.environ.get("WORLD_SIZE", 1)) * min(16, 4096 // side)
     device, rank, world = common.start(args)
-    if args.backbone == "stylegan" and args.batch // world < 2:
+    if args.backbone == "stylegan" and args.inference == "encoder" and args.batch // world < 2:
         raise Error(f"--batch {args.batch} leaves a process {args.batch // world} image, and f's batch norm needs 2; "
                     f"pass --batch {2 * world} or more")
     with common.rank_zero_first():

@@ -346,7 +346,7 @@ def test_what_is_not_exported(here):
             "--export", "out.pth", "--resume", name)
     common.grow(1, 0.5, model)
     make_run(here / "run", model)
-    assert "has not grown up" in refused("--export", "out.pth", "--resume", "run")
+    assert "has grown to" in refused("--export", "out.pth", "--resume", "run")
     make_run(here / "odd", make(fmap_base=50), fmap_base=50)
     assert "odd has [25, 12] channels, and the authors' code doubles them" in refused(
         "--export", "out.pth", "--resume", "odd")
