@@ -18,6 +18,7 @@ Images are float (B, C, H, W) in [-1, 1] from `to_float` on and uint8 before it.
 import atexit
 import contextlib
 import csv
+import errno
 import hashlib
 import importlib
 import inspect
@@ -142,9 +143,7 @@ class MLPGenerator(nn.Module):
         self.layer3 = EqualLinear(hidden, math.prod(image_shape), gain=1)
 
     def forward(self, w):
-        x = lrelu(self.layer1(w))
-        x = lrelu(self.layer2(x))
-        x = self.layer3(x).unflatten(1, self.image_shape)
+        x = self.layer3(lrelu(self.layer2(lrelu(self.layer1(w))))).unflatten(1, self.image_shape)
         return self.last(x) if self.last else x
 
 
@@ -962,7 +961,12 @@ def find_device(name, local_rank=0):
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
         torch.zeros(1, device=device).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        if name == "cuda" and local_rank >= torch.cuda.device_count() > 0:
+            raise Error(f"there are more processes than GPUs; pass --nproc_per_node={torch.cuda.device_count()} to "
+                        f"torchrun") from None
+        if is_out_of_memory(e):
+            raise Error(f"{name} has no free memory; end what else runs there, or pass another --device") from None
         found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (["mps"] if apple else [])
         raise Error(f"there is no device {name!r} here; --device can be {' or '.join(found)}") from None
     return device
@@ -1243,6 +1247,8 @@ def say_defaults(parser, table, defaults):
 def settings_of(run, given, method, parser, networks, formerly):
     """-> the settings of the networks of --init's run.  Raises `Error` if one is given otherwise."""
     stored = formerly | read_args(run, method, parser)
+    if missing := {"resolution", "image_shape"} - stored.keys():
+        raise damaged(Path(run, "args.json"), f"{min(missing)} is missing")
     settings = networks(stored) | dict(resolution=stored["resolution"])
     free = ["resolution"] if stored.get("patches") or given.get("patches") else []      # of what patches are cut from
     _, h, w = settings.pop("image_shape")
@@ -1448,7 +1454,7 @@ def write_atomic(path, data):
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)
-    except OSError:
+    except BaseException:           # Ctrl-C too
         part.unlink(missing_ok=True)
         raise
 
@@ -1462,10 +1468,8 @@ def bytes_of(save, *args, **options):
 
 def save(path, value):
     """torch.save, whole or not at all; folders are made."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getbuffer())
+    write_atomic(path, bytes_of(lambda file: torch.save(value, file)))
 
 
 def code_version():
@@ -1582,7 +1586,7 @@ def read_checkpoint(run, args, device, name="checkpoint.pt"):
         if is_out_of_memory(e):
             raise
         raise Error(f"{path} cannot be read ({type(e).__name__}); it is damaged or not a checkpoint of this project: "
-                    f"put back a copy, or delete it and train again") from None
+                    f"put back a copy, or train again in another folder") from None
     for key, value in written:
         if key not in RESUMABLE + ("resume", "versions") and value != args.get(key):
             raise Error(f"{path} was written with {key} = {value}, but args.json says {args.get(key)}; "
@@ -1670,6 +1674,7 @@ class Run:
         self.seen = 0
         self.seconds = 0.0                      # of training before this process
         self.last_snapshot = -1
+        self.saved = 0                          # images of the checkpoint
         self.sums = [0.0 for _ in losses]       # since the last row of log.csv
         self.steps = 0
         self.trace = trace
@@ -1714,11 +1719,9 @@ class Run:
 
     @property
     def snapshot_due(self):
-        if self.stop:
-            return False
         every = self.args.snapshot_kimg * 1000
-        return (self.last_snapshot < 0 or self.seen // every != self.last_snapshot // every
-                or (self.seen >= self.args.kimg * 1000 and self.seen != self.last_snapshot))
+        return not self.stop and (self.last_snapshot < 0 or self.seen // every != self.last_snapshot // every
+                                  or (self.seen >= self.args.kimg * 1000 and self.seen != self.last_snapshot))
 
     def step(self, losses, batch):
         """Count a step of `batch` images.  losses: scalar tensors, fetched about once a second."""
@@ -1742,20 +1745,8 @@ class Run:
         if self.writer:
             measures = inversion_errors(model, x, z)
             pictures = snapshot_pictures(model, x, z)
-            means = [s / self.steps if self.steps else "" for s in self.sums]
-            row = [self.seen / 1000, round(time.time() - self.began, 1), round(self.rate, 1) or "", lr, level, alpha,
-                   round(peak_memory(self.device) / 1e9, 3)]
-            log = self._append("log.csv", [row + means + [measures[k] for k in self.MEASURES]])
-            for name, picture in pictures.items():
-                (self.folder / name).mkdir(exist_ok=True)
-                kimg = f"{int(self.seen / 1000):06d}" if self.args.snapshot_kimg >= 1 else f"{self.seen / 1000:010.3f}"
-                save_png(self.folder / name / f"{kimg}.png", picture)
-            if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
-                curves(log, self.folder / "curves.png")
-                self.drawn = time.time()
-            keep = self.args.keep_kimg * 1000
-            if keep and self.seen and self.seen // keep != self.last_snapshot // keep:
-                self.save(f"kept/{int(self.seen / 1000):06d}.pt", ["ema"])
+            with self._writing():
+                self._show(measures, pictures, lr, level, alpha)
         self.sums = [0.0 for _ in self.losses]
         self.steps = 0
         self.last_snapshot = self.seen
@@ -1773,11 +1764,10 @@ class Run:
                  for name, v in self.state.items() if not names or name in names}
         checkpoint = dict(args=args, seen=self.seen, seconds=time.time() - self.began, sums=self.sums,
                           steps=self.steps, last_snapshot=self.last_snapshot, state=state)
-        try:
+        with self._writing():
             save(self.folder / file, checkpoint)
-        except OSError as e:
-            raise Error(f"{self.folder}/{file} could not be written ({e.strerror}); the last checkpoint is whole: make "
-                        f"room and --resume {self.folder}") from None
+        if not names:
+            self.saved = self.seen
 
     def finish(self):
         """Last words.  After a signal: write the checkpoint, then leave as interrupted."""
@@ -1833,6 +1823,32 @@ class Run:
                     f"folder by --out")
         return ""
 
+    def _show(self, measures, pictures, lr, level, alpha):
+        """What a snapshot writes, except the checkpoint."""
+        means = [s / self.steps if self.steps else "" for s in self.sums]
+        row = [self.seen / 1000, round(time.time() - self.began, 1), round(self.rate, 1) or "", lr, level, alpha,
+               round(peak_memory(self.device) / 1e9, 3)]
+        log = self._append("log.csv", [row + means + [measures[k] for k in self.MEASURES]])
+        for name, picture in pictures.items():
+            (self.folder / name).mkdir(exist_ok=True)
+            kimg = f"{int(self.seen / 1000):06d}" if self.args.snapshot_kimg >= 1 else f"{self.seen / 1000:010.3f}"
+            save_png(self.folder / name / f"{kimg}.png", picture)
+        if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
+            curves(log, self.folder / "curves.png")
+            self.drawn = time.time()
+        keep = self.args.keep_kimg * 1000
+        if keep and self.seen and self.seen // keep != self.last_snapshot // keep:
+            self.save(f"kept/{int(self.seen / 1000):06d}.pt", ["ema"])
+
+    @contextlib.contextmanager
+    def _writing(self):
+        """Around what writes to the folder: if that fails, `Error` says how to go on."""
+        try:
+            yield
+        except OSError as e:
+            raise Error(f"{e.filename or self.folder} could not be written ({e.strerror}); the last checkpoint is "
+                        f"whole: make room and --resume {self.folder}") from None
+
     def _on_signal(self, number, frame):
         if not self.stop_wanted:
             self.stop_wanted = number
@@ -1845,6 +1861,10 @@ class Run:
         """Read source's checkpoint, and take over the rows of its log.csv up to there."""
         tables = self.columns if self.writer else {}
         if not (source / "checkpoint.pt").exists():     # stopped before the first one: begin again
+            log = source / "log.csv"
+            if log.exists() and log.read_bytes().count(b"\n") > 2:      # the head and kimg 0
+                raise Error(f"{source} has a log, but no checkpoint.pt; put back a copy, or train again in another "
+                            f"folder")
             for name in tables:
                 (self.folder / name).unlink(missing_ok=True)
             return
@@ -1854,6 +1874,7 @@ class Run:
                 self._take(target, checkpoint["state"][name], checkpoint["seen"])
             for name, kind in dict(seen=int, steps=int, seconds=float, last_snapshot=int, sums=list).items():
                 setattr(self, name, kind(checkpoint[name]))
+            self.saved = self.seen
             if len(self.sums) != len(self.losses):
                 raise ValueError(f"{len(self.sums)} losses for {', '.join(self.losses)}")
         if self.seen - max(getattr(self.args, "batches", [self.args.batch])) >= self.args.kimg * 1000:
@@ -1909,9 +1930,10 @@ class Run:
         if len(bad):
             step, i = bad[0].tolist()
             raise Error(f"{self.losses[i]} is {values[step, i].item()} at {seen[step] / 1000:g} kimg; the checkpoint "
-                        f"of {self.last_snapshot / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
+                        f"of {self.saved / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
         if self.trace and self.writer:
-            self._append(self.trace, [[n / 1000] + row for n, row in zip(seen, values.tolist(), strict=True)])
+            with self._writing():
+                self._append(self.trace, [[n / 1000] + row for n, row in zip(seen, values.tolist(), strict=True)])
         for row in values.tolist():             # one by one, so that the sum does not depend on when it is fetched
             self.sums = [s + v for s, v in zip(self.sums, row, strict=True)]
         self.steps += len(values)
@@ -2134,7 +2156,9 @@ def command(main):
     except OSError as e:
         if e.errno is None:
             raise
-        message = f"{e.filename or 'a file'}: {e.strerror}; make room, or name another place"
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        message = (f"{e.filename or 'a file'}: {e.strerror}; "
+                   + ("make room, or name another place" if full else "check the path and its permissions"))
     if message:
         code = 2
         print(f"error: {message}", file=sys.stderr, flush=True)

@@ -16,7 +16,6 @@ Either may have a dataset.json as the StyleGAN2/3 tools write it: {"labels": [[n
 folder or zip of train/ and test/ (or val/, valid/, validation/).  Other sets hold out their last tenth (of
 each class).  Links are followed, a file counts once, and equal files never stand in both parts.
 """
-import argparse
 import atexit
 import contextlib
 import copy
@@ -146,17 +145,18 @@ class Images:
     def listed(self, path):
         """The images whose names a file lists, a line each, in the set's order.  Raises DataError."""
         try:
-            wanted = {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()}
-        except (OSError, UnicodeDecodeError) as e:
-            raise DataError(f"--only {path} cannot be read ({getattr(e, 'strerror', '') or type(e).__name__}); name a "
-                            f"list of images, as python data.py rank writes it") from None
+            text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")     # of names in other encodings
+        except OSError as e:
+            raise DataError(f"--only {path} cannot be read ({e.strerror}); name a list of images, as python data.py "
+                            f"rank writes it") from None
+        wanted = {line for line in text.splitlines() if line.strip()}
         names = self.names()
         unknown = wanted.difference(names, self.store.bad if self.store else ())
         if unknown or not wanted:
             problem = f"names {min(unknown)}, no training image of {self.name}" if unknown else "names no image"
             raise DataError(f"--only {path} {problem}; write it by python data.py rank, of the same set and --split")
         part = self.select(self.part, np.array([i for i, name in enumerate(names) if name in wanted]))
-        part.only = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()[:8]
+        part.only = hashlib.sha256("\n".join(sorted(wanted)).encode(errors="surrogateescape")).hexdigest()[:8]
         part.notes = list(self.notes) + [f"only: {len(part):,} of {len(self):,} training images, those of {path}"]
         return part
 
@@ -430,14 +430,20 @@ def _celeba(store, base, split):
         if not partition.exists():
             raise DataError(f"there is no {partition}; put CelebA's there, or pass --split 5-1")
         rows = [line.split() for line in partition.read_text().splitlines() if line.strip()]
+        if any(len(row) != 2 for row in rows):
+            raise DataError(f"{partition} is not a name and a number a line; put CelebA's own there")
         train, test = ([place[name] for name, part in rows if part == number and name in place] for number in "02")
     if not train or not test:
         raise DataError(f"{store.path} has {n} images, and {split} leaves a part empty; complete it")
-    if not (base / "list_attr_celeba.txt").exists():
+    table = base / "list_attr_celeba.txt"
+    if not table.exists():
         return train, test, None, None
-    _, head, *rows = (base / "list_attr_celeba.txt").read_text().splitlines()
+    _, head, *rows = table.read_text().splitlines() + ["", ""]
     names = head.split()
     marks = {name: [mark == "1" for mark in values] for name, *values in map(str.split, filter(str.strip, rows))}
+    if not marks or any(len(values) != len(names) for values in marks.values()):
+        raise DataError(f"{table} is not a number, a line of names, and a mark of each for every image; put CelebA's "
+                        f"own there")
     none = [False] * len(names)
     return train, test, torch.tensor([marks.get(Path(name).name, none) for name in store.images]), names
 
@@ -599,11 +605,15 @@ class Store:
                 path, inside = f"{self.path}/{name}", ()
                 try:
                     about = os.stat(path)
-                    if folder := stat.S_ISDIR(about.st_mode):
-                        inside = sorted(os.scandir(path), key=lambda entry: entry.name)
                 except OSError:                         # a link to nothing: an error when it is read
                     yield name
                     continue
+                if folder := stat.S_ISDIR(about.st_mode):
+                    try:
+                        inside = sorted(os.scandir(path), key=lambda entry: entry.name)
+                    except OSError as e:
+                        raise DataError(f"{path} cannot be opened ({e.strerror}); make it readable, or take it "
+                                        f"away") from None
                 file = about.st_dev, about.st_ino
                 if file in seen and (folder or queue is links or about.st_nlink > 1):
                     self.left_out["second names of a file or folder"] += 1
@@ -622,6 +632,8 @@ class Store:
         if self._process != os.getpid():
             try:
                 zipped = zipfile.ZipFile(self.path)
+            except OSError as e:
+                raise DataError(f"{self.path} cannot be opened ({e.strerror}); check its permissions") from None
             except Exception as e:
                 raise DataError(f"{self.path} is not a whole zip file ({e}); make or copy it again") from None
             files = [(entry.filename.replace("\\", "/").removeprefix("./"), entry) for entry in zipped.infolist()]
@@ -669,17 +681,18 @@ class Store:
             return name
 
     @contextlib.contextmanager
-    def reading(self, name, remedy="mend it or take it away, or leave such files out by --skip-bad"):
+    def reading(self, name):
         """Around a block that reads an image: if it fails, DataError (skip_bad: `bad`) says why."""
         try:
             yield
-        except DataError:
+        except (DataError, MemoryError):
             raise
         except Exception as e:                          # for a damaged image Pillow raises nearly any
             reason = "it is encrypted" if "encrypted" in str(e) else type(e).__name__
             self.bad[name] = f"{self.path}/{self.top}{name} cannot be read ({reason})"
             if not self.skip_bad:
-                raise DataError(f"{self.bad[name]}; {remedy}") from None
+                raise DataError(f"{self.bad[name]}; mend it or take it away (in training, --skip-bad leaves such files "
+                                f"out)") from None
 
     def picture(self, name):
         return Image.open(io.BytesIO(self.bytes(name)))
@@ -810,21 +823,26 @@ def read_images(paths, channels, size=None, n=None):
     out = []
     for path in map(Path, paths):
         before = len(out)
+        store = None
         try:
             if path.is_dir() or path.suffix.lower() == ".zip":
-                pictures = map((store := Store(path)).picture, store.images)
+                store = Store(path)
+                pictures = map(store.picture, store.images)
             else:
                 image = Image.open(path)                # a photo's preview (MPO) is no second image
                 pictures = [image] if image.format == "MPO" else ImageSequence.Iterator(image)
             for image in itertools.islice(pictures, n):
                 size = size or ImageOps.exif_transpose(image).size[::-1]
                 out.append(torch.tensor(to_array(image, channels, tuple(size)[::-1])))
-        except DataError:
+        except (DataError, MemoryError):
             raise
-        except FileNotFoundError:
-            raise DataError(f"there is no {path}; check the path") from None
         except Exception as e:
-            raise DataError(f"{path} cannot be read as an image ({e}); name another file") from None
+            if store:                                   # which of its files
+                path = f"{path}/{store.top}{store.images[len(out) - before]}"
+            if isinstance(e, FileNotFoundError):
+                raise DataError(f"there is no {path}; check the path") from None
+            reason = type(e).__name__ if store else e
+            raise DataError(f"{path} cannot be read as an image ({reason}); name another file") from None
         if len(out) == before:
             raise DataError(f"{path} holds no images; name another")
     return torch.stack(out)
@@ -856,7 +874,7 @@ def survey(stores, wanted=None, sizes=None):
     if not sides:
         raise store.none_readable()
     grey = all(mode[0] in "IF" or mode in ("1", "L", "LA") for mode in modes)
-    sizes = sizes or [2**k for k in range(2, 11)]
+    sizes = sizes or common.STYLE_SIZES
     if not wanted and min(sides) < min(sizes):
         raise DataError(f"the images of {store.path} are {min(sides)} px at their smallest side, less than the "
                         f"smallest resolution here, {min(sizes)}; pass --resolution {min(sizes)} to enlarge them")
@@ -877,7 +895,7 @@ def in_threads(function, items, size=64):
 def _decoded(images, n):
     """The images, in memory if their set of n is small; with skip_bad, those that can be read."""
     store = images.store
-    names = [store.images[i] for i in images.ids]
+    names = images.names()
     ready = store.pyramid.get(images.shape)
     if n * math.prod(images.shape) >= RESIDENT_BYTES:
         return images
@@ -892,8 +910,10 @@ def _decoded(images, n):
         return torch.tensor(good), torch.from_numpy(np.stack([pixels[i] for i in good]))
     key = repr((store.place.resolve(), images.shape, images.part, images.split, store.skip_bad))
     good, pixels = _once(hashlib.sha256(key.encode()).hexdigest()[:16], decode)
+    kept = set(good.tolist())
+    store.bad |= {name: "" for i, name in enumerate(names) if i not in kept and name not in store.bad}   # process 0's
     if len(good) < len(names) and int(os.environ.get("RANK", 0)) == 0:
-        bad = min(set(range(len(names))).difference(good.tolist()))
+        bad = min(set(range(len(names))) - kept)
         print(f"left out {len(names) - len(good)} of {len(names)} images of {store.place} that cannot be read, "
               f"the first {names[bad]}", file=sys.stderr)
     return dataclasses.replace(images.select(images.part, good.numpy()), pixels=pixels)
@@ -935,7 +955,7 @@ def prepare(data, root="data", resolution="auto"):
     stores, _ = _parts(Store(path))
     survey(stores, parse_resolution(resolution), [4, 8, 16, 32, 64, 128])
     channels, h, w = stores[0].shape
-    if max(w, h) not in [4 << k for k in range(9)]:
+    if max(w, h) not in common.STYLE_SIZES:
         raise DataError(f"a pyramid's larger side is 4, 8, ... or 1024 px, not {max(w, h)}; pass another --resolution")
     shapes = [(channels, h >> k, w >> k) for k in range(9) if max(h, w) >> k >= 4 and not (h | w) % 2**k]
     return [_write_pyramid(store, shapes) for store in stores]
@@ -948,7 +968,7 @@ def _write_pyramid(store, shapes):
     part.mkdir(parents=True)
 
     def read(name):
-        with store.reading(name, "mend it or take it away"):
+        with store.reading(name):
             image = store.picture(name)
             return [to_array(image, c, (w, h), store.divisors) for c, h, w in shapes]
     try:
@@ -1058,8 +1078,8 @@ def _read_ahead(images, sampler, workers, pin_memory=False):
         for worker in workers:
             worker.join(0.1)
         if any(worker.exitcode for worker in workers):
-            raise DataError("a process that reads images was killed, most likely because memory ran out; go on "
-                            "from the last checkpoint by --resume RUN, with fewer --workers (0: none)") from None
+            raise DataError("a process that reads images was killed, most likely because memory ran out; pass "
+                            "fewer --workers (0: none); a training run goes on by --resume RUN") from None
         raise
     finally:
         end()
@@ -1077,15 +1097,13 @@ ALPHA = 0.99            # Zhou's
 def nearest(f, k):
     """-> squared distances, positions (N, k) of the k nearest others of each row of f (N, d)."""
     size = f.square().sum(1)
-    values = []
-    places = []
+    found = []
     for some in torch.arange(len(f), device=f.device).split(max(2**26 // len(f), 1)):
         d = size[some, None] + size - 2 * f[some] @ f.T
         d[torch.arange(len(some)), some] = math.inf
-        value, place = d.topk(k, largest=False)
-        values.append(value.clamp(min=0))
-        places.append(place)
-    return torch.cat(values), torch.cat(places)
+        found.append(d.topk(k, largest=False))
+    values, places = map(torch.cat, zip(*found, strict=True))
+    return values.clamp(min=0), places
 
 
 def similarity(f, k=NEIGHBOURS):
@@ -1154,8 +1172,11 @@ def rank(args):
     """Writes the names of the -n training images that lie nearest to the queries along the
     manifold, best first. Raises common.Error."""
     device = common.find_device(args.device)
-    if not (folder := Path(args.out).parent).is_dir():      # before hours of work
-        raise DataError(f"there is no folder {folder}; make it, or name another file by --out")
+    out = Path(args.out)                                    # looked at before hours of work
+    if not out.parent.is_dir():
+        raise DataError(f"there is no folder {out.parent}; make it, or name another file by --out")
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise DataError(f"{out} is a folder, or in one that cannot be written to; name another file by --out")
     if args.run:
         for flag, given in (("--vgg", args.vgg), ("--resolution", args.resolution != "auto")):
             if given:
@@ -1206,7 +1227,7 @@ def rank(args):
     if apart := int((scores[best] <= 0).sum()):
         print(f"note: {apart:,} of the {n:,} are not connected to a query, and stand last as in the set; pass more "
               f"--query or --neighbours, or a smaller -n")
-    common.write_atomic(Path(args.out), "".join(f"{names[i]}\n" for i in best).encode())
+    common.write_atomic(out, "".join(f"{names[i]}\n" for i in best).encode(errors="surrogateescape"))
     print(f"wrote {args.out}: {n:,} of {len(images):,} training images of {images.name}, best first\n"
           f"ours: {len(queries)} queries, features of {of}, at {images.shape[2]}x{images.shape[1]}, over their norm; "
           f"{args.neighbours} neighbours, Gaussian kernel; Zhou's: alpha {ALPHA}\n"
@@ -1216,13 +1237,11 @@ def rank(args):
 # ------------------------------------------------------------------------------------- command line
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = common.Parser(__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    subs = [commands.add_parser(name, allow_abbrev=False, help=text, description=text) for name, text in (
+    subs = [commands.add_parser(name, doc=text, help=text) for name, text in (
         ("prepare", "writes small copies of a set's images next to it"),
         ("rank", "writes a list of the training images nearest to some, for --only   (LIA 5.2)"))]
-    for each in [parser] + subs:
-        each.error = lambda message: parser.exit(2, f"error: {message}; see python data.py --help\n")
     for sub, size in zip(subs, ("largest size", "size at which a network sees the images"), strict=True):
         sub.add_argument("--data", required=True, metavar="NAME|PATH", help="set, or its folder or zip")
         sub.add_argument("--data-root", default="data", metavar="DIR", help="folder of the sets (default data)")

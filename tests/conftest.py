@@ -116,6 +116,12 @@ def optimizers_of(opt):
     return [*vars(opt).values()]
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """A test draws the same numbers alone, after others and in any of pytest-xdist's workers."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def script(tmp_path, tmp_path_factory):
     """script("alae.py", "--kimg", "1") runs it in a temporary folder.  -> CompletedProcess, with text output."""
@@ -520,6 +526,20 @@ def options(**changes):
                                reference="", optimise=0, steps=0, sources="test", reference_n=0, flip=False,
                                columns=0),
                         **changes})
+
+
+def make_run(folder, growth=None, losses=("a", "b"), **changes):
+    """A `common.Run` of a small layer that has taken one step."""
+    args = dict(out=str(folder), resume="", kimg=1, batch=10, snapshot_kimg=1, keep_kimg=0, lr=0.1, method="alae",
+                backbone="mlp", precision="fp32")
+    torch.manual_seed(0)
+    model = torch.nn.Linear(2, 2)
+    optimizer = common.adam(model, 0.1, (0.0, 0.99))
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = {"model": model, "ema": torch.nn.Linear(2, 2), "opt": optimizer, "rng": torch.Generator()}
+    return common.Run(Namespace(**{**args, **changes}), state, losses, torch.device("cpu"),
+                      growth or common.Growth([(8, 8)], [8], [0.1]))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 of torchvision by name."""
 import csv
 import importlib
-import json
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 import torchvision
-from conftest import checkpoint_of, fill, options, run_here
+from conftest import change, checkpoint_of, fill, options, run_here
 
 import alae
 import common
@@ -42,13 +41,16 @@ def test_a_run_begins_from_averaged_weights(method, tmp_path, monkeypatch):
     if method == "lia":         # stage 1 has no encoder to measure
         before = checkpoint_of(Path("first"))["state"]["ema"]
         after = checkpoint_of(Path("second"))["state"]["model"]
-        assert all((after[k] - before[k]).abs().max() < 0.01 for k in before if before[k].is_floating_point())
+        assert all((after[k] - before[k]).abs().max() < 0.001 for k in before if before[k].is_floating_point())
         assert any((after[k] != before[k]).any() for k in before)
     else:
         assert measures("second")[0] == measures("first")[1] != measures("first")[0]
     args = common.read_args("second")
     assert (args["width"], args["lr"], args["init"]) == (64, 0.0007, str(tmp_path / "first"))
     assert checkpoint_of(Path("second"))["seen"] == 64
+    state = checkpoint_of(Path("second"))["state"]
+    steps = [int(s["step"]) for k, v in state.items() if k.startswith("opt_") for s in v["state"].values()]
+    assert 1 <= max(steps) <= 2             # the first run's Adams have taken 4 or more
     train(method, "--resume", "second", "--kimg", 0.128)        # goes on from its own checkpoint
     assert checkpoint_of(Path("second"))["seen"] == 128
 
@@ -97,11 +99,7 @@ def test_a_run_from_before_a_flag_keeps_what_it_had(tmp_path, monkeypatch):
     """--rgb of LIA's mlp had no flag once, and was linear."""
     monkeypatch.chdir(tmp_path)
     train("lia", *SMALL, "--kimg", 0.064, "--rgb", "linear", "--out", "first")
-    args, checkpoint = json.loads(Path("first/args.json").read_text()), checkpoint_of(Path("first"))
-    for name in ("rgb", "init", "keep_kimg"):
-        del args[name], checkpoint["args"][name]
-    Path("first/args.json").write_text(json.dumps(args))
-    torch.save(checkpoint, "first/checkpoint.pt")
+    change(Path("first"), without=["rgb", "init", "keep_kimg"])
     train("lia", "--init", "first", "--batch", 64, "--kimg", 0.064, "--out", "second")
     assert common.read_args("second")["rgb"] == "linear"
 

@@ -8,6 +8,8 @@ from argparse import Namespace
 
 import pytest
 import torch
+import torch.nn.functional as nnf
+from conftest import make_run, noisy
 from torch import nn
 
 import alae
@@ -64,6 +66,43 @@ def test_mlp_backbone_is_the_papers():
     assert E.trunk(x).shape == (3, 1024)
     assert E(x).shape == (3, 50)
     assert G(E(x)).shape == x.shape
+
+
+def test_mlp_and_dcgan_by_hand():
+    assert [common.dcgan_channels(n) for n in (32, 128)] == [[256, 128, 64], [512, 512, 256, 128, 64]]
+    root, w = math.sqrt(2), torch.randn(4, 5)
+
+    def act(y):
+        return torch.where(y > 0, y, 0.2 * y)
+
+    def dense(layer, y, gain):
+        return y @ layer.weight.T * gain / math.sqrt(y.shape[1]) + layer.bias
+
+    def norm(layer, y):
+        y = (y - y.mean((0, 2, 3), keepdim=True)) / (y.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+        return (y * layer.weight[:, None, None] + layer.bias[:, None, None]).relu()
+
+    def up(layer, y, gain):
+        scale = gain * 2 / math.sqrt(len(layer.weight) * 16)
+        return nnf.conv_transpose2d(y, layer.weight * scale, layer.bias, stride=2, padding=1)
+
+    G, E = noisy(common.MLPGenerator(5, (1, 4, 4), 128)), noisy(common.MLPEncoder((1, 4, 4), 5, 128))
+    x = torch.randn(4, 1, 4, 4)
+    h = act(dense(E.layer2, act(dense(E.layer1, x.flatten(1), root)), root))
+    torch.testing.assert_close(E.trunk(x), h)
+    torch.testing.assert_close(E(x), dense(E.head, h, 1))
+    h = act(dense(G.layer2, act(dense(G.layer1, w, root)), root))
+    torch.testing.assert_close(G(w).flatten(1), dense(G.layer3, h, 1))
+
+    G, E = noisy(common.DCGANGenerator(5, (3, 32, 32), 64)), noisy(common.DCGANEncoder((3, 32, 32), 5, 64))
+    y = norm(G.norms[0], dense(G.first, w, root).view(4, 4, 4, 4))
+    for layer, bn in zip(G.convs, G.norms[1:], strict=True):
+        y = norm(bn, up(layer, y, root))
+    torch.testing.assert_close(G(w), up(G.last, y, 1).tanh(), rtol=1e-4, atol=1e-4)
+    y = x = torch.randn(4, 3, 32, 32)
+    for c in E.convs:
+        y = act(nnf.conv2d(y, c.weight * root / math.sqrt(c.weight[0].numel()), c.bias, stride=2, padding=1))
+    torch.testing.assert_close(E(x), dense(E.head, y.flatten(1), 1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
@@ -258,13 +297,15 @@ def test_numbers_are_checked(flags, capsys):
     assert f"argument {flags[0]}: invalid positive" in capsys.readouterr().err
 
 
-def test_every_preset_key_is_a_flag():
-    flags = {name for backbone in ("mlp", "stylegan") for name in vars(alae.parse_args(["--backbone", backbone]))}
-    for condition, *rows in alae.SETTINGS:
+@pytest.mark.parametrize("method", [alae, lia, invgan, faae])
+def test_every_preset_key_is_a_flag(method, monkeypatch):
+    parsers, whole = [], common.resolve
+    monkeypatch.setattr(common, "resolve", lambda p, *rest, **named: parsers.append(p) or whole(p, *rest, **named))
+    for backbone in method.RESOLUTIONS:
+        assert None not in vars(method.parse_args(["--backbone", backbone])).values()
+    flags = {action.dest for action in parsers[0]._actions}
+    for condition, *rows in method.SETTINGS:
         assert set().union(condition, *rows) <= flags, condition
-    for method in (alae, lia, invgan, faae):
-        for backbone in method.RESOLUTIONS:
-            assert None not in vars(method.parse_args(["--backbone", backbone])).values()
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
@@ -286,14 +327,6 @@ def restore_signals():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-def make_run(folder, **changes):
-    args = dict(out=str(folder), resume="", kimg=1, batch=10, snapshot_kimg=1, keep_kimg=0, lr=0.1, method="alae",
-                backbone="mlp", precision="fp32")
-    model = nn.Linear(2, 2)
-    return common.Run(Namespace(**{**args, **changes}), {"model": model, "rng": torch.Generator()}, ("a", "b"),
-                      torch.device("cpu"), common.Growth([(8, 8)], [8], [0.1]))
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
@@ -318,8 +351,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_full_disk_says_so(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
     monkeypatch.setattr(os, "fsync", lambda n: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-    with pytest.raises(common.Error, match=r"could not be written \(No space left on device\)"):
-        run.save()
+    for write in (run.save, lambda: run.snapshot(0.1, nn.Identity(), torch.zeros(1, 1, 8, 8), None)):
+        with pytest.raises(common.Error, match=r"could not be written \(No space left on device\); the last check"):
+            write()
 
 
 def test_resume_into_another_folder(tmp_path):

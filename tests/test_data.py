@@ -63,6 +63,11 @@ def test_celeba(tmp_path, zipped):
         again, _ = data.load("celeba", tmp_path, sizes=[32, 64, 128, 256])
         assert torch.equal(again.pixels, train.pixels)
         assert torch.equal(again.labels, train.labels)
+    for name, text in (("list_attr_celeba.txt", "image_id,Bald,Smiling\n000001.jpg,-1,1\n000002.jpg,1,1\n"),
+                       ("list_eval_partition.txt", "image_id,partition\n000001.jpg,0\n")):
+        (base / name).write_text(text)                              # as others give them, with commas
+        with pytest.raises(data.DataError, match=f"{name} is not a n.*; put CelebA's own there"):
+            data.load("celeba", tmp_path)
     with pytest.raises(data.DataError, match="celeba has no split 'dw'; it is official .* or 5-1"):
         data.load("celeba", tmp_path, "dw")
     with pytest.raises(data.DataError, match="there is no .*img_align_celeba; put"):

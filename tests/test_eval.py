@@ -714,8 +714,10 @@ def test_interrupted_metrics_keep_what_was_measured(dummy, tmp_path):
     process = subprocess.Popen([sys.executable, str(ROOT / "eval.py"), "metrics", str(run), "-n", "50", "--json",
                                 "m.json"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     said = ""
-    while not said.endswith("drawing\n"):
-        said += process.stdout.readline()
+    for line in process.stdout:
+        said += line
+        if line.endswith("drawing\n"):
+            break
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -1,13 +1,17 @@
-"""What the loops of alae.py and faae.py give their steps, and do with what the steps leave; the steps stand still."""
+"""What the loops of alae.py and faae.py give their steps, and do with what the steps leave; the steps stand still.
+The other loops: compiled."""
 from argparse import Namespace
 
 import pytest
 import torch
+from conftest import checkpoint_of, run_here
 
 import alae
 import common
 import data
 import faae
+import invgan
+import lia
 
 STYLE = ("--backbone", "stylegan", "--resolution", "16", "--width", "64", "--nz", "8")
 LEVELS = (*STYLE, "--grow-kimg", "0.6", "--kimg", "3.2", "--batch", "64")       # a new level every 1,200 images
@@ -252,3 +256,23 @@ def test_precision_and_compiled_passes_reach_the_step(method, networks, loop, mo
     assert (call.bf16, call.used) == (False, [])
     call, = loop(method, *flags, "--precision", "bf16", "--compile", act=act)
     assert (call.bf16, call.used) == (True, [*networks])
+
+
+def test_compiled_runs_of_lia_and_invgan_are_plain_ones(here, monkeypatch):
+    """Both stages, and ReStyle: their --compile compiles these networks, and changes no weight."""
+    plain, made = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda net: made.append(type(net).__name__) or plain(net, backend="eager"))
+    short = ("--batch", "16", "--kimg", "0.032")
+    small = ("--backbone", "mlp", "--width", "64", *short)
+    G, E = "MLPGenerator", "MLPEncoder"
+    for name, method, flags, networks in (
+            ("first", lia, small, [G, E]),
+            ("second", lia, ("--stage", "2", "--decoder", "first", *short), [E, G, E]),
+            ("invgan", invgan, small, ["Mapping", G, "Discriminator"]),
+            ("restyle", invgan, ("--restyle", "invgan", *short), [E])):
+        made.clear()
+        for out, more in ((name, ()), (f"{name}-fast", ("--compile",))):
+            run_here(method.main, *flags, *more, "--out", out)
+        assert made == networks
+        a, b = (checkpoint_of(here / out)["state"]["model"] for out in (name, f"{name}-fast"))
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)

@@ -170,15 +170,15 @@ def test_own_flags_are_named(method):
     assert flags_of(method) - shared <= {*FLAG.findall(page_of(method).read_text())}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["alae", "lia"])
 def test_recipes_are_written_out(method, decoder):
     """A method's page names every flag that a --recipe sets."""
-    module, action = importlib.import_module(method), parser_of(method)._option_string_actions.get("--recipe")
+    module, action = importlib.import_module(method), parser_of(method)._option_string_actions["--recipe"]
     starts = [["--backbone", name] for name in ("mlp", "dcgan", "stylegan")]
     if method == "lia":
         starts += [["--stage", "2", "--decoder", decoder("flow")]]
     named = {*FLAG.findall(page_of(method).read_text())}
-    for recipe in action.choices if action else ():
+    for recipe in action.choices:
         assert f"--recipe {recipe}" in page_of(method).read_text() or recipe == module.parse_args([]).recipe
         for start in starts:
             default, others = (vars(module.parse_args([*start, *more])) for more in ([], ["--recipe", recipe]))

@@ -45,6 +45,7 @@ SOURCES = {     # one of each method; alae's decides by itself that it is an mlp
     "stylelia": (lia, (*STYLE, "--start-resolution", "8")), "ae": (faae, (*SMALL, "--objective", "ae-l1")),
     "patches": (invgan, (*SMALL, "--backbone", "biggan", "--data", "set.zip", "--resolution", "64x32",
                          "--patches", "32")),
+    "conv": (faae, (*SMALL, "--backbone", "dcgan", "--data", "set.zip", "--only", "few.txt")),     # of 64 px, at 32
 }
 BOTH = ("--batch", "8", "--kimg", "0.032", "--snapshot-kimg", "0.016")
 
@@ -54,11 +55,14 @@ def source(tmp_path_factory):
     """source(one of SOURCES) -> a run's folder, not to be written to."""
     folder = tmp_path_factory.mktemp("sources")
     fill_zip(folder / "set.zip", 40, size=(64, 64))
+    names = data.load(folder / "set.zip")[0].names()
+    (folder / "few.txt").write_text("\n".join(names[:20]))
 
     @functools.cache
     def make(name):
         method, flags = SOURCES[name]
-        run_here(method.main, *[folder / flag if flag == "set.zip" else flag for flag in flags], "--out", folder / name)
+        flags = [folder / flag if flag in ("set.zip", "few.txt") else flag for flag in flags]
+        run_here(method.main, *flags, "--out", folder / name)
         return folder / name
     return make
 
@@ -205,7 +209,7 @@ def test_codes_of_one_w_keep_an_exact_inverse(source):
 
 # --------------------------------------------------------------------------------------------------------- the script
 
-@pytest.mark.parametrize("name", ["alae", "lia", "invgan", "faae", "stylegan", "patches"])
+@pytest.mark.parametrize("name", ["alae", "lia", "invgan", "faae", "stylegan", "patches", "conv"])
 def test_a_run_leaves_g_as_it_was_to_the_bit(name, source, here):
     before = checkpoint_of(source(name))["state"]["ema"]
     run("--restyle", source(name), *BOTH, "--out", "run")
@@ -217,8 +221,8 @@ def test_a_run_leaves_g_as_it_was_to_the_bit(name, source, here):
     model, trained = invgan.load("run"), invgan.load("run", weights="raw")
     assert not any(torch.equal(v, trained.E.state_dict()[k]) for k, v in model.E.state_dict().items() if "head" in k)
     args = common.read_args("run")
-    assert [args[k] for k in ("nz", "nw", "backbone", "resolution", "train_images", "patches")] == [
-        stored[k] if k in stored else 0 for k in ("nz", "nw", "backbone", "resolution", "train_images", "patches")]
+    assert [args[k] for k in ("nz", "nw", "backbone", "resolution", "train_images", "only", "patches")] == [
+        stored.get(k, 0) for k in ("nz", "nw", "backbone", "resolution", "train_images", "only", "patches")]
     assert args["label"] == f"ReStyle over {stored['label']}"
     assert getattr(model, "rows", 1) == (4 if name == "stylegan" else 1)               # w+ where there are styles
     x = torch.rand(3, *model.image_shape)

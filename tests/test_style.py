@@ -3,7 +3,6 @@ import math
 import os
 import signal
 import subprocess
-import time
 from functools import partial
 from itertools import pairwise
 
@@ -244,6 +243,28 @@ def test_critic_and_encoder_grow(make):
     assert not torch.allclose(large(x), whole)
     large.grow(2, 1.0)
     assert torch.equal(large(x), whole)
+
+
+def test_the_critic_by_hand():
+    D = noisy(common.StyleCritic((3, 8, 8), 2, width=128))
+    x, (block,) = torch.randn(8, 3, 8, 8), D.blocks
+
+    def act(y):
+        return torch.where(y > 0, y, 0.2 * y)
+
+    def conv(layer, y):
+        scale = math.sqrt(2 / layer.weight[0].numel())
+        return nnf.conv2d(y, layer.weight * scale, layer.bias, padding=layer.weight.shape[2] // 2)
+
+    def dense(layer, y, gain):
+        return y @ layer.weight.T * gain / math.sqrt(y.shape[1]) + layer.bias
+
+    y = act(conv(block.conv, act(conv(D.from_rgb[1], x))))
+    y = act(nnf.avg_pool2d(conv(block.down, common.blur(y)), 2))
+    std = torch.stack([(y[m::2].var(0, correction=0) + 1e-8).sqrt().mean() for m in (0, 1)] * 4)    # groups of four
+    y = torch.cat([y, std[:, None, None, None].expand(8, 1, 4, 4)], 1)
+    f = act(dense(D.dense, act(conv(D.conv, y)).flatten(1), math.sqrt(2)))
+    torch.testing.assert_close(D(x), dense(D.head, f, 1), rtol=1e-4, atol=1e-4)
 
 
 def test_real_images_fade():
@@ -542,10 +563,8 @@ def test_a_process_that_dies_ends_the_job(tmp_path, script, victim):
     flags = (*SMALL, "--nw", "16", "--kimg", "500", "--grow-kimg", "0.1", "--snapshot-kimg", "0.2", "--out", "run")
     process = start(tmp_path, *flags, launcher=TWO)
     wait_for(tmp_path / "run" / "log.csv", process, 3)
-    began = time.time()
     os.kill(ranks_of(process)[victim], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
-    assert time.time() - began < 60
     assert process.returncode != 0
     assert "another process of this job has ended" in err or "Signal 9 (SIGKILL)" in err
     script("alae.py", "--resume", "run", "--kimg", checkpoint_of(tmp_path / "run")["seen"] / 1000 + 0.032)
