@@ -507,7 +507,7 @@ def _parts(store):
     if not (train and test):
         return [store], "the last tenth, for there are no folders train and test (or val)"
     if "" in store.tables:
-        raise DataError(f"{path} has a dataset.json beside {train} and {test}; put one into each")
+        raise DataError(f"{path} has a dataset.json next to {train} and {test}; put one into each")
     parts = [store.below(train), store.below(test)]
     others = len(store.images) - sum(len(part.images) for part in parts)
     parts[0].left_out = store.left_out + Counter({f"images outside {train} and {test}": others})
@@ -1262,7 +1262,7 @@ def main(argv=None):
     add("--cache", default="cache", metavar="DIR", help="folder for fetched weights (default cache)")
     add("--device", default="auto", help="cpu, cuda ... (default: the GPU if there is one)")
     add("--workers", type=int, choices=range(65), default=2, metavar="N", help="processes that read images (default 2)")
-    add("--skip-bad", action="store_true", help="leave out files that cannot be read")
+    add("--skip-bad", action="store_true", help="files that cannot be read are left out")
     args = parser.parse_args(argv)
     try:
         if args.command == "prepare":

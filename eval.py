@@ -4628,7 +4628,7 @@ def parse_args(argv=None):
     add("figure", "-n", **number, help="number of images (morph: along a side; "
         "traversal, interpolation, styles, merge: pairs; frames: times as many)")
     add("metrics table compare list", "--inception", **file, unless="alae-2 invgan-2",
-        help="pt_inception-2015-12-05-6726825d.pth")
+        help="weights of the FID's network, pt_inception-2015-12-05-6726825d.pth (default: fetched)")
     add("metrics table compare", "--features", default="auto", metavar="NAME", unless="alae-2 invgan-2",
         help="features for distances: inception, vgg16, or a classifier's of the set's labels "
              "(digits for MNIST, else the set's name; the default)")
@@ -4637,8 +4637,9 @@ def parse_args(argv=None):
     add("metrics table list", "--lpips", **file, only="alae-4 alae-5",
         help="heads of LPIPS-VGG 0.1, vgg.pth, for lpips and ppl (tables alae-4, alae-5: PPL by LPIPS, as with "
              "--features inception; else by the features that --features names)")
-    add("metrics table compare invert list", "--vgg", **file, unless="alae-2 invgan-2", help="vgg16-397923af.pth or "
-        "another VGG-16, perhaps without its top, for --features vgg16, lpips, ppl and --loss vgg9")
+    add("metrics table compare invert list", "--vgg", **file, unless="alae-2 invgan-2",
+        help="weights of VGG-16, vgg16-397923af.pth or others, perhaps without its top, for --features vgg16, lpips, "
+             "ppl and --loss vgg9 (default: fetched)")
     add("metrics table", "--face-crop", action="store_true", only="alae-4 alae-5",
         help="ppl, alae-4, alae-5: the part where a face is (rows 3/8 to 7/8, columns 2/8 to 6/8)")
     add("table", "--classifier", default="resnet50", metavar="NAME", only="invgan-2",
@@ -4646,10 +4647,12 @@ def parse_args(argv=None):
     add("table", "--epochs", type=common.positive(int), default=20, only="invgan-2",
         help="epochs of each classifier (default: 20)")
     add("invert", "--method", default="optimise", choices=["optimise", "in-domain", "encoder"],
-        help="gradient descent, the same from and near the encoder's code, or the encoder alone")
-    add("invert", "--space", nargs="+", default=["w"], choices=["z", "w", "w+"], help="after IMAGE")
+        help="how codes are found: by gradient descent, the same from and near the encoder's code, or the encoder "
+             "alone")
+    add("invert", "--space", nargs="+", default=["w"], choices=["z", "w", "w+"],
+        help="spaces of the codes, after IMAGE (default: w)")
     add("invert", "--loss", default="pixel", choices=["pixel", "vgg9"],
-        help="mean square of pixels, or of VGG-16 conv3_3 (in-domain: of pixels and of conv4_3)")
+        help="loss: mean square of pixels, or of VGG-16 conv3_3 (in-domain: of pixels and of conv4_3)")
     add("table", "--optimise", **number, metavar="N", only="lia-1 invgan-1",
         help="rows of optimisation of the first N test images (default: none)")
     add("table", "--sources", default="test", choices=["test", "train"], only="alae-3",
@@ -4662,10 +4665,11 @@ def parse_args(argv=None):
         help="steps of descent (default: 1000, in-domain 100)")
     add("figure", "--steps", **number, metavar="N", only="models interpolation",
         help="steps of MSE optimisation, shown as well, or for an encoder that a run lacks")
-    add("invert", "--optimizer", default="adam", choices=["adam", "descent"])
+    add("invert", "--optimizer", default="adam", choices=["adam", "descent"],
+        help="optimiser: Adam, or plain gradient descent (default: adam)")
     add("invert", "--lr", type=common.positive(float), default=0.0,
         help="learning rate (default: 0.01, 1 with descent)")
-    add("invert", "--save-path", action="store_true", help="also pictures of the way there")
+    add("invert", "--save-path", action="store_true", help="pictures of the way there, too")
     add("figure", "--images", metavar="PATH", **some, help="real images instead of the test part's "
         "(morph: 4; mixing: -n sources, then 6 destinations, 5 below 64 px)")
     add("figure", "--labels", default="on", choices=["on", "off"], help="text next to rows and columns (default: on)")
@@ -4675,8 +4679,8 @@ def parse_args(argv=None):
     add("figure", "--strength", type=common.number("number", float, math.isfinite), metavar="D", **some,
         only="manipulate", help="distances along the normals (default: -5 ... 5; of several boundaries 5)")
     add("figure", "--generated", action="store_true", only="mixing", help="samples instead of real images")
-    add("figure", "--mask", **file, only="merge", help="white where the second image is to be")
-    add("figure", "--frames", **file, only="frames", help="a folder of images, or a GIF")
+    add("figure", "--mask", **file, only="merge", help="picture that is white where the second image is to be")
+    add("figure", "--frames", **file, only="frames", help="folder of images, or GIF")
     add("figure", "--resolution", default="auto", metavar="N|WxH", only="tiles deblur frames",
         help="size of --images and --frames")
     add("figure", "--boundary", metavar="FILE", **some, only="manipulate", help=".npy files of normals in w")
@@ -4689,19 +4693,20 @@ def parse_args(argv=None):
         help="noise of stylegan: the run's own, each seed's own, or none (default: fixed)")
     add("encode", "--reconstruct", default="", metavar="DIR",
         help="folder for each image next to its reconstruction, and errors.csv")
-    add("encode", "--skip-bad", action="store_true", help="leave out files that cannot be read")
+    add("encode", "--skip-bad", action="store_true", help="files that cannot be read are left out")
     add("decode interpolate", "--space", default="w", choices=["z", "w"], help="space of the codes (default: w)")
     add("interpolate", "--frames", type=common.positive(int, 100_000), default=60, metavar="N",
         help="number of frames (default: 60; 25 a second)")
-    add("interpolate", "--loop", action="store_true", help="back to the first image at the end")
-    add("decode interpolate boundary", "--force", action="store_true", help="take codes of other weights, too")
-    add("figure", "--force", action="store_true", only="manipulate", help="take --codes of other weights, too")
+    add("interpolate", "--loop", action="store_true", help="way back to the first image at the end, too")
+    add("decode interpolate boundary", "--force", action="store_true", help="codes of other weights are taken, too")
+    add("figure", "--force", action="store_true", only="manipulate",
+        help="--codes of other weights are taken, too")
     add("figure samples", "--truncation", type=common.positive(float), default=1.0, metavar="PSI", only="samples",
         help="samples: distance of w to the mean w, times PSI (StyleGAN 0.7; default: 1)")
     add("figure samples", "--truncation-layers", type=common.positive(int), default=8, metavar="N", only="samples",
         help="samples: the number of layers, from the first on, that are truncated")
     add(every, "--weights", default="", choices=["ema", "raw"],
-        help="averaged, or as trained (default: ema; table alae-2: raw)")
+        help="weights: averaged, or as trained (default: ema; table alae-2: raw)")
     add("metrics table compare figure invert report", "--seed", type=common.seed, default=0, unless="alae-2",
         help="evaluation seed of the codes z and all other draws")
     add(every, "--kimg", type=common.positive(int), metavar="K",

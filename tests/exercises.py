@@ -67,7 +67,7 @@ EXERCISES = [
         "to_z and to_w by `_shift_and_scale`, which gives a scale of 1 where the coupling is additive",
         "LIA eqs. 3 and 4: couplings, and their inverse", 45, 20,
         ("lia.py: InvertibleNetwork.to_z", "lia.py: InvertibleNetwork.to_w")),
-    Exercise("affine", "The network in a coupling, additive and affine", "LIA, section 2.2; Glow (1807.03039), table 1",
+    Exercise("affine", "The network in a coupling, additive and affine", "LIA, section 2.1; Glow (1807.03039), table 1",
         "_shift_and_scale(tau, top): two layers, each with a leaky ReLU; affine: half of the outputs are the shift, "
         "and sigmoid(h + 2) of the others the scale",
         "LIA eq. 3: tau(top half); Glow: scale = sigmoid(h + 2)", 20, 10,

@@ -1,4 +1,4 @@
-"""Write the papers beside the code, as a folder of web pages that need no network: python tests/pages.py OUT
+"""Write the papers next to the code, as a folder of web pages that need no network: python tests/pages.py OUT
 
 index.html, and a page a method: on the left the paper's equations and the lines of its algorithm, what
 each says and where we differ; on the right the code that computes them.  A click on one side lights up
@@ -391,7 +391,7 @@ def method_page(key, code, found, tests, pictures):
     body = "".join(f'<div class="side" role="region" aria-label="{name}" tabindex="0">{"".join(parts)}</div>'
                    for name, parts in (("The paper", left), ("The code", right)))
     script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-    return page(key, f"{paper.name} beside its code", head, f"<main>{body}</main>", script)
+    return page(key, f"{paper.name} next to its code", head, f"<main>{body}</main>", script)
 
 
 def lit_lines(code, entries, found):
@@ -427,7 +427,7 @@ next to them.</p>
 {"".join(sections)}
 {gallery(pictures)}
 </main>"""
-    return page("index", "The papers beside the code", "<h1>The papers beside the code</h1>", body)
+    return page("index", "The papers next to the code", "<h1>The papers next to the code</h1>", body)
 
 
 def write(out):

@@ -1,4 +1,4 @@
-"""The papers beside the code: every tag has its entry, every entry its code and tests, and the pages hold together."""
+"""The papers next to the code: every tag has its entry, every entry its code and tests, and the pages hold together."""
 import re
 import subprocess
 import sys

@@ -135,7 +135,7 @@ def test_labels_beside_the_parts_are_refused(tmp_path):
     for i, part in enumerate(("train", "test")):
         fill(tmp_path / "set" / part, 2, first=10 * i)
     (tmp_path / "set" / "dataset.json").write_text('{"labels": null}')
-    with pytest.raises(data.DataError, match="dataset.json beside train and test; put one into each"):
+    with pytest.raises(data.DataError, match="dataset.json next to train and test; put one into each"):
         data.load(str(tmp_path / "set"))
 
 
