@@ -14,7 +14,8 @@ A folder stands for all images below it; an image's class is its first sub-folde
 Either may have a dataset.json as the StyleGAN2/3 tools write it: {"labels": [[name, class], ...]}, a row of
 0/1 in place of a class for attributes, or null.  X-train.zip next to X-test.zip is one set, and so is a
 folder or zip of train/ and test/ (or val/, valid/, validation/).  Other sets hold out their last tenth (of
-each class).  Links are followed, a file counts once, and equal files never stand in both parts.
+each class).  Links are followed, a file counts once, and equal files never stand in both parts (unless a
+folder has more than MANY).
 """
 import atexit
 import contextlib
