@@ -342,7 +342,7 @@ def test_what_is_not_exported(here):
         make_run(here / name, model, **settings)
         args = json.loads(Path(name, "args.json").read_text())
         Path(name, "args.json").write_text(json.dumps(args | dict(image_shape=[3, 4, 8])))
-        assert f"{name}, and the authors' code has square stylegan alone" in refused(
+        assert f"is of {settings['backbone']}, 8x4, and the authors' code has square stylegan alone" in refused(
             "--export", "out.pth", "--resume", name)
     common.grow(1, 0.5, model)
     make_run(here / "run", model)
