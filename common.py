@@ -268,7 +268,7 @@ class Growing(nn.Module):
         return self.base[0] << level, self.base[1] << level
 
     def fit(self, x):
-        """Resizes real images to the top level, blended as the fade requires.   (ProGAN 3)"""
+        """Resizes real images to the top level, blended as the fade requires.   (ProGAN 2)"""
         if x.shape[2:] != self.size():
             x = nnf.avg_pool2d(x, x.shape[2] // self.size()[0])
         return self.fade(upscale(nnf.avg_pool2d(x, 2)), x) if self.fades else x
@@ -449,7 +449,8 @@ def minibatch_std(x, group):
     """x and one more map: the deviation over `group`
     images, a mean over channels and pixels.  (ProGAN 3)
 
-    Groups are smaller where they do not divide the batch.
+    Image i is in a group with i + N/G, i + 2N/G, ..., where G is gcd(N, group): a group that does
+    not divide the batch is smaller.
     """
     group = math.gcd(len(x), group)
     y = x.unflatten(0, (group, -1)).float()                                 # [G,N/G,C,H,W]
@@ -513,7 +514,7 @@ RATES = (0.0015,) * 6 + (0.002, 0.003, 0.003)
 
 @dataclass
 class Growth:
-    """The schedule of a run: images seen -> level, alpha, batch and learning rate.  (ProGAN 3)
+    """The schedule of a run: images seen -> level, alpha, batch and learning rate.  (ProGAN 2)
 
     Level `first` lasts 2 `part` images less `skipped`, each one above it `part` while it fades in
     and `part` more; the last goes on.  sizes (H, W), batches, rates: one a level.  sine: alpha
@@ -1357,7 +1358,9 @@ def complete_levels(args, image_shape, world, rates=RATES, part=500, total=None)
     args.grow_kimg = args.grow_kimg or (args.kimg / parts if args.kimg else part)
     args.kimg = args.kimg or args.grow_kimg * parts
     most = max(args.batch, 1000 * args.grow_kimg / 8)       # ours: short runs get eight steps a part
-    args.batches = [max(round(min(k * args.batch / table[n - 1], most) / world), 1) * world for k in table[:n]]
+    tops = [max(args.batch, k) for k in BATCHES[8]]         # ours: of a large --batch low levels are not thousands
+    args.batches = [max(round(min(k * args.batch / table[n - 1], top, most) / world), 1) * world
+                    for k, top in zip(table[:n], tops)]
     args.batch = args.batches[-1]
     args.rates = [rate * args.lr / rates[n - 1] for rate in rates[:n]]
     args.snapshot_kimg = args.snapshot_kimg or args.kimg / 20

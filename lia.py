@@ -156,7 +156,7 @@ class InvertibleNetwork(nn.Module):
     A coupling adds tau(top half) to the bottom half, tau being two equalised layers, n and n/2
     wide, with leaky ReLU 0.2 after both; affine (Glow): also multiplies it by sigmoid(h + 2), h
     being 0 at first.  After each coupling the order of the dimensions is reversed, so that the
-    halves take turns, so n is even.  All of it is in fp32.
+    halves take turns, so n is even.  All of it is in fp32 (float64 stays), under autocast too.
     """
 
     def __init__(self, n, depth=4, coupling="additive"):

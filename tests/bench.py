@@ -45,7 +45,7 @@ REPORT = (      # the sets decide settings and budgets; stylegan: each level fro
     "alae --data mnist", "alae --data cifar10", "alae --data ffhq",
     "lia --stage 1 --data mnist", "lia --stage 1 --data cifar10", "lia --stage 1 --data ffhq",
     "lia --stage 2 --data mnist", "lia --stage 2 --data cifar10", "lia --stage 2 --data ffhq",
-    "invgan --data mnist", "invgan --data imagenet", "invgan --data ffhq",
+    "invgan --data mnist", "invgan --data mnist --backbone mlp", "invgan --data imagenet", "invgan --data ffhq",
     "invgan --data ffhq --resolution 1024 --grow",
     "faae --data mnist", "faae --data celeba", "faae --data ffhq --backbone stylegan --resolution 1024",
 )

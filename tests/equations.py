@@ -2,8 +2,8 @@
 that each one is found there.
 
 The code carries the numbers as tags: "eq. 8" or "line 6" in a method's own file, "LIA eq. 3" in a file that methods
-share.  Formulas are written in the subset of LaTeX that `pages.mathml` reads, letter for letter as printed; what is
-wrong in print stays, and our reading stands next to it.
+share.  Formulas are written in the subset of LaTeX that `pages.mathml` reads, letter for letter as the four papers
+print them; what is wrong in print stays, and our reading stands next to it.  Formulas of others are in our letters.
 """
 from typing import NamedTuple
 

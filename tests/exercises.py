@@ -44,17 +44,18 @@ EXERCISES = [
         "what follows a convolution: noise, bias, leaky ReLU, instance norm (by `moments`), style",
         "StyleGAN eq. 1 and fig. 1: noise, bias, leaky ReLU, AdaIN", 20, 10, ("common.py: StyleLayer.forward",)),
     Exercise("minibatch-std", "Minibatch deviation", "ProGAN, section 3",
-        "one more map: the deviation over groups of images, as a mean over channels and pixels",
+        "one more map: the deviation over groups of images (of i, i + N/G, i + 2N/G, ...), as a mean over channels and "
+        "pixels",
         "ProGAN 3: the deviation over a group of images, as one more map", 20, 10, ("common.py: minibatch_std",)),
-    Exercise("growth", "The schedule of a network that grows", "ProGAN, section 3 and figure 2",
+    Exercise("growth", "The schedule of a network that grows", "ProGAN, section 2 and figure 2",
         "Growth.at: images seen -> level, alpha, batch, learning rate",
-        "ProGAN 3: which level is on top, and how far it has faded in", 25, 10, ("common.py: Growth.at",)),
+        "ProGAN 2: which level is on top, and how far it has faded in", 25, 10, ("common.py: Growth.at",)),
     Exercise("r1", "R1", "Mescheder et al. 2018 (1801.04406), equation 9",
         "r1(scores, x), the squared gradient norm of each image, a mean over the batch; without gamma / 2",
         "Mescheder et al. eq. 9: E ||grad_x score(x)||^2", 20, 15, ("common.py: r1",)),
     Exercise("alae-1", "ALAE, step I", "ALAE, Algorithm 1, lines 3-7, and equation 1",
-        "the paragraph under its comment: draw w, make fakes, set L_ED and R1, update E and D, move mean_w if there is "
-        "one (it keeps MEAN_W)",
+        "the paragraph under its comment: draw w, make fakes, set L_ED and R1, update E and D, move mean_w, which is "
+        "fp32, if there is one (it keeps MEAN_W)",
         "ALAE Alg. 1, lines 3-7: E and D tell real from fake", 30, 20, ("alae.py: train_step # Step I:",)),
     Exercise("alae-2", "ALAE, step II", "ALAE, Algorithm 1, lines 8-11",
         "the paragraph under its comment: set L_FG, update F and G",
@@ -69,7 +70,7 @@ EXERCISES = [
         ("lia.py: InvertibleNetwork.to_z", "lia.py: InvertibleNetwork.to_w")),
     Exercise("affine", "The network in a coupling, additive and affine", "LIA, section 2.1; Glow (1807.03039), table 1",
         "_shift_and_scale(tau, top): two layers, each with a leaky ReLU; affine: half of the outputs are the shift, "
-        "and sigmoid(h + 2) of the others the scale",
+        "and sigmoid(h + 2) of the others the scale, as in Glow's released code",
         "LIA eq. 3: tau(top half); Glow: scale = sigmoid(h + 2)", 20, 10,
         ("lia.py: InvertibleNetwork._shift_and_scale",)),
     Exercise("lia-critic", "LIA's critic", "LIA, equations 6 and 7",
@@ -77,7 +78,7 @@ EXERCISES = [
         "LIA eq. 6: c scores realness", 30, 15,
         ("lia.py: move_critic", "lia.py: critic_loss", "lia.py: adversarial_loss")),
     Exercise("lia-1", "LIA, stage 1", "LIA, section 3.1 and equation 7",
-        "decoder_step by `move_critic` and `adversarial_loss`; mean_w, if there is one, keeps MEAN_W",
+        "decoder_step by `move_critic` and `adversarial_loss`; mean_w, fp32, if there is one, keeps MEAN_W",
         "LIA eqs. 7 and 10: the decoder and phi against the critic", 30, 15, ("lia.py: decoder_step",)),
     Exercise("lia-2", "LIA, stage 2", "LIA, section 3.2 and equations 1, 5, 8",
         "perceptual_loss, kl, and encoder_step by `move_critic` and `adversarial_loss`",
@@ -93,7 +94,8 @@ EXERCISES = [
         ("faae.py: faae # Regularisation phase", "faae.py: faae # ... and G confuses it"),
         twins=("faae.py: lr", "faae.py: jlr")),
     Exercise("bigan", "BiGAN", "BiGAN (1605.09782), equation 3; F-AAE, equation 3",
-        "bigan: a step of D on pairs, and one of G and E with swapped labels",
+        "bigan: a step of D on pairs, and one of G and E with swapped labels; real and generated pairs go through D in "
+        "one batch, because its batch norm is to have one mean for both",
         "F-AAE eq. 3: D tells (x, E(x)) from (G(z), z)", 40, 15, ("faae.py: bigan",), twins=("faae.py: ali",)),
     Exercise("mmd", "Maximum mean discrepancy", "InvGAN, section 3.2; Gretton et al. 2012, lemma 6",
         "the unbiased estimate under a mean of RBF kernels, whose bandwidths are BANDWIDTHS times the median",
@@ -104,7 +106,7 @@ EXERCISES = [
         "InvGAN eqs. 2, 3 and 5: codes, features, the second cycle and MMD", 180, 40,
         ("invgan.py: naive", "invgan.py: augmented", "invgan.py: full")),
     Exercise("frechet", "The Frechet distance", "Heusel et al. 2017 (1706.08500), equation 6",
-        "frechet of two Gaussians, each a mean and a covariance in float64, by torch.linalg.eigh",
+        "frechet of two Gaussians, each a mean and a covariance in float64, by torch.linalg.eigh; a float",
         "Heusel et al. eq. 6: the distance of two Gaussians", 30, 15, ("eval.py: frechet",)),
     Exercise("one-nn", "Nearest neighbour", "ALAE, section 7.1 and table 2",
         "one_nn: the share of test features, in %, whose nearest training feature has their label",
@@ -246,6 +248,8 @@ def names_of(node):
         return [(alias.asname or alias.name).split(".")[0] for alias in node.names]
     if isinstance(node, ast.Assign):
         return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.AnnAssign):
+        return [node.target.id] if isinstance(node.target, ast.Name) else []
     return [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else []
 
 

@@ -14,6 +14,7 @@ import argparse
 import ast
 import functools
 import json
+import subprocess
 import sys
 import textwrap
 import zipfile
@@ -42,8 +43,10 @@ TELLING = 30                # characters of a statement that would give a soluti
 
 SETUP = """#!/usr/bin/env bash
 set -e
-apt-get update && apt-get install -y python3 python3-pip
-pip3 install --extra-index-url https://download.pytorch.org/whl/cpu -r /autograder/source/requirements.txt
+apt-get update && apt-get install -y python3 python3-venv
+python3 -m venv /autograder/venv
+. /autograder/venv/bin/activate
+pip install --extra-index-url https://download.pytorch.org/whl/cpu -r /autograder/source/requirements.txt
 """
 NEEDS = """import sys
 sys.path[:0] = ["..", "../tests"]
@@ -51,13 +54,17 @@ from {module} import *
 from grade import check"""
 RUN = """#!/usr/bin/env bash
 cd /autograder/source
-python3 tests/grade.py /autograder/submission --json /autograder/results/results.json --exercise {names}
+. /autograder/venv/bin/activate
+python tests/grade.py /autograder/submission --json /autograder/results/results.json --exercise {names}
 """
 
 
 def parts():
     """Relative paths of what a copy is made of."""
     paths = {path for pattern in PARTS for path in ROOT.glob(pattern) if path.is_file()}
+    if (ROOT / ".git").exists():                # a teacher's own files stay at home
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        paths &= {ROOT / name for name in listed.split("\0")}
     return [path for path in sorted(paths) if path.relative_to(ROOT).as_posix() not in SOLVED]
 
 
@@ -127,7 +134,9 @@ def overview(chosen, notebook):
              "    python tests/grade.py                     # all, in a minute or two",
              "    python tests/grade.py --exercise r1       # one",
              "    python -m pytest tests/test_exercises.py  # the same tests, with tracebacks", "",
-             "Each exercise is graded by itself: one that is empty or broken does not fail another."]
+             "Each exercise is graded by itself: one that is empty or broken does not fail another. A helper of yours "
+             "may be a new function, class, constant or import at the top of the same file; new methods, other files "
+             "and changed helpers are not graded. In a notebook a helper stands inside the function."]
     if notebook:
         lines += ["", "The folder notebooks has each exercise as a notebook."]
     lines += ["", "| exercise | time | points | where |", "|---|---|---|---|"]

@@ -420,8 +420,8 @@ def index_page(pictures):
     body = f"""<main>
 <p>Each page has a paper's equations and algorithm lines on the left, and the code that computes them on
 the right. Click an equation, or move to its number with the tab key and press enter: its lines of code
-light up. Click a marked line: its equation does. Formulas are as printed; what is wrong in print is said
-next to them.</p>
+light up. Click a marked line: its equation does. Formulas of the four papers are as printed, and what is
+wrong in print is said next to them; borrowed formulas are in this project's letters.</p>
 <p>The code names them by tags: <code># eq. 8</code> or <code># line 6</code> in a method's own file,
 <code># LIA eq. 3</code> in a file that methods share.</p>
 {"".join(sections)}

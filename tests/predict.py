@@ -197,8 +197,9 @@ EXPERIMENTS = {
         "Step III prints a sum over w's 50 dimensions, the authors' code takes their mean. What does the sum do to the "
         "size of E(x), its deviation over test images?",
         "`--latent-loss sum`",
-        "E and G share each Adam between the steps, so a step III that is 50 times stronger outweighs steps I and II. "
-        "Its error shrinks fastest if codes do.",
+        "Steps I and III share E's Adam, II and III share G's, so a step III that is 50 times stronger outweighs steps "
+        "I and II. Alone it is a regression on w: where an image says little about its code, the least squared error "
+        "is at the mean code, so E(x) varies less.",
         functools.partial(train, alae, (), ALAE, more=("--latent-loss", "sum"))),
     "alae-step3": Experiment(
         "ALAE Alg. 1 line 15",
@@ -266,8 +267,9 @@ EXPERIMENTS = {
         "`--objective aae`",
         "A mean square over pixels is least for the mean of all images that a code may stand for, which is blurred. "
         "F-AAE never compares pixels: its images have to look real, and their errors are larger.",
-        functools.partial(train, faae, FAAE, {"sharpness": sharpness, "MSE of images": image_error},
-                          less=PRINTED, more=("--objective", "aae"))),
+        functools.partial(train, faae, (*FAAE, "--reencode-weight", "10"),
+                          {"sharpness": sharpness, "MSE of images": image_error},
+                          less=("--gamma", "0"), more=("--objective", "aae"))),
 }
 RECORDED_ON = "one core of an AMD EPYC without AMX, torch 2.14.1, the scripts of code 3605b3f, 2026-11-26"
 RECORDED = {  # {what is measured: (as it is, changed), of each seed}, as --record prints it
@@ -330,8 +332,14 @@ def ask(what):
     """-> a key of WORDS, or "" without a terminal or an answer."""
     if not sys.stdin.isatty():
         return ""
-    print(f"Your prediction: {what} will be larger (l), smaller (s), about the same (a)? ", end="", flush=True)
-    return sys.stdin.readline().strip().lower()[:1]
+    while True:
+        print(f"Your prediction: {what} will be larger (l), smaller (s), about the same, within 25 % (a)? ", end="",
+              flush=True)
+        said = sys.stdin.readline()
+        word = "about the same" if (word := said.strip().lower()) == "same" else word
+        found = [key for key, meaning in WORDS.items() if word in (key, meaning)]
+        if found or not word:
+            return "".join(found)
 
 
 def show(name, seed):

@@ -357,9 +357,9 @@ def growth(**more):
 
 def same_state(what, got, expected):
     got = tuple(got)
-    same(f"ProGAN 3, {what}: level", got[0], expected[0])
-    same(f"ProGAN 3, {what}: alpha", got[1], expected[1])
-    same(f"ProGAN 3, {what}: batch and rate of the level", got[2:], ([32, 16, 8][got[0]], [0.1, 0.2, 0.3][got[0]]))
+    same(f"ProGAN 2, {what}: level", got[0], expected[0])
+    same(f"ProGAN 2, {what}: alpha", got[1], expected[1])
+    same(f"ProGAN 2, {what}: batch and rate of the level", got[2:], ([32, 16, 8][got[0]], [0.1, 0.2, 0.3][got[0]]))
 
 
 @grades("growth")
@@ -495,8 +495,9 @@ def test_step_1_moves_no_other():
 def test_step_1_holds_the_fakes():
     """no graph through F and G (no_grad or detach)"""
     _, (_, _, E, _), *_ = step_1()
-    check(len(E.seen) == 2, f"line 6: expected E of fakes and of x, got {len(E.seen)} calls")
-    check(not E.seen[0].grad_fn and not E.seen[1].grad_fn, "line 5: the fakes carry a graph of F and G: hold them")
+    seen = sum(len(t) for t in E.seen)
+    check(seen == 12, f"line 6: expected E of fakes and of x, 12 images, got {seen}")
+    check(not any(t.grad_fn for t in E.seen), "line 5: the fakes carry a graph of F and G: hold them")
 
 
 @grades("alae-1")
@@ -570,7 +571,10 @@ def test_step_3_moves_E_and_G():
 @grades("alae-3")
 def test_step_3_EGF():
     """the code's step: F moves too, through G alone, because w itself is held"""
-    _, z, (_, B, C), _, e, (dA, *_) = step_3(step3="EGF")
+    _, z, (_, B, C), w, e, (dA, dB, dC, dd) = step_3(step3="EGF")
+    same("--step3 EGF: the gradient of E", dC, -2 / 6 * e.T @ (w @ B.T))
+    same("--step3 EGF: the gradient of G", dB, -2 / 6 * (e @ C).T @ w)
+    same("--step3 EGF: D stays", dd, np.zeros((1, 4)))
     same("--step3 EGF: the gradient of F, w as a target held", dA, -2 / 6 * (e @ C @ B).T @ z)
 
 
@@ -630,7 +634,7 @@ def test_coupling_keeps_the_volume():
     """an additive coupling's Jacobian has determinant 1 or -1"""
     (phi, _), w = flow(), randn(6)
     J = torch.autograd.functional.jacobian(lambda w: phi.to_z(w[None])[0], w)
-    same("LIA 2.2: |det dz/dw|", torch.linalg.det(J).abs(), 1)
+    same("NICE: |det dz/dw|", torch.linalg.det(J).abs(), 1)
 
 
 def coupling_net(coupling):
@@ -696,7 +700,7 @@ def test_adversarial_loss():
          numpy_logistic(-fake.numpy()))
 
 
-def critic_moves():
+def critic_moves(form="wasserstein"):
     c, fake, x = Matrix(4, 1), randn(6, 4), randn(6, 4)
     (d,), opt = value(c), descent(c=c)
 
@@ -705,7 +709,7 @@ def critic_moves():
              torch.autograd.grad(scores.sum(), x, retain_graph=True)[0], np.broadcast_to(d, (6, 4)))
         return c.A.square().sum()
     with patch("lia.mean_softplus", logistic), patch("lia.r1", closed_r1):
-        made = lia.move_critic(c, opt.c, fake, x.clone(), Namespace(gamma=3.0, adversarial="wasserstein"), nullcontext)
+        made = lia.move_critic(c, opt.c, fake, x.clone(), Namespace(gamma=3.0, adversarial=form), nullcontext)
     return made, fake.numpy(), x.numpy(), d, moved([d], c)[0]
 
 
@@ -722,16 +726,21 @@ def test_move_critic_gradient():
     """c goes down the loss plus R1: eq. 7 prints + R1 under a max, which would reward steep critics"""
     _, fake, x, d, dd = critic_moves()
     same("LIA eq. 6: the gradient of c", dd[0], fake.mean(0) - x.mean(0) + 3 * d[0])
+    (L_c, _), fake, x, d, dd = critic_moves("logistic")
+    s_f, s_r = fake @ d[0], x @ d[0]
+    same("--adversarial logistic: L_c", L_c, numpy_logistic(s_f) + numpy_logistic(-s_r))
+    same("--adversarial logistic: the gradient of c", dd[0],
+         (sigmoid(s_f) @ fake - sigmoid(-s_r) @ x) / 6 + 3 * d[0])
 
 
-def stage_1(mean_w=None):
+def stage_1(mean_w=None, form="wasserstein"):
     phi, g, c = nets = Matrix(3, 4), Matrix(4, 5), Matrix(5, 1)
     before, zs, x, calls = value(*nets), drawn(6, 3, 2), randn(6, 5), []
 
     def move_critic(c, opt_c, fake, x, args, amp):
         calls.append((fake, x))
         return torch.tensor(3.0), torch.tensor(4.0)
-    args = Namespace(gamma=3.0, adversarial="wasserstein")
+    args = Namespace(gamma=3.0, adversarial=form)
     with patch("lia.move_critic", move_critic), patch("lia.adversarial_loss", wrong_sign_free):
         made = lia.decoder_step(nets, descent(phi=phi, g=g, c=c), x, Codes(*zs), args, mean_w=mean_w)
     check(len(calls) == 1, f"LIA 3.1: expected one step of the critic by move_critic, got {len(calls)}")
@@ -754,6 +763,8 @@ def test_stage_1_losses():
     same("LIA eq. 7: L_c", L_c, 3)
     same("LIA eq. 7: R1's term", R1, 4)
     same("LIA eq. 7: L_g = - E c(g(phi^-1(z)))", L_g, -(zs[1] @ A.T @ B.T @ d[0]).mean())
+    (*_, L_g), _, zs, _, (A, B, d), _ = stage_1(form="logistic")
+    same("--adversarial logistic: L_g", L_g, numpy_logistic(-zs[1] @ A.T @ B.T @ d[0]))
 
 
 @grades("lia-1")
@@ -799,7 +810,9 @@ def stage_2_by_hand(C, args, x, z, B, d, A, P):
     e = (x - x_hat) @ P.T
     L_eps = (e**2).mean() if args.perceptual_norm == "mse" else np.sqrt((e**2).sum(1)).mean()
     L_rec = args.beta * L_eps + args.pixel_weight * ((x - x_hat)**2).mean()
-    return L_rec, -args.adversarial_weight * (x_hat @ d[0]).mean(), divergence
+    scores = x_hat @ d[0]
+    L_adv = numpy_logistic(-scores) if args.adversarial == "logistic" else -scores.mean()
+    return L_rec, args.adversarial_weight * L_adv, divergence
 
 
 def assert_stage_2(**flags):
@@ -836,7 +849,7 @@ def test_kl():
 def test_stage_2_f():
     """moves down eq. 8; g, c and phi stay"""
     assert_stage_2()
-    assert_stage_2(perceptual_norm="mse", pixel_weight=2.0)
+    assert_stage_2(perceptual_norm="mse", pixel_weight=2.0, adversarial="logistic")
 
 
 @grades("lia-2")
@@ -866,7 +879,12 @@ def faae_phase(*headings, steps=1, gamma=0.0):
     G, E, D = Matrix(3, 5), Matrix(5, 3), Matrix(5, 1)
     before, zs, x = value(G, E, D), drawn(6, 3, steps), randn(6, 5)
     h = Namespace(W_re=7.0, W_adv=0.3, gamma=gamma, d=lambda a, b: (a.double() - b.double()).abs().sum() / len(a))
-    with patch("faae.mean_softplus", logistic):
+
+    def closed_r1(scores, x):
+        same("R1 is of the scores of x", torch.autograd.grad(scores.sum(), x, retain_graph=True)[0],
+             np.broadcast_to(before[2], (6, 5)))
+        return D.A.square().sum()
+    with patch("faae.mean_softplus", logistic), patch("faae.r1", closed_r1):
         made = alone("faae", "faae", *headings)((G, E, D), descent(G=G, E=E, D=D), x, Codes(*zs), nullcontext, h)
     return made, (G, E, D), x.detach().numpy(), [z.numpy() for z in zs], before, moved(before, G, E, D)
 
@@ -940,9 +958,10 @@ def test_regularisation_moves_no_other():
     """E stays, and D's step holds the images of G"""
     _, (_, _, D), *_, (_, dC, _) = regularisation()
     same("F-AAE 3.1: E stays", dC, np.zeros((3, 5)))
-    check(len(D.seen) == 3, f"F-AAE eq. 4: expected D of x, of generated images, and of those of a new z, got "
-          f"{len(D.seen)} calls")
-    check(sum(t.requires_grad for t in D.seen) == 1, "F-AAE eq. 4: D's step carries a graph of G: hold its images")
+    judged = sum(len(t) for t in D.seen)
+    check(judged == 18, f"F-AAE eq. 4: expected D of x, of generated images, and of those of a new z, 18 images, got "
+          f"{judged}")
+    check(sum(t.grad_fn is not None for t in D.seen) == 1, "F-AAE eq. 4: D's step carries G's graph: hold its images")
 
 
 class Pair(Matrix):
@@ -994,8 +1013,8 @@ def test_bigan_moves_G_and_E():
 def test_bigan_holds_the_pairs():
     """in D's step: neither images nor codes carry a graph of G and E"""
     _, D, *_ = bigan()
-    scored = sum(len(t) for t in D.seen)
-    check(scored == 24, f"F-AAE eq. 3: expected 24 pairs for D, 12 a step, got {scored}")
+    scored = [len(t) for t in D.seen]
+    check(scored == [12, 12], f"F-AAE eq. 3: expected 12 pairs for D in one batch, and 12 more, got {scored}")
     held = sum(len(t) for t in D.seen if not t.requires_grad)
     check(held >= 12, "F-AAE eq. 3: D's step carries a graph of G or E: hold its pairs")
 
@@ -1017,7 +1036,7 @@ def mmd_by_hand(a, b, median=None):
 @grades("mmd")
 def test_mmd_by_hand():
     """pair by pair, a pair of one code with itself left out"""
-    a, b = randn(4, 3), randn(5, 3) + 0.5
+    a, b = randn(4, 3), randn(3, 3) + 0.5                       # 21 pairs, so that one is in the middle
     same("InvGAN 3.2: MMD^2", invgan.mmd(a, b), mmd_by_hand(a.numpy(), b.numpy())[0])
 
 
@@ -1041,7 +1060,7 @@ def test_mmd_grows_with_distance():
 @grades("mmd")
 def test_mmd_holds_its_bandwidth():
     """the gradient does not go through the median"""
-    a, b = randn(6, 2).requires_grad_(), randn(2, 2)            # the median is of a pair with a code of a
+    a, b = randn(5, 2).requires_grad_(), randn(2, 2)            # the median is of a pair with a code of a
     median = mmd_by_hand(a.detach().numpy(), b.numpy())[1]
     invgan.mmd(a, b).backward()
     same("InvGAN 3.2: the gradient at a, the median held", a.grad,
