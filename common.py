@@ -2132,9 +2132,9 @@ def is_out_of_memory(e):
         isinstance(e, RuntimeError) and ("allocate memory" in str(e) or "out of memory" in str(e)))     # NCCL's too
 
 
-def command(main):
-    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, no memory, no room on
-    the disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
+def command(main, remedy="pass a smaller --batch, a smaller --resolution or a larger --width"):
+    """Run a script's `main` and exit: 0; 2 with one `error:` line for `Error`, no memory (with a
+    remedy), no room on the disk; 130 when interrupted.  Anything else is a bug and keeps its traceback."""
     code = 0
     message = None
     for name in ("stdout", "stderr"):           # closed by whoever began it
@@ -2148,7 +2148,7 @@ def command(main):
         message = str(e)
     except (MemoryError, RuntimeError) as e:
         if is_out_of_memory(e):
-            message = "out of memory; pass a smaller --batch, a smaller --resolution or a larger --width"
+            message = f"out of memory; {remedy}"
         elif isinstance(e, dist.DistError) or "gloo" in str(e):         # what NCCL and gloo raise
             message = ("another process of this job has ended; see what it said, and go on from the last checkpoint, "
                        "which is whole, by --resume RUN")

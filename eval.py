@@ -33,7 +33,6 @@ import math
 import os
 import re
 import shlex
-import shutil
 import socketserver
 import string
 import sys
@@ -68,12 +67,13 @@ PRIOR = ("prior", "map")        # methods of a model that has samples
 
 
 class Lacks(Error):
-    """Not available for this run; `metrics` skips it unless it is requested with --only."""
+    """Not available for this run; `metrics` leaves it out, and fails if nothing else is left."""
 
 
 class View:
     """A run opened for evaluation: its args, model, image shape (C, H, W), and its set, read on
-    use.  options: device, weights, data, data_root, perhaps batch; empty ones are as the run has."""
+    use.  options: device, weights, data, data_root, perhaps batch, kimg; empty ones are as the run
+    has."""
 
     def __init__(self, run, options, weights="ema"):
         self.run = Path(run)
@@ -101,8 +101,11 @@ class View:
         size = args["resolution"] if tiles else f"{self.shape[2]}x{self.shape[1]}"
         if not (options.data or args["data"]):          # of public weights
             raise Error(f"the images of {self.run} are not known; name a set by --data, or pictures by --images")
+        only = args.get("only", "")
+        if only and not Path(only).exists() and not Path(only := str(self.run / Path(only).name)).exists():
+            raise Error(f"{args['only']}, the list of {self.run}'s images, has moved; put it into {self.run}")
         parts = data.load(options.data or args["data"], options.data_root or args["data_root"], args["split"], size,
-                          args["skip_bad"], only=args.get("only", ""))
+                          args["skip_bad"], only=only)
         if tiles:
             parts = tuple(data.Tiles(part, tiles) for part in parts)
         if problem := parts[0].unlike(args):
@@ -147,7 +150,8 @@ class View:
         """Raises Lacks unless the model has all of these methods."""
         for ability in abilities:
             if not hasattr(self.model, ability):
-                remedy = "train stage 2 on it" if self.args.get("stage") == "1" else "take another run"
+                stage_2 = self.args.get("stage") == "1" and ability != "mean_w"
+                remedy = "train stage 2 on it" if stage_2 else "take another run"
                 raise Lacks(f"{self.run} ({self.args['label']}) has no {ability!r}, which this needs; {remedy}")
 
     def made(self, w):
@@ -181,8 +185,8 @@ class View:
 
 
 # --------------------------------------------------------------------------------------- 2 Counting
-# Measures keep float64 sums, not images: memory does not grow with their number, and any number of
-# processes gives the same.
+# Measures (except swd and classifiers) keep float64 sums, not images: memory does not grow with their
+# number.  Any number of processes gives the same.
 
 def double(t):
     """A tensor in float64, on its device if that has float64."""
@@ -229,7 +233,7 @@ def seconds_of(view, n, size, make):
     return (clock(view) - began) * n / size / world, made
 
 
-def seconds_of_steps(view, run, steps, times=1):
+def seconds_of_steps(view, run, steps, times):
     """How long run(steps) takes, so many times, by its first steps."""
     def time_of(steps):
         began = clock(view)
@@ -612,8 +616,8 @@ def extractor_of(view, args):
     if args.features not in ("auto", "inception", "vgg16", name := classifier_name(view)):
         raise Error(f"{view.run}: there are no features {args.features!r}; --features can be inception, vgg16, or "
                     f"{name}, which are learnt from its own data")
-    if args.features == "vgg16" and (side := min(view.shape[1:])) < 16:
-        raise Lacks(f"{view.run}: VGG-16 halves images four times; these, of {side} px, are too small")
+    if args.features == "vgg16":
+        check_halvings(view, "VGG-16", crop=False)
     with common.rank_zero_first():
         if args.features == "inception":
             net = common.frozen("inception", args.inception, args.cache, Inception)
@@ -829,18 +833,18 @@ def measure_frechet(view, args, wanted=("samples", "resamples", "reconstructions
     images = view.part(part)
     taken = min(most or len(images), len(images))
     few = min(taken, min(n.values()))
-    if few < extractor.d:
+    if few <= extractor.d:
         notes.append(f"warning: {few:,} images are too few for {extractor.d:,} features, whose covariance they do not "
                      f"fill; the kernel distance stands few images better")
-    if few < SUBSET:
-        notes.append(f"warning: {few:,} images are fewer than a subset of the kernel distance ({SUBSET:,}); subsets of "
-                     f"{few:,} share images, and its deviation comes out too small")
+    if few <= SUBSET:
+        notes.append(f"warning: {few:,} images are no more than a subset of the kernel distance ({SUBSET:,}); subsets "
+                     f"of {few:,} share images, and its deviation comes out too small")
     grey = "" if isinstance(extractor, Classifier) else view.grey
     return Result(dict(m, n=n), (
         f"features of {m['extractor']}, images {extractor.resize}{grey}; {of_each(n)} against {taken:,} "
         f"{f'of {len(images):,} ' if taken < len(images) else ''}{PARTS[part]} images ({images.fingerprint()}), "
         f"{'half of them' if flip else 'not'} flipped; kernel distance "
-        f"over 100 subsets of {min(few, SUBSET):,}, from up to {KEPT:,} of each; {noise_of(n)}"),
+        f"over 100 subsets of up to {SUBSET:,}, from up to {KEPT:,} of each; {noise_of(n)}"),
         extractor.title, notes)
 
 
@@ -1168,7 +1172,7 @@ def sliced_wasserstein(a, b, rng):
     return 1000 * total / (4 * 128 * len(a))
 
 
-def measure_swd(view, args):
+def measure_swd(view, args, wanted=("samples", "reconstructions")):
     """SWD of reconstructions to their test images, and of samples to training images, or of both to
     --reference.  At most 16,384 images, a level's patches in memory at a time.   (LIA, table 1)"""
     sizes = swd_levels(view.shape)
@@ -1178,7 +1182,7 @@ def measure_swd(view, args):
     m = {"n": {}}
     against = []
     originals = dict(samples="train", reconstructions="test")
-    for kind in available(view, originals):
+    for kind in available(view, wanted):
         n, make = pictures(view, kind, args)
         n = min(n, 16_384)
         part = args.reference or originals[kind]
@@ -1293,7 +1297,7 @@ CELEBA_20 = ("Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Big_Lips", "Bi
              "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Lipstick", "Young")
 
 
-OF_A_TRIAL = {"given", "source", "schedule_kimg", "seed", "out", "resume", "device", "workers", "snapshot_kimg",
+OF_A_TRIAL = {"given", "source", "seed", "out", "resume", "device", "workers", "snapshot_kimg",
               "keep_kimg", "data_root", "versions", "image_means"}      # in these, trials of one setting may differ
 
 
@@ -1374,8 +1378,9 @@ def next_to_paper(name, columns, runs, args, measure):
 
 def frechet_of(view, args, wanted, most=0, flip=False):
     """-> the Frechet distances of kinds of pictures; the distance's name; what they depend on."""
-    m, protocol, title, _ = measure_frechet(view, args, wanted, most, flip)
-    return [m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted], title, f"{title}; {protocol}"
+    m, protocol, title, notes = measure_frechet(view, args, wanted, most, flip)
+    return [m.get(f"fid_{kind}", m.get(f"frechet_{kind}")) for kind in wanted], title, "; ".join(
+        [title, protocol] + notes)
 
 
 def named(column, title):
@@ -1464,8 +1469,9 @@ class Descent:
         self.steps = args.steps or (100 if domain else 1000)
         loss = changed(args, loss="vgg9" if domain and args.vgg else "pixel", method="in-domain")
         distance = distance_for(view, loss)
-        self.how = (f"{self.steps} steps of Adam, lr {LR:g}, in w, from {'E(x)' if domain else 'the mean w'}, loss "
-                    f"pixel{' and conv4_3' if loss.loss == 'vgg9' else ''}")
+        start = "E(x)" if domain else "a draw of the prior" if on_sphere(view, args.seed) else "the mean w"
+        self.how = (f"{self.steps} steps of Adam, lr {LR:g}, in w, from {start}, loss pixel"
+                    f"{' and conv4_3' if loss.loss == 'vgg9' else ''}{' and codes' if domain else ''}")
         self.descend = lambda x, steps: optimise(view, x, "w", distance, steps, LR, domain=domain, seed=args.seed,
                                                  begin=len(self.found))[1]
 
@@ -1508,7 +1514,7 @@ def table_lia_1(runs, args):
     --optimise N: also a row of MSE optimisation on each run's generator, of the first N."""
     def row(label, view, args):
         (distance,), title, how = frechet_of(view, args, ["reconstructions"])
-        swd = measure_swd(view, args)
+        swd = measure_swd(view, args, ["reconstructions"])
         e = errors(view, test_indices(view, args))
         wrong = e["mse_wrong_pair"] and 1000 * e["mse_wrong_pair"]
         return label, {"SWD x1000": swd.numbers["swd_reconstructions"], "MSE x1000": 1000 * e["mse"],
@@ -1533,10 +1539,11 @@ def table_lia_1(runs, args):
 
 
 def table_lia_2(runs, args):
-    """LIA's table 2: Frechet distances of samples; the paper's are FIDs of 50,000 (-n)."""
+    """LIA's table 2: Frechet distances of samples; the paper's are FIDs of 50,000 (-n) to as many real
+    images (--reference-n)."""
     def measure(view):
         view.need(PRIOR)
-        (distance,), title, how = frechet_of(view, args, ["samples"])
+        (distance,), title, how = frechet_of(view, args, ["samples"], args.reference_n)
         return [(view.args["label"], {named(view.train.name, title): distance}, how)]
     sets = ("ffhq", "lsun-cat", "lsun-car", "lsun-bedroom")
     print("FID of samples on each set; what is no FID, or of another set, has a column of its own")
@@ -1551,7 +1558,7 @@ def table_invgan_1(runs, args):
     most = args.n or 50_000
 
     def row(label, view, args, counts, names):
-        x = view.images(torch.arange(min(common.few(view.shape), counts[-1], len(view.test))))
+        x = view.images(torch.arange(min(view.batch, common.few(view.shape), counts[-1], len(view.test))))
         seconds = seconds_an_image(view, x)
         cells, how, e = distances_and_errors(view, args, counts, names)
         cells.update({"MAE": e["mae"], "s an image": seconds, "MAE, 28x28": e.get("mae_28")})
@@ -1683,7 +1690,6 @@ def table_invgan_2(runs, args):
         raise Error(f"table invgan-2 takes first a run of whole images, then one of --patches, not {' '.join(runs)}")
     view.need(("encode", "generate"))
     check_classifier(view, args)
-    torch.backends.cudnn.allow_tf32 = True
     some = CELEBA_20 if view.train.source == "celeba" else ()
     names, y, y_test = attributes(view, args.only or some)
     made = dict(originals=lambda x: x, tiles=lambda x: through_tiles(tiler, x),
@@ -2087,7 +2093,7 @@ def draw_interpolation(views, x, args):
     for view, name in zip(views, names_of(views), strict=True):
         w = view.encoded(x)
         ways = [("w", view, line(w[0::2], w[1::2], steps))]
-        if hasattr(view.model, "unmap"):
+        if view.can(["unmap"]):
             z = [view.model.unmap(pair).split(1) for pair in w.split(2)]
             ways.insert(0, ("z", view, [view.model.map(line(*pair, steps)[0]) for pair in z]))
         print(f"{view.name}: rows of each pair: " + ", ".join(f"in {space}" for space, _, _ in ways))
@@ -2097,9 +2103,8 @@ def draw_interpolation(views, x, args):
 
 def joined_samples(view, w, many):
     """Pairs of indices of samples w: of one digit each, or any if there are no classes."""
-    if view.missing:
-        print(f"{view.name}: any two samples are joined, because there are no labels ({view.missing})")
-    if view.missing or view.train.labels is None or view.train.labels.ndim > 1:
+    if view.missing or not view.has_classes:
+        print(f"{view.name}: any two samples are joined, because there are no classes ({view.missing or 'unlabelled'})")
         return torch.arange(2 * many).view(-1, 2).tolist()
     few = torch.arange(0, len(view.train), math.ceil(len(view.train) / 5000))
     known = torch.cat([view.model.features(view.images(i, "train"))[1] for i in few.split(view.batch)])
@@ -2120,13 +2125,14 @@ def draw_traversal(view, _, args):
     w = view.model.map(z)
     joined = joined_samples(view, w, many)
     if not joined:
-        raise Error(f"figure traversal joins samples of one class, and no two of {len(z)} show one; pass more by -n")
+        raise Error(f"figure traversal joins samples of one class, and no two of {len(z)} show one; pass -n "
+                    f"{len(z) // 2 + 1} or more")
     a, b = map(list, zip(*joined))
     if torch.equal(w, z):
         print(f"{view.name}: w is z here ({view.args['label']} has no mapping), so both rows of a pair are one")
     along_z = view.model.map(line(z[a], z[b], steps).flatten(0, 1)).unflatten(0, (len(a), steps))
     along_w = line(w[a], w[b], steps)
-    picture = [view.model.generate(path, noise="fixed") for pair in zip(along_z, along_w) for path in pair]
+    picture = [view.made(path) for pair in zip(along_z, along_w) for path in pair]
     for name, paths in (("Z", picture[0::2]), ("W", picture[1::2])):
         jumps = torch.stack([per_image((p[1:] - p[:-1]).square()).sqrt() for p in paths])
         print(f"{view.name}: along {name} the largest step between neighbours is {jumps.amax(1).mean():.3f}, "
@@ -2190,7 +2196,10 @@ def read_normal(path, view):
     except Exception as e:                      # np.load lets through whatever the damage leads to
         raise Error(f"{path} is no array of numbers ({type(e).__name__}); name a .npy, such as `eval.py boundary` "
                     f"makes") from None
-    if len(normal) != view.model.nw or not 0 < normal.norm() < math.inf:
+    if not 0 < normal.norm() < math.inf:
+        raise Error(f"{path} is no direction, because its length is {normal.norm():g}; make it again by eval.py "
+                    f"boundary")
+    if len(normal) != view.model.nw:
         raise Error(f"{path} holds {len(normal)} numbers, and {view.run} has codes of {view.model.nw}; take a boundary "
                     f"of this run")
     return (normal / normal.norm()).to(view.device)
@@ -2348,27 +2357,27 @@ def draw_frames(views, _, args):
         raise Error("figure frames takes one run, and --frames, a folder of images or a GIF")
     view = views[0]
     times = args.n or 4
+    own = not args.out                          # the run's own folder, which this command alone fills
     args.out = Path(args.out or view.run / "figures" / "frames.png").with_suffix(".png")
     folder = args.out.with_suffix("")
     film = args.out.with_suffix(".gif")
     if Path(args.frames).resolve() in (film.resolve(), folder.resolve()):
         raise Error(f"--out {args.out} would write over {args.frames}; name another")
+    older = list(folder.glob("[0-9][0-9][0-9][0-9].png"))
+    if older and not own:
+        raise Error(f"{folder} holds pictures already; name another --out, or delete it")
     x = of_any_size(views, args)
     if len(x) < 2:
         raise Error(f"{args.frames} has one frame, and interpolation needs two or more")
     codes = codes_of_tiles(view, x)
     y, many = (from_tiles(view, w, x[:1]) for w in (codes, between(codes, times)))
-    older = list(folder.glob("[0-9][0-9][0-9][0-9].png"))
-    if older and not film.exists():             # not of this command
-        raise Error(f"{folder} holds pictures that are not of {film}; name another --out")
     folder.mkdir(parents=True, exist_ok=True)
     for old in older:
         old.unlink()
     frames = [common.grid(frame[None], 1) for frame in many]
     write_pictures((folder / f"{i:04d}.png", frame) for i, frame in enumerate(frames))
-    common.write_atomic(film, film_of_pictures(frames, "gif", 80))
-    print(f"wrote {film}: {len(many)} frames, also in {folder}\nrows: {len(x)} frames, reconstructed, and with "
-          f"{times - 1} more between neighbours")
+    print(f"{write(film, film_of_pictures(frames, 'gif', 80))}: {len(many)} frames, also in {folder}\n"
+          f"rows: {len(x)} frames, reconstructed, and with {times - 1} more between neighbours")
     tell_errors(views, x, [y])
     return [Panel([t[:16]], title=title) for t, title in ((x, "frames"), (y, "reconstructions"),
                                                           (many, f"{times} times as many"))]
@@ -2552,7 +2561,7 @@ ITEMS = [
          (BY_BOTH,), paper="MNIST, CelebA and FFHQ at 128 px", needs="features", flags="--optimise 100"),
     Item("table invgan-2", "average precision of classifiers that see reconstructions",
          (Want("InvGAN", lambda view: INVGAN.fits(view) and not view.args.get("patches")), TILES),
-         paper="CelebA at 128 px, ImageNet", needs="labels"),
+         paper="CelebA at 128 px, ImageNet", needs="attributes"),
     Item("table invgan-3", "FID of ReStyle's reconstructions by iteration; quoted but for ours",
          (Want("ReStyle (invgan.py --restyle RUN)", lambda view: "generator" in view.args, True),),
          paper="FFHQ", needs="features"),
@@ -2584,6 +2593,7 @@ ITEMS = [
 ]
 ALIASES = {item.title.removeprefix("figure "): item.draws for item in ITEMS if item.draws}
 NEEDS = {"images": "images of the runs' set", "labels": "class labels of the set",
+         "attributes": "classes or attributes of the set",
          "features": "Inception's weights, or class labels for a classifier (--features auto)",
          "levels": "images of 16 px or more",
          "paths": "LPIPS's weights, or class labels for a classifier (--features auto)"}
@@ -2594,8 +2604,6 @@ def spelled(command, views, args):
     """A command with these runs in place of RUN, and the flags by which `list` found their data."""
     kind, name, _ = command.split(maxsplit=2)
     taken = {action.dest for action in args.commands[kind]._actions if takes(action, name)}
-    if name == "alae-4":                        # it would ask for path lengths by LPIPS
-        taken.discard("inception")
     runs = " ".join(shlex.quote(str(view.run)) for view in views)
     command = re.sub(r"RUN(\.\.\.)?( RUN(\.\.\.)?)*", lambda _: runs, command)
     command = command.replace("BOUNDARIES", f"{shlex.quote(str(views[0].run))}/boundaries/*.npy")
@@ -2625,9 +2633,10 @@ def lacking(item, views, args):
                 lack.append(f"{view.run}: {view.train.name} has no class labels{weights}")
         if "levels" in item.needs and not swd_levels(view.shape):
             lack.append(f"{view.run}: images of 16 px or more")
-        if item.draws == "gradients":
+        check = read_gradients if item.draws == "gradients" else attributes if "attributes" in item.needs else None
+        if check:
             try:
-                read_gradients(view)
+                check(view)
             except Error as e:
                 lack.append(str(e))
         if "BOUNDARIES" in item.flags and not any((view.run / "boundaries").glob("*.npy")):
@@ -2736,6 +2745,12 @@ def distance_for(view, args):
     return distance
 
 
+def on_sphere(view, seed):
+    """Whether the prior's codes have one length."""
+    norms = view.codes(CLIP_DRAWS, seed).norm(dim=1)
+    return bool(norms.std() < 1e-3 * norms.mean())
+
+
 def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False, seed=0, keep=(), begin=0):
     """Codes whose images are like x (N, C, H, W), each alone, by gradient descent over z, w or w+,
     from a draw in z, else from the mean w.  In z, what leaves the prior's range is drawn again
@@ -2749,7 +2764,7 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
     draws = view.codes(CLIP_DRAWS, seed)
     norms = draws.norm(dim=1)
     limit = draws.abs().max()
-    sphere = bool(norms.std() < 1e-3 * norms.mean())
+    sphere = on_sphere(view, seed)
     if domain:
         view.need(("encode", "unmap") if space == "z" else ("encode",))
         v = model.encode(x)
@@ -2793,8 +2808,8 @@ def write(path, content):
 
 
 def write_array(path, t):
-    """Writes a tensor as .npy."""
-    write(path, common.bytes_of(np.save, t.cpu().numpy()))
+    """Writes a tensor as .npy.  -> what is told of it"""
+    return write(path, common.bytes_of(np.save, t.cpu().numpy()))
 
 
 def invert(args):
@@ -2812,11 +2827,17 @@ def invert(args):
     lr = args.lr or (LR if args.optimizer == "adam" else 1.0)
     if args.method != "optimise":
         view.need(["encode"])
+    if args.method != "encoder":
+        view.need(PRIOR)
+    if domain and "z" in args.space:
+        view.need(["unmap"])
+    if args.vgg and args.loss == "pixel":
+        raise Error("--vgg is for --loss vgg9; add that, or leave it out")
     if "w+" in args.space and view.model.num_layers == 1:
         raise Error(f"{view.run} ({view.args['backbone']}) has one w for all layers; w+ is for stylegan")
     x = first(16)([view], args)
     floor = None if view.missing else (x - training_mean(view)).square().mean().item()
-    todo = (["encoder"] if hasattr(view.model, "encode") else []) + (args.space if args.method != "encoder" else [])
+    todo = (["encoder"] if view.can(["encode"]) else []) + (args.space if args.method != "encoder" else [])
     distance = distance_for(view, args) if todo != ["encoder"] else None
     keep = steps_shown(steps) if args.save_path else ()
 
@@ -2846,11 +2867,12 @@ def invert(args):
         print(f"  {name:16} MSE {mse:.4f}   wrong pairs {cell(wrong, '.4f')}   mean image {cell(floor, '.4f')}   "
               f"{plain(seconds, 4)} s an image", flush=True)
         picture.append(y)
-        write_array(stem.with_name(f"{stem.stem}-{space}.npy"), torch.cat(v))
+        print(f"  {write_array(stem.with_name(f'{stem.stem}-{space}.npy'), torch.cat(v))}")
         if path[0]:
             on_the_way = [torch.cat(images) for images in zip(*path, strict=True)]
             write_picture(rows(torch.stack([x] + on_the_way, 1)), stem.with_name(f"{stem.stem}-path-{space}.png"))
-    how = f"{steps} steps of {args.optimizer}, lr {lr:g}, loss {args.loss}; " if args.method != "encoder" else ""
+    loss = f"{'pixel and conv4_3' if args.loss == 'vgg9' else 'pixel'}, and codes" if domain else args.loss
+    how = f"{steps} steps of {args.optimizer}, lr {lr:g}, loss {loss}; " if args.method != "encoder" else ""
     print(f"{len(x)} images, {min(len(x), view.batch)} at once; {how}fixed noise; {depends_on(view, args)}, "
           f"{torch.get_num_threads()} threads")
     write_picture(rows(blocks(picture).rows), stem)
@@ -2867,10 +2889,9 @@ def depends_on(view, args):
 
 
 def write_normal(view, args, name, normal):
-    """NAME.npy, (1, nw), of a boundary's normal (nw,).  -> its path"""
-    path = Path(args.out or view.run / "boundaries") / f"{name}.npy"
-    write_array(path, (normal / normal.norm())[None])
-    return path
+    """NAME.npy, (1, nw), of a boundary's normal (nw,).  -> what is told of it"""
+    name = re.sub(r"[^\w. ()+-]", "_", name)           # a label's may be a path
+    return write_array(Path(args.out or view.run / "boundaries") / f"{name}.npy", (normal / normal.norm())[None])
 
 
 def boundary(args):
@@ -2896,9 +2917,11 @@ def boundary(args):
         rates = [100 * right[truth == side].float().mean().item() for side in (False, True)]
         share = 100 * max(truth.float().mean().item(), 1 - truth.float().mean().item())
         out[name] = dict(accuracy=100 * right.float().mean().item(), balanced=sum(rates) / 2, majority=share)
-        path = write_normal(view, args, name, normal[:-1])
+        wrote = write_normal(view, args, name, normal[:-1])
         print(f"  {name:24} accuracy {out[name]['accuracy']:.1f} %, mean of both sides "
-              f"{sum(rates) / 2:.1f} %   (always the more frequent side: {share:.1f} %)   wrote {path}", flush=True)
+              f"{sum(rates) / 2:.1f} %   (always the more frequent side: {share:.1f} %)   {wrote}", flush=True)
+    if not out:
+        raise Error(f"{view.train.name} has no label that tells its images apart; take another set, or more of -n")
     print(f"linear SVM, C = 0.02, on {len(chosen):,} training codes, scored on {len(y_test):,} test images; "
           f"{view.protocol}; evaluation code {common.code_version()}")
     return out
@@ -2914,9 +2937,9 @@ def boundary_between(view, args):
     normal = linear_svm(torch.cat([a, b]), target, 2)[:-1, 1]
     name = f"{Path(args.codes[0]).stem}-{Path(args.codes[1]).stem}"
     accuracy = told_apart(a, b)
-    path = write_normal(view, args, name, normal)
+    wrote = write_normal(view, args, name, normal)
     print(f"  {name:24} a logistic regression tells them apart in {accuracy:.1f} % (5 folds of {len(target):,})   "
-          f"wrote {path}")
+          f"{wrote}")
     return {name: dict(accuracy=accuracy, n=len(target))}
 
 
@@ -2990,7 +3013,7 @@ def read_codes(path, view, space="w", force=False):
         file = {space: next(iter(file.values()))}
     if space not in file:
         raise Error(f"{path} has no array {space!r}, only {', '.join(file)}; add it"
-                    + (", or pass --space z" if "z" in file else ""))
+                    + ("; decode and interpolate take its z by --space z" if "z" in file else ""))
     if not isinstance(about, dict):
         raise Error(f"{path}: its array run is not as `eval.py encode` writes it; take it out")
     codes = file[space]
@@ -3052,8 +3075,11 @@ def wait_for_all():
         dist.barrier()
 
 
-def make_folder(folder, names):
-    """Makes a folder for PNGs of these names.  -> how many are there already, in words"""
+def make_folder(flag, folder, names, images):
+    """Makes the folder of a flag for PNGs of these names.  -> how many are there already, in words.
+    Raises Error if one would be written over one of the images (paths)."""
+    if {(folder / f"{name}.png").resolve() for name in names} & {Path(image).resolve() for image in images}:
+        raise Error(f"{flag} {folder} would write over the images themselves; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     older = len({entry.name for entry in os.scandir(folder)} & {f"{name}.png" for name in names})
     wait_for_all()                              # all have looked before one writes
@@ -3119,7 +3145,8 @@ def samples(args):
     if zipped and leads():
         pack(out, folder, {f"{f'{seed:08d}'[:5]}/img{seed:08d}.png": folder / name(seed) for seed in seeds})
     truncation = "" if args.truncation == 1 else f", truncation {args.truncation:g}"
-    print(f"wrote {len(left):,} pictures into {out} ({args.noise} noise{truncation}; {view.protocol})")
+    n = len(seeds if zipped else left)
+    print(f"wrote {n:,} pictures into {out} ({args.noise} noise{truncation}; {view.protocol})")
 
 
 def prepare_folder(folder, about):
@@ -3129,6 +3156,8 @@ def prepare_folder(folder, about):
     try:
         old = json.loads(note.read_text()) if note.exists() else {}
     except ValueError:
+        old = None
+    if not isinstance(old, dict):
         old = {"samples.json": "damaged"}
     if old != about and (old or any(re.fullmatch(r"seed\d+\.png", name) for name in there)):
         differs = ", ".join(f"{k} {v}" for k, v in old.items() if about.get(k) != v) or "unknown"
@@ -3148,7 +3177,10 @@ def pack(out, folder, files):
             z.writestr(zipfile.ZipInfo(name), path.read_bytes())
         z.writestr(zipfile.ZipInfo("dataset.json"), json.dumps(dict(labels=None)))
     os.replace(part, out)
-    shutil.rmtree(folder)
+    for path in [*folder.glob("seed*.png"), folder / "samples.json"]:
+        path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()                          # unless it holds files of the user's
 
 
 def encode(args):
@@ -3171,10 +3203,7 @@ def encode(args):
     good = torch.zeros(n, dtype=torch.int64)
     grey = torch.zeros(n)
     stems = file_names(photos.names)
-    if folder and {folder.resolve() / f"{stem}.png" for stem in stems}.intersection(
-            Path(name).resolve() for name in photos.names):
-        raise Error(f"--reconstruct {folder} would write over the images themselves; name another folder")
-    over = make_folder(folder, stems) if folder else ""
+    over = make_folder("--reconstruct", folder, stems, photos.names) if folder else ""
 
     def pictures():
         for begin, end in progress("images", n, view.batch):
@@ -3207,7 +3236,7 @@ def encode(args):
         raise Error("none of the images can be read; name others")
     names = [name for name, ok in zip(photos.names, kept.tolist(), strict=True) if ok]
     arrays = dict(w=w.numpy(), names=np.array(names), run=np.array(json.dumps(identity(view))))
-    if hasattr(view.model, "unmap"):
+    if view.can(["unmap"]):
         arrays["z"] = torch.cat([view.model.unmap(b.to(view.device)).cpu() for b in w.split(view.batch)]).numpy()
     if leads():
         print(f"{write(out, common.bytes_of(np.savez, **arrays))}: "
@@ -3257,7 +3286,7 @@ def tell_photos(folder, names, told, view, over):
     table = [("name",) + ERRORS]
     for name, row in zip(names, told.tolist(), strict=True):
         table.append([name] + ["" if math.isnan(v) else f"{v:.6g}" for v in row])
-    common.write_atomic(folder / "errors.csv", csv_of(table).encode())
+    common.write_atomic(folder / "errors.csv", csv_of(table).encode(errors="surrogateescape"))
     mse, mae, mean_image, wrong = [None if math.isnan(v) else v for v in told.nanmean(0).tolist()]
     print(f"wrote {len(names):,} pictures{over} and errors.csv into {folder}: original, reconstruction")
     print(f"MSE {mse:.4f}  MAE {mae:.4f}  floors MSE {cell(mean_image, '.4f')} of the training-mean image, "
@@ -3276,7 +3305,7 @@ def decode(args):
     codes, names = read_codes(args.codes, view, args.space, args.force)
     stems = file_names(names) if names else [f"code{i:04d}" for i in range(len(codes))]
     folder = Path(args.out)
-    over = make_folder(folder, stems)
+    over = make_folder("--out", folder, stems, names or ())
     made = drawn(view, codes, args.space, "codes")
     write_pictures((folder / f"{stems[i]}.png", picture) for i, picture in made)
     wait_for_all()
@@ -3367,9 +3396,10 @@ def metrics(args):
         name for name, measure in MEASURES.items() if not measure.alone]
     perceptual = ["lpips", "ppl"]
     distances = ["frechet", "precision"]
-    for flag, names in dict(inception=distances, vgg=perceptual + (distances if args.features == "vgg16" else []),
-                            lpips=perceptual, face_crop=["ppl"]).items():
-        if getattr(args, flag) and not set(names) & set(chosen):
+    for flag, names in dict(inception=distances, features=distances, reference=distances + ["swd"],
+                            vgg=perceptual + (distances if args.features == "vgg16" else []), lpips=perceptual,
+                            face_crop=["ppl"]).items():
+        if getattr(args, flag) != args.parser.get_default(flag) and not set(names) & set(chosen):
             raise Error(f"{common.flag(flag)} is for {' and '.join(names)}; ask for that by --only "
                         f"{' '.join(names)}")
     out = {}
@@ -3453,10 +3483,10 @@ def figure(args):
     """Draw one of the papers' figures, of one run or of several together."""
     args.name = ALIASES.get(args.name, args.name)
     row = FIGURES[args.name]
+    check_owners(args)
     if args.images and (row.images is None or args.generated):
         raise Error(f"figure {args.name} shows no real images{' with --generated' if args.generated else ''}; leave "
                     f"--images out{' and name the --frames' if args.name == 'frames' else ''}")
-    check_owners(args)
     check_truncation(args)
     check_out(args, (".png", ".gif") if args.name == "frames" else (".png",))
     views = [View(run, args) for run in args.runs]
@@ -3466,7 +3496,7 @@ def figure(args):
     folder = views[0].run / "figures" if len(views) == 1 else views[0].run.parent
     write_picture(picture, args.out or folder / f"{args.name}.png")
     if len(views) > 1:
-        print("runs from the top: " + ", ".join(v.title for v in views))
+        print("runs in order: " + ", ".join(v.title for v in views))
 
 
 def picture_of_figure(args, views):
@@ -3474,7 +3504,7 @@ def picture_of_figure(args, views):
     row = FIGURES[args.name]
     for view in views:
         by_optimisation = args.steps and not view.can(["encode"])
-        view.need(PRIOR if args.generated or by_optimisation else row.needs)
+        view.need(PRIOR if args.generated or by_optimisation else () if args.codes else row.needs)
     side = args.n**2 if args.name == "morph" else args.n
     if (pixels := side * math.prod(views[0].shape[1:])) > 2**28:
         raise Error(f"-n {args.n} would be a picture of {pixels:.2g} pixels; pass a smaller -n")
@@ -3611,9 +3641,10 @@ def compare_table(args):
     if args.out and not args.format and Path(args.out).suffix not in (".csv", ".md", ".txt"):
         raise Error(f"--out {args.out} does not say of which kind the table is to be; end it in .csv, .md or .txt")
     have = list(dict.fromkeys(measure for _, measure, _, _ in COLUMNS if measure))
-    names = [name for names in args.only for name in names] or have
-    if strangers := set(names).difference(have):
+    asked = {name for names in args.only for name in names}
+    if strangers := asked.difference(have):
         raise Error(f"the table has no column of {min(strangers)}; --only can be {', '.join(have)}")
+    names = [name for name in have if name in asked] or have
     for run in args.runs:
         common.read_args(run)                           # a wrong one shows at once
     short = [Path(run).resolve().name for run in args.runs]
@@ -3634,9 +3665,7 @@ def compare_table(args):
     if not args.out:
         print(text, end="")
     elif leads():
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        common.write_atomic(Path(args.out), text.encode())
-        print(f"wrote {args.out}")
+        print(write(Path(args.out), text.encode()))
     return {row.name: dict(label=row.label, facts=row.facts, protocol=row.runs, how=row.how, numbers={
         f"{measure or 'run'} {key}": dict(zip(("mean", "deviation"), mean_of(values)), values=values)
         for (measure, key), values in row.numbers.items() if values}) for row in table}
@@ -3655,7 +3684,8 @@ def notes_of(table, args):
             notes.append(f"rows differ in {what}, so compare those of one alone: "
                          + "; ".join(f"{value}: {', '.join(rows)}" for value, rows in groups.items()))
     if any(len(row.runs) > 1 for row in table):
-        notes.append("mean ± standard deviation over the runs of a setting, which differ in seed")
+        notes.append("mean ± standard deviation over the runs of a setting, which may differ in seed, device and code, "
+                     "and LIA's decoders in length, batch and rate")
     hows = {}
     for row in table:
         for name, how in row.how.items():
@@ -4323,7 +4353,7 @@ def checked_png(path):
 
 def film_of(run, kind):
     """-> <figure> of a folder's pictures, such as samples, of which the slider shows one, or ""."""
-    paths = sorted((p for p in (run / kind).glob("*.png") if p.stem.isdigit()), key=lambda path: int(path.stem))
+    paths = sorted((p for p in (run / kind).glob("*.png") if p.stem.isdecimal()), key=lambda path: int(path.stem))
     if not paths:
         return ""
     size = sum(path.stat().st_size for path in paths)
@@ -4344,13 +4374,16 @@ def figures_of(view, args):
     made = []
     rest = []
     for name, row in FIGURES.items():
-        own = parse_args(["figure", name, str(view.run)])
-        for flag in ("device", "seed", "weights", "kimg", "data", "data_root"):
-            setattr(own, flag, getattr(args, flag))
-        if name == "manipulate":
-            own.boundary = sorted((view.run / "boundaries").glob("*.npy"))[:5]
+        command = ["figure", name, str(view.run)]
+        if name == "manipulate" and (normals := sorted((view.run / "boundaries").glob("*.npy"))[:5]):
+            command += ["--boundary", *map(str, normals)]
         if name in ("reconstructions", "variants", "inpaint", "merge"):
-            own.columns = 8                             # for a phone
+            command += ["--columns", "8"]               # for a phone
+        for flag in ("seed", "weights", "kimg", "data", "data_root"):
+            if (value := getattr(args, flag)) != args.parser.get_default(flag):
+                command += [common.flag(flag), str(value)]
+        own = parse_args(command)
+        own.device = args.device
         said = io.StringIO()
         try:
             if name in ASIDE and not (name in ("tiles", "deblur") and view.args.get("patches")):
@@ -4362,7 +4395,7 @@ def figures_of(view, args):
             continue
         papers = ", ".join(number for number, other in ALIASES.items() if other == name)
         smaller = math.ceil(image.width / WIDEST)
-        words = [f"eval.py figure {name} {view.run}", f"shown at 1/{smaller} of its size" if smaller > 1 else "",
+        words = [f"eval.py {shlex.join(command)}", f"shown at 1/{smaller} of its size" if smaller > 1 else "",
                  row.legend] + said.getvalue().splitlines()
         made.append(figure_of(f"{name} ({papers})" if papers else name,
                               common.bytes_of(image.reduce(smaller).save, "png"), ". ".join(filter(None, words))))
@@ -4453,8 +4486,7 @@ def report(args):
 
 
 def write_page(path, page):
-    common.write_atomic(path, page.encode())
-    print(f"wrote {path} ({len(page) / 2**20:.1f} MB)", flush=True)
+    print(f"{write(path, page.encode())} ({len(page) / 2**20:.1f} MB)", flush=True)
 
 
 TABLE_STYLE = """<style>
@@ -4627,7 +4659,7 @@ def parse_args(argv=None):
     add("metrics table compare invert boundary report", "-n", **number, unless="alae-2", help="number of images")
     add("figure", "-n", **number, help="number of images (morph: along a side; "
         "traversal, interpolation, styles, merge: pairs; frames: times as many)")
-    add("metrics table compare list", "--inception", **file, unless="alae-2 invgan-2",
+    add("metrics table compare list", "--inception", **file, unless="alae-2 alae-4 invgan-2",
         help="weights of the FID's network, pt_inception-2015-12-05-6726825d.pth (default: fetched)")
     add("metrics table compare", "--features", default="auto", metavar="NAME", unless="alae-2 invgan-2",
         help="features for distances: inception, vgg16, or a classifier's of the set's labels "
@@ -4657,8 +4689,8 @@ def parse_args(argv=None):
         help="rows of optimisation of the first N test images (default: none)")
     add("table", "--sources", default="test", choices=["test", "train"], only="alae-3",
         help="part whose images are reconstructed (default: test, as the paper; released code: train)")
-    add("table", "--reference-n", **number, metavar="N", only="alae-3 alae-5",
-        help="number of training images that distances are to (default: all; released code: 50000)")
+    add("table", "--reference-n", **number, metavar="N", only="alae-3 alae-5 lia-2",
+        help="number of training images that distances are to (default: all; ALAE's code and LIA's paper: 50000)")
     add("table", "--flip", action="store_true", only="alae-3 alae-5",
         help="half of the images that distances are to are flipped, as in the released code")
     add("invert table", "--steps", **number, only="lia-1 invgan-1",
@@ -4762,4 +4794,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    common.command(main)
+    common.command(main, "pass fewer images by -n, a smaller --batch if the command has one, or another --device")

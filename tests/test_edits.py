@@ -179,17 +179,17 @@ def test_figures_of_tiles(dummy, script, tmp_path):
     assert "would write over" in script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "--out",
                                         "film.gif", code=2).stderr
     for n in (9, 5):                                                            # nothing of the first is left
-        out = script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "-n", n, "--out",
-                     "o/film.gif").stdout
+        out = script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "-n", n).stdout
     assert "floors MSE 0.0000 of each image's mean colour" in out               # flat frames
-    assert Image.open(tmp_path / "o/film.png").size[0] > 56
-    assert Image.open(tmp_path / "o/film.gif").n_frames == len([*(tmp_path / "o/film").iterdir()]) == 11
-    middle = np.array(Image.open(tmp_path / "o/film/0005.png"))[2:-2, 2:-2]
-    (tmp_path / "o/mine").mkdir()
+    made = run / "figures"
+    assert Image.open(made / "frames.png").size[0] > 56
+    assert Image.open(made / "frames.gif").n_frames == len([*(made / "frames").iterdir()]) == 11
+    middle = np.array(Image.open(made / "frames/0005.png"))[2:-2, 2:-2]
+    (tmp_path / "o/mine").mkdir(parents=True)
     (tmp_path / "o/mine/0000.png").write_bytes(b"a picture of the user's")
     err = script("eval.py", "figure", "frames", run, "--frames", tmp_path / "film.gif", "--out", "o/mine.gif",
                  code=2).stderr
-    assert "o/mine holds pictures that are not of o/mine.gif" in err
+    assert "o/mine holds pictures already; name another --out" in err
     assert (tmp_path / "o/mine/0000.png").read_bytes() == b"a picture of the user's"
     np.testing.assert_allclose(middle, (40 - 127.5) * 0.5 + 127.5, atol=1)
 

@@ -269,7 +269,7 @@ def test_arrays_that_are_no_codes(run, tmp_path, array, words):
 def test_a_lone_array_is_taken_by_its_name(run, tmp_path):
     """z is not read as w; an array of another name is, such as numpy's arr_0."""
     np.savez(tmp_path / "codes.npz", z=np.zeros((2, 8), np.float32))
-    with pytest.raises(common.Error, match="has no array 'w', only z; add it, or pass --space z"):
+    with pytest.raises(common.Error, match="has no array 'w', only z; add it; decode and interp"):
         evaluate("decode", run, tmp_path / "codes.npz", "--out", tmp_path / "made")
     for lone in (dict(arr_0=np.zeros((2, 8))), dict(mine=np.zeros((3, 8)))):
         np.savez(tmp_path / "codes.npz", **lone)
