@@ -77,7 +77,6 @@ class View:
 
     def __init__(self, run, options, weights="ema"):
         self.run = Path(run)
-        self.name = Path(os.path.abspath(run)).name
         self.args = common.read_args(run)
         self.options = options
         self.device = options.device
@@ -92,6 +91,11 @@ class View:
         self.title = f"{self.args['label']}, {self.args['backbone']}, {self.run}"
         if options.data or options.data_root:
             self.part("train")                          # a wrong one shows at once
+
+    @property
+    def name(self):
+        """The folder's own name, whatever link leads to it."""
+        return self.run.resolve().name
 
     @functools.cached_property
     def parts(self):
@@ -1882,7 +1886,7 @@ def picture_of_panels(panels, labels):
 def names_of(views, labels=()):
     """Their labels, by default the methods, and the folder if several have one label."""
     labels = labels or [view.args["label"] for view in views]
-    return [f"{label}, {view.run.resolve().name}" if labels.count(label) > 1 else label
+    return [f"{label}, {view.name}" if labels.count(label) > 1 else label
             for label, view in zip(labels, views)]
 
 
@@ -1903,11 +1907,12 @@ def bilinear(corners, steps):
     return line(left, right, steps)
 
 
-def tell_errors(views, x, made):
-    """Prints how far each view's reconstructions of these images are, and two floors."""
-    for view, y in zip(views, made, strict=True):
+def tell_errors(views, x, made, names=()):
+    """Prints how far each view's reconstructions of these images are, and two floors.  names: of
+    ways to codes, in place of the views'."""
+    for view, y, name in zip(views, made, names or [view.title for view in views], strict=True):
         wrong = f", {(y.roll(1, 0) - x).square().mean():.4f} of wrong pairs" if len(x) > 1 else ""
-        print(f"{view.title}: MSE {(y - x).square().mean():.4f}  MAE {(y - x).abs().mean():.4f}  floors MSE "
+        print(f"{name}: MSE {(y - x).square().mean():.4f}  MAE {(y - x).abs().mean():.4f}  floors MSE "
               f"{(x - x.mean((2, 3), keepdim=True)).square().mean():.4f} of each image's mean colour{wrong} "
               f"({len(x)} images of {x.shape[3]}x{x.shape[2]}, fixed noise; {view.protocol})")
 
@@ -2073,8 +2078,7 @@ def draw_models(views, x, args):
     ways = ways_to_codes(views, x, args)
     made = [view.made(w).clamp(-1, 1) for _, view, w in ways]
     names = [name for name, _, _ in ways]
-    for name, y in zip(names, made, strict=True):
-        print(f"  {name}: MSE {(y - x).square().mean():.4f} of these {len(x)} images")
+    tell_errors([view for _, view, _ in ways], x, made, names)
     return Panel(list(torch.stack([x] + made, 1)), columns=["original"] + names)
 
 
@@ -2994,7 +2998,7 @@ def identity(view):
     sha = hashlib.sha256()
     for tensor in view.model.state_dict().values():
         sha.update(np.ascontiguousarray(tensor.cpu()))
-    return dict(method=view.args["method"], run=view.run.resolve().name, kimg=view.model.seen / 1000,
+    return dict(method=view.args["method"], run=view.name, kimg=view.model.seen / 1000,
                 weights=view.weights, digest=sha.hexdigest()[:16])
 
 
@@ -3839,7 +3843,7 @@ class Played:
         """What the page is to show.  pictures: the run's PNGs, the only files that are served."""
         run, grown = self.view.run, self.view.growing
         pictures = [p.relative_to(run).as_posix() for p in run.rglob("*.png") if p.is_file() and not p.is_symlink()]
-        return dict(title=self.view.title, name=run.resolve().name, pictures=sorted(pictures),
+        return dict(title=self.view.title, name=self.view.name, pictures=sorted(pictures),
                     prior=hasattr(self.model, "prior"), mean_w=hasattr(self.model, "mean_w"),
                     directions=list(self.directions),
                     levels=[] if self.model.num_layers == 1 else [max(grown.size(i)) for i in range(grown.top + 1)])
@@ -4435,7 +4439,7 @@ def page_of(view, args, found):
     trained = f"{log['kimg'][-1]:g} kimg in {common.duration(log['seconds'][-1])}; " if log else ""
     versions = ", ".join(f"{name} {version}" for name, version in view.args["versions"].items())
     page = string.Template(REPORT).substitute(
-        title=html.escape(f"{view.args['label']}, {view.run.resolve().name}"),
+        title=html.escape(f"{view.args['label']}, {view.name}"),
         about=html.escape(f"{trained}{view.protocol}; {versions}"), origin=html.escape(origin),
         heads="".join(f"<div><dt>{html.escape(words)}<dd>{html.escape(value)}</div>" for words, value in heads.items()),
         protocol=html.escape(str(numbers[first]["protocol"] if first else
@@ -4469,7 +4473,7 @@ def report(args):
             if len(args.runs) > 1:              # else it is said at the end alone
                 print(f"{run}: left out: {e}", flush=True)
             continue
-        stem = re.sub(r"[^\w.-]", "_", view.run.resolve().name) or "run"
+        stem = re.sub(r"[^\w.-]", "_", view.name) or "run"
         name = next(n for n in [stem] + [f"{stem}-{i}" for i in range(2, len(args.runs) + 2)] if n not in names)
         names.append(name)
         pages.append((view.title, heads, f"{name}.html"))

@@ -156,7 +156,7 @@ def test_models_side_by_side(dummy, here, capsys):
     assert np.abs(picture[:, 3] - shown(x)).mean() < 2
     out = capsys.readouterr().out
     assert "MSE optimisation in w of 3 images, 300 steps of Adam, lr 0.05: about" in out
-    assert f"Dummy: MSE {(x / 2).square().mean():.4f} of these 3 images" in out
+    assert f"Dummy: MSE {(x / 2).square().mean():.4f}  MAE" in out
     views = [evaluation.View(path, options()) for path in (other, run)]
     encode = type(views[0].model).encode
     views[0].can = lambda abilities: "encode" not in abilities      # a stage 1
