@@ -1760,6 +1760,8 @@ class Run:
 
     def save(self, file="checkpoint.pt", names=None):
         """Write state, or what it has of these names, and how far the run is."""
+        if not names:
+            self.saved = self.seen              # in every process: any may be the one that says so
         if not self.writer:
             return
         args = {k: v for k, v in vars(self.args).items() if k != "resume"}
@@ -1769,8 +1771,6 @@ class Run:
                           steps=self.steps, last_snapshot=self.last_snapshot, state=state)
         with self._writing():
             save(self.folder / file, checkpoint)
-        if not names:
-            self.saved = self.seen
 
     def finish(self):
         """Last words.  After a signal: write the checkpoint, then leave as interrupted."""

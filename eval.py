@@ -1473,7 +1473,8 @@ class Descent:
         self.steps = args.steps or (100 if domain else 1000)
         loss = changed(args, loss="vgg9" if domain and args.vgg else "pixel", method="in-domain")
         distance = distance_for(view, loss)
-        start = "E(x)" if domain else "a draw of the prior" if on_sphere(view, args.seed) else "the mean w"
+        sphere = on_sphere(view.codes(CLIP_DRAWS, args.seed))
+        start = "E(x)" if domain else "a draw of the prior" if sphere else "the mean w"
         self.how = (f"{self.steps} steps of Adam, lr {LR:g}, in w, from {start}, loss pixel"
                     f"{' and conv4_3' if loss.loss == 'vgg9' else ''}{' and codes' if domain else ''}")
         self.descend = lambda x, steps: optimise(view, x, "w", distance, steps, LR, domain=domain, seed=args.seed,
@@ -2749,9 +2750,9 @@ def distance_for(view, args):
     return distance
 
 
-def on_sphere(view, seed):
-    """Whether the prior's codes have one length."""
-    norms = view.codes(CLIP_DRAWS, seed).norm(dim=1)
+def on_sphere(draws):
+    """Whether codes z (N, nz) of a prior have one length."""
+    norms = draws.norm(dim=1)
     return bool(norms.std() < 1e-3 * norms.mean())
 
 
@@ -2766,9 +2767,9 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
     path = []
     view.need(PRIOR)
     draws = view.codes(CLIP_DRAWS, seed)
-    norms = draws.norm(dim=1)
+    length = draws.norm(dim=1).mean()
     limit = draws.abs().max()
-    sphere = on_sphere(view, seed)
+    sphere = on_sphere(draws)
     if domain:
         view.need(("encode", "unmap") if space == "z" else ("encode",))
         v = model.encode(x)
@@ -2798,7 +2799,7 @@ def optimise(view, x, space, distance, steps, lr, optimizer="adam", domain=False
         loss.sum().backward()
         descent.step()
         if sphere:
-            v.data *= norms.mean() / v.norm(dim=-1, keepdim=True)
+            v.data *= length / v.norm(dim=-1, keepdim=True)
         elif space == "z":
             v.data = torch.where(v.abs() > limit, model.prior(len(v), rng), v)
 
@@ -3082,7 +3083,8 @@ def wait_for_all():
 def make_folder(flag, folder, names, images):
     """Makes the folder of a flag for PNGs of these names.  -> how many are there already, in words.
     Raises Error if one would be written over one of the images (paths)."""
-    if {(folder / f"{name}.png").resolve() for name in names} & {Path(image).resolve() for image in images}:
+    own = {Path(image).resolve() for image in images}
+    if own and any((folder / f"{name}.png").resolve() in own for name in names):
         raise Error(f"{flag} {folder} would write over the images themselves; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     older = len({entry.name for entry in os.scandir(folder)} & {f"{name}.png" for name in names})
