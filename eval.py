@@ -76,6 +76,11 @@ class View:
     has."""
 
     def __init__(self, run, options, weights="ema"):
+        for name in ("inception", "vgg", "lpips"):      # before the first measure
+            if (file := getattr(options, name, "")) and not Path(file).exists():
+                raise Error(f"there is no {file}; name the file of {common.flag(name)}")
+        if Path(getattr(options, "cache", ".")).is_file():
+            raise Error(f"--cache {options.cache} is a file; name a folder")
         self.run = Path(run)
         self.args = common.read_args(run)
         self.options = options
@@ -83,6 +88,8 @@ class View:
         self.weights = options.weights or weights
         kept = dict(kimg=options.kimg) if getattr(options, "kimg", None) else {}
         self.model = common.method_of(run, self.args).load(run, self.device, self.weights, **kept).requires_grad_(False)
+        if not all(p.isfinite().all() for p in self.model.parameters()):
+            raise Error(f"{run}: its weights are not finite; the run has diverged")
         self.shape = tuple(self.args["image_shape"])
         self.batch = getattr(options, "batch", 0) or common.few(self.shape)     # made at a time
         self.grey = "; grey repeated to RGB" if self.shape[0] == 1 else ""
@@ -292,6 +299,18 @@ def evenly(n, many):
     return torch.linspace(0, n - 1, min(many, n), dtype=torch.float64).long()
 
 
+def scattered(n, many):
+    """`many` of n places, a random one of each of as many equal parts, or all of them.  -> in order
+
+    Even spaces would take one kind where kinds alternate: MNIST's training file has its two groups
+    of writers by turns.
+    """
+    if many >= n:
+        return torch.arange(n)
+    chance = torch.from_numpy(np.random.RandomState(0).rand(many))
+    return ((torch.arange(many) + chance) * (n / many)).long().clamp(max=n - 1)
+
+
 def test_indices(view, args):
     """The first -n test images, 10,000 by default, or all if there are fewer."""
     return torch.arange(min(args.n or 10_000, len(view.test)))
@@ -315,8 +334,8 @@ def reconstructed(view, indices):
 
 
 def training_mean(view):
-    """The mean of up to 10,000 evenly spaced training images, (1, C, H, W)."""
-    indices = torch.arange(0, len(view.train), math.ceil(len(view.train) / 10_000))
+    """The mean of up to 10,000 training images from all over the part, (1, C, H, W)."""
+    indices = scattered(len(view.train), 10_000)
     total = sum(double(view.images(i, "train").sum(0, keepdim=True)) for i in indices.split(common.few(view.shape)))
     return (total / len(indices)).float().to(view.device)
 
@@ -344,7 +363,7 @@ def mean_of(values):
 def spread(values, form):
     """The mean of numbers as a table shows it, ± their deviation if there are several."""
     mean, deviation = mean_of(values)
-    return cell(mean, form) + (f" ± {deviation:{form}}" if deviation else "")
+    return cell(mean, form) + ("" if deviation is None else f" ± {deviation:{form}}")
 
 
 def plain(value, n):
@@ -380,7 +399,7 @@ def pictures(view, kind, args):
     midpoints: of the mean of two neighbouring test images' codes.   (InvGAN, table 1)"""
     model = view.model
     part = "train" if kind == "training" else "test"
-    indices = evenly(len(view.train), args.n or 10_000) if part == "train" else test_indices(view, args)
+    indices = scattered(len(view.train), args.n or 10_000) if part == "train" else test_indices(view, args)
 
     def make(begin, end):
         if kind == "midpoints":
@@ -763,15 +782,14 @@ def features_of(view, extractor, what, n, make):
     seconds, made = seconds_of(view, n, size, features)
     if seconds > SOON:
         tell_time(f"features of {what}", seconds)
-    step = math.ceil(n / KEPT)
+    places = scattered(n, KEPT).to(view.device)
     moments = Moments(extractor.d, view.device)
-    kept = torch.zeros(math.ceil(n / step), extractor.d, device=view.device)
+    kept = torch.zeros(len(places), extractor.d, device=view.device)
     for begin, end in progress(what, n, size):
         f = features(begin, end) if begin else made
         moments.add(f)
-        places = torch.arange(begin, end, device=view.device)
-        places = places[places % step == 0]
-        kept[places // step] = f[places - begin]
+        here = (places >= begin) & (places < end)
+        kept[here] = f[places[here] - begin]
     moments.reduce()
     return moments, add_up(kept)
 
@@ -790,9 +808,9 @@ def features_made(view, extractor, kind, args):
 
 def reference(view, extractor, cache, part="train", most=0, flip=None):
     """Gaussian of a part's features, and up to KEPT of the features; kept in `cache`. most: how
-    many images, evenly spaced (0: all).  flip: the seed by which half of them are flipped."""
+    many images, from all over it (0: all).  flip: the seed by which half of them are flipped."""
     images = view.part(part)
-    places = evenly(len(images), most or len(images))
+    places = scattered(len(images), most or len(images))
     words = (f"-{most}" if len(places) < len(images) else "") + ("" if flip is None else f"-flip{flip}")
     path = Path(cache) / f"reference-{extractor.checksum}-{images.fingerprint()}{words}.pt"
     flipped = torch.from_numpy(np.random.RandomState(flip).rand(len(places)) < 0.5)
@@ -1190,7 +1208,7 @@ def measure_swd(view, args, wanted=("samples", "reconstructions")):
         n, make = pictures(view, kind, args)
         n = min(n, 16_384)
         part = args.reference or originals[kind]
-        places = evenly(len(view.train), n) if part == "train" else test_indices(view, args)[:n]
+        places = scattered(len(view.train), n) if part == "train" else test_indices(view, args)[:n]
 
         def real(begin, end, places=places, part=part):
             return view.images(places[begin:end], part)
@@ -1306,14 +1324,24 @@ OF_A_TRIAL = {"given", "source", "seed", "out", "resume", "device", "workers", "
 
 
 def unlike(view, other):
-    """The first setting in which two runs differ that are to be trials of one, or None."""
-    for key, value in view.args.items():
-        if key not in OF_A_TRIAL and value != other.args.get(key):
-            return key
+    """The first setting in which two runs differ that are to be trials of one, and both values; or None."""
+    settings = [v.args | {"images shown": f"{v.model.seen / 1000:g} kimg"} for v in (view, other)]
+    for key in {**settings[0], **settings[1]}:
+        values = [some.get(key) for some in settings]
+        if key not in OF_A_TRIAL and values[0] != values[1]:
+            return key, *values
+
+
+def check_once(runs):
+    """Raises Error if one run is named twice, which is one trial."""
+    folders = [Path(run).resolve() for run in runs]
+    if twice := [run for run, folder in zip(runs, folders) if folders.count(folder) > 1]:
+        raise Error(f"{twice[0]} is named twice, and is one trial; leave one out")
 
 
 def table_alae_2(runs, args):
     """ALAE's table 2: every run is one trial of its label and split; trials are averaged."""
+    check_once(runs)
     trials = {}
     for run in runs:
         view = View(run, args, "raw")
@@ -1322,9 +1350,10 @@ def table_alae_2(runs, args):
         view.need(["features"])
         done = trials.setdefault((view.args["label"], view.test.split), [])
         other = done[0][0] if done else view
-        if key := unlike(view, other):
-            raise Error(f"{run} and {other.run} differ in {key} ({view.args[key]}, {other.args.get(key)}), so they are "
-                        f"not trials of one setting; make a table of each")
+        if differ := unlike(view, other):
+            key, mine, theirs = differ
+            raise Error(f"{run} and {other.run} differ in {key} ({mine}, {theirs}), so they are not trials of one "
+                        f"setting; make a table of each")
         result = classification(view)
         done.append((view, result))
         print(f"{view.title}: " + "  ".join(f"{c} {result[c]:.2f}" for c in ACCURACIES), flush=True)
@@ -1530,7 +1559,7 @@ def table_lia_1(runs, args):
         if view.can(["encode"]) or not args.optimise:
             view.need(["encode"])
             yield row(view.args["label"], view, args)
-        if args.optimise:
+        if args.optimise and (view.can(PRIOR) or not view.can(["encode"])):     # without a prior E's row alone
             other, few, how = by_descent(view, args)
             label, cells, protocol = row(f"MSE-based optimization, {few.n} images", other, few)
             yield label, cells, f"{how}; {protocol}"
@@ -1699,7 +1728,7 @@ def table_invgan_2(runs, args):
     names, y, y_test = attributes(view, args.only or some)
     made = dict(originals=lambda x: x, tiles=lambda x: through_tiles(tiler, x),
                 reconstructions=lambda x: common.reconstruct(view.model, x))
-    chosen = evenly(len(y), args.n or len(y))
+    chosen = scattered(len(y), args.n or len(y))
     n_test = len(y_test)
     x = common.to_uint8(view.images(torch.arange(min(64, len(view.train))), "train")).cpu()
     seconds = seconds_of_steps(         # of training alone; the rest of the table is short
@@ -2111,7 +2140,7 @@ def joined_samples(view, w, many):
     if view.missing or not view.has_classes:
         print(f"{view.name}: any two samples are joined, because there are no classes ({view.missing or 'unlabelled'})")
         return torch.arange(2 * many).view(-1, 2).tolist()
-    few = torch.arange(0, len(view.train), math.ceil(len(view.train) / 5000))
+    few = scattered(len(view.train), 5000)
     known = torch.cat([view.model.features(view.images(i, "train"))[1] for i in few.split(view.batch)])
     made = torch.cat([view.model.features(x)[1] for x in view.made(w).split(view.batch)])
     digit = view.train.labels[few][torch.cdist(made, known).argmin(1).cpu()]
@@ -2129,6 +2158,8 @@ def draw_traversal(view, _, args):
     z = view.codes(max(200, 2 * many), args.seed)
     w = view.model.map(z)
     joined = joined_samples(view, w, many)
+    if 0 < len(joined) < many:
+        print(f"{view.name}: {len(joined)} pairs, not {many}: one a class, of those that two of {len(z)} samples show")
     if not joined:
         raise Error(f"figure traversal joins samples of one class, and no two of {len(z)} show one; pass -n "
                     f"{len(z) // 2 + 1} or more")
@@ -2366,7 +2397,7 @@ def draw_frames(views, _, args):
     args.out = Path(args.out or view.run / "figures" / "frames.png").with_suffix(".png")
     folder = args.out.with_suffix("")
     film = args.out.with_suffix(".gif")
-    if Path(args.frames).resolve() in (film.resolve(), folder.resolve()):
+    if Path(args.frames).resolve() in (film.resolve(), folder.resolve(), folder.resolve().parent):
         raise Error(f"--out {args.out} would write over {args.frames}; name another")
     older = list(folder.glob("[0-9][0-9][0-9][0-9].png"))
     if older and not own:
@@ -2599,9 +2630,9 @@ ITEMS = [
 ALIASES = {item.title.removeprefix("figure "): item.draws for item in ITEMS if item.draws}
 NEEDS = {"images": "images of the runs' set", "labels": "class labels of the set",
          "attributes": "classes or attributes of the set",
-         "features": "Inception's weights, or class labels for a classifier (--features auto)",
+         "features": "Inception's weights, or class labels for a classifier (without --features)",
          "levels": "images of 16 px or more",
-         "paths": "LPIPS's weights, or class labels for a classifier (--features auto)"}
+         "paths": "LPIPS's weights, or class labels for a classifier (without --features)"}
 OPENED = "data data_root cache inception vgg lpips".split()         # flags of list that its commands get
 
 
@@ -2673,14 +2704,15 @@ def chosen_for(item, views, args):
                 some += found[:1]
         if item.title == "table alae-2":
             some = [view for view in some if not any(unlike(view, other) for other in some[:some.index(view)]
-                                                     if view.args["label"] == other.args["label"])]
+                                                     if (view.args["label"], view.test.split)
+                                                     == (other.args["label"], other.test.split))]
         choices.append((some, lack or lacking(item, some, args)))
     return min(choices, key=lambda choice: len(choice[1]))
 
 
 def listed(args):
-    """Prints every table and figure of the papers: what it shows, its command and what that needs,
-    or with runs if they suffice.  -> a list of dicts for --json"""
+    """Print every table and figure of the papers: what it shows, its command and what that needs,
+    or whether the given runs suffice."""
     views = [View(run, args) for run in args.runs]
     out = []
     paper = ""
@@ -2905,6 +2937,8 @@ def boundary(args):
     A linear SVM on codes of -n training images, as InterFaceGAN's; scored on the test part.  With
     --codes A B, from the codes of one file to the other's, such as of photos with glasses: A-B.npy.
     """
+    if args.force and not args.codes:
+        raise Error("--force is for --codes; leave it out")
     view = View(args.run, args)
     if args.codes:
         if args.only or args.n:
@@ -2913,7 +2947,7 @@ def boundary(args):
     view.need(["encode"])
     names, y, y_test = attributes(view, args.only)
     out = {}
-    chosen = evenly(len(y), args.n or 20_000)
+    chosen = scattered(len(y), args.n or 20_000)
     w, w_test = (torch.cat([view.model.encode(view.images(i, part)) for i in places.split(view.batch)])
                  for part, places in (("train", chosen), ("test", torch.arange(len(y_test)))))
     for name, target, truth in telling(names, y[chosen].to(view.device), y_test.to(view.device)):
@@ -3368,6 +3402,7 @@ def interpolate(args):
     film = out.suffix.lower() in (".gif", ".webp")
     if out.suffix and not film:
         raise Error(f"--out {out} is no film; name a .gif, a .webp or a folder")
+    check_spares(args, args.points)
     if not film and out.is_dir() and any(out.glob("frame*.png")):
         raise Error(f"{out} holds frames already; name another --out, or delete it")
     view = View(args.run, args)
@@ -3390,6 +3425,19 @@ def interpolate(args):
 
 # -------------------------------------------------------------------------------------- 17 Commands
 
+def check_measured(args, chosen):
+    """Raises Error if a flag is given that none of the chosen measures takes."""
+    perceptual = ["lpips", "ppl"]
+    distances = ["frechet", "precision"]
+    for flag, names in dict(inception=distances, features=distances, reference=distances + ["swd"],
+                            vgg=perceptual + (distances if args.features == "vgg16" else []), lpips=perceptual,
+                            face_crop=["ppl"]).items():
+        default = args.parser.get_default(flag)
+        if getattr(args, flag, default) != default and not set(names) & set(chosen):
+            raise Error(f"{common.flag(flag)} is for {' and '.join(names)}; ask for that by --only "
+                        f"{' '.join(names)}")
+
+
 def metrics(args):
     """Print numbers of every run, with what each depends on under it.
 
@@ -3400,14 +3448,7 @@ def metrics(args):
     """
     chosen = list(dict.fromkeys(name for names in args.only for name in names)) or [
         name for name, measure in MEASURES.items() if not measure.alone]
-    perceptual = ["lpips", "ppl"]
-    distances = ["frechet", "precision"]
-    for flag, names in dict(inception=distances, features=distances, reference=distances + ["swd"],
-                            vgg=perceptual + (distances if args.features == "vgg16" else []), lpips=perceptual,
-                            face_crop=["ppl"]).items():
-        if getattr(args, flag) != args.parser.get_default(flag) and not set(names) & set(chosen):
-            raise Error(f"{common.flag(flag)} is for {' and '.join(names)}; ask for that by --only "
-                        f"{' '.join(names)}")
+    check_measured(args, chosen)
     out = {}
     lack = None
     failed = None
@@ -3482,6 +3523,11 @@ def table(args):
     check_owners(args)
     if args.steps and not args.optimise:
         raise Error("--steps is of the rows by --optimise N; add that, or leave it out")
+    by_lpips = args.name in ("alae-4", "alae-5") and (args.lpips or args.features == "inception")
+    if args.name == "alae-4" and args.lpips and args.features not in ("auto", "inception"):
+        raise Error(f"--lpips measures the paths of alae-4 in place of --features {args.features}; leave one out")
+    if args.vgg and not (args.features == "vgg16" or by_lpips or (args.name == "invgan-1" and args.optimise)):
+        raise Error("--vgg is of --features vgg16, --lpips and in-domain rows; add one of them, or leave it out")
     return TABLES[args.name](args.runs, args)
 
 
@@ -3651,9 +3697,11 @@ def compare_table(args):
     if strangers := asked.difference(have):
         raise Error(f"the table has no column of {min(strangers)}; --only can be {', '.join(have)}")
     names = [name for name in have if name in asked] or have
+    check_measured(args, names)
+    check_once(args.runs)
     for run in args.runs:
         common.read_args(run)                           # a wrong one shows at once
-    short = [Path(run).resolve().name for run in args.runs]
+    short = [" ".join(Path(run).resolve().name.split()) for run in args.runs]
     short = short if len(set(short)) == len(short) else args.runs
     trials = {}
     with contextlib.redirect_stdout(sys.stderr if leads() else sys.stdout):     # the table alone goes to a pipe
@@ -3671,7 +3719,7 @@ def compare_table(args):
     if not args.out:
         print(text, end="")
     elif leads():
-        print(write(Path(args.out), text.encode()))
+        print(write(Path(args.out), text.encode(errors="surrogateescape")))
     return {row.name: dict(label=row.label, facts=row.facts, protocol=row.runs, how=row.how, numbers={
         f"{measure or 'run'} {key}": dict(zip(("mean", "deviation"), mean_of(values)), values=values)
         for (measure, key), values in row.numbers.items() if values}) for row in table}
@@ -3743,7 +3791,7 @@ def as_text(table, columns, notes):
 def as_markdown(table, columns, notes):
     """A row a run; a row a measure if there are over a dozen, and more of them than runs."""
     lines, first = shown(table, columns)
-    lines = [[text.replace("|", "\\|") for text in line] for line in lines]
+    lines = [[text.replace("|", "\\|").replace("<", "&lt;") for text in line] for line in lines]
     if len(lines[0]) > max(12, len(lines)):
         lines, first = list(zip(*lines, strict=True)), 1
     lines.insert(1, ["---"] * first + ["---:"] * (len(lines[0]) - first))
@@ -3769,6 +3817,13 @@ def check_out(args, endings=(".png",)):
     if out.suffix not in endings:
         better = out / "picture.png" if out.is_dir() else out.with_suffix(".png")
         raise Error(f"--out {args.out} names no PNG; pictures are PNGs: pass {better}")
+    check_spares(args, [*getattr(args, "images", []), getattr(args, "mask", "")])
+
+
+def check_spares(args, given):
+    """Raises Error if --out is one of the user's own files."""
+    if args.out and Path(args.out).resolve() in [Path(path).resolve() for path in given if path]:
+        raise Error(f"--out {args.out} would write over {args.out} itself; name another file")
 
 
 def write_picture(picture, path):
@@ -4298,7 +4353,8 @@ def numbers_of(view, args, found):
         if not here:
             raise Error(f"{args.metrics} has no numbers of {view.run}, but of {', '.join(found) or 'no run'}; run "
                         f"`eval.py metrics {view.run} --json FILE`")
-        return here[0], f"from {args.metrics}"
+        of_these = all(view.protocol in numbers["protocol"] for numbers in here[0].values() if "protocol" in numbers)
+        return here[0], f"from {args.metrics}{'' if of_these else ', some of other weights: see the protocols'}"
     out = {}
     for name in QUICK:
         try:
@@ -4359,12 +4415,13 @@ def checked_png(path):
 
 def film_of(run, kind):
     """-> <figure> of a folder's pictures, such as samples, of which the slider shows one, or ""."""
-    paths = sorted((p for p in (run / kind).glob("*.png") if p.stem.isdecimal()), key=lambda path: int(path.stem))
+    paths = sorted((p for p in (run / kind).glob("*.png") if re.fullmatch(r"\d+(\.\d+)?", p.stem)),
+                   key=lambda path: float(path.stem))
     if not paths:
         return ""
     size = sum(path.stat().st_size for path in paths)
     kept = [paths[i] for i in evenly(len(paths), max(2, int(len(paths) * PAGE_BYTES / max(size, 1))))]
-    images = [f'<img data-kimg="{int(path.stem)}" alt="{kind} at {int(path.stem)} kimg" '
+    images = [f'<img data-kimg="{float(path.stem):g}" alt="{kind} at {float(path.stem):g} kimg" '
               f'src="{inlined(checked_png(path))}"{"" if path == kept[-1] else " hidden"}>' for path in kept]
     left_out = f", {len(kept)} of {len(paths)} pictures" if len(kept) < len(paths) else ""
     return f"<figure><figcaption>{kind}{left_out}</figcaption>{''.join(images)}</figure>"
@@ -4438,7 +4495,8 @@ def page_of(view, args, found):
         measured.append(f"<h3>{html.escape(measure)}</h3><table>{lines}</table><p>{html.escape(str(protocol))}</p>")
     curves = [chart(name, log["kimg"], values) for name, values in log.items() if common.is_curve(name)]
     figures, rest = figures_of(view, args)
-    trained = f"{log['kimg'][-1]:g} kimg in {common.duration(log['seconds'][-1])}; " if log else ""
+    rows = [row for row in zip(log.get("kimg", []), log.get("seconds", [])) if 1000 * row[0] <= view.model.seen + 0.5]
+    trained = f"{rows[-1][0]:g} kimg in {common.duration(rows[-1][1])}; " if rows else ""
     versions = ", ".join(f"{name} {version}" for name, version in view.args["versions"].items())
     page = string.Template(REPORT).substitute(
         title=html.escape(f"{view.args['label']}, {view.name}"),
@@ -4459,6 +4517,8 @@ def report(args):
     of --metrics, a file of `metrics --json`, or else errors, latent and sharpness of 500 (-n)
     images.  A run that fails is left out; the rest goes on, to exit status 2.
     """
+    if args.metrics and args.n:
+        raise Error("-n is of the numbers that report measures itself; leave it or --metrics out")
     found = read_metrics(args.metrics) if args.metrics else None
     args.n = args.n or REPORT_N
     folder = Path(args.out)
@@ -4492,7 +4552,7 @@ def report(args):
 
 
 def write_page(path, page):
-    print(f"{write(path, page.encode())} ({len(page) / 2**20:.1f} MB)", flush=True)
+    print(f"{write(path, page.encode(errors='surrogateescape'))} ({len(page) / 2**20:.1f} MB)", flush=True)
 
 
 TABLE_STYLE = """<style>
@@ -4662,8 +4722,10 @@ def parse_args(argv=None):
     add("table", "--only", metavar="NAME", **some, only="invgan-2",
         help="labels, after RUN (default: 20 of CelebA's, all of other sets)")
     add("boundary", "--only", metavar="NAME", **some, help="labels, after RUN (default: all)")
-    add("metrics table compare invert boundary report", "-n", **number, unless="alae-2", help="number of images")
-    add("figure", "-n", **number, help="number of images (morph: along a side; "
+    for names, default in {"metrics table compare": "10,000; tables invgan-1, invgan-3: 50,000",
+                           "invert": "16", "boundary": "20,000", "report": "500"}.items():
+        add(names, "-n", **number, unless="alae-2", help=f"number of images (default: {default})")
+    add("figure", "-n", **number, unless="gradients", help="number of images (morph: along a side; "
         "traversal, interpolation, styles, merge: pairs; frames: times as many)")
     add("metrics table compare list", "--inception", **file, unless="alae-2 alae-4 invgan-2",
         help="weights of the FID's network, pt_inception-2015-12-05-6726825d.pth (default: fetched)")
@@ -4709,8 +4771,9 @@ def parse_args(argv=None):
         help="learning rate (default: 0.01, 1 with descent)")
     add("invert", "--save-path", action="store_true", help="pictures of the way there, too")
     add("figure", "--images", metavar="PATH", **some, help="real images instead of the test part's "
-        "(morph: 4; mixing: -n sources, then 6 destinations, 5 below 64 px)")
-    add("figure", "--labels", default="on", choices=["on", "off"], help="text next to rows and columns (default: on)")
+        "(morph: 4; mixing: -n sources, then 6 destinations; 5 at 32 and 16 px, 3 below)")
+    add("figure", "--labels", default="on", choices=["on", "off"], unless="gradients",
+        help="text next to rows and columns (default: on)")
     add("figure", "--columns", type=common.positive(int, 1000), default=0, metavar="N",
         only="samples reconstructions traversal interpolation manipulate variants inpaint merge edit",
         help="images in a row (traversal, interpolation, manipulate: steps)")
@@ -4740,13 +4803,14 @@ def parse_args(argv=None):
     add("figure", "--force", action="store_true", only="manipulate",
         help="--codes of other weights are taken, too")
     add("figure samples", "--truncation", type=common.positive(float), default=1.0, metavar="PSI", only="samples",
-        help="samples: distance of w to the mean w, times PSI (StyleGAN 0.7; default: 1)")
+        help="distance of w to the mean w, times PSI (figure: of samples; StyleGAN 0.7; default: 1)")
     add("figure samples", "--truncation-layers", type=common.positive(int), default=8, metavar="N", only="samples",
-        help="samples: the number of layers, from the first on, that are truncated")
+        help="number of layers, from the first on, that are truncated (default: 8)")
     add(every, "--weights", default="", choices=["ema", "raw"],
         help="weights: averaged, or as trained (default: ema; table alae-2: raw)")
-    add("metrics table compare figure invert report", "--seed", type=common.seed, default=0, unless="alae-2",
-        help="evaluation seed of the codes z and all other draws")
+    add("metrics table compare figure invert report", "--seed", type=common.seed, default=0, unless="alae-2 morph "
+        "gradients reconstructions variants styles manipulate merge edit tiles deblur frames",
+        help="evaluation seed of the codes z and all other draws (default: 0)")
     add(every, "--kimg", type=common.positive(int), metavar="K",
         help="averaged weights that --keep-kimg kept at K thousand images (default: the last ones)")
     add(every, "--device", default="auto", help="cpu, cuda, mps ... (default: the GPU if there is one)")
@@ -4757,7 +4821,8 @@ def parse_args(argv=None):
     add("metrics table compare invert list", "--cache", default="cache", metavar="DIR",
         help="folder for fetched weights, classifiers and statistics of real images")
     add("metrics table compare invert boundary list", "--json", **file, help="file for the numbers")
-    add("figure compare invert", "--out", **file, help="file for the picture")
+    add("figure invert", "--out", **file, help="file for the picture")
+    add("compare", "--out", **file, help="file for the picture, or for the table: .md, .csv or .txt")
     add("boundary", "--out", default="", metavar="FOLDER", help="folder for the boundaries")
     add("demo", "--port", type=common.number("port", int, lambda n: n == 0 or 1024 <= n < 2**16), default=8000,
         help="port on 127.0.0.1 (default: 8000; 0: any free one)")         # below 1024 it takes rights
@@ -4791,6 +4856,9 @@ def main(argv=None):
     numbers = getattr(args, "json", "")
     if numbers and Path(numbers).is_dir():
         raise Error(f"--json {numbers} is a folder; name a file in it")
+    if Path(numbers).is_file() and (
+            not numbers.endswith(".json") or Path(numbers).name in ("args.json", "dataset.json")):
+        raise Error(f"--json {numbers} is there, and holds no numbers of this script; name another file")
     if not Path(numbers).parent.is_dir():
         raise Error(f"there is no folder {Path(numbers).parent}; make it, or name another file by --json")
     write_json(args, args.function(args))

@@ -340,7 +340,7 @@ def test_precision_takes_the_features_of_frechet(dummy, cache, monkeypatch):
     m, how, _, _ = evaluation.measure_precision(view, args)
     assert len(asked) == 4                                      # of the real ones once, and of each kind
     monkeypatch.undo()
-    real = net.features(view.images(torch.linspace(0, 9999, 400).long(), "train"))
+    real = net.features(view.images(torch.linspace(0, 9999, 400).long(), "train"))      # all 10,000 are kept
     x = view.images(range(400))
     for kind, images in dict(samples=view.model.generate(view.model.map(view.codes(400, 0))), reconstructions=x / 2,
                              real=x).items():
@@ -354,12 +354,12 @@ def test_precision_takes_the_features_of_frechet(dummy, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("batch", [7, 2])       # 2: some batches have none that is kept
-def test_features_are_kept_evenly(batch, monkeypatch):
+def test_some_features_are_kept(batch, monkeypatch):
     monkeypatch.setattr(evaluation, "KEPT", 10)
     view, extractor = Namespace(device=torch.device("cpu"), batch=batch), Namespace(d=2, batch=9, features=lambda x: x)
     x = torch.arange(96.0).view(48, 2)
     m, kept = evaluation.features_of(view, extractor, "x", 48, lambda begin, end: x[begin:end])
-    assert torch.equal(kept, x[::5])
+    assert torch.equal(kept, x[evaluation.scattered(48, 10)])
     torch.testing.assert_close(m.gaussian()[0], x.double().mean(0))
 
 
@@ -513,6 +513,30 @@ def test_any_number_of_processes(dummy, script, tmp_path, cache):
     assert one == two
 
 
+def test_scattered_places():
+    """One of each of equal parts, in order, without the period of a set in which two kinds alternate, as MNIST's."""
+    for n, many in ((60_000, 10_000), (60_000, 30_000), (11, 10), (7, 3)):
+        places = evaluation.scattered(n, many)
+        assert ((places >= torch.arange(many) * n // many) & (places <= (torch.arange(many) + 1) * n // many)).all()
+        assert places.diff().min() >= 0
+        assert places.max() < n
+        assert n < 100 or (places % 2).double().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(evaluation.scattered(5, 9), torch.arange(5))
+
+
+def test_trials_that_agree_are_no_single_run():
+    assert [evaluation.spread(values, ".2f") for values in ([], [97.0], [97.0, 97.0])] == ["-", "97.00", "97.00 ± 0.00"]
+
+
+def test_a_diverged_run_has_no_numbers(dummy):
+    run = dummy("run")
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
+    next(iter(checkpoint["state"]["ema"].values())).view(-1)[0] = math.nan
+    torch.save(checkpoint, run / "checkpoint.pt")
+    with pytest.raises(common.Error, match="run: its weights are not finite; the run has diverged"):
+        evaluation.View(run, options())
+
+
 def test_what_metrics_refuses(dummy, script, tmp_path, cache):
     run = dummy("run")
     for flags, message in (
@@ -523,10 +547,14 @@ def test_what_metrics_refuses(dummy, script, tmp_path, cache):
             (("-n", "1" + 20 * "0"), "-n: invalid positive int up to 1,000,000,000 value"),
             (("--json", "nowhere/m.json"), "there is no folder nowhere; make it, or name another file by --json"),
             (("--json", tmp_path), "is a folder; name a file in it"),
+            (("--json", run / "args.json"), "args.json is there, and holds no numbers of this script; name another"),
+            (("--json", run / "checkpoint.pt"), "checkpoint.pt is there, and holds no numbers"),
+            (("--only", "errors", "frechet", "--inception", "i.pth", "--features", "inception"), "there is no i.pth"),
+            (("--cache", run / "args.json"), "args.json is a file; name a folder"),
             (("--face-crop",), "--face-crop is for ppl; ask for that by --only ppl"),
             (("--vgg", "v.pth"), "--vgg is for lpips and ppl; ask for that by --only lpips ppl"),
             (("--inception", "i.pth", "--features", "digits"), "--inception is of no use with --features digits")):
-        done = script("eval.py", "metrics", run, *flags, "--cache", cache, code=2)
+        done = script("eval.py", "metrics", run, "--cache", cache, *flags, code=2)
         assert message in done.stderr
         assert "MSE" not in done.stdout                 # refused before anything is counted
 
@@ -698,7 +726,8 @@ def test_weights_as_trained(dummy, script, tmp_path):
 
 
 def test_a_run_that_diverged(dummy, cache):
-    view = evaluation.View(dummy("run", dim=float("nan")), options())
+    view = evaluation.View(dummy("run"), options())
+    next(view.model.parameters()).data.fill_(math.nan)      # as where finite weights overflow in a pass
     with pytest.raises(common.Error, match="features of its samples are not finite; the run has diverged"):
         evaluation.measure_frechet(view, options(n=10, cache=cache))
     view.model.features = lambda x: (x.flatten(1), x.flatten(1) / 0)
@@ -853,6 +882,8 @@ def test_what_compare_table_refuses(dummy, script):
                            (("--seed", 3), "--seed is for compare --table"),
                            (("--table", "--only", "swd"), "no column of swd; --only can be errors"),
                            (("--table", "--out", "t.png"), "end it in .csv, .md or .txt"),
+                           ((run, "--table"), "is named twice, and is one trial; leave one out"),
+                           (("--table", "--only", "errors", "--reference", "test"), "--reference is for frechet and"),
                            (("--table", "--format", "csv", "--only", "errors,no"), "no measure 'no'")):
         assert message in script("eval.py", "compare", run, *flags, code=2).stderr
 
@@ -916,7 +947,7 @@ def test_traversal_joins_samples_that_show_one_digit(dummy, monkeypatch):
     view = evaluation.View(dummy("run", dim=2.0), options())
     z = view.codes(200, 0)
     view.train.labels = torch.arange(len(view.train)) % 3               # classes 0, 1, 2
-    few = torch.arange(0, 10_000, 2)
+    few = evaluation.scattered(10_000, 5000)
 
     def features(x):        # real images by their label; sample i as of class (i // 2) % 3
         place = few % 3 if len(x) == len(few) else torch.arange(len(x)) // 2 % 3
@@ -965,6 +996,19 @@ def test_table_alae_2(dummy, monkeypatch, capsys):
     accuracies = iter([(1, 2, 3, 4)])
     with pytest.raises(common.Error, match="differ in backbone .more, none., so they are not trials"):
         evaluation.table_alae_2([runs[0], other], args)
+    for first, second in ((runs[0], other), (other, runs[0])):          # a setting that one of them lacks
+        change(other, backbone="none", freeze_d=2)
+        accuracies = iter([(1, 2, 3, 4)])
+        with pytest.raises(common.Error, match="differ in freeze_d .(2, None|None, 2)., so"):
+            evaluation.table_alae_2([first, second], args)
+    shorter = dummy("shorter")
+    checkpoint = torch.load(shorter / "checkpoint.pt", weights_only=True)
+    torch.save({**checkpoint, "seen": 500}, shorter / "checkpoint.pt")
+    accuracies = iter([(1, 2, 3, 4)])
+    with pytest.raises(common.Error, match=r"differ in images shown .0.5 kimg, "):
+        evaluation.table_alae_2([runs[0], shorter], args)
+    with pytest.raises(common.Error, match="run0 is named twice, and is one trial"):
+        evaluation.table_alae_2([runs[0], runs[1], f"{runs[0]}/"], args)
     out = capsys.readouterr().out.splitlines()
     row = next(line for line in out if line.startswith("ALAE, ours"))
     assert row.removeprefix("ALAE, ours").split() == (

@@ -109,6 +109,8 @@ def test_invert(dummy, script, tmp_path):
     files = [fill(tmp_path / "set", 20) / f"{i:03d}.png" for i in range(2)]
     out = script("eval.py", "invert", run, *files, "--method", "encoder", "--out", "e.png").stdout
     assert "2 images" in out
+    err = script("eval.py", "invert", run, files[0], "--method", "encoder", "--out", files[0], code=2).stderr
+    assert "000.png itself; name another file" in err
     for flags, message in ((("--method", "encoder", "--lr", "1"), "--lr is for --method optimise and in-domain"),
                            (("--method", "encoder", "--space", "z"), "--space is for --method optimise"),
                            (("--space", "w+"), "w+ is for stylegan"),

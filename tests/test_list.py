@@ -384,6 +384,13 @@ def test_a_generator_alone_has_a_row_of_optimisation(dummy, four, tmp_path, monk
         evaluation.table_lia_1([run], args)
 
 
+def test_an_autoencoder_has_no_row_of_optimisation(dummy, four, tmp_path, monkeypatch):
+    run = str(dummy("run"))
+    monkeypatch.delattr(sys.modules["dummy"].Dummy, "prior")
+    (row,) = evaluation.table_lia_1([run], options(cache=str(tmp_path), n=20, optimise=3, steps=2)).values()
+    assert row["label"] == "Dummy"
+
+
 def test_times_are_measured(dummy, monkeypatch):
     """By a clock that an image moves by half a second; a step of a descent by 3, after 100 of preparation."""
     view, now = evaluation.View(dummy("run"), options()), [0.0]
@@ -404,6 +411,8 @@ def test_flags_of_tables(dummy):
                            (("alae-3", "--face-crop"), "--face-crop is for table alae-4, alae-5"),
                            (("alae-2", "-n", 5), "-n changes nothing in table alae-2"),
                            (("alae-2", "--inception", "i.pth"), "--inception changes nothing in table alae-2"),
+                           (("lia-2", "--vgg", "v.pth"), "--vgg is of --features vgg16, --lpips and in-domain rows"),
+                           (("alae-4", "--lpips", "l", "--features", "digits"), "in place of --features digits; leave"),
                            (("alae-3", "--inception", "i", "--features", "digits"), "--inception is of no use with"),
                            (("invgan-2", "--features", "vgg16"), "--features changes nothing in table invgan-2")):
         with pytest.raises(common.Error, match=message):

@@ -1,8 +1,10 @@
 """Photos, codes and films as files: eval.py's samples, encode, decode, interpolate; models in Python and exported."""
 import csv
 import json
+import os
 import re
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,7 +116,8 @@ def test_processes_share_samples(run, tmp_path, monkeypatch, world):
     for rank in range(world):
         monkeypatch.setattr(evaluation.dist, "get_rank", lambda rank=rank: rank)
         before = set(files(tmp_path / "many")) if shares else set()
-        monkeypatch.setattr(evaluation.os, "scandir", lambda folder: iter(()))        # as if all looked at once
+        monkeypatch.setattr(evaluation, "os", SimpleNamespace(
+            **{**vars(os), "scandir": lambda folder: iter(())}))                      # as if all looked at once
         evaluate("samples", run, "--out", tmp_path / "many", "-n", 100)
         monkeypatch.undo() if rank == world - 1 else None
         shares.append({*files(tmp_path / "many")} - before)
@@ -459,6 +462,7 @@ def test_films(style, photos, tmp_path, ending):
     (["seed:1", "--out", "f.gif"], "another; this is one; name another, too"),
     (["seed:1", "seed:2", "--out", "f.mp4"], "is no film"),
     (["none.jpg", "seed:2", "--out", "f.gif"], "there is no none.jpg; check the path"),
+    (["f.gif", "seed:2", "--out", "./f.gif"], "--out ./f.gif would write over ./f.gif itself; name another file"),
     (["photo", "seed:2", "--space", "z", "--out", "f.gif"], "has no 'unmap'")])
 def test_films_that_cannot_be(run, photos, words, message):
     words = [photos / "000.png" if word == "photo" else word for word in words]

@@ -1,6 +1,7 @@
 """The labels of figures, figures of several models, and the page of a run."""
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -274,7 +275,7 @@ def test_pages_of_several_runs_with_given_numbers(trained, dummy, capsys):
             assert number in page.words, number
         assert mse in index.words
         assert f"how {i} <b>" in page.text                          # escaped
-        assert "from m.json" in page.text
+        assert "from m.json, some of other weights: see the protocols" in page.text
         assert "measured" not in page.text
     assert "wrote pages/run.html" in capsys.readouterr().out
 
@@ -288,6 +289,22 @@ def test_a_run_that_fails_does_not_stop_the_others(trained, dummy, capsys):
     out = capsys.readouterr().out
     assert "nothing: left out: nothing holds no run" in out
     assert "broken: left out: " in out
+
+
+def test_pictures_of_a_short_run_have_a_slider_too(trained):
+    """Snapshots of less than a thousand images have names with a point."""
+    for k, name in enumerate(("000000.512", "000000.032", "000010.000")):
+        (trained / "samples" / f"{k:06d}.png").rename(trained / "samples" / f"{name}.png")
+    film = evaluation.film_of(trained, "samples")
+    assert re.findall(r'data-kimg="(\S+)"', film) == ["0.032", "0.512", "10"]
+
+
+def test_a_page_tells_what_was_trained_up_to_its_weights(trained):
+    checkpoint = torch.load(trained / "checkpoint.pt", weights_only=True)
+    torch.save({**checkpoint, "seen": 1000}, trained / "checkpoint.pt")
+    evaluate("report", trained, "--out", "pages", "-n", 9)
+    assert "1 kimg in " in Page("pages/run.html").text
+    assert "2 kimg in " not in Page("pages/run.html").text
 
 
 def test_a_page_leaves_pictures_out_if_they_are_too_many(trained, monkeypatch):
@@ -311,7 +328,7 @@ def test_a_page_leaves_pictures_out_if_they_are_too_many(trained, monkeypatch):
 def test_a_page_of_what_is_broken_or_missing(trained, here):
     def fails(match, *flags):
         with pytest.raises(common.Error, match=match) as e:
-            evaluate("report", trained, "--out", "pages", "-n", 9, *flags)
+            evaluate("report", trained, "--out", "pages", *(flags or ("-n", 9)))
         assert "\n" not in str(e.value)
     for content, match in (("{", "x.json holds no numbers of runs"), ("[1]", "holds no numbers of runs"),
                            ('{"a": {"errors": 1}}', "holds no numbers of runs"),
@@ -319,6 +336,7 @@ def test_a_page_of_what_is_broken_or_missing(trained, here):
         Path("x.json").write_text(content)
         fails(match, "--metrics", "x.json")
     fails("none.json holds no numbers of runs .FileNotFoundError", "--metrics", "none.json")
+    fails("-n is of the numbers that report measures itself", "--metrics", "x.json", "-n", 9)
     whole = (trained / "samples" / "000001.png").read_bytes()
     (trained / "samples" / "000001.png").write_bytes(whole[:40])
     fails("000001.png is no whole picture, or too large a one .*; delete it")
