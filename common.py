@@ -843,7 +843,8 @@ def start(args):
     if args.batch % world:
         raise Error(f"--batch {args.batch} does not divide among {world} processes; "
                     f"pass a multiple of {world}, such as {max(args.batch // world, 1) * world}")
-    if wrong := [n for n in getattr(args, "batches", []) if n % world]:
+    first = STYLE_SIZES.index(getattr(args, "start_resolution", 4))
+    if wrong := [n for n in getattr(args, "batches", [])[first:] if n % world]:
         raise Error(f"the run's batch of {wrong[0]} at a lower level does not divide among {world} processes; "
                     f"resume it on as many as it began with")
     device, rank, world = join(args.device)
@@ -962,7 +963,7 @@ def find_device(name, local_rank=0):
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
         torch.zeros(1, device=device).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as e:
         if name == "cuda" and local_rank >= torch.cuda.device_count() > 0:
             raise Error(f"there are more processes than GPUs; pass --nproc_per_node={torch.cuda.device_count()} to "
                         f"torchrun") from None
@@ -1121,6 +1122,7 @@ def positive(kind, most=math.inf):
     return number(name, kind, lambda value: 0 < value <= most and value < math.inf)
 
 
+kimg = number("number of thousands of images", float, lambda value: 1e-6 <= value <= 1e12)
 not_negative = number("positive float or 0", float, lambda value: 0 <= value < math.inf)
 count = number("whole number", int, lambda value: value >= 0)
 fraction = number("fraction", float, lambda value: 0 <= value <= 1)
@@ -1142,12 +1144,12 @@ def method_parser(doc, backbones, grows=None):
     parser = Parser(doc.partition("\n")[0], usage=f"python {Path(sys.argv[0]).name} [--flag value] ...")
     style = dict(backbone="stylegan")
     grows = grows or style
-    parser.epilog = ("In brackets: defaults, except the bundled digits', whose runs are shorter.  Every run prints its "
-                     "settings, and which of them are the paper's.")
+    parser.epilog = ("In brackets: defaults of the backbone, and of the method that runs without flags; sets, such as "
+                     "the bundled digits, may have others.  Every run prints its settings, and which are the paper's.")
 
     add = parser.group("data")
     add("--data", "set name (.github/guide.md), folder or zip of images", default="mnist-mini", metavar="NAME|PATH")
-    add("--data-root", "folder of named sets, which are downloaded to it", default="data", metavar="DIR")
+    add("--data-root", "folder of named sets, to which they are downloaded", default="data", metavar="DIR")
     add("--resolution", "image size in pixels, cropped to that aspect", type=size, default="auto", metavar="N|WxH")
     add("--split", "cut where papers differ (mnist: dw, sw; celeba: official, 5-1; ffhq: 60-10, 65-5; lsun-...: all, "
         "100k)", rare=True, default="auto")
@@ -1167,12 +1169,12 @@ def method_parser(doc, backbones, grows=None):
     add("--nw", "dimensions of w", type=positive(int), metavar="N")
 
     add = parser.group("training")
-    add("--kimg", "length in thousands of real images", type=positive(float), metavar="K")
+    add("--kimg", "length in thousands of real images", type=kimg, metavar="K")
     add("--batch", "images a step, over all processes (stylegan: at the last level)",
         type=positive(int, 65_536), metavar="N")
     add("--lr", "learning rate of Adam (stylegan: at the last level)", type=positive(float), metavar="R")
     add("--grow-kimg", "thousands of images that each level takes to fade in, and again before the next one (default: "
-        "--kimg in the method's proportions)", only=grows, rare=True, type=positive(float), default=0.0, metavar="K")
+        "--kimg in the method's proportions)", only=grows, rare=True, type=kimg, default=0.0, metavar="K")
     add("--start-resolution", "size of the larger side to grow from (the final one: no growing)", only=grows, rare=True,
         type=positive(int), default=4, choices=STYLE_SIZES, metavar="N")
     add("--seed", "random seed of weights, codes and image order", default=0, type=seed, metavar="S")
@@ -1182,21 +1184,21 @@ def method_parser(doc, backbones, grows=None):
     add("--out", "run folder (default: runs/METHOD-BACKBONE-DATA, and words such as variant, split, seed)",
         default="auto", metavar="RUN")
     add("--resume", "run to go on with", default="", metavar="RUN")
-    add("--snapshot-kimg", "thousands of images between pictures, log rows and checkpoints",
-        type=positive(float), metavar="K")
+    add("--snapshot-kimg", "thousands of images between pictures, log rows and checkpoints", type=kimg, metavar="K")
     add("--keep-kimg", "thousands of images between averaged weights that stay, in RUN/kept, each of the next snapshot "
         "(default: none stay)", rare=True, type=positive(int), default=0, metavar="K")
     add("--device", "cpu, cuda, cuda:1, mps ... (default: the GPU if there is one)", default="auto")
     add("--precision", "number format of the networks' products (auto: bf16 on a GPU that has it, except for mlp; fp32 "
         "is not TF32)", rare=True, default="auto", choices=["auto", "fp32", "bf16"])
-    add("--compile", "torch.compile for all passes except those that R1 differentiates twice", rare=True,
-        action="store_true")
+    add("--compile", "torch.compile of the networks, except LIA's phi, ReStyle's generator, and what R1 differentiates "
+        "twice", rare=True, action="store_true")
     add("--help-all", "all flags, with the rare ones", action="help")
     return parser
 
 
 # What --resume may change; data, data_root and only to where the same images are
-RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "keep_kimg", "data", "data_root", "only")
+RESUMABLE = ("kimg", "out", "workers", "device", "snapshot_kimg", "keep_kimg", "data", "data_root", "only",
+             "skip_bad")
 
 
 def holds(condition, values):
@@ -1279,12 +1281,13 @@ def resolve(parser, method, table, argv, networks, formerly, inherit=None):
         if value == "":
             raise Error(f"{flag(name)} is empty (a variable that is not set?); leave it out, or fill it")
     run = given.pop("resume", "")
-    stored = {}
+    own = stored = {}
     if run:
         run = str(Path(run))
         stored = read_args(run, method, parser)
         if missing := {"versions", "schedule_kimg", "data_name", "train_images"} - stored.keys():
             raise damaged(Path(run, "args.json"), f"{min(missing)} is missing")
+        own = stored
         stored = formerly | stored
     elif given.get("backbone") == "auto":
         del given["backbone"]
@@ -1293,7 +1296,7 @@ def resolve(parser, method, table, argv, networks, formerly, inherit=None):
         if not run:
             inherited.update(settings_of(given["init"], given, method, parser, networks, formerly))
         given["init"] = str(Path(given["init"]).resolve())
-    elif given.get("freeze_d") and not run:
+    elif given.get("freeze_d") and not run and "restyle" not in given:
         raise Error("--freeze-d keeps what --init RUN has learnt; add that, or leave it out")
     values, source = look_up(table, defaults, stored or inherited | given)
     source.update(dict.fromkeys(inherited.keys() - given.keys(), "inherited"))
@@ -1306,9 +1309,11 @@ def resolve(parser, method, table, argv, networks, formerly, inherit=None):
             raise Error(f"{flag(name)} is of no use with {others[0]}; leave one of them out")
         where = " ".join(k if v is True else f"{k} {v}" for k, v in wanted)
         raise Error(f"{flag(name)} is for {where}; leave it out, or pass that")
-    values = {k: v for k, v in values.items() if k in stored or k not in useless}
+    values = {k: v for k, v in values.items() if k in own or k not in useless}
     if run:
         values.update(out=run, resume=run)
+        if "out" in given and Path(given["out"]).resolve() == Path(run).resolve():
+            del given["out"]
         for name, value in given.items():
             if name in RESUMABLE:
                 values[name] = value
@@ -1643,6 +1648,8 @@ def check_grown(run, model):
 def load_model(run, method, make_model, device, weights, kimg):
     """make_model(args) with a run's averaged ("ema") or trained ("raw") weights, in eval mode;
     kimg: with those that were kept there, None for the last ones.  Raises `Error`."""
+    if weights not in ("ema", "raw"):
+        raise Error(f"weights are 'ema' or 'raw', not {weights!r}")
     args = read_args(run, method)
     with fitting(run):
         model = make_model(args)
@@ -1745,6 +1752,7 @@ class Run:
         model: the averaged one;  x, z: see `fixed_inputs`.
         """
         self._fetch()
+        self._check()
         if self.writer:
             measures = inversion_errors(model, x, z)
             pictures = snapshot_pictures(model, x, z)
@@ -1776,6 +1784,7 @@ class Run:
         """Last words.  After a signal: write the checkpoint, then leave as interrupted."""
         self._fetch()
         if self.stop:
+            self._check()
             self.save()
         if dist.is_initialized():
             dist.barrier()                      # the others wait for process 0's checkpoint
@@ -1834,7 +1843,9 @@ class Run:
         log = self._append("log.csv", [row + means + [measures[k] for k in self.MEASURES]])
         for name, picture in pictures.items():
             (self.folder / name).mkdir(exist_ok=True)
-            kimg = f"{int(self.seen / 1000):06d}" if self.args.snapshot_kimg >= 1 else f"{self.seen / 1000:010.3f}"
+            last = -1 if self.last_snapshot < 0 else self.last_snapshot // 1000
+            whole = self.args.snapshot_kimg >= 1 and self.seen // 1000 != last      # else it has the last one's name
+            kimg = f"{self.seen // 1000:06d}" if whole else f"{self.seen / 1000:010.3f}"
             save_png(self.folder / name / f"{kimg}.png", picture)
         if time.time() - self.drawn > 30 or self.seen >= self.args.kimg * 1000:
             curves(log, self.folder / "curves.png")
@@ -1864,10 +1875,12 @@ class Run:
         """Read source's checkpoint, and take over the rows of its log.csv up to there."""
         tables = self.columns if self.writer else {}
         if not (source / "checkpoint.pt").exists():     # stopped before the first one: begin again
-            log = source / "log.csv"
-            if log.exists() and log.read_bytes().count(b"\n") > 2:      # the head and kimg 0
-                raise Error(f"{source} has a log, but no checkpoint.pt; put back a copy, or train again in another "
-                            f"folder")
+            for log in (source / name for name in self.columns):
+                if log.exists() and log.read_bytes().count(b"\n") > 2:  # the head and kimg 0
+                    raise Error(f"{source} has {log.name}, but no checkpoint.pt; put back a copy, or train again in "
+                                f"another folder")
+            if self.writer:
+                print(f"note: {source} has no checkpoint.pt, so it begins from nothing")
             for name in tables:
                 (self.folder / name).unlink(missing_ok=True)
             return
@@ -1942,6 +1955,14 @@ class Run:
         self.steps += len(values)
         self.recent = values[-1].tolist()
         self.pending = []
+
+    def _check(self):
+        """Raise `Error` if weights are not finite: a loss is of those before its update."""
+        for name, net in self.state.items():
+            tensors = [*net.parameters(), *net.buffers()] if isinstance(net, nn.Module) else []
+            if not all(t.isfinite().all() for t in tensors):
+                raise Error(f"{name} has weights that are not finite at {self.seen / 1000:g} kimg; the checkpoint of "
+                            f"{self.saved / 1000:g} kimg is kept: try a lower --lr or stronger regularisation")
 
     def _spare_threads(self):
         """Next to another busy program on a CPU, try fewer threads; keep them if that is faster.
@@ -2140,6 +2161,8 @@ def command(main, remedy="pass a smaller --batch, a smaller --resolution or a la
     for name in ("stdout", "stderr"):           # closed by whoever began it
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
+    if hasattr(sys.stdout, "reconfigure"):      # names of files that the terminal cannot spell
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:
@@ -2149,6 +2172,8 @@ def command(main, remedy="pass a smaller --batch, a smaller --resolution or a la
     except (MemoryError, RuntimeError) as e:
         if is_out_of_memory(e):
             message = f"out of memory; {remedy}"
+        elif "InvalidCxxCompiler" in str(e):
+            message = "--compile needs a C++ compiler, and none works here; install one (g++), or leave --compile out"
         elif isinstance(e, dist.DistError) or "gloo" in str(e):         # what NCCL and gloo raise
             message = ("another process of this job has ended; see what it said, and go on from the last checkpoint, "
                        "which is whole, by --resume RUN")

@@ -285,6 +285,9 @@ def load(data, root="data", split="auto", resolution="auto", skip_bad=False, siz
                         f"that is trained: python eval.py encode RUN {path} --reconstruct out")
     if path:
         return _files(path, wanted, sizes, skip_bad)
+    if data == "imagenet":
+        raise DataError(f"there is no {Path(root, data)} and no {Path(root, data)}.zip; put its training images there, "
+                        f"a folder a class, or name the right --data-root")
     if data.endswith(".zip") or os.sep in data:
         raise DataError(f"there is no {data}, here or under --data-root {root}; check the path")
     raise DataError(f"unknown data set {data!r}, and no folder or zip of that name here or under "
@@ -352,6 +355,12 @@ def _torchvision(name, root, split, wanted):
                  f"the unpacked cifar-10-batches-py into {root}")
         raise DataError(f"{kind.__name__} is not under --data-root {root}, and its download failed "
                         f"({reason}); put {files}, or name the right --data-root") from None
+    for part in (train, test):
+        if len(part.data) != len(part.labels if kind is SVHN else part.targets):
+            raise DataError(f"{name} under {root} has not as many labels as images; copy its files again")
+    if split == "sw" and len(train.data) != 60_000:
+        raise DataError(f"{name}'s training file under {root} has {len(train.data):,} images, and its split sw cuts "
+                        f"60,000; copy it again")
     pixels = np.concatenate([train.data, test.data])
     if kind is SVHN:
         pixels = pixels.transpose(0, 2, 3, 1)
@@ -430,23 +439,24 @@ def _celeba(store, base, split):
         partition = base / "list_eval_partition.txt"
         if not partition.exists():
             raise DataError(f"there is no {partition}; put CelebA's there, or pass --split 5-1")
-        rows = [line.split() for line in partition.read_text().splitlines() if line.strip()]
-        if any(len(row) != 2 for row in rows):
-            raise DataError(f"{partition} is not a name and a number a line; put CelebA's own there")
+        rows = [line.split() for line in partition.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+        if any(len(row) != 2 for row in rows) or len(dict(rows)) < len(rows):
+            raise DataError(f"{partition} is not a name, each once, and a number a line; put CelebA's own there")
         train, test = ([place[name] for name, part in rows if part == number and name in place] for number in "02")
     if not train or not test:
         raise DataError(f"{store.path} has {n} images, and {split} leaves a part empty; complete it")
     table = base / "list_attr_celeba.txt"
     if not table.exists():
         return train, test, None, None
-    _, head, *rows = table.read_text().splitlines() + ["", ""]
+    _, head, *rows = table.read_text("utf-8-sig", "replace").splitlines() + ["", ""]
     names = head.split()
-    marks = {name: [mark == "1" for mark in values] for name, *values in map(str.split, filter(str.strip, rows))}
-    if not marks or any(len(values) != len(names) for values in marks.values()):
+    marks = {name: values for name, *values in map(str.split, filter(str.strip, rows))}
+    if not marks or any(len(values) != len(names) or set(values) - {"1", "0", "-1"} for values in marks.values()):
         raise DataError(f"{table} is not a number, a line of names, and a mark of each for every image; put CelebA's "
                         f"own there")
-    none = [False] * len(names)
-    return train, test, torch.tensor([marks.get(Path(name).name, none) for name in store.images]), names
+    if lacking := next((name for name in store.images if Path(name).name not in marks), None):
+        raise DataError(f"{table} has no line for {lacking}; put CelebA's own there")
+    return train, test, torch.tensor([[mark == "1" for mark in marks[Path(name).name]] for name in store.images]), names
 
 
 def _files(path, wanted, sizes, skip_bad):
@@ -622,7 +632,7 @@ class Store:
                     yield name
                 elif not folder:
                     self.left_out["pipes or devices"] += 1      # opening one may wait for ever
-                elif not name.endswith(".pyramid"):
+                elif not name.endswith((".pyramid", ".pyramid.part")):
                     for entry in inside:
                         to = links if entry.is_symlink() else queue
                         to.append(f"{name}/{entry.name}".lstrip("/"))
@@ -861,7 +871,8 @@ def survey(stores, wanted=None, sizes=None):
     tops = Counter()            # largest values of deep images, by kind
     if not store.images:
         raise DataError(f"{store.place} has no images in it; they end in {' '.join(ENDINGS)}")
-    for name in store.images[::math.ceil(len(store.images) / 256)]:
+    for i in sorted(permutation(len(store.images), 0, 0)[:256].tolist()):      # even steps may meet one kind alone
+        name = store.images[i]
         with store.reading(name):
             image = store.picture(name)
             if (kind := image.mode[0]) in "IF":
@@ -965,8 +976,11 @@ def prepare(data, root="data", resolution="auto"):
 def _write_pyramid(store, shapes):
     folder = Path(f"{store.place}.pyramid")
     part = Path(f"{folder}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    try:
+        part.mkdir(parents=True)
+    except FileExistsError:
+        raise DataError(f"{part} is there, so another `prepare` writes it, or was killed; wait for its end, or delete "
+                        f"it") from None
 
     def read(name):
         with store.reading(name):

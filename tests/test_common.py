@@ -348,6 +348,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         run.finish()
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path, stopped):
+    """The losses of a step are of the weights before it."""
+    run = make_run(tmp_path / "run")
+    run.save()
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    run.step([torch.tensor(1.0), torch.tensor(2.0)], 10)
+    net = next(v for v in run.state.values() if isinstance(v, nn.Module))
+    with torch.no_grad():
+        next(net.parameters()).view(-1)[0] = math.inf
+    run.stop = stopped
+    with pytest.raises(common.Error, match="has weights that are not finite at 0.01 kimg; the checkpoint of 0 kimg is"):
+        run.finish() if stopped else run.snapshot(0.1, nn.Identity(), torch.zeros(1, 1, 8, 8), None)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
 def test_a_full_disk_says_so(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
     monkeypatch.setattr(os, "fsync", lambda n: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))

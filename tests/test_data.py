@@ -63,11 +63,23 @@ def test_celeba(tmp_path, zipped):
         again, _ = data.load("celeba", tmp_path, sizes=[32, 64, 128, 256])
         assert torch.equal(again.pixels, train.pixels)
         assert torch.equal(again.labels, train.labels)
-    for name, text in (("list_attr_celeba.txt", "image_id,Bald,Smiling\n000001.jpg,-1,1\n000002.jpg,1,1\n"),
-                       ("list_eval_partition.txt", "image_id,partition\n000001.jpg,0\n")):
-        (base / name).write_text(text)                              # as others give them, with commas
-        with pytest.raises(data.DataError, match=f"{name} is not a n.*; put CelebA's own there"):
-            data.load("celeba", tmp_path)
+    lists = {name: (base / name).read_bytes() for name in ("list_attr_celeba.txt", "list_eval_partition.txt")}
+    for name, content in lists.items():
+        (base / name).write_bytes(b"\xef\xbb\xbf" + content)       # with a mark of its encoding
+    again, _ = data.load("celeba", tmp_path, sizes=[32, 64, 128, 256])
+    assert (len(again), again.labels.tolist()) == (len(train), train.labels.tolist())
+    for name, texts in dict(zip(lists, (
+            (b"image_id,Bald,Smiling\n000001.jpg,-1,1\n000002.jpg,1,1\n", b"1\nBald Smiling\n000001.jpg yes -1\n"),
+            (b"image_id,partition\n000001.jpg,0\n", lists["list_eval_partition.txt"] + b"000001.jpg 2\n")),
+            strict=True)).items():
+        for content in (*texts, lists[name].decode().encode("utf-16")):     # commas; odd marks; a name twice
+            (base / name).write_bytes(content)
+            with pytest.raises(data.DataError, match=f"{name} is not a n.*; put CelebA's own there"):
+                data.load("celeba", tmp_path)
+        (base / name).write_bytes(lists[name])
+    (base / "list_attr_celeba.txt").write_text("1\nBald Smiling\n000001.jpg 1 -1\n")
+    with pytest.raises(data.DataError, match="list_attr_celeba.txt has no line for 000002.jpg"):
+        data.load("celeba", tmp_path)
     with pytest.raises(data.DataError, match="celeba has no split 'dw'; it is official .* or 5-1"):
         data.load("celeba", tmp_path, "dw")
     with pytest.raises(data.DataError, match="there is no .*img_align_celeba; put"):
@@ -189,6 +201,9 @@ def test_folder(tmp_path):
     assert (train.pixels[3, 0].numpy() == np.asarray(picture(3))).all()
     picture(0, mode="RGB").save(folder / "zzz.png")
     assert data.load(str(folder))[0].shape[0] == 3              # one coloured image makes the set RGB
+    for i in range(600):
+        picture(i, (4, 4), "RGB" if i % 3 else "L").save(fill(tmp_path / "mixed", 0) / f"{i:03d}.png")
+    assert data.load(str(tmp_path / "mixed"))[0].shape[0] == 3  # and so if grey and coloured ones alternate
 
 
 def test_folder_of_classes(tmp_path):
