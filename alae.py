@@ -547,10 +547,12 @@ def public_sizes(path, models):
                     ("E", "from_rgb.0.from_rgb.weight", 1))
     top = usual(("E", "from_rgb.0.from_rgb.bias", 0), ("E", "from_rgb.0.from_rgb.weight", 0),
                 ("E", "encode_block.0.bias_1", 1))
+    n = usual(("F", "map_blocks.0.fc.bias", 0), ("F", "map_blocks.1.fc.bias", 0), ("D", "map_blocks.0.bias", 0))
+    if 2 << levels not in common.STYLE_SIZES:
+        raise common.Error(f"{path} has {levels} levels, and there are 1 (4 px) to {len(common.STYLE_SIZES)} "
+                           f"({common.STYLE_SIZES[-1]} px); take a checkpoint as the authors' code wrote it")
     return dict(
-        image_shape=[colours, 2 << levels, 2 << levels], fmap_base=top << levels,
-        nz=usual(("F", "map_blocks.0.fc.weight", 1)),
-        nw=usual(("F", "map_blocks.0.fc.bias", 0), ("F", "map_blocks.1.fc.bias", 0), ("D", "map_blocks.0.bias", 0)),
+        image_shape=[colours, 2 << levels, 2 << levels], fmap_base=top << levels, nz=n, nw=n,     # z is of w's size
         fmap_max=usual(("G", "const", 1), ("G", "decode_block.0.bias_1", 1), ("G", "decode_block.0.bias_2", 1)))
 
 
@@ -588,7 +590,8 @@ def official(path, out, batch):
     models = read_public(path)
     sizes = public_sizes(path, models)
     c, size, _ = shape = sizes.pop("image_shape")
-    given = dict(backbone="stylegan", recipe="official", resolution=size, start_resolution=size, **sizes)
+    given = dict(backbone="stylegan", recipe="official", resolution=size, start_resolution=size,
+                 snapshot_kimg=10, **sizes)
     given.update({k: v for k, v in dict(out=out, batch=batch).items() if v})
     args = parse_args([word for name, value in given.items() for word in (common.flag(name), str(value))])
     common.check_resolution(args, RESOLUTIONS)
@@ -638,12 +641,16 @@ def export(path, run):
     public checkpoint.  Raises common.Error for other runs.
 
     What a factor makes is float64, so that `official` gets the same weights back to the bit.
+    The fixed noise is not in the file.
     """
     args = common.read_args(run, "alae")
     _, h, w = args["image_shape"]
     if args["backbone"] != "stylegan" or h != w:
         raise common.Error(f"{run} is of {args['backbone']}, {w}x{h}, and the authors' code has square stylegan "
                            f"alone; take such a run")
+    if args["nz"] != args["nw"]:
+        raise common.Error(f"{run} has --nz {args['nz']} and --nw {args['nw']}, and the authors' code has one size; "
+                           f"take a run where they are equal")
     if Path(path).exists():
         raise common.Error(f"{path} exists; name a new file")
     model = load(run)

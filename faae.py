@@ -1,5 +1,6 @@
-"""Flipped-Adversarial AutoEncoders (F-AAE), Zhang, Dang, Lee, Chang, 2018, arXiv 1802.04504, and its family: what this
-and the other papers compare with, over plain networks E, G, D.
+"""Flipped-Adversarial AutoEncoders (F-AAE), Zhang, Dang, Lee, Chang, 2018, arXiv 1802.04504, and its family.
+
+The family: what this and the other papers compare with, over plain networks E, G, D.
 
     python faae.py                                          F-AAE, MLP on 10,000 bundled digits
     python faae.py --data cifar10                           F-AAE, its convolutional networks, 32x32, as section 4.1
@@ -501,7 +502,7 @@ class Autoencoder(nn.Module):
                 D = common.StyleCritic(image_shape, 1, width, fmap_base)
         if judges == "x, z":
             D = PairDiscriminator(trunk, D)
-        # codes begin with z's norm
+        # z's norm is 1 there; without this E's first codes are many times as long
         scale = nz**-0.5 if backbone != "mlp" and PRIORS.get(objective) is sphere else 1.0
         kind = {"ali": GaussianEncoder, "age": SphereEncoder}.get(objective, Encoder)
         self.G, self.E, self.D = G, kind(E, scale), D
@@ -529,7 +530,7 @@ class Autoencoder(nn.Module):
         Of w's direction where the prior is a sphere (F-AAE eq. 5), because E's output is not
         normalised in training. noise: "random", "fixed" or "none", on stylegan.
         """
-        w = unit(w) if self.sample is sphere else w
+        w = unit(w) if self.sample is sphere else w     # eq. 5
         return self.show(self.G(w, noise) if self.grows else self.G(w))
 
     def encode(self, x):
@@ -576,11 +577,13 @@ SETTINGS = [
     (CONVS, OURS(batch=32, decay_kind="inverse", kimg=2500, snapshot_kimg=50, **F_AAE)),
     (SECTION_4, PAPER(**F_AAE)),
     (SECTION_4 | dict(data="cifar10"), PAPER(kimg=50 * 50)),            # 50 epochs
-    (dict(data="celeba"), PAPER(split="5-1")),
+    (dict(data="celeba"), OURS(split="5-1")),
+    (dict(data="celeba", objective=("faae", "aae")), PAPER(split="5-1")),
     (CONVS | dict(data="celeba"), OURS(kimg=50 * 168.832)),
     (SECTION_4 | dict(data="celeba", split="5-1"), PAPER(kimg=50 * 168.832)),
-    (CONVS | dict(data="imagenet"), OURS(reencode_weight="30,100", kimg=600 * 1281.167), PAPER(resolution="64"),
-        OURS(snapshot_kimg=1000)),
+    (CONVS | dict(data="imagenet"),
+        OURS(resolution="64", reencode_weight="30,100", kimg=600 * 1281.167, snapshot_kimg=1000)),
+    (SECTION_4 | dict(data="imagenet"), PAPER(resolution="64")),
     (SECTION_4 | dict(data="imagenet", split="auto"), PAPER(reencode_weight="30,100", kimg=600 * 1281.167)),
     (MLPS, OURS(kimg=24_000, snapshot_kimg=500, **BIGAN)),
     (MNIST, PAPER(**BIGAN)),
@@ -654,7 +657,11 @@ def parse_args(argv=None):
     if args.nw not in (None, args.nz):
         raise Error(f"--nw {args.nw} differs from nz {args.nz}, but here z is the code itself: leave --nw out")
     args.nw = args.nz
+    if args.objective == "age" and args.nz < 2:
+        raise Error("--nz 1: AGE's codes lie on a sphere, which has two points then; pass 2 or more")
     given = [name for name in ("decay", "decay_kind") if not args.resume and args.source.get(name) == "given"]
+    if given == ["decay_kind"] and args.decay_kind == "none":
+        args.decay = 0.0
     if "decay" in given and args.decay and args.decay_kind == "none":
         raise Error(f"--decay {args.decay} says how much, not how: add --decay-kind inverse or weight")
     if "decay_kind" in given and args.decay_kind != "none" and not args.decay:

@@ -379,7 +379,7 @@ class InvGAN(nn.Module):
 
     def generate(self, w, noise="fixed"):
         """x = G(w), (N, C, H, W), images in [-1, 1] (mlp and stylegan
-        do not clip), of w (N, nw) or (N, num_layers, nw).
+        do not clip), of w (N, nw) or, on stylegan, (N, num_layers, nw).
 
         noise: "random", "fixed" or "none"; only stylegan has any.
         """
@@ -400,8 +400,8 @@ class InvGAN(nn.Module):
 
 RESOLUTIONS = {"mlp": [28], "dcgan": [32, 64, 128], "stylegan": common.STYLE_SIZES, "biggan": [32]}
 LABELS = dict(full="InvGAN", augmented="InvGAN augmented", naive="InvGAN naive")
-STYLE, FULL = dict(backbone="stylegan"), dict(variant="full")
 PLAIN, RESTYLE = dict(restyle=False), dict(restyle=True)
+STYLE, FULL = dict(backbone="stylegan"), PLAIN | dict(variant="full")
 # Rows of (where it holds, what is set); later rows refine earlier ones.  PAPER, OURS: the source.
 SETTINGS = [
     (dict(), dict(backbone="stylegan")),
@@ -437,7 +437,7 @@ def parse_args(argv=None):
     add("--variant", "model: eq. 3, or one of section 4.4", only=PLAIN, choices=LABELS)
     add("--gan-loss", "form of eq. 1", only=PLAIN, choices=["logistic", "hinge"])
     add("--gan-codes", "codes whose images L_GAN judges: M(z), or M(z) and w_R, half of each (eqs. 1, 3)",
-        only=dict(variant=("full", "augmented")), choices=["prior", "both"])
+        only=PLAIN | dict(variant=("full", "augmented")), choices=["prior", "both"])
     add("--targets", "codes and features that others are to meet: held, or moving as printed (eqs. 2, 3, 5)",
         only=PLAIN, choices=["held", "moving"])
     add("--gamma", "weight of R1, over 2", only=PLAIN, type=common.not_negative, metavar="W")
@@ -471,9 +471,13 @@ def parse_args(argv=None):
     args = common.resolve(parser, "invgan", SETTINGS, argv, network_args, formerly, inherit)
     if args.init and not args.resume and (getattr(args, "restyle", "") or "generator" in common.read_args(args.init)):
         raise Error("--init does not go with --restyle, whose generator is trained already; leave it out")
-    if args.patches and (args.patches not in RESOLUTIONS[args.backbone] or getattr(args, "grow", False)):
+    if args.patches and getattr(args, "grow", False):
+        raise Error("--grow does not go with --patches, which are all of one size; leave one of them out")
+    if args.patches and args.patches not in RESOLUTIONS[args.backbone]:
         sizes = " or ".join(map(str, RESOLUTIONS[args.backbone]))
-        raise Error(f"{args.backbone} trains on patches of {sizes} px, without --grow; not {args.patches}")
+        raise Error(f"{args.backbone} trains on patches of {sizes} px, not {args.patches}")
+    if hasattr(args, "restyle") and not args.pixel_weight and not (args.vgg and args.perceptual_weight):
+        raise Error("--pixel-weight 0 leaves --restyle no loss; add --vgg FILE")
     return args
 
 
@@ -518,7 +522,8 @@ def train(args):
         common.complete(args, images, held_out, label=LABELS[args.variant],
                         words=[word for word in words if word not in usual],
                         constants=[f"M depth {M_DEPTH[args.backbone]}", f"lr of M x{LR_MUL}",
-                                   f"Adam {BETAS[args.backbone]}", f"MMD's bandwidths {BANDWIDTHS}",
+                                   f"Adam {BETAS[args.backbone]}",
+                                   f"MMD's bandwidths {BANDWIDTHS}" if args.variant == "full" else "",
                                    f"mean w {MEAN_W}" if args.backbone == "stylegan" else ""])
     if grows:
         growth = common.growth_of(args)
@@ -749,7 +754,9 @@ def train_restyle(args):
     method = method_of(args.restyle, stored)
     G = method.make_model(stored) if began else method.load(args.restyle)
     if not began:
-        check_generator(args.restyle, stored, G, images)
+        check_generator(args.restyle, stored, G, whole, images)
+    if args.vgg and min(images.shape[1:]) < 16:
+        raise Error("--vgg halves images four times, and these are smaller than 16 px; leave it out")
     if args.resume:
         common.check_images(args, images)
     else:
@@ -800,9 +807,9 @@ def train_restyle(args):
     run.finish()
 
 
-def check_generator(run, stored, G, images):
+def check_generator(run, stored, G, whole, images):
     """Raise `Error` unless G, of a run with these arguments, has a prior,
-    has grown up and makes such images."""
+    has grown up and makes such images, which may be cut from `whole` ones."""
     if not (hasattr(G, "prior") and hasattr(G, "map")):
         raise Error(f"{run} ({stored['label']}) has no prior, whose mean code would be the first; name a run that has "
                     f"samples")
@@ -810,7 +817,9 @@ def check_generator(run, stored, G, images):
     if images.shape != G.image_shape:
         ours, theirs = ("x".join(map(str, shape)) for shape in (images.shape, G.image_shape))
         raise Error(f"the generator of {run} makes images of {theirs}, and these are {ours}; name others by --data")
-    if images.name == stored.get("data_name") and (problem := images.unlike(stored)):
+    _, h, w = whole.shape
+    same = images.name == stored.get("data_name") and stored["resolution"] in (f"{w}x{h}", str(w))
+    if same and (problem := images.unlike(stored)):
         raise Error(f"{run} was trained on {problem}; say where its own images are by --data-root or "
                     f"--only")
 

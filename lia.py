@@ -18,7 +18,8 @@ Numbers of equations and sections are those of the text submitted to ICLR 2020 (
 Section 3.1 is `decoder_step`, section 3.2 `encoder_step`; the network of eqs. 2-4 is `InvertibleNetwork`.  Where
 we differ from the paper or from the authors' released code ("the code"), the line says so, with the flag that restores
 the other; the whole list is in .github/lia.md.  The objective of the in-domain encoder of Zhu et al. 2020 is
---adversarial logistic --pixel-weight 1 --perceptual-norm mse --beta 5e-5 --adversarial-weight 0.08.
+--adversarial logistic --pixel-weight 1 --perceptual-norm mse --beta 5e-5 --adversarial-weight 0.08, and on mlp and
+dcgan --perceptual vgg16.
 """
 import copy
 import math
@@ -404,7 +405,8 @@ SETTINGS = [
     (STYLE | dict(data="ffhq"), OURS(resolution="1024")),
     (STYLE | dict(data="lsun-car"), PAPER(resolution="128x96")),       # cropped to it, in the code letterboxed
     (dict(recipe="official"), CODE(adversarial="logistic", perceptual_norm="mse", pixel_weight=1.0,
-        adversarial_weight=0.1, rgb="tanh", adam_state="fresh", flip="on")),
+        adversarial_weight=0.1, rgb="tanh", adam_state="fresh")),
+    (dict(recipe="official", data="ffhq"), CODE(flip="on")),
     (dict(perceptual_norm="mse"), CODE(beta=0.00005)),
     # What makes its gradient at f's output about as large
     # as the adversarial one (mlp on mnist, dcgan on faces; with the l2 norm)
@@ -488,19 +490,22 @@ def inherit(parser, given):
         raise Error("--stage 2 trains the encoder of a decoder that is there; train one with --stage 1, and name its "
                     "run folder by --decoder RUN")
     run = given["decoder"]
-    stored = dict(rgb="linear") | common.read_args(run, "lia", parser)       # as before its flag
+    stored = common.read_args(run, "lia", parser)
+    if stored["backbone"] != "dcgan":
+        stored = dict(rgb="linear") | stored    # as before its flag
     if stored.get("stage") == "2":
         raise Error(f"{run} is a run of stage 2; name the run of stage 1, {stored['decoder']}")
     if missing := {"stage", "given", "train_images"} - stored.keys():
         raise common.damaged(Path(run, "args.json"), f"{min(missing)} is missing")
     common.read_checkpoint(run, stored, "cpu")
     for key in INHERITED:
-        if key in given and key not in AGAIN and str(given[key]) != str(stored.get(key)):
-            raise Error(f"the decoder {run} has {common.flag(key)} {stored.get(key)}, not {given[key]}; leave the flag "
+        if key in given and key in stored and key not in AGAIN and str(given[key]) != str(stored[key]):
+            raise Error(f"the decoder {run} has {common.flag(key)} {stored[key]}, not {given[key]}; leave the flag "
                         f"out, or train another decoder")
     stored.update(stored["given"])              # "auto" where it was, so that the run's folder has the same name
     if "recipe" in given:
         stored.pop("adversarial", None)
+    given["decoder"] = str(Path(run).resolve())         # in case it is resumed from another folder
     return {key: stored[key] for key in INHERITED if key in stored}
 
 
@@ -585,11 +590,16 @@ def train_decoder(args):
     run.finish()
 
 
+def batch_of(side, world):
+    """Images a step of stage 2: 16 a process as in the code, fewer above 256 px."""
+    return world * min(16, 4096 // side)
+
+
 def train_encoder(args):
     """Stage 2, section 3.2."""
-    if not args.batch:                          # 16 images a process as in the code, fewer above 256 px
+    if not args.batch:
         side = max(common.read_args(args.decoder, "lia")["image_shape"][1:])
-        args.batch = int(os.environ.get("WORLD_SIZE", 1)) * min(16, 4096 // side)
+        args.batch = batch_of(side, int(os.environ.get("WORLD_SIZE", 1)))
     device, rank, world = common.start(args)
     if args.backbone == "stylegan" and args.inference == "encoder" and args.batch // world < 2:
         raise Error(f"--batch {args.batch} leaves a process {args.batch // world} image, and f's batch norm needs 2; "

@@ -254,8 +254,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--report", action="store_true", help="every method, backbone and level")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="auto", help="cpu, cuda ... (default: the GPU if there is one)")
+    parser.add_argument("--rounds", type=int, default=9,
+                        help="measurements of each row, of which the median is printed (default: 9)")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     parser.add_argument("--level", type=int, default=-1, help=argparse.SUPPRESS)
     args = parser.parse_args()

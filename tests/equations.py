@@ -194,7 +194,7 @@ EQUATIONS = [
         "Algorithm 1 begins with four networks.",
         ("test_layers_that_f_d_and_e_share_with_the_released_code",),
         none="Networks initialise themselves when `main` builds the model.",
-        differs=("F's depth", "depth of F", "end of F")),
+        differs=("depth of F", "end of F")),
     Equation(
         "alae", "line 2", "6",
         r"\text{while not converged do}",
@@ -429,7 +429,7 @@ EQUATIONS = [
         r"& \quad + \mathbb{E}_{\mathbf{z} \sim p_z} [\log(1 - D_w(G_\theta(\mathbf{z})))] "
         r"\end{aligned}",
         "A GAN; latent regressors add an encoder to it.",
-        PHASES, where=("lr: opt.D", "lr: opt.G"), differs=("log(1 - D)",)),
+        PHASES, where=("lr: opt.D", "lr: opt.G"), flags=("--gamma",), differs=("log(1 - D)",)),
     Equation(
         "faae", "eq. 2", "2.3",
         r"\begin{aligned} & \min_{\theta, \phi} \max_w \mathcal{B}(G_\theta, E_\phi, D_w) \quad "
@@ -449,7 +449,7 @@ EQUATIONS = [
         "BiGAN: D tells pairs of an image and its code from pairs of a sample and the code that "
         "it was made of.",
         (*PHASES, "test_bigans_mlps"), where=("bigan",), flags=("--d-norm",),
-        differs=("log(1 - D)", "BiGAN's MLPs")),
+        differs=("log(1 - D)", "BiGAN's MLPs", "steps of bigan")),
     Equation(
         "faae", "eq. 4", "3.1",
         r"\begin{aligned} & \min_{\theta, \phi} \max_w \mathcal{F}(G_\theta, E_\phi, D_w) \quad "
@@ -461,7 +461,7 @@ EQUATIONS = [
         "code that was given.",
         PHASES, where=("faae",), reading=r"\lVert \mathbf{z} - E_\phi(G_\theta(\mathbf{z})) \rVert",
         note="The indices are swapped.",
-        flags=("--reencode-weight", "--adversarial-weight", "--reenc", "--joint"),
+        flags=("--reencode-weight", "--adversarial-weight", "--reenc", "--joint", "--gamma"),
         differs=("log(1 - D)",)),
     Equation(
         "faae", "eq. 5", "4.4",
@@ -484,7 +484,7 @@ EQUATIONS = [
         r"\max_{D_w} \mathbb{E}_{\mathbf{x} \sim p_x} [\log D_w(\mathbf{x})] + "
         r"\mathbb{E}_{\mathbf{z} \sim p_z} [\log(1 - D_w(G_\theta(\mathbf{z})))]",
         "Second phase, first half: D learns to tell real images from generated ones.",
-        PHASES, where=("faae: opt.D",)),
+        PHASES, where=("faae: opt.D",), flags=("--gamma",)),
     Equation(
         "faae", "regularization phase, G", "3.1",
         r"\max_{G_\theta} \mathbb{E}_{\mathbf{z} \sim p_z} [\log D_w(G_\theta(\mathbf{z}))]",
@@ -497,7 +497,7 @@ EQUATIONS = [
         r"z)] \\ & \quad + \mathbb{E}_z [\log(1 - D(G(z), z))], \\ & q(z|x) = \mathcal{N}(\mu(x), "
         r"\sigma^2(x)) \end{aligned}",
         "BiGAN's game with an encoder that draws its code (Dumoulin et al., arXiv 1606.00704).",
-        PHASES, where=("ali",)),
+        PHASES, where=("ali",), differs=("log(1 - D)", "steps of bigan")),
     Equation(
         "faae", "AGE, E", "the family",
         r"\min_E \mathrm{KL}(E(x) \| p) - W_{fake} \mathrm{KL}(E(G(z)) \| p) + W_x \lVert x - "
@@ -526,14 +526,14 @@ EQUATIONS = [
         r"\min_E \mathbb{E}_z \lVert z - E(G(z)) \rVert_2^2",
         "Latent regressor: next to a GAN, which does not see it, E learns to return the code "
         "(ALAE's table 2; Donahue et al., arXiv 1605.09782).",
-        ("test_an_iteration_by_hand",), where=("lr: opt.E",), differs=("norm of lr", "lr, jlr")),
+        ("test_an_iteration_by_hand",), where=("lr: opt.E",), differs=("norm of lr", "... of lr and jlr")),
     Equation(
         "faae", "JLR", "the family",
         r"\begin{aligned} & \min_{G, E} W_{re} \mathbb{E}_z \lVert z - E(G(z)) \rVert_2^2, \\ & "
-        r"\max_G W_{adv} \mathbb{E}_z [\log D(G(z))] \end{aligned}",
+        r"\max_G \mathbb{E}_z [\log D(G(z))] \end{aligned}",
         "Joint latent regressor: G, too, is moved by the error of the code.",
         ("test_an_iteration_by_hand", "test_the_losses_of_jlr"), where=("jlr: opt.G, opt.E",),
-        flags=("--reencode-weight",), differs=("weight of jlr", "norm of lr", "lr, jlr")),
+        flags=("--reencode-weight",), differs=("weight of jlr", "norm of lr", "... of lr and jlr")),
     Equation(
         "faae", "AE, l1", "the family",
         r"\min_{G, E} \mathbb{E}_x \lVert x - G(E(x)) \rVert_1",
@@ -543,7 +543,7 @@ EQUATIONS = [
         "faae", "AE, l2", "the family",
         r"\min_{G, E} \mathbb{E}_x \lVert x - G(E(x)) \rVert_2^2",
         "A plain autoencoder, compared by squared differences (ALAE's table 2).",
-        ("test_an_iteration_by_hand",), where=("ae_l2",), differs=("norm of lr", "lr, jlr")),
+        ("test_an_iteration_by_hand",), where=("ae_l2",), differs=("norm of lr",)),
 
     # ---------------------------------------------------------------- numbers of still other papers
     Equation(

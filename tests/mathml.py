@@ -88,6 +88,8 @@ class Formula:
         base, below, above = self.atom(prefix), "", ""
         while self.peek() in ("_", "^") or self.peek().startswith("'"):
             mark = self.next()
+            if below if mark == "_" else above:
+                raise self.error("two indices")
             if mark == "_":
                 below = self.argument()
             else:

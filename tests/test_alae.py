@@ -87,7 +87,7 @@ def by_hand(A, B, C, d, x, zs, gamma, lr, latent, moves_F):
 
 @pytest.mark.parametrize("flags", [
     [], ["--latent-loss", "sum", "--gamma", "3"], ["--step3", "EGF"], ["--recipe", "official"]])
-def test_algorithm_1_by_hand(flags):
+def test_algorithm_1_by_hand(flags, monkeypatch):
     args = alae.parse_args(["--nw", "4", *flags])
     torch.manual_seed(1)
     model, x = Linear(), torch.randn(6, 5, dtype=torch.float64)
@@ -95,9 +95,13 @@ def test_algorithm_1_by_hand(flags):
     nets = (model.F, model.G, model.E, model.D)
     A, B, C, d = (net.weight.detach().numpy().copy() for net in nets)
     codes = iter(zs)        # three draws, one a step: a fourth raises
+    at = []
+    monkeypatch.setattr(alae, "r1", lambda scores, x: at.append(x) or common.r1(scores, x))
     opt = Namespace(**{name: common.adam(net, 0.01, alae.BETAS) for name, net in zip("FGED", nets, strict=True)})
     losses = alae.train_step(nets, opt, x.clone(), draws(lambda n: next(codes)), args)
     assert next(codes, None) is None
+    assert len(at) == 1
+    assert torch.equal(at[0], x)        # R1 is at the real images, which its value does not tell here
     expected, after = by_hand(A, B, C, d[0], x.numpy(), [z.numpy() for z in zs], args.gamma, 0.01, args.latent_loss,
                               args.step3 == "EGF")
     assert [float(v.detach()) for v in losses] == pytest.approx(expected, rel=1e-5)       # losses are taken in fp32
@@ -133,6 +137,14 @@ def test_latent_discriminator():
         assert [tuple(p.shape) for p in D.parameters() if p.ndim == 2] == [(6, 6), (6, 6), (1, 6)]
         gap = D((w[:25] + w[25:]) / 2) - (D(w[:25]) + D(w[25:])) / 2
         assert (gap.abs().max() < 1e-6) == affine
+        h = w
+        for layer in (D.layer1, D.layer2, D.layer3):
+            last = layer is D.layer3
+            nn.init.normal_(layer.bias)
+            gain = 1 if affine or last else 2
+            h = h @ layer.weight.T * (0.1 * math.sqrt(gain / 6)) + 0.1 * layer.bias
+            h = h if affine or last else torch.where(h > 0, h, 0.2 * h)
+        torch.testing.assert_close(D(w), h)
 
 
 def test_layers_that_f_d_and_e_share_with_the_released_code():

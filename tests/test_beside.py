@@ -90,10 +90,12 @@ def test_differences_stand_beside_what_they_concern(key):
     for e in EQUATIONS:
         if e.paper == key and e.differs:
             titles = [pages.simple(d.title) for d in differences]
-            assert any(title.startswith(pages.simple(begin)) for begin in e.differs for title in titles), e.id
+            assert all(any(title.startswith(pages.simple(begin)) for title in titles) for begin in e.differs), e.id
     r1 = dict(alae="line 6", lia="eq. 6", invgan="eq. 1", faae="eq. 4")[key]
     e, = (e for e in EQUATIONS if (e.paper, e.number) == (key, r1))
-    assert sum(pages.concerns(d, e) for d in differences) >= 2
+    beside = [d.title for d in differences if pages.concerns(d, e)]
+    assert len(beside) >= 2
+    assert any("R1" in title for title in beside)
 
 
 # ------------------------------------------------------------------------------------- reading tags

@@ -450,9 +450,10 @@ def alae_step(heading, steps=1, mean_w=None, **flags):
     zs, x = drawn(6, 3, steps), randn(6, 5)
     args = Namespace(**{**dict(gamma=3.0, latent_loss="sum", step3="EG", nw=4), **flags})
 
-    def closed_r1(scores, x):               # of a linear critic, whatever x is
-        check(x.requires_grad, "line 6: R1 needs x.requires_grad_()")
-        grad = torch.autograd.grad(scores.sum(), x, retain_graph=True)[0]
+    def closed_r1(scores, at):              # of a linear critic, whatever the images are
+        check(at.requires_grad, "line 6: R1 needs x.requires_grad_()")
+        same("line 6: R1 is at the real images", at, x)
+        grad = torch.autograd.grad(scores.sum(), at, retain_graph=True)[0]
         same("line 6: R1 is of the scores of x", grad, np.broadcast_to(before[3] @ before[2], (6, 5)))
         return (E.A.T @ D.A[0]).square().sum()
     with patch("alae.mean_softplus", logistic), patch("alae.r1", closed_r1):

@@ -327,6 +327,10 @@ def test_the_prior_of_each_objective(objective):
     assert length.max() <= largest + 1e-5
 
 
+def lrelu(t):
+    return torch.where(t > 0, t, 0.2 * t)
+
+
 def test_bigans_mlps():
     model = small("bigan", "mlp", 50, 1, "--d-norm", "on")[1]
     assert [tuple(p.shape) for p in model.E.parameters() if p.ndim == 2] == [(1024, 784), (1024, 1024), (50, 1024)]
@@ -336,6 +340,13 @@ def test_bigans_mlps():
              for n, net in model.named_children()}
     assert norms == {"G": [True, True], "E": [False, True], "D": [False, True]}
     assert not any("norm" in n for n, _ in model.named_parameters())        # neither gain nor bias
+    t = torch.randn(8, 50)
+    hidden = model.G[0].norm2(model.G[0].layer2(model.G[0].norm1(model.G[0].layer1(t)).relu())).relu()
+    assert torch.equal(model.G[0].trunk(t), hidden)
+    t = torch.rand(8, 1, 28, 28)
+    assert torch.equal(model.E.net.trunk(t), lrelu(model.E.net.norm2(model.E.net.layer2(lrelu(
+        model.E.net.layer1(t.flatten(1)))))))
+    assert [net.slope for net in (model.G[0], model.E.net, model.D.net)] == [0, 0.2, 0.2]
     for p in model.parameters():
         if p.ndim == 2:
             assert (p.mean().abs().item(), p.std().item()) == pytest.approx((0, 0.02), abs=2e-3)
@@ -367,6 +378,22 @@ def test_section_3_2(size):
             assert m.weight.abs().max() <= math.sqrt(6 / fan)
             assert m.weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=0.2)
     assert torch.equal(E(x), E.net(x) / 16)             # 1 / sqrt(nz)
+    t = x
+    for conv, norm in zip(E.net.trunk.convs, E.net.trunk.norms, strict=True):
+        t = nn.functional.max_pool2d(lrelu(norm(conv(t))), 2)
+    assert torch.equal(E.net.trunk(x), t.flatten(1))
+    z = torch.randn(4, 256)
+    t = lrelu(G.norm(G.first(z).view(4, -1, 4, 4)))
+    for conv, norm in zip(G.convs, G.norms, strict=True):
+        t = lrelu(norm(conv(t.repeat_interleave(2, 2).repeat_interleave(2, 3))))
+    assert torch.equal(G(z), G.last(t).sigmoid())
+
+
+@pytest.mark.parametrize(("objective", "backbone", "scale"), [
+    *((o, "dcgan", 1 / 16) for o in ("faae", "aae", "age")), ("bigan", "dcgan", 1), ("aae", "mlp", 1)])
+def test_codes_of_spheres_are_scaled_on_dcgan(objective, backbone, scale):
+    shape = (1, 28, 28) if backbone == "mlp" else (3, 32, 32)
+    assert faae.Autoencoder(backbone, shape, 256, 16, objective).E.scale == scale
 
 
 def test_no_batch_norm_where_a_pair_is_scored():

@@ -183,7 +183,7 @@ def small(*flags, lr=0.001):
 @pytest.mark.parametrize("fm_weight", ["0", "2"])
 def test_what_teaches_d(fm_weight):
     """The score sees fakes without their codes; feature matching reaches D through w_R and G, and not through f."""
-    args, model, opt, x = small("--backbone", "mlp", "--fm-weight", fm_weight, "--w-weight", "0",
+    args, model, opt, x = small("--backbone", "mlp", "--gan-codes", "both", "--fm-weight", fm_weight, "--w-weight", "0",
                                "--cycle-weight", "0", "--mmd-weight", "0", lr=0.0)
     M, G, D = (copy.deepcopy(net) for net in (model.M, model.G, model.D))
     z = torch.randn(4, 8)
@@ -469,7 +469,7 @@ def here(here):
 
 
 BAD = {
-    "biggan's patches": ((*BIGGAN[:-1], "16"), "biggan trains on patches of 32 px, without --grow; not 16"),
+    "biggan's patches": ((*BIGGAN[:-1], "16"), "biggan trains on patches of 32 px, not 16"),
     "biggan's size": (("--backbone", "biggan", "--resolution", "64"), "biggan makes images of 32 px, not 64"),
     "dcgan's patches": (("--backbone", "dcgan", "--data", "set.zip", "--resolution", "40", "--patches", "20"), "20"),
     "gamma": (("--gamma", "nan"), "--gamma: invalid positive float or 0 value: 'nan'"),
@@ -479,7 +479,8 @@ BAD = {
     "no tiles": (("--data", "set.zip", "--resolution", "40", "--patches", "32"), "pass --resolution 32x32"),
     "smaller than a patch": (("--patches", "32"), "images of 28x28 do not cut .* pass --resolution 32x32"),
     "grow": (("--grow",), "--grow is for --backbone stylegan"),
-    "grow and patches": ((*STYLE, "--resolution", "32", "--grow", "--grow-kimg", "0.02", "--patches", "16"), "--grow"),
+    "grow and patches": ((*STYLE, "--resolution", "32", "--grow", "--grow-kimg", "0.02", "--patches", "16"),
+                         "--grow does not go with --patches"),
     "rate of D": (("--lr-d", "-1"), "--lr-d: invalid positive float or 0 value: '-1'"),
     "infinite rate of D": (("--lr-d", "inf"), "--lr-d: invalid positive float or 0"),
 }
@@ -665,7 +666,7 @@ def test_averages(backbone, here, monkeypatch):
     flags = {"dcgan": (*SMALL, "--backbone", "dcgan"), "biggan": (*BIGGAN, "--batch", "16"),
              "growing": (*STYLE, "--batch", "16", "--resolution", "16", "--grow", "--grow-kimg", "0.016",
                          "--start-resolution", "8")}[backbone]
-    steps, shown = averages(monkeypatch, 16)
+    steps, shown = averages(monkeypatch, 1024 if backbone == "growing" else 16)         # growing: after each step
     run(*flags, "--kimg", "0.064", "--snapshot-kimg", "1", "--out", "run")
     assert_averaged(steps, shown, 16, [0, 16, 0, 16] if backbone == "growing" else [0, 16, 32, 48])
 

@@ -536,6 +536,7 @@ def test_the_batch_of_stage_2(here):
     flags = ("--stage", "2", "--decoder", "first", "--perceptual", "critic", "--kimg", "0.04")
     run(*flags, "--out", "second")
     assert json.loads(Path("second/args.json").read_text())["batch"] == 16
+    assert [lia.batch_of(side, 2) for side in (8, 256, 512, 1024)] == [32, 32, 16, 8]
     with pytest.raises(common.Error, match="--batch"):                  # f has batch norm
         run(*flags, "--batch", "1", "--out", "third")
 
@@ -561,7 +562,8 @@ def test_the_printed_form_where_it_trains():
 
 def test_the_official_recipe(decoder):
     args = lia.parse_args(["--backbone", "stylegan", "--recipe", "official"])
-    assert (args.adversarial, args.rgb, args.adam_state, args.flip) == ("logistic", "tanh", "fresh", "on")
+    assert (args.adversarial, args.rgb, args.adam_state, args.flip) == ("logistic", "tanh", "fresh", "off")
+    assert lia.parse_args(["--data", "ffhq", "--recipe", "official"]).flip == "on"      # the code: FFHQ alone
     for name in ("mlp", "stylegan"):
         args = lia.parse_args(["--stage", "2", "--decoder", str(decoder(name)), "--recipe", "official",
                                "--perceptual", "vgg16"])
@@ -584,10 +586,12 @@ def test_the_mlps_output(here, decoder):
     assert linear(w).abs().max() > 1
     torch.testing.assert_close(tanh(w), torch.tanh(linear(w)))
 
-    run("--width", "64", "--batch", "8", "--kimg", "0.016", "--rgb", "linear", "--out", "old")
+    run("--width", "64", "--batch", "8", "--kimg", "0.016", "--rgb", "linear", "--gamma", "3", "--out", "old")
     change(Path("old"), without=["rgb"])
     assert lia.load("old").g.last is None
-    assert lia.parse_args(["--stage", "2", "--decoder", "old"]).rgb == "linear"
+    args = lia.parse_args(["--stage", "2", "--decoder", "old/"])
+    assert (args.rgb, args.gamma) == ("linear", 3)
+    assert args.decoder == str(here / "old")            # from any folder
     assert lia.parse_args(["--resume", "old"]).rgb == "linear"
 
 
@@ -736,6 +740,24 @@ def test_two_processes_are_one(here):
 
 
 # ---------------------------------------------------------------------------------------------- what the loops do
+
+def test_features_of_the_critic_are_those_of_stage_1():
+    """The kept critic, eps, compares images, and not the one that trains on."""
+    model = stages()[1]
+    torch.nn.init.normal_(model.c.layer1.weight)
+    x = torch.rand(4, *model.image_shape)
+    eps = lia.extractor(Namespace(perceptual="critic"), model, "cpu")
+    assert torch.equal(eps(x), lia.critic_features(model.eps, x))
+    assert not torch.equal(eps(x), lia.critic_features(model.c, x))
+    assert lia.extractor(Namespace(perceptual="pixel"), model, "cpu")(x) is x
+
+
+def test_noise_of_stage_2_is_fixed(here, decoder, monkeypatch):
+    seen = watch(monkeypatch, lambda model, optimizers, x, call: call.nets[1].keywords, lia, "encoder_step")
+    run("--stage", "2", "--decoder", decoder("plain stylegan"), "--kimg", "0.016", "--batch", "16", "--perceptual",
+        "critic", "--out", "second")
+    assert seen == [dict(noise="fixed")]
+
 
 def test_networks_and_optimizers_of_each_stage(here, decoder, monkeypatch):
     first = watch(monkeypatch, modes, lia, "decoder_step")

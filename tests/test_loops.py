@@ -223,6 +223,7 @@ def test_alaes_images_and_codes(flags, low, loop):
     def act(call):
         call.z, call.again = call.draw.z(64), call.draw.z(64)
         assert call.draw.mix(call.z, None) is call.z
+        assert all(group["betas"] == (0.0, 0.99) for opt in call.opt.values() for group in opt.param_groups)
     calls = loop(alae, *flags, "--batch", "64", "--kimg", "0.64", "--seed", "3", act=act)
     images = data.load("mnist-mini", resolution="32" if low else "28")[0]
     for k, call in enumerate(calls):

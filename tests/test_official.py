@@ -22,7 +22,7 @@ ROOT2 = math.sqrt(2)
 BLUR = torch.tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
 
 
-def make(size=8, fmap_base=64, fmap_max=512, nz=6, nw=8, channels=3, **kwargs):
+def make(size=8, fmap_base=64, fmap_max=512, nz=8, nw=8, channels=3, **kwargs):
     """A StyleALAE of the released code's layers, with random weights everywhere."""
     torch.manual_seed(0)
     kwargs = dict(d_act="none", layers="released") | kwargs
@@ -171,18 +171,18 @@ def unequal(a, b):
 
 @pytest.mark.parametrize(("size", "fmap_max"), [(32, 512), (64, 256), (128, 256), (128, 512)])
 def test_networks_agree_with_theirs(here, capsys, size, fmap_max):
-    model = make(size, 2048, fmap_max, nz=6, nw=16)
+    model = make(size, 2048, fmap_max, nz=16, nw=16)
     models = write("a.pth", model)
     assert models["generator_s"]["const"].shape == (1, fmap_max, 4, 4)
     alae.main(["--official", "a.pth"])
     run = f"runs/alae-official-stylegan-a-{size}"
     out = capsys.readouterr().out
-    assert f"{size}x{size}, RGB; {fmap_max} channels at 4 px to {4096 // size} at {size}; z of 6, w of 16" in out
+    assert f"{size}x{size}, RGB; {fmap_max} channels at 4 px to {4096 // size} at {size}; z of 16, w of 16" in out
     assert f"python eval.py figure reconstructions {run} --images" in out
     found = alae.load(run)
     F, G, E, D = (models[f"{name}_s"] for name in NETS.values())
     generator = torch.Generator().manual_seed(1)
-    x, z, w = (torch.randn(2, *shape, generator=generator) for shape in ((3, size, size), (6,), (16,)))
+    x, z, w = (torch.randn(2, *shape, generator=generator) for shape in ((3, size, size), (16,), (16,)))
     noise = [torch.randn(2, 1, *found.G.size(i // 2), generator=generator) for i in range(found.num_layers)]
     assert_agree(found.map(z), their_F(F, z))
     assert_agree(found.D(w), their_D(D, w))
@@ -206,7 +206,9 @@ def test_averaged_and_raw_weights_of_a_file(here, capsys):
     for name in "bc":
         alae.main(["--official", f"{name}.pth", "--out", name, "--batch", "4"])
         assert "averaged weights and raw ones" in capsys.readouterr().out
-    checkpoint = checkpoint_of(here / "b")
+    args, checkpoint = common.read_args("b"), checkpoint_of(here / "b")
+    assert [args[k] for k in ("recipe", "gamma", "step3", "flip", "fade", "adam_state")] == [
+        "official", 10, "EGF", "on", "sine", "fresh"]       # as it trains on
     assert "auto" not in evaluation.View("b", options()).protocol
     assert not unequal(checkpoint["state"]["ema"], checkpoint_of(here / "c")["state"]["ema"])
     for which, source in dict(model=raw, ema=model).items():
@@ -260,7 +262,7 @@ def test_other_ends_go_out_with_a_note(here, capsys):
     alae.main(["--export", "out.pth", "--resume", "run"])
     assert "so they give other codes or scores" in capsys.readouterr().out
     alae.main(["--official", "out.pth", "--out", "back"])
-    back, z = alae.load("back"), torch.randn(2, 6)
+    back, z = alae.load("back"), torch.randn(2, 8)
     torch.testing.assert_close(back.generate(back.map(z)), model.generate(model.map(z)), rtol=1e-5, atol=1e-5)
     assert not any(C.bias.any() for C in back.E.C)
 
@@ -278,7 +280,8 @@ def test_each_damage_is_named(here):
               ("generator_s", "to_rgb.1.to_rgb.weight"), ("generator_s", "decode_block.1.conv_1.weight"),
               ("generator_s", "decode_block.0.bias_1"), ("discriminator_s", "encode_block.1.bias_1"),
               ("discriminator_s", "encode_block.0.style_2.bias"), ("discriminator_s", "from_rgb.0.from_rgb.weight"),
-              ("mapping_fl_s", "map_blocks.0.fc.bias"), ("mapping_fl_s", "map_blocks.7.fc.weight"),
+              ("mapping_fl_s", "map_blocks.0.fc.weight"), ("mapping_fl_s", "map_blocks.0.fc.bias"),
+              ("mapping_fl_s", "map_blocks.7.fc.weight"),
               ("mapping_tl_s", "map_blocks.2.weight"), ("dlatent_avg", "buff")]
     for net, key in places:
         t = models[net][key]
@@ -350,6 +353,9 @@ def test_what_is_not_exported(here):
     make_run(here / "odd", make(fmap_base=50), fmap_base=50)
     assert "odd has [25, 12] channels, and the authors' code doubles them" in refused(
         "--export", "out.pth", "--resume", "odd")
+    make_run(here / "two", make(nz=6))
+    assert "two has --nz 6 and --nw 8, and the authors' code has one size" in refused(
+        "--export", "out.pth", "--resume", "two")
     Path("out.pth").touch()
     assert "out.pth exists" in refused("--export", "out.pth", "--resume", "run")
     with pytest.raises(SystemExit):

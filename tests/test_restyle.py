@@ -209,6 +209,11 @@ def test_codes_of_one_w_keep_an_exact_inverse(source):
 
 # --------------------------------------------------------------------------------------------------------- the script
 
+def test_patches_are_cut_from_images_of_another_size(source, here):
+    run("--restyle", source("patches"), *BOTH, "--resolution", "32", "--out", "run")
+    assert common.read_args("run")["resolution"] == "32"
+
+
 @pytest.mark.parametrize("name", ["alae", "lia", "invgan", "faae", "stylegan", "patches", "conv"])
 def test_a_run_leaves_g_as_it_was_to_the_bit(name, source, here):
     before = checkpoint_of(source(name))["state"]["ema"]
@@ -321,7 +326,9 @@ BAD = {
                 "makes images of 1x32x32, and these are 3x32x32; name others by --data"),
     "not grown": (lambda source: (source("stylegan"),), "has grown to 4 px only"),
     "InvGAN's": (lambda source: (source("invgan"), "--gamma", 1), "--gamma is of no use with --restyle; leave one"),
-    "variant": (lambda source: (source("invgan"), "--fm", "paired"), "--fm is for --variant full; leave it out"),
+    "variant": (lambda source: (source("invgan"), "--fm", "paired"), "--fm is of no use with --restyle; leave one"),
+    "frozen blocks": (lambda source: (source("invgan"), "--freeze-d", 1), "--freeze-d is of no use with --restyle"),
+    "no loss": (lambda source: (source("invgan"), "--pixel-weight", 0), "--pixel-weight 0 leaves --restyle no loss"),
     "codes": (lambda source: (source("invgan"), "--codes", "w+"), "--codes is for --backbone stylegan; leave it out"),
     "features": (lambda source: (source("invgan"), "--perceptual-weight", 1), "-weight is for --vgg; leave it out"),
     "init": (lambda source: (source("invgan"), "--init", source("invgan")), "--init does not go with --restyle"),
