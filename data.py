@@ -499,6 +499,8 @@ def _files(path, wanted, sizes, skip_bad):
         train.notes += [f"equal files: {twins.sum():,} {again}"]
     if len(test) == 1:
         train.notes += ["one held-out image alone: distances between sets of images cannot be measured; add images"]
+    if len({whole.labels is None for whole in wholes}) > 1:
+        train.notes += ["labels: in one part alone, so nothing is measured by classes"]
     if len(first) > MANY and path.is_dir():
         train.notes += [f"equal files: not looked for among {len(first):,}"]
     train.notes += _notes(stores)

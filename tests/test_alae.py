@@ -322,7 +322,7 @@ def test_stopped_at_any_moment(script, tmp_path):
 def test_killed_before_the_first_checkpoint(script, tmp_path):
     script("alae.py", *SMALL, "--kimg", 1, "--out", "run")
     (tmp_path / "run" / "checkpoint.pt").unlink()
-    assert "has a log, but no checkpoint.pt; put back a copy" in script("alae.py", "--resume", "run", code=2).stderr
+    assert "has log.csv, but no checkpoint.pt; put back a copy" in script("alae.py", "--resume", "run", code=2).stderr
     log = tmp_path / "run" / "log.csv"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))      # the head, and kimg 0
     script("alae.py", "--resume", "run")

@@ -206,6 +206,15 @@ def test_folder(tmp_path):
     assert data.load(str(tmp_path / "mixed"))[0].shape[0] == 3  # and so if grey and coloured ones alternate
 
 
+def test_classes_of_one_part_alone_are_noted(tmp_path):
+    fill(tmp_path / "set" / "train", 20)
+    for k, name in enumerate(("ant", "bee")):
+        fill(tmp_path / "set" / "test" / name, 4, first=100 + 4 * k)
+    train, test = data.load(str(tmp_path / "set"))
+    assert (train.labels, test.labels.tolist()) == (None, [0, 1] * 4)
+    assert "labels: in one part alone, so nothing is measured by classes" in train.notes
+
+
 def test_folder_of_classes(tmp_path):
     for name, n in (("ant", 20), ("bee", 10)):
         fill(tmp_path / "set" / name, n, first=100 * n)
