@@ -1122,7 +1122,7 @@ def positive(kind, most=math.inf):
     return number(name, kind, lambda value: 0 < value <= most and value < math.inf)
 
 
-kimg = number("number of thousands of images", float, lambda value: 1e-6 <= value <= 1e12)
+kimg = number("positive float", float, lambda value: 1e-6 <= value <= 1e12)
 not_negative = number("positive float or 0", float, lambda value: 0 <= value < math.inf)
 count = number("whole number", int, lambda value: value >= 0)
 fraction = number("fraction", float, lambda value: 0 <= value <= 1)

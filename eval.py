@@ -78,7 +78,7 @@ class View:
     def __init__(self, run, options, weights="ema"):
         for name in ("inception", "vgg", "lpips"):      # before the first measure
             if (file := getattr(options, name, "")) and not Path(file).exists():
-                raise Error(f"there is no {file}; name the file of {common.flag(name)}")
+                raise Error(f"there is no {file}; --{name} takes the file that is at {common.FROZEN[name][0]}")
         if Path(getattr(options, "cache", ".")).is_file():
             raise Error(f"--cache {options.cache} is a file; name a folder")
         self.run = Path(run)
@@ -360,10 +360,11 @@ def mean_of(values):
             float(np.std(values, ddof=1)) if values and len(values) > 1 else None)
 
 
-def spread(values, form):
-    """The mean of numbers as a table shows it, ± their deviation if there are several."""
+def spread(values, form, alike=True):
+    """The mean of numbers as a table shows it, ± their deviation if there are several.
+    alike: even if all are equal."""
     mean, deviation = mean_of(values)
-    return cell(mean, form) + ("" if deviation is None else f" ± {deviation:{form}}")
+    return cell(mean, form) + (f" ± {deviation:{form}}" if deviation or (alike and deviation == 0) else "")
 
 
 def plain(value, n):
@@ -3766,7 +3767,7 @@ def shown(table, columns):
     for row in table:
         out.append([row.name, row.label, str(len(row.runs))])
         for _, measure, key, form in columns:
-            out[-1].append(spread(row.numbers.get((measure, key)), form))
+            out[-1].append(spread(row.numbers.get((measure, key)), form, alike=False))
     if any(len(row.runs) > 1 for row in table):
         return out, 3
     return [row[:2] + row[3:] for row in out], 2

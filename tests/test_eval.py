@@ -473,7 +473,7 @@ def test_swd_of_samples_is_to_training_images(dummy):
     """Unless --reference asks for the test part; of reconstructions it is to their originals, or to training images."""
     view = evaluation.View(dummy("run", dim=0.9), options())
     made = view.model.generate(view.model.map(view.codes(60, 0)))
-    train, test = view.images(torch.linspace(0, 9999, 60).double().long(), "train"), view.images(range(60))
+    train, test = view.images(evaluation.scattered(10_000, 60), "train"), view.images(range(60))
 
     def swd(a, b):
         sets = []
@@ -526,6 +526,7 @@ def test_scattered_places():
 
 def test_trials_that_agree_are_no_single_run():
     assert [evaluation.spread(values, ".2f") for values in ([], [97.0], [97.0, 97.0])] == ["-", "97.00", "97.00 ± 0.00"]
+    assert evaluation.spread([5, 5], ",.0f", alike=False) == "5"
 
 
 def test_a_diverged_run_has_no_numbers(dummy):

@@ -132,7 +132,8 @@ def words_of(command, folder):
         small = ["-n", 2, "--steps", 2]
     else:
         few = evaluation.ALIASES.get(name) in ("traversal", "path")
-        small = [] if name in ("edit", "invgan-6") else ["-n", 1 if few else 2]
+        no_n = name in ("edit", "invgan-6") or evaluation.ALIASES.get(name) == "gradients"
+        small = [] if no_n else ["-n", 1 if few else 2]
     return [kind, name, *words, *map(str, small)]
 
 
@@ -273,13 +274,9 @@ def moments(x):
     return f.mean(0), f.T.cov()
 
 
-def even(n, many):
-    return torch.linspace(0, n - 1, many, dtype=torch.float64).long()
-
-
 def test_distances_to_some_images_half_of_them_flipped(dummy, tmp_path):
     view = evaluation.View(dummy("run"), options())
-    x = view.images(even(10000, 50), "train")
+    x = view.images(evaluation.scattered(10_000, 50), "train")
     flipped = np.random.RandomState(3).rand(50) < 0.5
     assert 10 < flipped.sum() < 40
     for flip in (None, 3):
@@ -295,9 +292,10 @@ def test_table_alae_3(dummy, four, tmp_path, capsys):
     run = str(dummy("run", dim=0.5))
     view = evaluation.View(run, options())
     samples = view.model.generate(view.model.map(view.codes(60, 0)))
-    for sources, x in (("test", view.images(range(60))), ("train", view.images(even(10000, 60), "train"))):
+    train = view.images(evaluation.scattered(10_000, 60), "train")
+    for sources, x in (("test", view.images(range(60))), ("train", train)):
         for most in (0, 80):
-            real = moments(view.images(even(10000, most or 10000), "train"))
+            real = moments(view.images(evaluation.scattered(10_000, most or 10000), "train"))
             rows = evaluation.table_alae_3([run], options(cache=str(tmp_path), n=60, sources=sources, reference_n=most))
             out = capsys.readouterr().out
             generation, reconstruction = rows.values()

@@ -240,7 +240,7 @@ def test_a_page_holds_all_of_a_run(trained):
     for row in rows_of(trained / "log.csv")[-1:]:                   # the ends of the curves
         assert {row["L_D"], row["mse"], "32"} <= set(page.words)
     assert "(log scale)" in page.text                               # of mse, 0.75 to 0.003
-    assert "2 kimg in 2m00s" in page.text
+    assert "1 kimg in 1m00s" in page.text                           # its weights are of 1 kimg
     text = page.text
     places = [text.index(words, text.index("Settings", 200)) for words in (
         "given --seed 0", "of the paper --resolution auto", "of the authors' code --split auto", "ours --backbone none",

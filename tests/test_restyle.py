@@ -376,11 +376,11 @@ def test_other_images_of_the_same_shape(source, here):
     stored = common.read_args(source("invgan"))
     images = data.load("mnist-mini", resolution="32")[0]
     G = Namespace(prior=1, map=1, image_shape=(1, 32, 32), modules=list)
-    invgan.check_generator("run", stored, G, images)
+    invgan.check_generator("run", stored, G, images, images)
     images.ids = images.ids[:-1]
     images.pixels = images.pixels[:-1]
     with pytest.raises(common.Error, match="was trained on 10,000 images 1x32x32, and mnist-mini has 9,999"):
-        invgan.check_generator("run", stored, G, images)
+        invgan.check_generator("run", stored, G, images, images)
 
 
 # ------------------------------------------------------------------------------------------------------- the evaluation
