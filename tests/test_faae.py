@@ -787,3 +787,11 @@ def test_it_learns(objective):
         w = model.prior(500, rng)
         back = model.encode(model.generate(w))
         assert (back - w).norm(dim=1).mean() < 0.7 * (back - w.roll(1, 0)).norm(dim=1).mean()
+
+
+def test_a_resumed_run_has_no_settings_of_other_objectives(here):
+    run_here(faae.main, "--objective", "aae", "--backbone", "mlp", "--width", "64", "--nz", "4", "--batch", "8",
+             "--kimg", "0.016", "--out", "run")
+    before = common.read_args("run")
+    run_here(faae.main, "--resume", "run", "--kimg", "0.032")
+    assert common.read_args("run").keys() == before.keys()
