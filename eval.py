@@ -1327,7 +1327,7 @@ OF_A_TRIAL = {"given", "source", "seed", "out", "resume", "device", "workers", "
 def unlike(view, other):
     """The first setting in which two runs differ that are to be trials of one, and both values; or None."""
     settings = [v.args | {"images shown": f"{v.model.seen / 1000:g} kimg"} for v in (view, other)]
-    for key in {**settings[0], **settings[1]}:
+    for key in settings[0] | settings[1]:
         values = [some.get(key) for some in settings]
         if key not in OF_A_TRIAL and values[0] != values[1]:
             return key, *values
@@ -3625,13 +3625,18 @@ COLUMNS = (
 Row = namedtuple("Row", "name label runs numbers facts how")       # numbers: {(measure, number): a value a run}
 
 
+def rows_until(view, log):
+    """Places of the rows of a run's log up to its weights, which may be kept ones."""
+    return [i for i, kimg in enumerate(log.get("kimg", [])) if kimg * 1000 <= view.model.seen + 0.5]
+
+
 def cost(view):
     """Seconds and peak memory (GB) of training, by the run's log: {} if it has none."""
     try:
         log = read_log(view.run)
     except Error:
         return {}
-    rows = [i for i, kimg in enumerate(log.get("kimg", [])) if kimg * 1000 <= view.model.seen + 0.5]
+    rows = rows_until(view, log)
     found = {name: [log[name][i] for i in rows if log[name][i] is not None]
              for name in ("seconds", "peak_gb") if name in log}
     return {name: max(values) for name, values in found.items() if values}
@@ -4496,8 +4501,8 @@ def page_of(view, args, found):
         measured.append(f"<h3>{html.escape(measure)}</h3><table>{lines}</table><p>{html.escape(str(protocol))}</p>")
     curves = [chart(name, log["kimg"], values) for name, values in log.items() if common.is_curve(name)]
     figures, rest = figures_of(view, args)
-    rows = [row for row in zip(log.get("kimg", []), log.get("seconds", [])) if 1000 * row[0] <= view.model.seen + 0.5]
-    trained = f"{rows[-1][0]:g} kimg in {common.duration(rows[-1][1])}; " if rows else ""
+    rows = rows_until(view, log)
+    trained = f"{log['kimg'][rows[-1]]:g} kimg in {common.duration(log['seconds'][rows[-1]])}; " if rows else ""
     versions = ", ".join(f"{name} {version}" for name, version in view.args["versions"].items())
     page = string.Template(REPORT).substitute(
         title=html.escape(f"{view.args['label']}, {view.name}"),
